@@ -1,0 +1,47 @@
+"""What an encoder costs: parameters, and floating-point operations per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exporters.encoder import Attention, Encoder, FeedForward, Layer, tensors
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """The numbers that decide what a layer costs; zeros stand for a block that is gone."""
+
+    heads: int
+    query_key_size: int
+    value_size: int
+    columns: int
+
+
+def layer_shape(layer: Layer) -> LayerShape:
+    """The shape of one layer of a description."""
+    heads = query_key_size = value_size = columns = 0
+    if isinstance(layer.attention, Attention):
+        heads = len(layer.attention.heads)
+        query_key_size, value_size = layer.attention.query_key_size, layer.attention.value_size
+    if isinstance(layer.feed_forward, FeedForward):
+        columns = layer.feed_forward.columns
+    return LayerShape(heads, query_key_size, value_size, columns)
+
+
+def count_parameters(encoder: Encoder) -> int:
+    """How many numbers the network holds; shared and tied tensors count once."""
+    return sum(tensor.numel() for tensor in tensors(encoder))
+
+
+def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequence_length: int) -> int:
+    """Operations of all encoder layers for one token: 2 for each multiply-add of a matrix product.
+
+    Counts the projections, `query @ key.T`, `scores @ value` and the feed-forward products. Left out, as usual:
+    embeddings, norms, softmax, activations, biases and the task head.
+    """
+    total = 0
+    for shape in shapes:
+        projections = shape.heads * (2 * shape.query_key_size + 2 * shape.value_size) * hidden_size
+        products = shape.heads * (shape.query_key_size + shape.value_size) * sequence_length
+        total += 2 * (projections + products + 2 * shape.columns * hidden_size)
+    return total

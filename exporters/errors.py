@@ -1,0 +1,71 @@
+"""The errors that a user may see, as one tree.
+
+PruneExportError
+├── UsageError           the command or call contradicts itself                       (exit 2)
+├── MissingDependencyError  an optional package is not installed
+├── CheckpointError      the input is not a checkpoint that can be read
+│   ├── WeightsError     weights are missing, damaged or contradict config.json
+│   └── UnsupportedError the architecture, task or option is outside what is supported
+├── PlanError            a pruning plan does not fit the model
+├── SurgeryError         a removal would change what the model computes
+├── WriteError           the ONNX model cannot be expressed as asked
+├── OutputError          the output cannot be put where it was asked for
+├── ProviderError        the execution provider is not there
+└── ParityError          the exported model does not answer like the original         (exit 3)
+
+Each message says what was expected, what was found and what to do.
+"""
+
+
+class PruneExportError(Exception):
+    """Base of every error that is the user's to mend; its message stands without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(PruneExportError):
+    """The options contradict each other or are out of range."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(PruneExportError):
+    """An optional package is needed and not installed."""
+
+
+class CheckpointError(PruneExportError):
+    """The input is not a checkpoint that can be read."""
+
+
+class WeightsError(CheckpointError):
+    """Weights are missing, damaged, or contradict the configuration."""
+
+
+class UnsupportedError(CheckpointError):
+    """The architecture, the task or an option of the configuration is not supported."""
+
+
+class PlanError(PruneExportError):
+    """A pruning plan is malformed or does not fit the model."""
+
+
+class SurgeryError(PruneExportError):
+    """A removal that was asked for would change what the model computes."""
+
+
+class WriteError(PruneExportError):
+    """The ONNX model cannot be written as asked (opset, dtype, size)."""
+
+
+class OutputError(PruneExportError):
+    """The output cannot be put where it was asked for."""
+
+
+class ProviderError(PruneExportError):
+    """The execution provider that was asked for cannot run here."""
+
+
+class ParityError(PruneExportError):
+    """The exported model does not answer like the original."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""The ONNX writer: an `Encoder` becomes a graph, block by block."""

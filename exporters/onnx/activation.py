@@ -1,0 +1,57 @@
+"""Activations, in the matmul type."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from exporters.errors import WriteError
+from exporters.onnx.builder import CONTRIB
+from exporters.onnx.context import Context
+from exporters.onnx.precision import FP16
+
+
+def _scalar(context: Context, value: float) -> ir.Value:
+    return context.builder.constant(value, np.float16 if context.precision is FP16 else np.float32)
+
+
+def erf_gelu(context: Context, x: ir.Value) -> ir.Value:
+    """`x / 2 * (1 + erf(x / sqrt(2)))` (Hendrycks and Gimpel 2016) in the order that ONNX Runtime fuses into one Gelu."""
+    builder = context.builder
+    inner = builder.op("Erf", builder.op("Div", x, _scalar(context, math.sqrt(2.0))))
+    product = builder.op("Mul", x, builder.op("Add", inner, _scalar(context, 1.0)))
+    return builder.op("Mul", product, _scalar(context, 0.5))
+
+
+def contrib_gelu(context: Context, x: ir.Value) -> ir.Value:
+    """The exact GELU as ONNX Runtime's own operation."""
+    return context.builder.op("Gelu", x, domain=CONTRIB)
+
+
+def tanh_gelu(context: Context, x: ir.Value) -> ir.Value:
+    """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016, section 2)."""
+    builder = context.builder
+    cube = builder.op("Mul", x, builder.op("Mul", x, x))
+    inner = builder.op("Add", x, builder.op("Mul", cube, _scalar(context, 0.044715)))
+    tanh = builder.op("Tanh", builder.op("Mul", inner, _scalar(context, math.sqrt(2.0 / math.pi))))
+    product = builder.op("Mul", x, builder.op("Add", tanh, _scalar(context, 1.0)))
+    return builder.op("Mul", product, _scalar(context, 0.5))
+
+
+def activation(context: Context, x: ir.Value, name: str) -> ir.Value:
+    """The activation that Hugging Face calls `name`."""
+    builder = context.builder
+    match name:
+        case "gelu":
+            return context.target.gelu(context, x)
+        case "gelu_new" | "gelu_pytorch_tanh":
+            return tanh_gelu(context, x)
+        case "relu":
+            return builder.op("Relu", x)
+        case "silu" | "swish":
+            return builder.op("Mul", x, builder.op("Sigmoid", x))
+        case "tanh":
+            return builder.op("Tanh", x)
+    raise WriteError(f"no ONNX form for the activation '{name}'; add one in exporters/onnx/activation.py")

@@ -1,0 +1,122 @@
+"""Attention, in the forms that targets choose from.
+
+Each form takes the block's input `x` in the matmul type and the target's layout, and returns the heads' contexts side
+by side, `[..., heads * value_size]`, in the matmul type. The attention scale is multiplied into the query weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from exporters.encoder import Attention
+from exporters.onnx.builder import CONTRIB
+from exporters.onnx.context import Context
+from exporters.onnx.linear import add_bias, project
+
+# What Hugging Face adds to the scores of masked positions: the most negative float32.
+MASKED = float(np.finfo(np.float32).min)
+
+
+def _pad(tensor: Tensor, dim: int, multiple: int) -> Tensor:
+    """Zeros appended along `dim` up to a multiple of `multiple`."""
+    missing = -tensor.shape[dim] % multiple
+    if missing == 0:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dim] = missing
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
+
+
+def align_heads(block: Attention, multiple: int) -> Attention:
+    """The same attention with head sizes zero-padded to a multiple of `multiple`; exact."""
+    return Attention(
+        heads=block.heads,
+        query_weight=_pad(block.query_weight, 1, multiple),
+        query_bias=_pad(block.query_bias, 1, multiple),
+        key_weight=_pad(block.key_weight, 1, multiple),
+        key_bias=None if block.key_bias is None else _pad(block.key_bias, 1, multiple),
+        value_weight=_pad(block.value_weight, 1, multiple),
+        value_bias=None if block.value_bias is None else _pad(block.value_bias, 1, multiple),
+        output_weight=_pad(block.output_weight, 2, multiple),
+        output_bias=block.output_bias,
+        scale=block.scale,
+    )
+
+
+def _project(context: Context, x: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Query (scaled), key and value, each `[..., heads * size]`."""
+    query = project(context, x, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
+    query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scale)
+    key = project(context, x, block.key_weight.flatten(0, 1), "key")
+    if block.key_bias is not None:
+        key = add_bias(context, key, block.key_bias.flatten(), "key")
+    value = project(context, x, block.value_weight.flatten(0, 1), "value")
+    if block.value_bias is not None:
+        value = add_bias(context, value, block.value_bias.flatten(), "value")
+    return query, key, value
+
+
+def _additive_mask(context: Context) -> ir.Value:
+    """`[batch, 1, 1, sequence]`: 0 where attended, the most negative float32 elsewhere; made once."""
+    if "additive_mask" not in context.shared:
+        builder = context.builder
+        mask = builder.cast(context.attention_mask, ir.DataType.INT64, context.precision.accurate)
+        absent = builder.op("Sub", builder.constant(1.0, np.float32), mask)
+        rows = builder.op("Mul", absent, builder.constant(MASKED, np.float32))
+        context.shared["additive_mask"] = builder.op("Unsqueeze", rows, builder.integers(1, 2))
+    return context.shared["additive_mask"]
+
+
+def plain_attention(context: Context, x: ir.Value, block: Attention) -> ir.Value:
+    """Matrix products, Softmax and an added mask: ai.onnx operations only, in either layout."""
+    builder, heads = context.builder, len(block.heads)
+    sequence_first = context.target.sequence_first
+    query, key, value = _project(context, x, block)
+
+    def split(rows: ir.Value, size: int, perm: list[int]) -> ir.Value:
+        leading = (context.sequence, -1) if sequence_first else (0, -1)
+        label = f"split_{heads}_{size}"
+        if label not in context.shared:
+            context.shared[label] = builder.shape_of(*leading, heads, size)
+        return builder.op("Transpose", builder.op("Reshape", rows, context.shared[label]), perm=perm)
+
+    by_head, by_head_transposed, joined = (
+        ([1, 2, 0, 3], [1, 2, 3, 0], [2, 0, 1, 3]) if sequence_first else ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    )
+    query = split(query, block.query_key_size, by_head)  # [batch, heads, sequence, query_key_size]
+    key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
+    value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
+    scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
+    scores = builder.op("Add", scores, _additive_mask(context))
+    weights = context.matmul(builder.op("Softmax", scores, axis=-1))
+    contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=joined)
+    width = heads * block.value_size
+    shape = builder.integers(-1, width) if sequence_first else builder.integers(0, -1, width)
+    return builder.op("Reshape", contexts, shape)
+
+
+def multi_head_attention(context: Context, x: ir.Value, block: Attention) -> ir.Value:
+    """One MultiHeadAttention; `x` is `[batch, sequence, hidden]`.
+
+    The mask goes in as `[batch, sequence]` integers: the form that is right for padding on either side. ONNX Runtime's
+    kernels keep softmax in fp32.
+    """
+    builder = context.builder
+    query, key, value = _project(context, x, block)
+    if "key_padding_mask" not in context.shared:
+        context.shared["key_padding_mask"] = builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
+    return builder.op(
+        "MultiHeadAttention",
+        query,
+        key,
+        value,
+        None,
+        context.shared["key_padding_mask"],
+        domain=CONTRIB,
+        num_heads=len(block.heads),
+        scale=1.0,
+        mask_filter_value=MASKED,
+    )

@@ -1,0 +1,153 @@
+"""A thin layer over onnx_ir's tape: names, weights that are converted only when written, constants stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from exporters.errors import WriteError
+from exporters.onnx.precision import TORCH_DTYPES
+
+Attribute = int | float | str | Sequence[int]
+Change = Callable[[Tensor], Tensor]
+
+CONTRIB = "com.microsoft"
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """`[out_features, in_features]` as MatMul wants it: `[in_features, out_features]`."""
+    return tensor.t()
+
+
+class GraphBuilder:
+    """Collects the nodes and initializers of one graph."""
+
+    def __init__(self) -> None:
+        self.graph_inputs: list[ir.Value] = []
+        self.graph_outputs: list[ir.Value] = []
+        self.domains: set[str] = {""}
+        self._tape = ir.tape.Tape()
+        self._scopes: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._weights: dict[tuple[object, ...], ir.Value] = {}
+        self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
+        self._kept: list[Tensor] = []  # weights are known by their place in memory: it must not be used again
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]:
+        return self._tape.nodes
+
+    @property
+    def initializers(self) -> Sequence[ir.Value]:
+        return self._tape.initializers
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes and values made inside carry `name` as a folder in their names."""
+        self._scopes.append(name)
+        yield
+        self._scopes.pop()
+
+    def _name(self, label: str) -> str:
+        path = "/".join((*self._scopes, label))
+        count = self._counts.get(path, 0)
+        self._counts[path] = count + 1
+        return path if count == 0 else f"{path}_{count}"
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph_inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> None:
+        """Makes `value` a graph output under `name`."""
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self.graph_outputs.append(value)
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute
+    ) -> ir.Value:
+        """One node with one output."""
+        return self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)[0]
+
+    def op_outputs(
+        self, op_type: str, *inputs: ir.Value | None, count: int, domain: str = "", **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """One node with `count` outputs."""
+        self.domains.add(domain)
+        name = self._name(op_type)
+        names = [f"{name}:{index}" for index in range(count)]
+        outputs = [ir.Value(name=value) for value in names]
+        return self._tape.op_multi_out(op_type, inputs, attributes, domain=domain, name=name, outputs=outputs)
+
+    def weight(
+        self, tensor: Tensor, label: str, dtype: ir.DataType, change: Change = _same, *, constant_scale: float = 1.0
+    ) -> ir.Value:
+        """An initializer with the values of `tensor` after `change`, converted when the file is written.
+
+        The same memory asked for again in the same form is the same initializer: shared and tied weights are stored
+        once. `constant_scale` is multiplied in.
+        """
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        key = (place, change, dtype, constant_scale)
+        if key not in self._weights:
+            target = TORCH_DTYPES[dtype]
+            name = self._name(label)
+            shape = change(tensor.new_empty(tensor.shape, device="meta")).shape
+
+            def evaluate() -> ir.Tensor:
+                values = change(tensor)
+                if constant_scale != 1.0:
+                    values = values * constant_scale
+                if target != values.dtype:
+                    values = _converted(values, target, name)
+                return ir.Tensor(values.contiguous().numpy(), name=name)
+
+            lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
+            self._weights[key] = self._tape.initializer(lazy)
+            self._kept.append(tensor)
+        return self._weights[key]
+
+    def constant(self, values: object, dtype: type[np.generic]) -> ir.Value:
+        """A small constant; equal constants are stored once."""
+        array = np.asarray(values, dtype=dtype)
+        key = (array.dtype.str, array.tobytes(), array.shape)
+        if key not in self._constants:
+            name = f"constants/{len(self._constants)}"
+            self._constants[key] = self._tape.initializer(ir.Tensor(array, name=name))
+        return self._constants[key]
+
+    def integers(self, *values: int) -> ir.Value:
+        """An int64 vector."""
+        return self.constant(values, np.int64)
+
+    def shape_of(self, *parts: int | ir.Value) -> ir.Value:
+        """An int64 vector for Reshape from numbers and int64 vectors of one element."""
+        if all(isinstance(part, int) for part in parts):
+            return self.integers(*(part for part in parts if isinstance(part, int)))
+        values = [self.integers(part) if isinstance(part, int) else part for part in parts]
+        return self.op("Concat", *values, axis=0)
+
+    def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
+        """`value` of type `source` as `target`; no node where they are the same."""
+        return value if source == target else self.op("Cast", value, to=int(target))
+
+
+def _converted(values: Tensor, target: torch.dtype, name: str) -> Tensor:
+    result = values.to(target)
+    if not torch.isfinite(result).all():
+        largest = values.abs().max().item()
+        raise WriteError(
+            f"fp16 cannot hold the weight '{name}': its largest value is {largest:.6g}, fp16 ends at 65504. "
+            "Export with --dtype fp32."
+        )
+    return result

@@ -1,0 +1,58 @@
+"""Embeddings: ids to hidden states."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from exporters.encoder import Embeddings
+from exporters.onnx.context import Context
+from exporters.onnx.linear import linear
+from exporters.onnx.norm import norm
+
+
+def _in_layout(context: Context, ids: ir.Value) -> ir.Value:
+    """`[batch, sequence]` as it is, or `[sequence, batch]` where the target is sequence-first."""
+    return context.builder.op("Transpose", ids, perm=[1, 0]) if context.target.sequence_first else ids
+
+
+def _positions_from_padding(context: Context, input_ids: ir.Value, pad_token_id: int) -> ir.Value:
+    """RoBERTa's position ids: `pad + cumsum(is_token) * is_token`."""
+    builder = context.builder
+    padding = builder.op("Equal", input_ids, builder.constant(pad_token_id, np.int64))
+    is_token = builder.op("Cast", builder.op("Not", padding), to=int(ir.DataType.INT64))
+    count = builder.op("CumSum", is_token, builder.constant(1, np.int64))
+    return builder.op("Add", builder.op("Mul", count, is_token), builder.constant(pad_token_id, np.int64))
+
+
+def _position_rows(context: Context, parameters: Embeddings, input_ids: ir.Value) -> ir.Value:
+    """Rows that broadcast against the word rows."""
+    builder = context.builder
+    table = builder.weight(parameters.position, "position.weight", context.precision.matmul)
+    if parameters.positions == "from_padding":
+        ids = _positions_from_padding(context, input_ids, parameters.pad_token_id)
+        return builder.op("Gather", table, _in_layout(context, ids), axis=0)
+    rows = builder.op("Slice", table, builder.integers(0), context.sequence, builder.integers(0))
+    if context.target.sequence_first:
+        return builder.op("Unsqueeze", rows, builder.integers(1))  # [sequence, 1, embedding]
+    return rows
+
+
+def embeddings(
+    context: Context, parameters: Embeddings, input_ids: ir.Value, token_type_ids: ir.Value | None
+) -> ir.Value:
+    """Hidden states in the target's layout, in the accurate type."""
+    builder = context.builder
+    table = builder.weight(parameters.word, "word.weight", context.precision.matmul)
+    x = context.accurate(builder.op("Gather", table, _in_layout(context, input_ids), axis=0))
+    x = builder.op("Add", x, context.accurate(_position_rows(context, parameters, input_ids)))
+    if parameters.token_type is not None and token_type_ids is not None:
+        types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
+        rows = builder.op("Gather", types, _in_layout(context, token_type_ids), axis=0)
+        x = builder.op("Add", x, context.accurate(rows))
+    if context.target.sequence_first:
+        x = builder.op("Reshape", x, builder.integers(-1, parameters.word.shape[1]))  # [sequence * batch, embedding]
+    x = norm(context, x, parameters.norm)
+    if parameters.projection is not None:
+        x = context.accurate(linear(context, context.matmul(x), parameters.projection, "projection"))
+    return x

@@ -1,0 +1,33 @@
+"""Linear maps."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from torch import Tensor
+
+from exporters.encoder import Linear
+from exporters.onnx.builder import transposed
+from exporters.onnx.context import Context
+
+
+def project(context: Context, x: ir.Value, weight: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
+    """`x @ weight.T`, with `x` `[..., in_features]` and `weight` `[out_features, in_features]`."""
+    matrix = context.builder.weight(
+        weight, f"{label}.weight", context.precision.matmul, transposed, constant_scale=constant_scale
+    )
+    return context.builder.op("MatMul", x, matrix)
+
+
+def add_bias(context: Context, x: ir.Value, bias: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
+    """`x + bias`; no node where the bias is zero."""
+    if not bias.any():
+        return x
+    vector = context.builder.weight(
+        bias, f"{label}.bias", context.precision.matmul, constant_scale=constant_scale
+    )
+    return context.builder.op("Add", x, vector)
+
+
+def linear(context: Context, x: ir.Value, layer: Linear, label: str) -> ir.Value:
+    """`x @ weight.T + bias` in the matmul type."""
+    return add_bias(context, project(context, x, layer.weight, label), layer.bias, label)

@@ -1,0 +1,8 @@
+"""The targets, one file each."""
+
+from exporters.onnx.target import Target
+from exporters.onnx.targets.cpu import CPU
+from exporters.onnx.targets.cuda import CUDA
+from exporters.onnx.targets.portable import PORTABLE
+
+TARGETS: dict[str, Target] = {target.name: target for target in (PORTABLE, CPU, CUDA)}

@@ -1,0 +1,17 @@
+"""Any runtime: ai.onnx operations only, in the shapes that graph optimizers know."""
+
+from exporters.onnx.activation import erf_gelu
+from exporters.onnx.attention import plain_attention
+from exporters.onnx.norm import add_then_norm
+from exporters.onnx.target import Target
+
+PORTABLE = Target(
+    name="portable",
+    provider="CPUExecutionProvider",
+    opset=17,
+    sequence_first=False,
+    head_alignment=1,
+    attention=plain_attention,
+    residual_norm=add_then_norm,
+    gelu=erf_gelu,
+)

@@ -1,0 +1,1 @@
+"""Checkpoints: found in a folder or on the hub, read safely, written masked or slim."""

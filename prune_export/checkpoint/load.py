@@ -1,0 +1,203 @@
+"""A checkpoint of any form as one value: where it came from, its configuration, its weights, its Encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from torch import Tensor
+
+from exporters.encoder import TASKS, Encoder, Task
+from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from prune_export.checkpoint.masking import masked_tensors
+from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
+from prune_export.checkpoint.weights import Weights, read_weights
+from prune_export.families import FAMILIES
+from prune_export.families.describe import describe
+from prune_export.families.names import TASK_SUFFIXES, Family
+from prune_export.plan import Plan, check_fits, plan_from_json, plan_from_zeros, read_plan
+from prune_export.slim.storage import read_slim
+
+Form = Literal["plain", "masked", "hub", "slim"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that has been read.
+
+    `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights
+    already resized, `pruned_heads` in config.json) or "slim" (ours, everything resized).
+    `encoder` describes the network as it was found, with the zeros of `given_plan` put in where one was given;
+    `masked` holds the tensors that those zeros changed.
+    """
+
+    source: Source
+    form: Form
+    family: Family
+    config: Any  # transformers.PretrainedConfig
+    task: Task
+    encoder: Encoder
+    weights_files: tuple[Path, ...]
+    kept_heads: Mapping[int, tuple[int, ...]]
+    given_plan: Plan | None = None
+    masked: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def load_checkpoint(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    plan: str | Path | Plan | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> Checkpoint:
+    """Reads the checkpoint `model`, a folder or a hub id.
+
+    `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros where it says that something
+    goes, whatever the weights there.
+
+    Raises:
+        CheckpointError, PlanError: what is wrong, and where.
+    """
+    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    raw = _read_config(source)
+    family = _family(raw, source)
+    config = _transformers_config(source)
+    chosen = _task(task, raw, source)
+    given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
+    if (source.folder / SLIM).is_file():
+        if given is not None:
+            raise UsageError(f"'{source.name}' is slim already; --plan needs a checkpoint of full size")
+        encoder = read_slim(source.folder, family, config)
+        if task is not None and encoder.task != chosen:
+            raise CheckpointError(f"'{source.name}' is a slim network for '{encoder.task}'; found --task {chosen}")
+        return Checkpoint(source, "slim", family, config, encoder.task, encoder, (source.folder / SLIM,), {})
+    weights = read_weights(source.folder, family.prefix)
+    kept_heads = _kept_heads(raw, family, config)
+    encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
+    masked: Mapping[str, Tensor] = {}
+    if given is not None:
+        check_fits(given, encoder)
+        masked = masked_tensors(weights, family, config, encoder, given)
+        weights = weights.replaced(masked)
+        encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
+    _check_nothing_left(weights, family, config)
+    form: Form = "hub" if kept_heads else "plain"
+    if (source.folder / PLAN_FILE).is_file() and given is None:
+        form = "masked"
+        _check_promise(source.folder / PLAN_FILE, encoder)
+    return Checkpoint(source, form, family, config, chosen, encoder, weights.files, kept_heads, given, masked)
+
+
+def _read_config(source: Source) -> dict[str, Any]:
+    path = source.folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; found {type(raw).__name__}")
+    return raw
+
+
+def _family(raw: dict[str, Any], source: Source) -> Family:
+    kind = raw.get("model_type")
+    if kind not in FAMILIES:
+        raise UnsupportedError(
+            f"'{source.name}': the model_type in config.json is {json.dumps(kind)}; supported: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def _transformers_config(source: Source) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
+        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {error}") from error
+
+
+def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
+    if asked is not None:
+        if asked not in TASKS:
+            raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
+        return cast(Task, asked)
+    architectures = raw.get("architectures") or []
+    for name in architectures:
+        # "Model" ends BertModel only: the others are longer, so they are tried first.
+        for task, suffix in sorted(TASK_SUFFIXES.items(), key=lambda item: -len(item[1])):
+            if name.endswith(suffix):
+                return task
+    found = ", ".join(architectures) or "none"
+    raise CheckpointError(
+        f"'{source.name}': cannot tell the task from config.json (architectures: {found}); "
+        f"give --task, one of {', '.join(TASKS)}"
+    )
+
+
+def _kept_heads(raw: dict[str, Any], family: Family, config: Any) -> dict[int, tuple[int, ...]]:
+    """The original indices of the heads that resized attention weights still hold, for layers that lost some."""
+    pruned = raw.get("pruned_heads") or {}
+    dimensions = family.dimensions(config)
+    kept: dict[int, tuple[int, ...]] = {}
+    try:
+        entries = {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads}
+    except (AttributeError, TypeError, ValueError):
+        raise CheckpointError(
+            f"config.json: expected pruned_heads to map layers to lists of heads; found {json.dumps(pruned)[:80]}"
+        ) from None
+    for layer, heads in sorted(entries.items()):
+        if not 0 <= layer < dimensions.layers or not heads <= set(range(dimensions.heads)):
+            raise CheckpointError(
+                f"config.json: pruned_heads names layer {layer}, heads {sorted(heads)}; the network has "
+                f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
+            )
+        kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
+    if kept and len({family.layer(config, index) for index in range(dimensions.layers)}) < dimensions.layers:
+        raise UnsupportedError(f"config.json: pruned_heads in a network of shared layers ({family.model_type})")
+    return kept
+
+
+def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
+    """Weights of layers that config.json does not know mean that the two do not belong together."""
+    folder = f"{family.prefix}.{family.layer(config, 0)}".rsplit("0", 1)[0]
+    extra = [name for name in weights.unused if name.startswith(folder) and name.endswith((".weight", ".bias"))]
+    if extra:
+        layers = family.dimensions(config).layers
+        raise WeightsError(
+            f"{weights.files[0].name}: holds '{extra[0]}' (and {len(extra) - 1} more) of layers that config.json, with "
+            f"{layers} layers, does not have"
+        )
+
+
+def _check_promise(path: Path, encoder: Encoder) -> None:
+    """What pruning.json says to be gone must be zero, or the file and the weights do not belong together."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path}: not readable as JSON: {error}") from error
+    promised = plan_from_json(data, source=str(path))
+    check_fits(promised, encoder)
+    advice = (
+        f"the weights were changed after pruning. Delete {path.name} to export what the weights say, or pass it as --plan "
+        "to prune by it again"
+    )
+    for index, (wanted, found) in enumerate(zip(promised.layers, plan_from_zeros(encoder).layers, strict=True)):
+        for kind, extra in (
+            ("heads", set(found.heads) - set(wanted.heads)),
+            ("columns", set(found.columns) - set(wanted.columns)),
+        ):
+            if extra:
+                raise PlanError(
+                    f"{path}: layer {index}: {kind} {sorted(extra)[:8]} are pruned by it, but their weights are not zero; "
+                    f"{advice}"
+                )
+
+

@@ -1,0 +1,125 @@
+"""The oracle: the untouched Hugging Face model that decides what the right answers are.
+
+Where transformers itself can load the checkpoint, it does, from the files as they are. It cannot where
+transformers 5 meets `pruned_heads`, where a layer has no head left, and for our slim format: there the weights are laid
+out at full size, with zeros for what is gone, in an ordinary model of the same class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from exporters.errors import CheckpointError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.families.describe import norm_type
+from prune_export.families.state_dict import state_dict
+
+
+class NoNorm(nn.Module):
+    """`x * weight + bias`: nn_pruning's replacement of LayerNorm (`nn_pruning/modules/nonorm.py`)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+def load_oracle(checkpoint: Checkpoint) -> nn.Module:
+    """The Hugging Face model of `checkpoint` for its task, in float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: transformers would have to invent weights.
+    """
+    model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
+    with _quiet():
+        if _transformers_can_load(checkpoint):
+            model = _from_files(checkpoint, model_class)
+        else:
+            model = _from_encoder(checkpoint, model_class)
+    if norm_type(checkpoint.config) == "no_norm":
+        _replace_norms(model)
+    return model.eval()
+
+
+def _transformers_can_load(checkpoint: Checkpoint) -> bool:
+    if checkpoint.form == "slim":
+        return False
+    if checkpoint.form == "hub":
+        knows = hasattr(transformers.PreTrainedModel, "prune_heads") and transformers.__version__ < "5"
+        return knows and all(checkpoint.kept_heads.values())
+    return True
+
+
+def _from_files(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
+    model, info = model_class.from_pretrained(
+        checkpoint.source.folder,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _refuse_invented(info["missing_keys"], checkpoint)
+    if checkpoint.masked:
+        _, unexpected = model.load_state_dict(_names_of(checkpoint, checkpoint.masked), strict=False)
+        assert not unexpected, unexpected
+    return model  # type: ignore[no-any-return]
+
+
+def _names_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` under the names of the task's class: a base model has no prefix."""
+    prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _from_encoder(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
+    config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "pruned_heads": {}})
+    model = model_class(config).to(torch.float32)
+    weights = _names_of(checkpoint, state_dict(checkpoint.family, config, checkpoint.encoder))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    _refuse_invented(missing, checkpoint)
+    if unexpected:
+        raise CheckpointError(f"{model_class.__name__} has no place for {', '.join(unexpected)}")
+    return model  # type: ignore[no-any-return]
+
+
+def _refuse_invented(missing: Any, checkpoint: Checkpoint) -> None:
+    """Random weights in the oracle would make parity meaningless. The pooler, which most tasks never read, may lack."""
+    tied = {"decoder.weight", "decoder.bias", "position_ids"}
+    invented = sorted(
+        name for name in missing if ".pooler." not in f".{name}" and not any(name.endswith(end) for end in tied)
+    )
+    if checkpoint.task == "text-classification":
+        invented = sorted(missing)
+    if invented:
+        raise CheckpointError(f"'{checkpoint.source.name}': transformers finds no weights for {', '.join(invented[:4])}")
+
+
+def _replace_norms(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.LayerNorm):
+                setattr(module, name, NoNorm(child.weight.detach(), child.bias.detach()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' advice and progress bars; what matters is checked here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

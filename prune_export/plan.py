@@ -1,0 +1,244 @@
+"""The plan: which heads, head dimensions and feed-forward columns of each layer stay.
+
+Pruning methods end in a plan, the surgeon starts from one, and the two meet nowhere else. A plan is read from the zeros
+of a network or from a file. In a file (`pruning.json`, `--plan`):
+
+    {
+      "format": "prune-export/plan",
+      "version": 1,
+      "layers": [
+        {"heads": "0,3-5", "columns": "0-551,600"},
+        {"heads": "2", "columns": "", "value_dimensions": {"2": "0-30"}, "query_key_dimensions": {"2": "0-15"}}
+      ]
+    }
+
+One entry a layer, in order; "heads" are indices in the original model; index sets are comma-separated indices and ranges
+(ends included) or JSON lists of integers. Dimensions are listed for heads that lost some. Other keys are left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporters.encoder import Attention, Encoder, FeedForward, Layer
+from exporters.errors import PlanError
+
+FORMAT = "prune-export/plan"
+VERSION = 1
+
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """What stays of one layer, as ascending indices.
+
+    `query_key_dimensions` and `value_dimensions` have an entry for each head of `heads` that does not keep all of its
+    dimensions; indices count within the head.
+    """
+
+    heads: Indices
+    columns: Indices
+    query_key_dimensions: Mapping[int, Indices]
+    value_dimensions: Mapping[int, Indices]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What stays of a network, layer by layer."""
+
+    layers: tuple[LayerPlan, ...]
+
+
+# --- read from zeros ------------------------------------------------------------------------------------------------
+
+
+def plan_from_zeros(encoder: Encoder) -> Plan:
+    """The smallest plan that removes only what exact rules allow.
+
+    "Zero" means that every weight is exactly 0. With softmax rows that sum to 1:
+
+    - a value dimension goes if its row of the value weights or its column of the output weights is zero (what its bias
+      contributes is a constant);
+    - a head goes if all of its value dimensions go;
+    - a query/key dimension goes if its key row is zero (a constant per query, which softmax ignores) or its query row
+      is zero (with a bias, it is one score per key, which the surgeon keeps apart in one merged dimension);
+    - a column goes if its row of `up` is zero (a constant) or its column of `down` is.
+    """
+    seen: dict[int, LayerPlan] = {}
+    for layer in encoder.layers:
+        if id(layer) not in seen:
+            seen[id(layer)] = _layer_from_zeros(layer)
+    return Plan(tuple(seen[id(layer)] for layer in encoder.layers))
+
+
+def _layer_from_zeros(layer: Layer) -> LayerPlan:
+    heads: list[int] = []
+    query_key: dict[int, Indices] = {}
+    value: dict[int, Indices] = {}
+    if isinstance(layer.attention, Attention):
+        block = layer.attention
+        value_stays = block.value_weight.ne(0).any(dim=2) & block.output_weight.ne(0).any(dim=0)  # [heads, value_size]
+        query_key_stays = block.query_weight.ne(0).any(dim=2) & block.key_weight.ne(0).any(dim=2)
+        for position, head in enumerate(block.heads):
+            if not value_stays[position].any():
+                continue
+            heads.append(head)
+            if not value_stays[position].all():
+                value[head] = _indices(value_stays[position])
+            if not query_key_stays[position].all():
+                query_key[head] = _indices(query_key_stays[position])
+    columns: Indices = ()
+    if isinstance(layer.feed_forward, FeedForward):
+        up, down = layer.feed_forward.up.weight, layer.feed_forward.down.weight
+        columns = _indices(up.ne(0).any(dim=1) & down.ne(0).any(dim=0))
+    return LayerPlan(tuple(heads), columns, query_key, value)
+
+
+def _indices(stays: Tensor) -> Indices:
+    return tuple(torch.nonzero(stays).flatten().tolist())
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON data."""
+    return {"format": FORMAT, "version": VERSION, "layers": [_layer_to_json(layer) for layer in plan.layers]}
+
+
+def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
+    found: dict[str, Any] = {"heads": _ranges(layer.heads), "columns": _ranges(layer.columns)}
+    for key, dimensions in (
+        ("query_key_dimensions", layer.query_key_dimensions),
+        ("value_dimensions", layer.value_dimensions),
+    ):
+        if dimensions:
+            found[key] = {str(head): _ranges(indices) for head, indices in dimensions.items()}
+    return found
+
+
+def _ranges(indices: Indices) -> str:
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def read_plan(path: Path) -> Plan:
+    """Reads a plan from a JSON file.
+
+    Raises:
+        PlanError: the file cannot be read or is not a plan; the message names the place.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlanError(f"{path}: no such file; expected a pruning plan (JSON)") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PlanError(f"{path}: not readable as JSON: {error}") from error
+    return plan_from_json(data, source=str(path))
+
+
+def plan_from_json(data: Any, *, source: str) -> Plan:
+    """The plan in JSON data; `source` names it in messages.
+
+    Raises:
+        PlanError: the data is not a plan.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
+        raise PlanError(f'{source}: expected an object with "format": "{FORMAT}" and a list "layers"')
+    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise PlanError(
+            f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
+            f'{json.dumps(data.get("format"))}, "version": {json.dumps(data.get("version"))}'
+        )
+    return Plan(tuple(_layer_from_json(layer, f"{source}: layer {index}") for index, layer in enumerate(data["layers"])))
+
+
+def _layer_from_json(data: Any, place: str) -> LayerPlan:
+    if not isinstance(data, dict) or "heads" not in data or "columns" not in data:
+        raise PlanError(f'{place}: expected an object with "heads" and "columns" (what stays)')
+    dimensions: dict[str, dict[int, Indices]] = {}
+    for key in ("query_key_dimensions", "value_dimensions"):
+        entries = data.get(key, {})
+        if not isinstance(entries, dict) or not all(head.isdecimal() for head in entries):
+            raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
+        dimensions[key] = {int(head): _parse(indices, f"{place}, {key}") for head, indices in entries.items()}
+    return LayerPlan(
+        heads=_parse(data["heads"], f"{place}, heads"),
+        columns=_parse(data["columns"], f"{place}, columns"),
+        **dimensions,
+    )
+
+
+def _parse(value: Any, place: str) -> Indices:
+    found: list[int] = []
+    try:
+        if isinstance(value, str):
+            for part in filter(None, value.split(",")):
+                first, _, last = part.partition("-")
+                found.extend(range(int(first), int(last or first) + 1))
+        else:
+            found = [index for index in value if isinstance(index, int) and not isinstance(index, bool)]
+            if len(found) != len(value):
+                raise TypeError
+    except (TypeError, ValueError):
+        raise PlanError(f'{place}: expected indices as "0,3-5" or [0, 3, 4, 5]; found {json.dumps(value)}') from None
+    if len(set(found)) != len(found) or min(found, default=0) < 0:
+        raise PlanError(f"{place}: expected distinct indices of 0 or more; found {json.dumps(value)}")
+    return tuple(sorted(found))
+
+
+# --- does it fit ----------------------------------------------------------------------------------------------------
+
+
+def check_fits(plan: Plan, encoder: Encoder) -> None:
+    """Checks that `plan` keeps only what `encoder` has, and treats shared layers alike.
+
+    Raises:
+        PlanError: the message names the layer.
+    """
+    if len(plan.layers) != len(encoder.layers):
+        raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
+    first: dict[int, int] = {}
+    for index, (wanted, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
+        other = first.setdefault(id(layer), index)
+        if plan.layers[other] != wanted:
+            raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
+        _check_layer(wanted, layer, index)
+
+
+def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
+    heads: Iterable[int] = layer.attention.heads if isinstance(layer.attention, Attention) else ()
+    columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
+    if missing := sorted(set(wanted.heads) - set(heads)):
+        raise PlanError(
+            f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {_ranges(tuple(missing))}, "
+            f"but the model's heads there are {_ranges(tuple(heads)) or 'none'}"
+        )
+    if wanted.columns and wanted.columns[-1] >= columns:
+        raise PlanError(f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns")
+    if not isinstance(layer.attention, Attention):
+        return
+    for kind, dimensions, size in (
+        ("query/key", wanted.query_key_dimensions, layer.attention.query_key_size),
+        ("value", wanted.value_dimensions, layer.attention.value_size),
+    ):
+        for head, indices in dimensions.items():
+            if head not in wanted.heads:
+                raise PlanError(f"layer {index}: the plan has {kind} dimensions for head {head}, which does not stay")
+            if indices and indices[-1] >= size:
+                raise PlanError(
+                    f"layer {index}, head {head}: the plan keeps {kind} dimension {indices[-1]}, but a head has {size}"
+                )

@@ -1,0 +1,184 @@
+"""The slim checkpoint on disk.
+
+    config.json        the original configuration, unchanged: AutoConfig and AutoTokenizer keep working
+    slim.safetensors   the small tensors; named so that transformers does not take the folder for a checkpoint of full
+                       size and fill what it misses with random weights
+    pruning.json       {"format": "prune-export/slim", "version": 1, "task": …, "order": […], "layers": [{"heads": […]}]}
+
+`order` names the stored layer of each step (shared layers are stored once); `heads` are original indices, and null where
+the attention block is a constant. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
+`layers.3.attention.query_weight` `[heads, query_key_size, hidden]`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from exporters.encoder import (
+    Attention,
+    ConstantBlock,
+    Embeddings,
+    Encoder,
+    FeatureHead,
+    FeedForward,
+    Layer,
+    Linear,
+    MaskedLanguageHead,
+    Norm,
+    SequenceHead,
+    SpanHead,
+    TaskHead,
+    TokenHead,
+)
+from exporters.errors import WeightsError
+from prune_export.checkpoint.source import PLAN_FILE, SLIM
+from prune_export.checkpoint.weights import read_safetensors
+from prune_export.families.describe import norm_type
+from prune_export.families.names import Dimensions, Family
+
+FORMAT = "prune-export/slim"
+VERSION = 1
+
+
+def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
+    """Writes `encoder` and its configuration into `folder`, which is made if needed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    distinct = list({id(layer): layer for layer in encoder.layers}.values())
+    order = [next(place for place, layer in enumerate(distinct) if layer is one) for one in encoder.layers]
+    tensors = {
+        **_named(encoder.embeddings, "embeddings"),
+        **{name: value for place, layer in enumerate(distinct) for name, value in _named(layer, f"layers.{place}").items()},
+        **_named(encoder.head, "head"),
+    }
+    if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
+        del tensors["head.decoder.weight"]  # tied
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": encoder.task,
+        "order": order,
+        "layers": [
+            {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
+            for layer in distinct
+        ],
+    }
+    config.to_json_file(folder / "config.json", use_diff=False)
+    (folder / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / SLIM)
+
+
+def _named(part: Any, name: str) -> dict[str, Tensor]:
+    if isinstance(part, Tensor):
+        return {name: part}
+    if is_dataclass(part):
+        found: dict[str, Tensor] = {}
+        for field in fields(part):
+            found.update(_named(getattr(part, field.name), f"{name}.{field.name}"))
+        return found
+    return {}
+
+
+def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
+    """Reads a slim checkpoint.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or not ours.
+    """
+    path = folder / PLAN_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or record["version"] != VERSION:
+            raise ValueError(f"format {record['format']}, version {record['version']}")
+        order, layers, task = record["order"], record["layers"], record["task"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}") from error
+    tensors = read_safetensors(folder / SLIM)
+    dimensions = family.dimensions(config)
+    reader = _Reader(tensors, family, dimensions, None if norm_type(config) == "no_norm" else dimensions.epsilon)
+    try:
+        distinct = [reader.layer(f"layers.{place}", layer["heads"]) for place, layer in enumerate(layers)]
+        embeddings = reader.embeddings()
+        return Encoder(
+            task, embeddings, tuple(distinct[place] for place in order), reader.head(record["task"], embeddings.word)
+        )
+    except (KeyError, IndexError) as error:
+        raise WeightsError(f"{folder / SLIM}: the tensor {error} is missing") from error
+
+
+class _Reader:
+    def __init__(
+        self, tensors: dict[str, Tensor], family: Family, dimensions: Dimensions, epsilon: float | None
+    ) -> None:
+        self.tensors = tensors
+        self.family = family
+        self.dimensions = dimensions
+        self.epsilon = epsilon
+
+    def linear(self, name: str) -> Linear:
+        return Linear(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def norm(self, name: str) -> Norm:
+        return Norm(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.epsilon)
+
+    def embeddings(self) -> Embeddings:
+        return Embeddings(
+            word=self.tensors["embeddings.word"],
+            position=self.tensors["embeddings.position"],
+            token_type=self.tensors.get("embeddings.token_type"),
+            norm=self.norm("embeddings.norm"),
+            projection=self.linear("embeddings.projection") if "embeddings.projection.weight" in self.tensors else None,
+            positions="from_padding" if self.family.positions_from_padding else "absolute",
+            pad_token_id=self.dimensions.pad_token_id,
+        )
+
+    def layer(self, name: str, heads: list[int] | None) -> Layer:
+        return Layer(
+            attention=self.attention(f"{name}.attention", heads),
+            attention_norm=self.norm(f"{name}.attention_norm"),
+            feed_forward=self.feed_forward(f"{name}.feed_forward"),
+            feed_forward_norm=self.norm(f"{name}.feed_forward_norm"),
+        )
+
+    def attention(self, name: str, heads: list[int] | None) -> Attention | ConstantBlock:
+        if heads is None:
+            return ConstantBlock(self.tensors[f"{name}.bias"])
+        return Attention(
+            heads=tuple(heads),
+            query_weight=self.tensors[f"{name}.query_weight"],
+            query_bias=self.tensors[f"{name}.query_bias"],
+            key_weight=self.tensors[f"{name}.key_weight"],
+            key_bias=self.tensors.get(f"{name}.key_bias"),
+            value_weight=self.tensors[f"{name}.value_weight"],
+            value_bias=self.tensors.get(f"{name}.value_bias"),
+            output_weight=self.tensors[f"{name}.output_weight"],
+            output_bias=self.tensors[f"{name}.output_bias"],
+            scale=self.dimensions.head_size**-0.5,
+        )
+
+    def feed_forward(self, name: str) -> FeedForward | ConstantBlock:
+        if f"{name}.bias" in self.tensors:
+            return ConstantBlock(self.tensors[f"{name}.bias"])
+        return FeedForward(self.linear(f"{name}.up"), self.dimensions.activation, self.linear(f"{name}.down"))
+
+    def head(self, task: str, word: Tensor) -> TaskHead:
+        match task:
+            case "question-answering":
+                return SpanHead(self.linear("head.output"))
+            case "token-classification":
+                return TokenHead(self.linear("head.output"))
+            case "text-classification":
+                activation = self.family.sequence_head.activation
+                return SequenceHead(self.linear("head.dense"), activation, self.linear("head.output"))
+            case "fill-mask":
+                activation = self.family.masked_language_head.activation or self.dimensions.activation
+                weight = self.tensors.get("head.decoder.weight", word)
+                decoder = Linear(weight, self.tensors["head.decoder.bias"])
+                return MaskedLanguageHead(self.linear("head.dense"), activation, self.norm("head.norm"), decoder)
+            case _:
+                return FeatureHead()

@@ -1,0 +1,57 @@
+"""The whole operation."""
+
+from __future__ import annotations
+
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, map_layers
+from exporters.errors import SurgeryError
+from prune_export.plan import LayerPlan, Plan, check_fits
+from prune_export.surgeon.biases import fold_biases
+from prune_export.surgeon.columns import remove_columns
+from prune_export.surgeon.emptied_blocks import replace_emptied_attention, replace_emptied_feed_forward
+from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
+from prune_export.surgeon.heads import remove_heads
+
+
+def operate(encoder: Encoder, plan: Plan) -> Encoder:
+    """The encoder that keeps what `plan` keeps and, with exact arithmetic, computes the same on every input.
+
+    Shared layers stay shared. `encoder` is left as it is; the result shares the tensors that did not change.
+
+    Raises:
+        PlanError: the plan does not fit the encoder.
+        SurgeryError: the plan drops something that matters; the message names the layer.
+    """
+    check_fits(plan, encoder)
+
+    def operate_on(index: int, layer: Layer) -> Layer:
+        try:
+            return _operate_on_layer(layer, plan.layers[index])
+        except SurgeryError as error:
+            raise SurgeryError(f"layer {index}: {error}") from None
+
+    return map_layers(encoder, operate_on)
+
+
+def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
+    return Layer(
+        attention=_operate_on_attention(layer.attention, plan),
+        attention_norm=layer.attention_norm,
+        feed_forward=_operate_on_feed_forward(layer.feed_forward, plan),
+        feed_forward_norm=layer.feed_forward_norm,
+    )
+
+
+def _operate_on_attention(block: Attention | ConstantBlock, plan: LayerPlan) -> Attention | ConstantBlock:
+    if isinstance(block, ConstantBlock):
+        return block
+    block = remove_heads(fold_biases(block), plan.heads)
+    if block.heads:
+        block = remove_query_key_dimensions(block, plan.query_key_dimensions)
+        block = remove_value_dimensions(block, plan.value_dimensions)
+    return replace_emptied_attention(block)
+
+
+def _operate_on_feed_forward(block: FeedForward | ConstantBlock, plan: LayerPlan) -> FeedForward | ConstantBlock:
+    if isinstance(block, ConstantBlock):
+        return block
+    return replace_emptied_feed_forward(remove_columns(block, plan.columns))
