@@ -163,7 +163,9 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
             f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
             f'{json.dumps(data.get("format"))}, "version": {json.dumps(data.get("version"))}'
         )
-    return Plan(tuple(_layer_from_json(layer, f"{source}: layer {index}") for index, layer in enumerate(data["layers"])))
+    return Plan(
+        tuple(_layer_from_json(layer, f"{source}: layer {index}") for index, layer in enumerate(data["layers"]))
+    )
 
 
 def _layer_from_json(data: Any, place: str) -> LayerPlan:
@@ -228,7 +230,9 @@ def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
             f"but the model's heads there are {_ranges(tuple(heads)) or 'none'}"
         )
     if wanted.columns and wanted.columns[-1] >= columns:
-        raise PlanError(f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns")
+        raise PlanError(
+            f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns"
+        )
     if not isinstance(layer.attention, Attention):
         return
     for kind, dimensions, size in (

@@ -73,9 +73,7 @@ class GraphBuilder:
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         self.graph_outputs.append(value)
 
-    def op(
-        self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute
-    ) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
         """One node with one output."""
         return self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)[0]
 

@@ -22,9 +22,7 @@ def add_bias(context: Context, x: ir.Value, bias: Tensor, label: str, *, constan
     """`x + bias`; no node where the bias is zero."""
     if not bias.any():
         return x
-    vector = context.builder.weight(
-        bias, f"{label}.bias", context.precision.matmul, constant_scale=constant_scale
-    )
+    vector = context.builder.weight(bias, f"{label}.bias", context.precision.matmul, constant_scale=constant_scale)
     return context.builder.op("Add", x, vector)
 
 

@@ -31,6 +31,4 @@ def skip_layer_norm(context: Context, x: ir.Value, update: ir.Value, parameters:
     builder, dtype = context.builder, context.precision.accurate
     weight = builder.weight(parameters.weight, "norm.weight", dtype)
     bias = builder.weight(parameters.bias, "norm.bias", dtype)
-    return builder.op(
-        "SkipLayerNormalization", x, update, weight, bias, domain=CONTRIB, epsilon=parameters.epsilon
-    )
+    return builder.op("SkipLayerNormalization", x, update, weight, bias, domain=CONTRIB, epsilon=parameters.epsilon)

@@ -69,9 +69,7 @@ def _save_single(model: ir.Model, path: Path, progress: Callable[[int], None] | 
     graph = rest.graph.SerializeToString(deterministic=True)
     rest.ClearField("graph")
     headers = [_header(tensor) for tensor in tensors]
-    size = len(graph) + sum(
-        len(header) + tensor.nbytes for header, tensor in zip(headers, tensors, strict=True)
-    )
+    size = len(graph) + sum(len(header) + tensor.nbytes for header, tensor in zip(headers, tensors, strict=True))
     with path.open("wb") as file:
         file.write(rest.SerializeToString(deterministic=True))
         file.write(_prefix(onnx.ModelProto, "graph", size))

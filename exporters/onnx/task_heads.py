@@ -58,7 +58,9 @@ def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
             logits = context.accurate(linear(context, context.matmul(x), head.output, "output"))
             logits = _batch_first(context, logits, 2)
             for name, index in (("start_logits", 0), ("end_logits", 1)):
-                builder.output(builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token)
+                builder.output(
+                    builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
+                )
         case SequenceHead():
             pooled = linear(context, context.matmul(_first_token(context, x)), head.dense, "dense")
             pooled = activation(context, pooled, head.activation)

@@ -19,7 +19,7 @@ from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import TASK_SUFFIXES, Family
 from prune_export.plan import Plan, check_fits, plan_from_json, plan_from_zeros, read_plan
-from prune_export.slim.storage import read_slim
+from prune_export.slim_model.storage import read_slim
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -199,5 +199,3 @@ def _check_promise(path: Path, encoder: Encoder) -> None:
                     f"{path}: layer {index}: {kind} {sorted(extra)[:8]} are pruned by it, but their weights are not zero; "
                     f"{advice}"
                 )
-
-

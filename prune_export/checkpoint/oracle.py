@@ -99,7 +99,9 @@ def _refuse_invented(missing: Any, checkpoint: Checkpoint) -> None:
     if checkpoint.task == "text-classification":
         invented = sorted(missing)
     if invented:
-        raise CheckpointError(f"'{checkpoint.source.name}': transformers finds no weights for {', '.join(invented[:4])}")
+        raise CheckpointError(
+            f"'{checkpoint.source.name}': transformers finds no weights for {', '.join(invented[:4])}"
+        )
 
 
 def _replace_norms(model: nn.Module) -> None:

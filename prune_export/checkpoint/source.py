@@ -53,7 +53,9 @@ def resolve(
     path = Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise CheckpointError(f"--revision {revision} was given, but '{model}' is a folder; revisions are the hub's")
+            raise CheckpointError(
+                f"--revision {revision} was given, but '{model}' is a folder; revisions are the hub's"
+            )
         return Source(str(model), path, None)
     if path.exists():
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")

@@ -62,9 +62,7 @@ class Weights(Mapping[str, Tensor]):
         because = f" ({reason})" if reason else ""
         where = self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} and its shards"
         if name not in self._tensors:
-            raise WeightsError(
-                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}"
-            )
+            raise WeightsError(f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}")
         if name in self._converted:
             return self._converted[name]
         values = self._tensors[name]

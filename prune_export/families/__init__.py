@@ -12,6 +12,5 @@ from prune_export.families.roberta import ROBERTA
 from prune_export.families.xlm_roberta import XLM_ROBERTA
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT)
+    family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT)
 }

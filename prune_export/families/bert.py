@@ -11,9 +11,7 @@ BERT = Family(
     prefix="bert",
     dimensions=bert_like_dimensions,
     layer=own_layer("encoder.layer"),
-    sequence_head=SequenceHeadNames(
-        dense="pooler.dense", activation="tanh", output="classifier", dense_in_body=True
-    ),
+    sequence_head=SequenceHeadNames(dense="pooler.dense", activation="tanh", output="classifier", dense_in_body=True),
     masked_language_head=MaskedLanguageHeadNames(
         dense="cls.predictions.transform.dense",
         norm="cls.predictions.transform.LayerNorm",

@@ -84,7 +84,7 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
 
 
 def norm_type(config: Any) -> str:
-    """"layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
+    """ "layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
     return getattr(config, "layer_norm_type", None) or "layer_norm"
 
 

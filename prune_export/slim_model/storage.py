@@ -53,7 +53,11 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     order = [next(place for place, layer in enumerate(distinct) if layer is one) for one in encoder.layers]
     tensors = {
         **_named(encoder.embeddings, "embeddings"),
-        **{name: value for place, layer in enumerate(distinct) for name, value in _named(layer, f"layers.{place}").items()},
+        **{
+            name: value
+            for place, layer in enumerate(distinct)
+            for name, value in _named(layer, f"layers.{place}").items()
+        },
         **_named(encoder.head, "head"),
     }
     if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
@@ -97,7 +101,9 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
             raise ValueError(f"format {record['format']}, version {record['version']}")
         order, layers, task = record["order"], record["layers"], record["task"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}") from error
+        raise WeightsError(
+            f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}"
+        ) from error
     tensors = read_safetensors(folder / SLIM)
     dimensions = family.dimensions(config)
     reader = _Reader(tensors, family, dimensions, None if norm_type(config) == "no_norm" else dimensions.epsilon)

@@ -17,7 +17,8 @@ from torch.nn import functional
 from exporters import encoder as description
 from exporters.encoder import ACTIVATIONS, Encoder
 from prune_export.families.names import Dimensions
-from prune_export.slim.loss import task_output
+from prune_export.slim_model.loss import task_output
+from prune_export.slim_model.storage import write_slim
 
 
 def _linear(part: description.Linear) -> nn.Linear:
@@ -302,8 +303,6 @@ class SlimModel(nn.Module):
 
         `prune_export.load_slim` reads it back; `prune-export --model folder` exports it.
         """
-        from prune_export.slim.storage import write_slim
-
         write_slim(self.describe(), self.config, Path(folder))
 
 

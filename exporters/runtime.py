@@ -1,0 +1,94 @@
+"""ONNX Runtime sessions: the provider that was asked for, or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from exporters.errors import MissingDependencyError, OutputError, ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message says which extra to install.
+    """
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ONNX Runtime is not installed: pip install 'prune-export[cpu]', or 'prune-export[gpu]' on a machine with an "
+            "NVIDIA GPU"
+        ) from error
+    return module
+
+
+def check_provider(provider: str) -> None:
+    """Runs a model of one node on `provider` ("cpu" or "cuda").
+
+    Raises:
+        ProviderError: the provider is not in this ONNX Runtime, or does not start on this machine.
+    """
+    value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
+    node = ir.node("Relu", [value])
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", value.type, value.shape
+    graph = ir.Graph([value], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="probe")
+    session = create_session(ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString(), provider=provider)
+    session.run(None, {"x": np.zeros(1, dtype=np.float32)})
+
+
+def create_session(
+    model: Path | bytes, *, provider: str = "cpu", threads: int | None = None, optimize: bool = True
+) -> Any:
+    """An InferenceSession for `model`, a file or its bytes, on exactly the provider asked for, "cpu" or "cuda".
+
+    `threads` is the number of threads inside an operation; None leaves it to ONNX Runtime. `optimize=False` switches its
+    graph optimizations off.
+
+    Raises:
+        ProviderError: the provider is not in this ONNX Runtime, or did not start (ONNX Runtime itself would only log
+            that and run on the CPU).
+        OutputError: the model cannot be loaded.
+    """
+    module = onnxruntime()
+    wanted = PROVIDERS[provider]
+    if wanted not in module.get_available_providers():
+        raise ProviderError(
+            f"the provider {wanted} is not in the installed onnxruntime {module.__version__}; it has "
+            f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'"
+        )
+    options = module.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        session = module.InferenceSession(source, options, providers=[wanted])
+    except Exception as error:  # onnxruntime's exception classes have no common base but Exception
+        name = "the model" if isinstance(model, bytes) else model
+        raise OutputError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:400]}") from error
+    if wanted not in session.get_providers():
+        raise ProviderError(
+            f"{wanted} did not start (running: {', '.join(session.get_providers())}); check the CUDA and cuDNN "
+            f"versions that onnxruntime {module.__version__} needs"
+        )
+    return session
+
+
+def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+    """All outputs by name; `inputs` may hold more than the session takes."""
+    names = [output.name for output in session.get_outputs()]
+    fed = {value.name: inputs[value.name] for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, fed), strict=True))

@@ -1,0 +1,72 @@
+"""Structured pruning of transformer encoders, delivered as slim ONNX that answers like the original.
+
+    import prune_export
+
+    result = prune_export.export("madlag/…", "out/model.onnx")   # an ExportResult
+    report = prune_export.verify("madlag/…", "out")              # a ParityReport
+    found = prune_export.inspect("madlag/…")                     # an Inspection
+    network = prune_export.slim("madlag/…")                      # a SlimModel, to train on
+    network.save_pretrained("slim/")
+    network = prune_export.load_slim("slim/")
+
+Names are loaded when they are first used: importing this package is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from exporters.errors import PruneExportError
+
+if TYPE_CHECKING:
+    from prune_export.exporting import ExportResult, export
+    from prune_export.inspection import Inspection, inspect
+    from prune_export.parity.verdict import ParityReport
+    from prune_export.plan import LayerPlan, Plan, read_plan
+    from prune_export.slim_model.api import load_slim, slim
+    from prune_export.slim_model.model import SlimModel
+    from prune_export.verification import verify
+
+__all__ = [
+    "ExportResult",
+    "Inspection",
+    "LayerPlan",
+    "ParityReport",
+    "Plan",
+    "PruneExportError",
+    "SlimModel",
+    "export",
+    "inspect",
+    "load_slim",
+    "read_plan",
+    "slim",
+    "verify",
+]
+
+_HOMES = {
+    "ExportResult": "exporting",
+    "Inspection": "inspection",
+    "LayerPlan": "plan",
+    "ParityReport": "parity.verdict",
+    "Plan": "plan",
+    "SlimModel": "slim_model.model",
+    "export": "exporting",
+    "inspect": "inspection",
+    "load_slim": "slim_model.api",
+    "read_plan": "plan",
+    "slim": "slim_model.api",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,141 @@
+"""What the verbs print: progress on stderr, results on stdout, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from prune_export.inspection import source_to_json
+from prune_export.plan import plan_to_json
+from prune_export.progress import SILENT, Progress
+from prune_export.report.tables import export_lines, parity_table, summary_table, totals_table
+
+if TYPE_CHECKING:
+    from prune_export.exporting import ExportResult
+    from prune_export.inspection import Inspection
+    from prune_export.parity.verdict import ParityReport
+
+_BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
+
+
+class _Listener:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._current: TaskID | None = None
+
+    def stage(self, description: str, total: int | None = None) -> None:
+        self.close()
+        self._current = self._bars.add_task(description, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        if self._current is not None:
+            self._bars.advance(self._current, steps)
+
+    def close(self) -> None:
+        """The stage is done: its bar is full."""
+        if self._current is not None:
+            task = self._bars.tasks[self._bars.task_ids.index(self._current)]
+            self._bars.update(self._current, total=task.total or 1, completed=task.total or 1)
+            self._current = None
+
+
+class _Count(MofNCompleteColumn):
+    """Steps done of steps to do, where those are few enough to mean something."""
+
+    def render(self, task: Any) -> Any:
+        known = task.total is not None and 1 < task.total < _BYTES_FROM
+        return super().render(task) if known else ""
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """Bars on stderr while the block runs; plain lines where stderr is no terminal."""
+    console = Console(stderr=True)
+    if quiet:
+        yield SILENT
+        return
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        _Count(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        yield _Listener(bars)
+
+
+class _Lines:
+    """One line a stage, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def stage(self, description: str, total: int | None = None) -> None:
+        self._console.print(f"{description} …", highlight=False)
+
+    def advance(self, steps: int = 1) -> None: ...
+
+
+def _finish(listener: Progress) -> None:
+    if isinstance(listener, _Listener):
+        listener.close()
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=False))
+
+
+def print_inspection(found: Inspection, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+    """The layers and totals of a checkpoint."""
+    _finish(listener)
+    if json_output:
+        _print_json(
+            {
+                "source": source_to_json(found.checkpoint),
+                "task": found.slim.task,
+                "plan": plan_to_json(found.plan),
+                "summary": found.summary.to_json(),
+            }
+        )
+    elif not quiet:
+        console = Console()
+        console.print(summary_table(found.summary))
+        console.print(totals_table(found.summary))
+        if found.summary.is_dense:
+            console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
+
+
+def print_export(result: ExportResult, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+    """The finished export."""
+    _finish(listener)
+    if json_output:
+        _print_json(
+            {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
+        )
+    elif not quiet:
+        console = Console()
+        console.print(summary_table(result.summary))
+        console.print(totals_table(result.summary))
+        if result.parity is not None:
+            console.print(parity_table(result.parity))
+        for line in export_lines(result):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_parity(report: ParityReport, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+    """A parity report."""
+    _finish(listener)
+    if json_output:
+        _print_json(report.to_json() | {"failures": [result.failure for result in report.failures]})
+    elif not quiet:
+        Console().print(parity_table(report))

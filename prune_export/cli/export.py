@@ -1,0 +1,85 @@
+"""Writes a pruned Hugging Face checkpoint as a slim ONNX model, after proving that both answer alike."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
+
+if TYPE_CHECKING:
+    from prune_export.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", type=Path, metavar="O", help="a file (out/model.onnx) or a folder")
+    group.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    group.add_argument("--dry-run", action="store_true", help="show what would be removed, write nothing")
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--target",
+        default="auto",
+        choices=("auto", "portable", "cpu", "cuda"),
+        help="auto: cuda where its provider starts, else cpu; portable: ai.onnx operations only (default: auto)",
+    )
+    group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16"), help="default: fp32")
+    group.add_argument("--opset", type=int, metavar="N", help="ai.onnx opset (default: the target's)")
+    add_parity_options(parser)
+    parser.add_argument("--no-verify", action="store_true", help="skip parity; the record says so")
+    add_output_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from exporters.errors import UsageError
+    from prune_export.cli.console import progress
+
+    if options.output is None and not options.dry_run:
+        raise UsageError("--output is needed: a file (out/model.onnx) or a folder (or --dry-run, to only look)")
+    with progress(quiet=options.quiet) as listener:
+        return _dry_run(options, listener) if options.dry_run else _export(options, listener)
+
+
+def _dry_run(options: argparse.Namespace, listener: Progress) -> int:
+    from prune_export.cli.console import print_inspection
+    from prune_export.inspection import inspect
+
+    found = inspect(
+        options.model,
+        task=options.task,
+        plan=options.plan,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        token=options.token,
+        progress=listener,
+    )
+    print_inspection(found, listener, json_output=options.json, quiet=options.quiet)
+    return 0
+
+
+def _export(options: argparse.Namespace, listener: Progress) -> int:
+    from prune_export.cli.console import print_export
+    from prune_export.exporting import export
+
+    result = export(
+        options.model,
+        options.output,
+        task=options.task,
+        target=options.target,
+        dtype=options.dtype,
+        opset=options.opset,
+        plan=options.plan,
+        atol=options.atol,
+        verify=not options.no_verify,
+        samples=options.samples,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        token=options.token,
+        progress=listener,
+    )
+    print_export(result, listener, json_output=options.json, quiet=options.quiet)
+    return 0

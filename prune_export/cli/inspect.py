@@ -1,0 +1,30 @@
+"""Shows what is pruned in a checkpoint, layer by layer, and what exporting would leave. Writes nothing."""
+
+from __future__ import annotations
+
+import argparse
+
+from prune_export.cli.options import add_checkpoint_options, add_output_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_options(parser)
+    add_output_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from prune_export.cli.console import print_inspection, progress
+    from prune_export.inspection import inspect
+
+    with progress(quiet=options.quiet) as listener:
+        found = inspect(
+            options.model,
+            task=options.task,
+            plan=options.plan,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            progress=listener,
+        )
+        print_inspection(found, listener, json_output=options.json, quiet=options.quiet)
+    return 0

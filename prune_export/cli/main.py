@@ -1,0 +1,85 @@
+"""`prune-export`: finds the verb, runs it, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 130 interrupted (Ctrl-C), 143 terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from exporters.errors import PruneExportError
+from prune_export.cli import export, inspect, verify
+
+VERBS = {"export": export, "verify": verify, "inspect": inspect}
+
+_EPILOG = """\
+verbs:
+  prune-export --model M --output O     exports (the verb may be left out)
+  prune-export verify …                 compares an exported model with its checkpoint
+  prune-export inspect …                shows what is pruned in a checkpoint
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words.pop(0) if words and words[0] in VERBS else "export"
+    module = VERBS[verb]
+    parser = argparse.ArgumentParser(
+        prog="prune-export" if verb == "export" else f"prune-export {verb}",
+        description=module.__doc__,
+        epilog=_EPILOG if verb == "export" else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    if verb == "export":
+        parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    options = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return module.run(options)
+    except PruneExportError as error:
+        return _fail(str(error), error.exit_code, options)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was changed", 130, options)
+    except _Terminated:
+        return _fail("terminated; nothing was changed", 143, options)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, and there is nobody to tell
+        return 1
+    except MemoryError:
+        return _fail("out of memory; nothing was changed", 1, options)
+
+
+def _fail(message: str, code: int, options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({"error": message, "exit_code": code}))
+    print(f"prune-export: error: {message}", file=sys.stderr)
+    return code
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised so that cleaning up runs."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from prune_export.record import versions
+
+        for package, version in versions().items():
+            print(package, version)
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

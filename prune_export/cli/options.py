@@ -1,0 +1,41 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+TASK_NAMES = "question-answering, text-classification, token-classification, feature-extraction, fill-mask"
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Where the checkpoint is and how to read it."""
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder, or a hub id (owner/name)")
+    group.add_argument("--revision", metavar="R", help="a branch, tag or commit of the hub's repository")
+    group.add_argument("--cache-dir", type=Path, metavar="DIR", help="huggingface_hub's cache (default: its own)")
+    group.add_argument("--token", metavar="T", help="access token for the hub (default: huggingface_hub's own)")
+    group.add_argument("--task", metavar="TASK", help=f"one of {TASK_NAMES} (default: from the checkpoint)")
+    group.add_argument(
+        "--plan", type=Path, metavar="JSON", help="prune by this plan instead of what the checkpoint says"
+    )
+
+
+def add_parity_options(parser: argparse.ArgumentParser) -> None:
+    """How parity is judged."""
+    group = parser.add_argument_group("parity")
+    group.add_argument(
+        "--atol",
+        type=float,
+        metavar="X",
+        help="pass at max|Δ| <= X * max(1, max|reference|) (default: 1e-4 for fp32, 2e-2 for fp16)",
+    )
+    group.add_argument("--samples", type=int, default=16, metavar="N", help="random batches to compare (default: 16)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random batches (default: 0)")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """What is printed."""
+    group = parser.add_argument_group("printing")
+    group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    group.add_argument("--quiet", action="store_true", help="no progress and no table")

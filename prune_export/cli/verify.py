@@ -1,0 +1,54 @@
+"""Compares an exported ONNX model with its checkpoint: exit 0 if they answer alike, 3 if not."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_options(parser)
+    group = parser.add_argument_group("exported model")
+    group.add_argument("--onnx", type=Path, required=True, metavar="O", help="the exported folder or .onnx file")
+    group.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: the model's target)")
+    add_parity_options(parser)
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the cases as JUnit XML")
+    add_output_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from exporters.errors import ParityError
+    from prune_export.cli.console import print_parity, progress
+    from prune_export.verification import verify
+
+    with progress(quiet=options.quiet) as listener:
+        report = verify(
+            options.model,
+            options.onnx,
+            task=options.task,
+            plan=options.plan,
+            provider=options.provider,
+            samples=options.samples,
+            seed=options.seed,
+            atol=options.atol,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            progress=listener,
+        )
+        if options.junit is not None:
+            from prune_export.parity.junit import write_junit
+
+            write_junit(report, options.junit)
+        print_parity(report, listener, json_output=options.json, quiet=options.quiet)
+    if report.passed:
+        return 0
+    import sys
+
+    print(
+        f"prune-export: error: {options.onnx} does not answer like {options.model}:\n  {report.explain()}",
+        file=sys.stderr,
+    )
+    return ParityError.exit_code

@@ -1,0 +1,177 @@
+"""The main job: a pruned checkpoint to a slim ONNX model, proven."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exporters import artifact, runtime
+from exporters.errors import MissingDependencyError, OutputError, ParityError, ProviderError, UsageError
+from exporters.onnx import serialize
+from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.targets import TARGETS
+from exporters.onnx.writer import build
+from prune_export.checkpoint.source import TOKENIZER_FILES
+from prune_export.checkpoint.weights import sha256
+from prune_export.inspection import Inspection, inspect, source_to_json
+from prune_export.parity.tolerance import tolerance_for
+from prune_export.parity.verdict import ParityReport
+from prune_export.plan import Plan, plan_to_json
+from prune_export.progress import SILENT, Progress
+from prune_export.record import versions, write_record
+from prune_export.report.summary import Summary
+from prune_export.slim_model.api import module_of
+from prune_export.verification import ONNX_COMPARISON, SAMPLES, SEED, SLIM_COMPARISON, run_parity, slim_candidate
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A finished export. `parity` is None if it was not asked for; `notes` are things the user should know."""
+
+    folder: Path
+    model: Path
+    files: tuple[str, ...]
+    record: dict[str, Any]
+    summary: Summary
+    parity: ParityReport | None
+    notes: tuple[str, ...]
+
+
+def export(
+    model: str | Path,
+    output: str | Path,
+    *,
+    task: str | None = None,
+    target: str = "auto",
+    dtype: str = "fp32",
+    opset: int | None = None,
+    plan: str | Path | Plan | None = None,
+    atol: float | None = None,
+    verify: bool = True,
+    samples: int = SAMPLES,
+    seed: int = SEED,
+    overwrite: bool = False,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Exports the checkpoint `model` (a folder or a hub id) to `output` (`….onnx`, or a folder for `model.onnx`).
+
+    Beside the model go config.json, the tokenizer's files and prune_export.json, the record. Everything is prepared
+    aside, compared with the Hugging Face model, and only then moved into place.
+
+    `target` is "portable", "cpu", "cuda", or "auto": cuda where ONNX Runtime's CUDA provider starts, else cpu. `dtype` is
+    "fp32" or "fp16". `plan` prunes by an explicit plan instead of what the checkpoint says. `verify=False` skips the
+    comparison, and the record says so. `atol`, `samples`, `seed` as for `verify`.
+
+    Raises:
+        ParityError: the model does not answer like the original; nothing was written.
+        PruneExportError: anything else that is the user's to mend (exporters/errors.py has the tree).
+    """
+    if dtype not in PRECISIONS:
+        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
+    tolerance = tolerance_for(dtype, atol)
+    chosen = TARGETS[resolve_target(target, needs_runtime=verify)]
+    place = artifact.destination(output, overwrite=overwrite)
+    found = inspect(model, task=task, plan=plan, revision=revision, cache_dir=cache_dir, token=token, progress=progress)
+    graph = build(found.slim, chosen, PRECISIONS[dtype], opset=opset)
+    size = serialize.weights_size(graph)
+    artifact.check_space(place, size)
+    with ThreadPoolExecutor(max_workers=1) as pool, artifact.staging(place) as folder:
+        digest = pool.submit(sha256, found.checkpoint.weights_files)
+        progress.stage("Writing ONNX", size)
+        written = serialize.save(graph, folder / place.model, progress=progress.advance)
+        copied = _copy_beside(found.checkpoint.source.folder, folder)
+        summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
+        parity, notes = None, _notes(found, summary)
+        if verify:
+            provider = "cpu" if chosen.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
+            if provider == "cpu" and chosen.name == "cuda":
+                notes += (
+                    "parity ran on the CPU provider: CUDA does not start here. Run prune-export verify --provider cuda "
+                    "where it does",
+                )
+            session = runtime.create_session(folder / place.model, provider=provider)
+            slim = module_of(found.checkpoint, found.slim)
+            parity = run_parity(
+                found.checkpoint,
+                {
+                    ONNX_COMPARISON: (lambda batch: runtime.run(session, batch), tolerance),
+                    SLIM_COMPARISON: slim_candidate(slim, found.slim),
+                },
+                provider=provider,
+                samples=samples,
+                seed=seed,
+                progress=progress,
+            )
+            if not parity.passed:
+                raise ParityError(
+                    f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
+                )
+        progress.stage("Moving into place")
+        files = (*(path.name for path in written), *copied)
+        record = {
+            "source": source_to_json(found.checkpoint) | {"weights_sha256": digest.result()},
+            "task": found.slim.task,
+            "target": chosen.name,
+            "dtype": dtype,
+            "opset": graph.opset_imports[""],
+            "model": place.model,
+            "files": list(files),
+            "plan_given": found.checkpoint.given_plan is not None,
+            "plan": plan_to_json(found.plan),
+            "summary": summary.to_json(),
+            "parity": parity.to_json() if parity is not None else None,
+            "versions": versions(),
+        }
+        write_record(record, folder)
+    return ExportResult(place.folder, place.path, (*files, artifact.RECORD), record, summary, parity, notes)
+
+
+def resolve_target(target: str, *, needs_runtime: bool) -> str:
+    """The target's name, "auto" decided.
+
+    Raises:
+        UsageError: there is no such target.
+        MissingDependencyError: ONNX Runtime is needed and not installed.
+    """
+    if target != "auto" and target not in TARGETS:
+        raise UsageError(f"--target {target}: expected auto or one of {', '.join(TARGETS)}")
+    try:
+        runtime.onnxruntime()
+    except MissingDependencyError:
+        if needs_runtime:
+            raise
+        return "cpu" if target == "auto" else target
+    if target != "auto":
+        return target
+    return _cuda_or_cpu()
+
+
+def _cuda_or_cpu() -> str:
+    try:
+        runtime.check_provider("cuda")
+    except ProviderError:
+        return "cpu"
+    return "cuda"
+
+
+def _notes(found: Inspection, summary: Summary) -> tuple[str, ...]:
+    if summary.is_dense:
+        return (f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is",)
+    return ()
+
+
+def _copy_beside(source: Path, folder: Path) -> tuple[str, ...]:
+    """Copies config.json and the tokenizer's files; returns their names."""
+    names = tuple(name for name in ("config.json", *TOKENIZER_FILES) if (source / name).is_file())
+    for name in names:
+        try:
+            shutil.copyfile(source / name, folder / name)
+        except PermissionError as error:
+            raise OutputError(f"cannot copy {source / name}: {error.strerror}") from error
+    return names

@@ -1,0 +1,1 @@
+"""Parity: whether an exported model answers like the original."""

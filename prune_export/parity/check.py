@@ -1,0 +1,81 @@
+"""The comparison itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from prune_export.parity.answers import compare_answers
+from prune_export.parity.inputs import Batch, Case
+from prune_export.parity.tolerance import Tolerance
+from prune_export.parity.verdict import CaseResult, OutputResult
+
+Outputs = Mapping[str, NDArray[np.float32]]
+Runner = Callable[[Batch], Outputs]
+
+
+def torch_runner(model: nn.Module, outputs: tuple[str, ...], inputs: tuple[str, ...]) -> Runner:
+    """Runs a PyTorch model that returns transformers outputs."""
+
+    def run(batch: Batch) -> Outputs:
+        with torch.no_grad():
+            found = model(**{name: torch.from_numpy(batch[name]) for name in inputs})
+        return {name: found[name].float().numpy() for name in outputs}
+
+    return run
+
+
+def check(
+    oracle: Runner,
+    candidates: Mapping[str, tuple[Runner, Tolerance]],
+    cases: Iterable[Case],
+    *,
+    progress: Callable[[], None] | None = None,
+) -> tuple[CaseResult, ...]:
+    """Runs every case through the oracle and every candidate, and compares; `progress` is called after each case."""
+    results: list[CaseResult] = []
+    for case in cases:
+        reference = oracle(case.inputs)
+        for name, (candidate, tolerance) in candidates.items():
+            results.append(_compare(name, case, reference, candidate, tolerance))
+        if progress is not None:
+            progress()
+    return tuple(results)
+
+
+def _compare(name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance) -> CaseResult:
+    try:
+        found = candidate(case.inputs)
+    except Exception as error:  # a model that cannot run its input has failed; onnxruntime's errors have no common base
+        return CaseResult(name, case.name, (), None, problem=f"does not run: {' '.join(str(error).split())[:300]}")
+    missing = sorted(set(reference) - set(found))
+    if missing:
+        problem = f"has no output {', '.join(missing)}; it has {', '.join(found)}"
+        return CaseResult(name, case.name, (), None, problem=problem)
+    outputs = []
+    for output, expected in reference.items():
+        if expected.shape != found[output].shape:
+            problem = f"{output} has shape {list(found[output].shape)}; expected {list(expected.shape)}"
+            return CaseResult(name, case.name, (), None, problem=problem)
+        outputs.append(_output(output, expected, found[output], tolerance))
+    agreement = None
+    if case.context is not None:
+        # Two scores of two logits each, each off by at most the tolerance.
+        tie = 4 * max(part.allowed for part in outputs)
+        spans = ("start_logits", "end_logits")
+        agreement = compare_answers(
+            (reference[spans[0]], reference[spans[1]]), (found[spans[0]], found[spans[1]]), case.context, tie=tie
+        )
+    return CaseResult(name, case.name, tuple(outputs), agreement)
+
+
+def _output(name: str, expected: NDArray[np.float32], found: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:
+    error = float(np.abs(found.astype(np.float64) - expected).max())
+    largest = float(np.abs(expected).max())
+    # NaN compares as false, so it can never pass.
+    passed = bool(np.isfinite(found).all()) and tolerance.allows(error, largest)
+    return OutputResult(name, error, error / largest if largest else error, largest, tolerance.allowed(largest), passed)

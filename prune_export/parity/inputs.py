@@ -1,0 +1,129 @@
+"""What parity feeds: every batch size and length, both kinds of padding, and real text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.encoder import Encoder
+from exporters.errors import UsageError
+from prune_export.parity.texts import QUESTIONS, SENTENCES
+
+Batch = dict[str, NDArray[np.int64]]
+Padding = Literal["none", "right", "left"]
+
+MAX_BATCH = 8
+# The longest inputs at the largest batch would take minutes for a large network and show nothing that fewer tokens do
+# not: a batch holds at most so many tokens, and the longest length comes with the batches that fit.
+MAX_TOKENS = 2048
+TEXT_LENGTH = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One batch, int64 arrays `[batch, sequence]`. `context` marks, for question pairs, the tokens of the context."""
+
+    name: str
+    inputs: Batch
+    context: NDArray[np.bool_] | None = None
+
+
+def count_cases(samples: int, tokenizer: Any) -> int:
+    """How many cases `cases` gives."""
+    return samples + (1 if tokenizer is not None else 0)
+
+
+def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Iterator[Case]:
+    """`samples` batches of random tokens, then one batch of real text where there is a tokenizer.
+
+    The first four cover the corners (length 1, the model's maximum, right and left padding in a batch of 8); the rest
+    draw batch size, length and padding at random.
+
+    Raises:
+        UsageError: fewer than four samples.
+    """
+    if samples < 4:
+        raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
+    longest = encoder.embeddings.max_length
+    random = np.random.default_rng(seed)
+    short = min(longest, MAX_TOKENS // MAX_BATCH)
+    corners: list[tuple[int, int, Padding]] = [
+        (1, 1, "none"),
+        (1, longest, "none"),
+        (MAX_BATCH, short, "right"),
+        (MAX_BATCH, max(1, short // 2), "left"),
+    ]
+    for index in range(samples):
+        if index < len(corners):
+            batch, length, padding = corners[index]
+        else:
+            length = int(random.integers(1, longest + 1))
+            batch = int(random.integers(1, max(1, min(MAX_BATCH, MAX_TOKENS // length)) + 1))
+            padding = ("none", "right", "left")[int(random.integers(3))]
+        name = f"batch {batch}, length {length}, padding {padding}"
+        yield Case(name, _random_batch(encoder, random, batch, length, padding))
+    if tokenizer is not None:
+        yield _text_case(encoder, tokenizer)
+
+
+def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Batch:
+    vocabulary, pad = encoder.embeddings.word.shape[0], encoder.embeddings.pad_token_id
+    mask = np.ones((batch, length), dtype=np.int64)
+    if padding != "none":
+        for row in range(batch):
+            absent = int(random.integers(0, length))  # at least one token stays
+            mask[row, slice(length - absent, None) if padding == "right" else slice(0, absent)] = 0
+    # Any token but padding: RoBERTa counts positions from padding tokens.
+    ids = random.integers(0, max(1, vocabulary - 1), (batch, length), dtype=np.int64)
+    ids = np.where(ids >= pad, ids + 1, ids) % vocabulary
+    inputs = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}
+    if encoder.embeddings.token_type is not None:
+        types = encoder.embeddings.token_type.shape[0]
+        inputs["token_type_ids"] = random.integers(0, types, (batch, length), dtype=np.int64)
+    return inputs
+
+
+def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
+    length = min(encoder.embeddings.max_length, TEXT_LENGTH)
+    pairs = encoder.task == "question-answering"
+    texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}
+    if pairs:
+        texts["text_pair"] = [context for _, context in QUESTIONS]
+    encoded = tokenizer(
+        **texts,
+        truncation="only_second" if pairs else True,
+        max_length=length,
+        padding=True,
+        return_tensors="np",
+    )
+    inputs = {name: np.asarray(encoded[name], dtype=np.int64) for name in ("input_ids", "attention_mask")}
+    if "token_type_ids" in encoder.inputs:
+        types = encoded.get("token_type_ids", np.zeros_like(inputs["input_ids"]))
+        inputs["token_type_ids"] = np.asarray(types, dtype=np.int64)
+    context = None
+    if pairs:
+        rows = [encoded.sequence_ids(row) for row in range(len(QUESTIONS))]
+        context = np.array([[part == 1 for part in row] for row in rows])
+    name = "question and context pairs" if pairs else "sentences"
+    return Case(name, inputs, context)
+
+
+def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
+    """The fast tokenizer in `folder`, or None where there is none that fits the vocabulary."""
+    from transformers import AutoTokenizer
+
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+    ):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception:  # whatever is wrong with it, parity can do without; the record says that it did
+        return None
+    fits = len(tokenizer) <= encoder.embeddings.word.shape[0]
+    return tokenizer if tokenizer.is_fast and tokenizer.pad_token is not None and fits else None

@@ -1,0 +1,31 @@
+"""A parity report as JUnit XML, which CI systems show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from prune_export.parity.verdict import ParityReport
+
+
+def write_junit(report: ParityReport, path: Path) -> None:
+    """One test case a case, named after its comparison; failures carry their figures."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name="prune-export parity",
+        tests=str(len(report.results)),
+        failures=str(len(report.failures)),
+    )
+    for result in report.results:
+        case = ElementTree.SubElement(suite, "testcase", classname=result.comparison, name=result.case)
+        if not result.passed:
+            failure = ElementTree.SubElement(case, "failure", message=result.failure)
+            failure.text = report.tolerance.reason
+        else:
+            output = ElementTree.SubElement(case, "system-out")
+            output.text = ", ".join(f"{part.name} {part.max_absolute:.3g}" for part in result.outputs)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

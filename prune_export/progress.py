@@ -1,0 +1,26 @@
+"""How long work reports where it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener. Stages follow one another; `total` counts the steps of a stage, None where they are not known."""
+
+    def stage(self, description: str, total: int | None = None) -> None:
+        """A new stage begins, and the one before is done."""
+
+    def advance(self, steps: int = 1) -> None:
+        """So many more steps of the stage are done."""
+
+
+class Silent:
+    """Reports nothing."""
+
+    def stage(self, description: str, total: int | None = None) -> None: ...
+
+    def advance(self, steps: int = 1) -> None: ...
+
+
+SILENT: Progress = Silent()

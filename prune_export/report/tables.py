@@ -1,0 +1,83 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from prune_export.parity.verdict import ParityReport
+from prune_export.report.summary import Summary
+
+if TYPE_CHECKING:
+    from prune_export.exporting import ExportResult
+
+
+def summary_table(summary: Summary) -> Table:
+    """Per layer: heads and columns kept."""
+    table = Table(box=box.SIMPLE_HEAD, title="What stays", title_justify="left", title_style="bold")
+    for heading in ("layer", "heads", "which", "head size", "columns"):
+        table.add_column(heading, justify="left" if heading == "which" else "right")
+    for index, layer in enumerate(summary.layers):
+        before, after = layer.before, layer.after
+        if not after.heads:
+            size = "–"
+        elif after.query_key_size == after.value_size:
+            size = str(after.value_size)
+        else:
+            size = f"{after.query_key_size} / {after.value_size}"
+        everything = after.heads == before.heads
+        which = "all" if everything else ",".join(map(str, layer.kept_heads)) or "none: the block is a constant"
+        table.add_row(
+            str(index),
+            f"{after.heads} of {before.heads}",
+            which,
+            size,
+            f"{after.columns} of {before.columns}",
+        )
+    return table
+
+
+def totals_table(summary: Summary) -> Table:
+    """Parameters, FLOPs per token and size, before and after."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "before", "after", "ratio"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = [("parameters", summary.parameters_before, summary.parameters_after, 1e6, "M")]
+    rows += [
+        (f"FLOPs per token, length {length}", before, summary.flops_after[length], 1e6, "M")
+        for length, before in summary.flops_before.items()
+    ]
+    if summary.bytes_after is not None:
+        rows.append(("size on disk", summary.bytes_before, summary.bytes_after, 2**20, "MiB"))
+    for name, before, after, unit, symbol in rows:
+        ratio = f"{before / after:.2f}×" if after else "–"
+        table.add_row(name, f"{before / unit:,.1f} {symbol}", f"{after / unit:,.1f} {symbol}", ratio)
+    return table
+
+
+def parity_table(report: ParityReport) -> Table:
+    """Per comparison and output: largest errors over all cases, and answers."""
+    title = f"Parity on {report.provider} (allowed: {report.tolerance.limit:g} × max(1, max|reference|))"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for heading in ("comparison", "output", "cases", "max |Δ|", "relative", "answers", ""):
+        table.add_column(heading, justify="left" if heading in ("comparison", "output", "") else "right")
+    for comparison in report.comparisons():
+        results = [result for result in report.results if result.comparison == comparison]
+        agreement = report.agreement(comparison)
+        answers = f"{agreement.same} of {agreement.questions}" if agreement else ""
+        mark = "[green]passed" if all(result.passed for result in results) else "[red]failed"
+        for output, (absolute, relative) in report.worst(comparison).items():
+            table.add_row(comparison, output, str(len(results)), f"{absolute:.2g}", f"{relative:.2g}", answers, mark)
+            comparison = answers = mark = ""
+    return table
+
+
+def export_lines(result: ExportResult) -> list[str]:
+    """Where the files are, and what the user should know."""
+    lines = [f"Note: {note}." for note in result.notes]
+    if result.parity is None:
+        lines.append("Parity was not checked (--no-verify); the record says so.")
+    lines.append(f"Written to {result.folder.absolute()}: {', '.join(result.files)}")
+    return lines
