@@ -102,7 +102,7 @@ class GraphBuilder:
             name = self._name(label)
             shape = change(tensor.new_empty(tensor.shape, device="meta")).shape
 
-            def evaluate() -> ir.Tensor:
+            def evaluate() -> ir.TensorProtocol:
                 values = change(tensor)
                 if constant_scale != 1.0:
                     values = values * constant_scale

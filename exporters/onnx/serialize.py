@@ -85,7 +85,8 @@ def _header(tensor: ir.TensorProtocol) -> bytes:
     """Everything of one GraphProto.initializer up to the tensor's raw bytes."""
     fields = onnx.TensorProto(name=tensor.name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
     encoded = fields.SerializeToString(deterministic=True) + _prefix(onnx.TensorProto, "raw_data", tensor.nbytes)
-    return _prefix(onnx.GraphProto, "initializer", len(encoded) + tensor.nbytes) + encoded
+    header: bytes = _prefix(onnx.GraphProto, "initializer", len(encoded) + tensor.nbytes) + encoded
+    return header
 
 
 def _write_values(tensor: ir.TensorProtocol, file: BinaryIO) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -128,7 +128,7 @@ def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
     if asked is not None:
         if asked not in TASKS:
             raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
-        return cast(Task, asked)
+        return asked
     architectures = raw.get("architectures") or []
     for name in architectures:
         # "Model" ends BertModel only: the others are longer, so they are tried first.

@@ -80,7 +80,7 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def stage(self, description: str, total: int | None = None) -> None:
+    def stage(self, description: str, total: int | None = None) -> None:  # noqa: ARG002
         self._console.print(f"{description} …", highlight=False)
 
     def advance(self, steps: int = 1) -> None: ...

@@ -11,11 +11,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Protocol
 
 from exporters.errors import PruneExportError
 from prune_export.cli import export, inspect, verify
 
-VERBS = {"export": export, "verify": verify, "inspect": inspect}
+
+class Verb(Protocol):
+    """A module of this package that is a verb; its docstring is the verb's description."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect}
 
 _EPILOG = """\
 verbs:
@@ -68,7 +80,7 @@ class _Terminated(BaseException):
     """SIGTERM, raised so that cleaning up runs."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 

@@ -1,0 +1,188 @@
+"""The body of an Encoder as PyTorch modules; each can describe itself again, with its weights as they are now."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from exporters import encoder as description
+from exporters.encoder import ACTIVATIONS
+from prune_export.families.names import Dimensions
+
+
+def make_linear(part: description.Linear) -> nn.Linear:
+    out_features, in_features = part.weight.shape
+    module = nn.Linear(in_features, out_features, device="meta")
+    module.weight, module.bias = make_parameter(part.weight), make_parameter(part.bias)
+    return module
+
+
+def make_parameter(tensor: Tensor) -> nn.Parameter:
+    """A parameter of its own: training must not write into a memory-mapped checkpoint."""
+    return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format))
+
+
+class SlimNorm(nn.Module):
+    """LayerNorm, or `x * weight + bias` where there is no epsilon."""
+
+    def __init__(self, part: description.Norm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.epsilon = make_parameter(part.weight), make_parameter(part.bias), part.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.epsilon is None:
+            return x * self.weight + self.bias
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+    def describe(self) -> description.Norm:
+        return description.Norm(self.weight.detach(), self.bias.detach(), self.epsilon)
+
+
+class SlimEmbeddings(nn.Module):
+    """Word, position and token-type rows, norm and projection."""
+
+    def __init__(self, part: description.Embeddings, dropout: float) -> None:
+        super().__init__()
+        self.word, self.position = make_parameter(part.word), make_parameter(part.position)
+        self.token_type = None if part.token_type is None else make_parameter(part.token_type)
+        self.norm = SlimNorm(part.norm)
+        self.projection = None if part.projection is None else make_linear(part.projection)
+        self.dropout = nn.Dropout(dropout)
+        self.positions, self.pad_token_id = part.positions, part.pad_token_id
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        if self.positions == "from_padding":
+            is_token = input_ids.ne(self.pad_token_id).long()
+            rows = self.position[is_token.cumsum(dim=1) * is_token + self.pad_token_id]
+        else:
+            rows = self.position[: input_ids.shape[1]]
+        x = self.word[input_ids] + rows  # [batch, sequence, embedding]
+        if self.token_type is not None:
+            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            x = x + self.token_type[types]
+        x = self.dropout(self.norm(x))
+        if self.projection is not None:
+            x = self.projection(x)
+        return x
+
+    def describe(self) -> description.Embeddings:
+        return description.Embeddings(
+            word=self.word.detach(),
+            position=self.position.detach(),
+            token_type=None if self.token_type is None else self.token_type.detach(),
+            norm=self.norm.describe(),
+            projection=None if self.projection is None else describe_linear(self.projection),
+            positions=self.positions,
+            pad_token_id=self.pad_token_id,
+        )
+
+
+def describe_linear(module: nn.Linear) -> description.Linear:
+    return description.Linear(module.weight.detach(), module.bias.detach())
+
+
+class SlimAttention(nn.Module):
+    """Self-attention with its own number of heads and its own query/key and value sizes."""
+
+    def __init__(self, part: description.Attention, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.scale, self.dropout = part.heads, part.scale, dropout
+        self.query = make_linear(description.Linear(part.query_weight.flatten(0, 1), part.query_bias.flatten()))
+        self.key = make_parameter(part.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
+        self.value = make_parameter(part.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
+        self.key_bias = None if part.key_bias is None else make_parameter(part.key_bias.flatten())
+        self.value_bias = None if part.value_bias is None else make_parameter(part.value_bias.flatten())
+        self.output = make_linear(description.Linear(part.output_weight.flatten(1), part.output_bias))
+
+    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+        query, key, value = (
+            projected.unflatten(-1, (len(self.heads), -1)).transpose(1, 2)  # [batch, heads, sequence, size]
+            for projected in (
+                self.query(x),
+                functional.linear(x, self.key, self.key_bias),
+                functional.linear(x, self.value, self.value_bias),
+            )
+        )
+        contexts = functional.scaled_dot_product_attention(
+            query, key, value, attends, dropout_p=self.dropout if self.training else 0.0, scale=self.scale
+        )
+        output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
+        return output
+
+    def describe(self) -> description.Attention:
+        count, hidden = len(self.heads), self.query.in_features
+        return description.Attention(
+            heads=self.heads,
+            query_weight=self.query.weight.detach().view(count, -1, hidden),
+            query_bias=self.query.bias.detach().view(count, -1),
+            key_weight=self.key.detach().view(count, -1, hidden),
+            key_bias=None if self.key_bias is None else self.key_bias.detach().view(count, -1),
+            value_weight=self.value.detach().view(count, -1, hidden),
+            value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
+            output_weight=self.output.weight.detach().view(hidden, count, -1),
+            output_bias=self.output.bias.detach(),
+            scale=self.scale,
+        )
+
+
+class SlimFeedForward(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(self, part: description.FeedForward) -> None:
+        super().__init__()
+        self.up, self.activation, self.down = make_linear(part.up), part.activation, make_linear(part.down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return output
+
+    def describe(self) -> description.FeedForward:
+        return description.FeedForward(describe_linear(self.up), self.activation, describe_linear(self.down))
+
+
+class SlimConstant(nn.Module):
+    """A block that lost everything: one vector."""
+
+    def __init__(self, part: description.ConstantBlock) -> None:
+        super().__init__()
+        self.bias = make_parameter(part.bias)
+
+    def describe(self) -> description.ConstantBlock:
+        return description.ConstantBlock(self.bias.detach())
+
+
+class SlimLayer(nn.Module):
+    """Attention and feed-forward block, each followed by its norm."""
+
+    def __init__(self, part: description.Layer, dimensions: Dimensions) -> None:
+        super().__init__()
+        self.attention: SlimAttention | SlimConstant = (
+            SlimConstant(part.attention)
+            if isinstance(part.attention, description.ConstantBlock)
+            else SlimAttention(part.attention, dimensions.attention_dropout)
+        )
+        self.attention_norm = SlimNorm(part.attention_norm)
+        self.feed_forward: SlimFeedForward | SlimConstant = (
+            SlimConstant(part.feed_forward)
+            if isinstance(part.feed_forward, description.ConstantBlock)
+            else SlimFeedForward(part.feed_forward)
+        )
+        self.feed_forward_norm = SlimNorm(part.feed_forward_norm)
+        self.dropout = nn.Dropout(dimensions.hidden_dropout)
+
+    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+        attention, feed_forward = self.attention, self.feed_forward
+        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends)
+        x = self.attention_norm(x + self.dropout(update))
+        update = feed_forward.bias if isinstance(feed_forward, SlimConstant) else feed_forward(x)
+        output: Tensor = self.feed_forward_norm(x + self.dropout(update))
+        return output
+
+    def describe(self) -> description.Layer:
+        return description.Layer(
+            attention=self.attention.describe(),
+            attention_norm=self.attention_norm.describe(),
+            feed_forward=self.feed_forward.describe(),
+            feed_forward_norm=self.feed_forward_norm.describe(),
+        )
