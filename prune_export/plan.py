@@ -115,17 +115,18 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
-    found: dict[str, Any] = {"heads": _ranges(layer.heads), "columns": _ranges(layer.columns)}
+    found: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
     for key, dimensions in (
         ("query_key_dimensions", layer.query_key_dimensions),
         ("value_dimensions", layer.value_dimensions),
     ):
         if dimensions:
-            found[key] = {str(head): _ranges(indices) for head, indices in dimensions.items()}
+            found[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
     return found
 
 
-def _ranges(indices: Indices) -> str:
+def ranges(indices: Indices) -> str:
+    """Ascending indices as "0,3-5"."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -226,8 +227,8 @@ def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
     columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
     if missing := sorted(set(wanted.heads) - set(heads)):
         raise PlanError(
-            f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {_ranges(tuple(missing))}, "
-            f"but the model's heads there are {_ranges(tuple(heads)) or 'none'}"
+            f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {ranges(tuple(missing))}, "
+            f"but the model's heads there are {ranges(tuple(heads)) or 'none'}"
         )
     if wanted.columns and wanted.columns[-1] >= columns:
         raise PlanError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.errors import CheckpointError
+from exporters.errors import CheckpointError, WeightsError
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -28,7 +27,16 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_BESIDE_WEIGHTS = ["config.json", PLAN_FILE, *TOKENIZER_FILES]
+
+# The forms that weights may have, the best first. A form is there if its first file is; the rest are patterns.
+_FORMS = (
+    [SLIM],
+    [SAFETENSORS],
+    [SAFETENSORS_INDEX, "model-*.safetensors"],
+    [PICKLED],
+    [PICKLED_INDEX, "pytorch_model-*.bin"],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,9 @@ def resolve(
     Offline use is huggingface_hub's: `HF_HUB_OFFLINE=1`, or what the cache holds when the hub cannot be reached.
 
     Raises:
-        CheckpointError: no such folder, repository or revision, or the hub cannot be reached and the cache is empty.
+        CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
+            cannot be reached and the cache does not hold the checkpoint.
+        WeightsError: the repository has no weights.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -59,69 +69,114 @@ def resolve(
         return Source(str(model), path, None)
     if path.exists():
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    if not _REPOSITORY.fullmatch(str(model)) or str(model).startswith("."):
+    repository = str(model)
+    if not _is_hub_id(repository):
         raise CheckpointError(f"'{model}': no such folder, and not a hub id (owner/name) either")
-    return _download(str(model), revision, cache_dir, token)
+    cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
+    folder = _from_hub(repository, revision, cache_dir, token or None)
+    return Source(repository, folder, folder.name)  # the cache names a snapshot's folder by its commit
 
 
-def _download(repository: str, revision: str | None, cache_dir: str | Path | None, token: str | None) -> Source:
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
+    """The snapshot's folder in the cache, filled from the hub where that can be reached."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+
+    failures = _failures()
+    try:
+        found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
+    except failures as error:
+        if refusal := _refusal(error, repository, revision):
+            raise CheckpointError(refusal) from error
+        return _from_cache(repository, revision, cache_dir, error)
+    names = {file.rfilename for file in found or ()}
+    form = next((form for form in _FORMS if form[0] in names), None)
+    if form is None:
+        expected = ", ".join(form[0] for form in _FORMS)
+        raise WeightsError(f"'{repository}': no weights on the hub; expected one of {expected}")
+    try:
+        # The weights come last, so that a cache that holds them holds all: offline, nothing else tells.
+        folder = snapshot_download(
+            repository, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=_BESIDE_WEIGHTS
+        )
+        commit = Path(folder).name
+        snapshot_download(repository, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=form)
+    except failures as error:
+        cause = f"the download from the hub failed; run the command again. The cause: {_one_line(error)}"
+        raise CheckpointError(_refusal(error, repository, revision) or f"'{repository}': {cause}") from error
+    if not (Path(folder) / form[0]).is_file():  # snapshot_download takes what the cache has if the hub goes away
+        raise CheckpointError(f"'{repository}': the hub stopped answering in the download; run the command again")
+    return Path(folder)
+
+
+def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, cause: Exception) -> Path:
+    """The snapshot's folder in the cache as it is; `cause` is why the hub could not be asked."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=True,
+            allow_patterns=_BESIDE_WEIGHTS,
+        )
+    except LocalEntryNotFoundError:
+        folder = None
+    if folder is None or not any((Path(folder) / form[0]).is_file() for form in _FORMS):
+        wanted = f"revision '{revision}'" if revision is not None else "it"
+        raise CheckpointError(
+            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "
+            "Check the connection (or HF_HUB_OFFLINE, HF_ENDPOINT), or give --cache-dir the cache that has it. "
+            f"The cause: {_one_line(cause)}"
+        ) from cause
+    return Path(folder)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What huggingface_hub lets through when a request fails, its own errors included.
+
+    OSError covers requests (huggingface_hub 0.x), ValueError an answer that is not the hub's JSON (a login page, say),
+    RuntimeError hf_xet's transfers; httpx (1.x) has a tree of its own.
+    """
+    try:
+        from httpx import HTTPError
+    except ImportError:
+        return (OSError, ValueError, RuntimeError)
+    return (OSError, ValueError, RuntimeError, HTTPError)
+
+
+def _refusal(error: Exception, repository: str, revision: str | None) -> str | None:
+    """What the hub's refusal means for the user; None if `error` is not one."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    try:
-        patterns = ["config.json", PLAN_FILE, *TOKENIZER_FILES, *_weights_patterns(repository, revision, token)]
-        folder = snapshot_download(
-            repository, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=patterns
-        )
-    except GatedRepoError as error:
-        raise CheckpointError(f"'{repository}' is gated: accept its terms on the hub and pass --token") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"'{repository}' has no revision '{revision}' on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"'{repository}': no such folder here and no such repository on the hub (a private one needs --token)"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold it. "
-            "Check the connection (or HF_HUB_OFFLINE, HF_ENDPOINT), or give --cache-dir the cache that has it"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"'{repository}': the download from the hub failed: {_one_line(error)}") from error
-    return Source(repository, Path(folder), Path(folder).name)
-
-
-def _weights_patterns(repository: str, revision: str | None, token: str | None) -> list[str]:
-    """The repository's weights in the best form that it has; every form where the hub cannot be asked."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    forms = (
-        [SLIM],
-        [SAFETENSORS],
-        [SAFETENSORS_INDEX, "model-*.safetensors"],
-        [PICKLED],
-        [PICKLED_INDEX, "pytorch_model-*.bin"],
-    )
-    everything = [pattern for form in forms for pattern in form]
-    try:
-        files = HfApi().list_repo_files(repository, revision=revision, token=token)
-    except HfHubHTTPError:
-        raise
-    except (OfflineModeIsEnabled, ConnectionError, OSError):
-        return everything
-    except Exception as error:  # the HTTP client differs between versions of huggingface_hub (requests, httpx)
-        if "Connect" in type(error).__name__ or "Timeout" in type(error).__name__:
-            return everything
-        raise
-    return next((form for form in forms if form[0] in files), everything)
+    if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, which it is too
+        return f"'{repository}' is gated: accept its terms on the hub and pass --token"
+    if isinstance(error, RevisionNotFoundError):
+        return f"'{repository}' has no revision '{revision or 'main'}' on the hub"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"'{repository}': no such folder here and no such repository on the hub (a private one needs --token)"
+    if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
+        return f"'{repository}': the hub refuses access; check --token. The cause: {_one_line(error)}"
+    return None
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

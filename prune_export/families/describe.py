@@ -206,14 +206,16 @@ class _Reader:
     def masked_language_head(self, embeddings: Embeddings) -> MaskedLanguageHead:
         names, sizes, reason = self.family.masked_language_head, self.dimensions, _for("fill-mask")
         width = sizes.embedding
-        decoder = embeddings.word
+        decoder, bias = embeddings.word, names.bias
         if not getattr(self.config, "tie_word_embeddings", True):
             decoder = self.source.tensor(f"{names.decoder}.weight", (sizes.vocabulary, width), reason=reason)
+            if f"{names.decoder}.bias" in self.source:  # transformers 5 then unties the bias, too
+                bias = f"{names.decoder}.bias"
         return MaskedLanguageHead(
             dense=self.linear(names.dense, width, sizes.hidden, reason=reason),
             activation=names.activation or sizes.activation,
             norm=self.norm(names.norm, width),
-            decoder=Linear(decoder, self.source.tensor(names.bias, (sizes.vocabulary,), reason=reason)),
+            decoder=Linear(decoder, self.source.tensor(bias, (sizes.vocabulary,), reason=reason)),
         )
 
 

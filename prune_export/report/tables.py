@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from prune_export.parity.verdict import ParityReport
+from prune_export.plan import ranges
 from prune_export.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def summary_table(summary: Summary) -> Table:
         else:
             size = f"{after.query_key_size} / {after.value_size}"
         everything = after.heads == before.heads
-        which = "all" if everything else ",".join(map(str, layer.kept_heads)) or "none: the block is a constant"
+        which = "all" if everything else ranges(layer.kept_heads) or "none: the block is a constant"
         table.add_row(
             str(index),
             f"{after.heads} of {before.heads}",
@@ -50,7 +51,7 @@ def totals_table(summary: Summary) -> Table:
         for length, before in summary.flops_before.items()
     ]
     if summary.bytes_after is not None:
-        rows.append(("size on disk", summary.bytes_before, summary.bytes_after, 2**20, "MiB"))
+        rows.append(("weights on disk", summary.bytes_before, summary.bytes_after, 2**20, "MiB"))
     for name, before, after, unit, symbol in rows:
         ratio = f"{before / after:.2f}×" if after else "–"
         table.add_row(name, f"{before / unit:,.1f} {symbol}", f"{after / unit:,.1f} {symbol}", ratio)

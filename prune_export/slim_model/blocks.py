@@ -61,10 +61,10 @@ class SlimEmbeddings(nn.Module):
         if self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + self.token_type[types]
-        x = self.dropout(self.norm(x))
+        states: Tensor = self.dropout(self.norm(x))
         if self.projection is not None:
-            x = self.projection(x)
-        return x
+            states = self.projection(states)
+        return states
 
     def describe(self) -> description.Embeddings:
         return description.Embeddings(

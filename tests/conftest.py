@@ -1,0 +1,44 @@
+"""Fixtures: where the real data lies, and the published structures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from exporters import runtime
+from exporters.errors import ProviderError
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("default")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real checkpoints and data: ../shared, or PRUNE_EXPORT_DATA."""
+    folder = Path(os.environ.get("PRUNE_EXPORT_DATA", ROOT.parent / "shared"))
+    if not (folder / "models").is_dir():
+        pytest.skip(f"no real checkpoints in {folder}; PRUNE_EXPORT_DATA says where they are")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked cuda run where ONNX Runtime's CUDA provider starts."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    try:
+        runtime.check_provider("cuda")
+    except ProviderError as error:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=str(error)))

@@ -1,0 +1,110 @@
+"""Tiny seeded networks of every family, made from a configuration: no download, whole tests in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from exporters.encoder import Task
+from prune_export.families import FAMILIES
+
+BERT_LIKE = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "num_labels": 3,
+}
+
+
+@dataclass(frozen=True)
+class FamilyCase:
+    """One family's row: a configuration small enough for a test."""
+
+    model_type: str
+    config: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.model_type
+
+
+# A new family is a new row here, and inherits every test.
+FAMILY_CASES = (
+    FamilyCase("bert", "BertConfig", BERT_LIKE),
+    FamilyCase("roberta", "RobertaConfig", BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1}),
+    FamilyCase("xlm-roberta", "XLMRobertaConfig", BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1}),
+    FamilyCase("camembert", "CamembertConfig", BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1}),
+    FamilyCase("electra", "ElectraConfig", BERT_LIKE | {"embedding_size": 12}),
+    FamilyCase(
+        "distilbert",
+        "DistilBertConfig",
+        {
+            "vocab_size": 61,
+            "dim": 24,
+            "n_layers": 3,
+            "n_heads": 4,
+            "hidden_dim": 20,
+            "max_position_embeddings": 40,
+            "num_labels": 3,
+        },
+    ),
+    FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
+)
+
+
+def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -> Any:
+    """A seeded Hugging Face model with biases and norms that matter, in evaluation mode."""
+    arguments = case.arguments | changes
+    if task == "question-answering":
+        arguments = arguments | {"num_labels": 2}
+    config = getattr(transformers, case.config)(**arguments)
+    torch.manual_seed(seed)
+    model = getattr(transformers, FAMILIES[case.model_type].class_name(task))(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter.normal_(1.0, 0.2)
+            else:
+                parameter.normal_(0.0, 0.3)
+    return model.eval()
+
+
+def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> nn.Linear:
+    """The linear map `name` (a field of LayerNames) of layer `layer`."""
+    family = FAMILIES[case.model_type]
+    path = f"{family.layer(model.config, layer)}.{getattr(family.layers, name)}"
+    body = getattr(model, family.prefix, model)
+    found = body.get_submodule(path)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Saves the model as any checkpoint is saved."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def example_inputs(model: Any, *, batch: int = 3, length: int = 17, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tokens with one row padded right and one padded left."""
+    generator = torch.Generator().manual_seed(seed)
+    pad = model.config.pad_token_id or 0
+    ids = torch.randint(2, model.config.vocab_size, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, length // 2 :] = 0
+    if batch > 1:
+        mask[1, : length // 3] = 0
+    inputs = {"input_ids": torch.where(mask == 1, ids, pad), "attention_mask": mask}
+    types = getattr(model.config, "type_vocab_size", 1)
+    if types > 1:
+        inputs["token_type_ids"] = torch.randint(0, types, (batch, length), generator=generator)
+    return inputs
