@@ -69,33 +69,23 @@ def resolve(
         return Source(str(model), path, None)
     if path.exists():
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    repository = str(model)
-    if not _is_hub_id(repository):
-        raise CheckpointError(f"'{model}': no such folder, and not a hub id (owner/name) either")
-    cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
-    folder = _from_hub(repository, revision, cache_dir, token or None)
-    return Source(repository, folder, folder.name)  # the cache names a snapshot's folder by its commit
-
-
-def _is_hub_id(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    folder = _from_hub(
+        str(model), revision, Path(cache_dir).expanduser() if cache_dir is not None else None, token or None
+    )
+    return Source(str(model), folder, folder.name)  # the cache names a snapshot's folder by its commit
 
 
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
     """The snapshot's folder in the cache, filled from the hub where that can be reached."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+    from huggingface_hub.errors import HFValidationError
 
     failures = _failures()
     try:
         found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
+    except HFValidationError as error:
+        raise CheckpointError(f"'{repository}': no such folder, and not a hub id (owner/name) either") from error
     except failures as error:
         if refusal := _refusal(error, repository, revision):
             raise CheckpointError(refusal) from error
@@ -113,7 +103,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
         commit = Path(folder).name
         snapshot_download(repository, revision=commit, cache_dir=cache_dir, token=token, allow_patterns=form)
     except failures as error:
-        cause = f"the download from the hub failed; run the command again. The cause: {_one_line(error)}"
+        cause = f"the download from the hub failed; run the command again. The cause: {_root(error)}"
         raise CheckpointError(_refusal(error, repository, revision) or f"'{repository}': {cause}") from error
     if not (Path(folder) / form[0]).is_file():  # snapshot_download takes what the cache has if the hub goes away
         raise CheckpointError(f"'{repository}': the hub stopped answering in the download; run the command again")
@@ -140,7 +130,7 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
         raise CheckpointError(
             f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "
             "Check the connection (or HF_HUB_OFFLINE, HF_ENDPOINT), or give --cache-dir the cache that has it. "
-            f"The cause: {_one_line(cause)}"
+            f"The cause: {_root(cause)}"
         ) from cause
     return Path(folder)
 
@@ -178,5 +168,12 @@ def _refusal(error: Exception, repository: str, revision: str | None) -> str | N
     return None
 
 
-def _one_line(error: Exception) -> str:
+def _root(error: BaseException) -> str:
+    """The error that began it: the HTTP clients wrap "Connection refused" in up to three of their own."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

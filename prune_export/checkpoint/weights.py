@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from exporters.errors import WeightsError
@@ -17,6 +23,12 @@ from prune_export.checkpoint.source import PICKLED, PICKLED_INDEX, SAFETENSORS, 
 
 # Names that transformers itself still reads under their old spelling.
 _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+# How torch's weights-only unpickler names an object that it will not make (torch/_weights_only_unpickler.py).
+_REFUSED = re.compile(
+    r"GLOBAL (\S+)|unrecognized function (.+)|via `add_safe_globals`,? but got (.+)|(``torch\..+``) must be imported"
+)
+_LFS_POINTER = b"version https://git-lfs"
 
 
 class Weights(Mapping[str, Tensor]):
@@ -63,14 +75,14 @@ class Weights(Mapping[str, Tensor]):
         where = self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} and its shards"
         if name not in self._tensors:
             raise WeightsError(f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}")
-        if name in self._converted:
-            return self._converted[name]
         values = self._tensors[name]
         if tuple(values.shape) != shape:
             because = because or " (from config.json)"
             raise WeightsError(
                 f"{where}: the tensor '{name}' has shape {list(values.shape)}; expected {list(shape)}{because}"
             )
+        if name in self._converted:
+            return self._converted[name]
         if not values.is_floating_point():
             raise WeightsError(f"{where}: the tensor '{name}' is of type {values.dtype}; expected floating point")
         values = values.to(torch.float32)
@@ -120,34 +132,64 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        size = path.stat().st_size
-        raise WeightsError(
-            f"{path}: damaged or truncated ({size:,} bytes found): {error}. Download or copy it again"
-        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # beside SafetensorError, whatever torch raises for a type that it does not know
+        raise _unreadable(path, error) from error
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
+        found = _unpickle(path)
+    except pickle.UnpicklingError as error:
+        if refused := _REFUSED.search(str(error)):
+            found = next(filter(None, refused.groups()))[:60]
+            raise WeightsError(
+                f"{path}: refused, it holds Python objects beside tensors ({found!r}), and loading those could run any "
+                "code. Convert it to safetensors where you trust it"
+            ) from error
+        raise _unreadable(path, ValueError("not what torch.save writes")) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        raise _unreadable(path, error) from error
+    if not isinstance(found, Mapping):
+        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {name!r}. Save the "
+                "model's state_dict() alone"
+            )
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise WeightsError(
+                f"{path}: the tensor '{name}' is sparse, quantized or without values; expected plain ones"
+            )
+    return {name: value.detach() for name, value in found.items()}  # a Parameter would ask for gradients
+
+
+def _unpickle(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about old pickle protocols; what cannot be read is an error below
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):  # the format before torch 1.6 cannot be mapped
                 raise
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise WeightsError(
-                f"{path}: refused, it holds Python objects beside tensors, and loading those could run any code. "
-                "Convert it to safetensors where you trust it"
-            ) from error
-        raise WeightsError(f"{path}: damaged or truncated, or not a PyTorch file. Download or copy it again") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: damaged or truncated: {first}. Download or copy it again") from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(found).__name__}")
-    return dict(found)
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+        return WeightsError(f"{path}: no permission to read it")
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            return WeightsError(f"{path}: a Git LFS pointer, not the weights themselves; fetch them with git lfs pull")
+    size = ""
+    with suppress(OSError):
+        size = f" ({path.stat().st_size:,} bytes found)"
+    reason = "it ends early" if isinstance(error, EOFError) else " ".join(str(error).split()) or type(error).__name__
+    return WeightsError(f"{path}: damaged or truncated{size}: {reason[:200].rstrip('.')}. Download or copy it again")
 
 
 def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix: str) -> Weights:
@@ -157,13 +199,13 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix:
         raise WeightsError(f'{index}: damaged; expected JSON with a "weight_map" from tensor to file') from error
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        path = index.parent / str(shard)
-        if Path(str(shard)).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard:
             raise WeightsError(f"{index}: the shard '{shard}' is not beside the index; refused")
-        if not path.is_file():
+        path = index.parent / shard
+        if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
             raise WeightsError(f"{index}: the shard '{shard}' is missing ({len(shards)} shards expected)")
         tensors.update(read(path))
-    return Weights(tensors, (index, *(index.parent / str(shard) for shard in shards)), prefix)
+    return Weights(tensors, (index, *(index.parent / shard for shard in shards)), prefix)
 
 
 def _todays(name: str) -> str:

