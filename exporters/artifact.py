@@ -210,7 +210,7 @@ def _make_aside(parent: Path) -> tuple[Path, FileLock]:
         try:
             lock.acquire(timeout=0)
             (aside / _NEW).mkdir()
-        except (Timeout, FileNotFoundError):
+        except (Timeout, FileNotFoundError, FileExistsError):
             continue  # before it was locked, another run took it for the rest of a killed one
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)

@@ -23,8 +23,9 @@ from prune_export.record import find_exported
 SAMPLES = 16
 SEED = 0
 
-ONNX_COMPARISON = "ONNX against Hugging Face"
-SLIM_COMPARISON = "slim PyTorch against Hugging Face"
+# What is compared with the untouched Hugging Face model.
+ONNX_COMPARISON = "ONNX"
+SLIM_COMPARISON = "slim PyTorch"
 
 
 def verify(

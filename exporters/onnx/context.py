@@ -1,14 +1,36 @@
-"""What every block's writer needs to know of the graph around it."""
+"""What every block's writer needs to know: the target it writes for, and the graph around it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.precision import Precision
-from exporters.onnx.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Forms chosen for one execution provider.
+
+    `sequence_first`: hidden states travel as rows `[sequence * batch, hidden]`; otherwise `[batch, sequence, hidden]`.
+    `attention(context, x, block)` returns the heads' joined contexts, before the output projection.
+    `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
+    `gelu(context, x)` is the exact (erf) GELU.
+    `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
+    """
+
+    name: str
+    provider: str
+    opset: int
+    sequence_first: bool
+    head_alignment: int
+    attention: Callable[[Context, ir.Value, Attention], ir.Value]
+    residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
+    gelu: Callable[[Context, ir.Value], ir.Value]
 
 
 @dataclass(frozen=True, slots=True)

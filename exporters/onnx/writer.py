@@ -12,12 +12,11 @@ from exporters.errors import WriteError
 from exporters.onnx.activation import activation
 from exporters.onnx.attention import align_heads
 from exporters.onnx.builder import CONTRIB, GraphBuilder
-from exporters.onnx.context import Context
+from exporters.onnx.context import Context, Target
 from exporters.onnx.embeddings import embeddings
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import add_then_norm
 from exporters.onnx.precision import Precision
-from exporters.onnx.target import Target
 from exporters.onnx.task_heads import task_head
 
 MIN_OPSET = 17  # LayerNormalization

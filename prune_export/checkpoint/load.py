@@ -13,13 +13,13 @@ from torch import Tensor
 from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.masking import masked_tensors
+from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import TASK_SUFFIXES, Family
 from prune_export.plan import Plan, check_fits, plan_from_json, plan_from_zeros, read_plan
-from prune_export.slim_model.storage import read_slim
 
 Form = Literal["plain", "masked", "hub", "slim"]
 

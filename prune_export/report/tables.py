@@ -60,10 +60,10 @@ def totals_table(summary: Summary) -> Table:
 
 def parity_table(report: ParityReport) -> Table:
     """Per comparison and output: largest errors over all cases, and answers."""
-    title = f"Parity on {report.provider} (allowed: {report.tolerance.limit:g} × max(1, max|reference|))"
+    title = f"Parity with Hugging Face, {report.provider}: |Δ| ≤ {report.tolerance.limit:g} · max(1, |reference|)"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    for heading in ("comparison", "output", "cases", "max |Δ|", "relative", "answers", ""):
-        table.add_column(heading, justify="left" if heading in ("comparison", "output", "") else "right")
+    for heading in ("model", "output", "cases", "max |Δ|", "relative", "answers", ""):
+        table.add_column(heading, justify="left" if heading in ("model", "output", "") else "right")
     for comparison in report.comparisons():
         results = [result for result in report.results if result.comparison == comparison]
         agreement = report.agreement(comparison)

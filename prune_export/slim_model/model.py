@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from exporters.encoder import Encoder
+from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head
 from prune_export.slim_model.loss import task_output
-from prune_export.slim_model.storage import write_slim
 
 
 class SlimModel(nn.Module):

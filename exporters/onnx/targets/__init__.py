@@ -1,6 +1,6 @@
 """The targets, one file each."""
 
-from exporters.onnx.target import Target
+from exporters.onnx.context import Target
 from exporters.onnx.targets.cpu import CPU
 from exporters.onnx.targets.cuda import CUDA
 from exporters.onnx.targets.portable import PORTABLE

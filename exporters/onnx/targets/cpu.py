@@ -6,8 +6,8 @@ LayerNormalization into its slower SkipLayerNormalization, and sequence-first, s
 
 from exporters.onnx.activation import erf_gelu
 from exporters.onnx.attention import plain_attention
+from exporters.onnx.context import Target
 from exporters.onnx.norm import add_then_norm
-from exporters.onnx.target import Target
 
 CPU = Target(
     name="cpu",

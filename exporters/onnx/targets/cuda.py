@@ -2,8 +2,8 @@
 
 from exporters.onnx.activation import contrib_gelu
 from exporters.onnx.attention import multi_head_attention
+from exporters.onnx.context import Target
 from exporters.onnx.norm import skip_layer_norm
-from exporters.onnx.target import Target
 
 CUDA = Target(
     name="cuda",

@@ -2,8 +2,8 @@
 
 from exporters.onnx.activation import erf_gelu
 from exporters.onnx.attention import plain_attention
+from exporters.onnx.context import Target
 from exporters.onnx.norm import add_then_norm
-from exporters.onnx.target import Target
 
 PORTABLE = Target(
     name="portable",

@@ -1,0 +1,92 @@
+"""What the benchmarks share: processes measured from outside, and results that say where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from prune_export.record import versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished process: wall-clock seconds, and its largest resident set in MiB (children counted singly)."""
+
+    seconds: float
+    peak_mib: float
+
+
+def run_process(command: list[str]) -> Run:
+    """Runs `command` to its end.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of its output.
+    """
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        output = process.stdout.read().decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{output[-2000:]}")
+    return Run(seconds, usage.ru_maxrss / 1024)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and software that the figures hold for."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "date": date.today().isoformat(),
+        "commit": _commit(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": versions(),
+    }
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parent.parent
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def write_results(name: str, results: dict[str, Any]) -> Path:
+    """Writes `results` with the machine's description under benchmarks/results."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine()} | results, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def as_json(runs: list[Run]) -> dict[str, Any]:
+    """All runs of one row, with their spread."""
+    return {
+        "seconds": spread([run.seconds for run in runs]),
+        "peak_mib": spread([run.peak_mib for run in runs]),
+        "runs": [asdict(run) for run in runs],
+    }
