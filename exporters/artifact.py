@@ -62,6 +62,8 @@ def destination(output: str | Path, *, overwrite: bool) -> Destination:
     Raises:
         OutputError: something of ours is there already and `overwrite` is not given, or the place cannot be written.
     """
+    if not str(output):
+        raise OutputError("--output is empty; expected a file name that ends in .onnx, or a folder ('.' for this one)")
     try:
         return _destination(Path(output).expanduser(), overwrite=overwrite)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, or the home of nobody
@@ -133,8 +135,7 @@ def staging(place: Destination) -> Iterator[Path]:
         _remove_empty(made)
         raise explained(error, parent) from error
     except BaseException as error:
-        if complete:
-            error.add_note(f"{place.path} was complete before that")
+        error.add_note(f"{place.path} was complete before that" if complete else "nothing was changed")
         _remove_empty(made)
         raise
 

@@ -72,7 +72,7 @@ def create_session(
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'"
         )
     options = module.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors come as exceptions; there is no need to print them as well
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
@@ -92,7 +92,14 @@ def create_session(
 
 
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-    """All outputs by name; `inputs` may hold more than the session takes."""
+    """All outputs by name; `inputs` may hold more than the session takes.
+
+    Raises:
+        OutputError: the session takes an input that is not there.
+    """
     names = [output.name for output in session.get_outputs()]
-    fed = {value.name: inputs[value.name] for value in session.get_inputs()}
+    wanted = [value.name for value in session.get_inputs()]
+    if unknown := sorted(set(wanted) - set(inputs)):
+        raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(inputs)}")
+    fed = {name: inputs[name] for name in wanted}
     return dict(zip(names, session.run(names, fed), strict=True))

@@ -33,6 +33,8 @@ from exporters.errors import PlanError
 FORMAT = "prune-export/plan"
 VERSION = 1
 
+_LONGEST_RANGE = 1 << 20  # wider than any network; a mistyped range must not fill the memory
+
 Indices = tuple[int, ...]
 
 
@@ -191,7 +193,10 @@ def _parse(value: Any, place: str) -> Indices:
         if isinstance(value, str):
             for part in filter(None, value.split(",")):
                 first, _, last = part.partition("-")
-                found.extend(range(int(first), int(last or first) + 1))
+                run = range(int(first), int(last or first) + 1)
+                if not 0 < len(run) <= _LONGEST_RANGE:
+                    raise ValueError
+                found.extend(run)
         else:
             found = [index for index in value if isinstance(index, int) and not isinstance(index, bool)]
             if len(found) != len(value):

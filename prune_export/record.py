@@ -10,6 +10,7 @@ from typing import Any
 
 from exporters.artifact import RECORD
 from exporters.errors import OutputError
+from exporters.onnx.precision import PRECISIONS
 
 FORMAT = "prune-export/record"
 VERSION = 1
@@ -71,6 +72,8 @@ def find_exported(onnx: str | Path) -> Exported:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             if record["format"] != FORMAT or record["version"] != VERSION:
                 raise ValueError(f"format {record['format']}, version {record['version']}")
+            if record["dtype"] not in PRECISIONS or not isinstance(record["model"], str):
+                raise ValueError(f"dtype {record['dtype']!r}, model {record['model']!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{folder / RECORD}: damaged, or not of format {FORMAT}, version {VERSION}: {error}"
@@ -79,8 +82,10 @@ def find_exported(onnx: str | Path) -> Exported:
         return Exported(path, record if record.get("model") == path.name else {})
     if not path.is_dir():
         raise OutputError(f"'{onnx}': no such file or folder; expected an exported model")
-    models = [path / record["model"]] if "model" in record else sorted(path.glob("*.onnx"))
-    if len(models) != 1 or not models[0].is_file():
+    if record and not (path / record["model"]).is_file():
+        raise OutputError(f"{path / RECORD} names {record['model']}, but that file is not there; export again")
+    models = [path / record["model"]] if record else sorted(path.glob("*.onnx"))
+    if len(models) != 1:
         found = ", ".join(model.name for model in models) or "none"
         raise OutputError(f"{path}: expected one .onnx file; found {found}")
     return Exported(models[0], record)

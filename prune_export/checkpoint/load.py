@@ -66,7 +66,9 @@ def load_checkpoint(
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     raw = _read_config(source)
     family = _family(raw, source)
+    pruned = _pruned_heads(raw)
     config = _transformers_config(source)
+    _check_sizes(family, config, source)
     chosen = _task(task, raw, source)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
@@ -77,7 +79,7 @@ def load_checkpoint(
             raise CheckpointError(f"'{source.name}' is a slim network for '{encoder.task}'; found --task {chosen}")
         return Checkpoint(source, "slim", family, config, encoder.task, encoder, (source.folder / SLIM,), {})
     weights = read_weights(source.folder, family.prefix)
-    kept_heads = _kept_heads(raw, family, config)
+    kept_heads = _kept_heads(pruned, family, config)
     encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
     masked: Mapping[str, Tensor] = {}
     if given is not None:
@@ -108,7 +110,7 @@ def _read_config(source: Source) -> dict[str, Any]:
 
 def _family(raw: dict[str, Any], source: Source) -> Family:
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedError(
             f"'{source.name}': the model_type in config.json is {json.dumps(kind)}; supported: {', '.join(FAMILIES)}"
         )
@@ -121,7 +123,25 @@ def _transformers_config(source: Source) -> Any:
     try:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
-        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {error}") from error
+        message = " ".join(str(error).split())
+        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {message}") from error
+
+
+def _check_sizes(family: Family, config: Any, source: Source) -> None:
+    """transformers takes sizes of any type and value, and fails much later."""
+    path = source.folder / "config.json"
+    try:
+        sizes = family.dimensions(config)
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: a size is missing or of the wrong type: {error}") from error
+    for name in ("vocabulary", "positions", "embedding", "hidden", "layers", "heads", "intermediate", "labels"):
+        value = getattr(sizes, name)
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
+    if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
+        raise CheckpointError(
+            f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found {sizes.pad_token_id!r}"
+        )
 
 
 def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
@@ -129,7 +149,8 @@ def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
         if asked not in TASKS:
             raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
         return asked
-    architectures = raw.get("architectures") or []
+    listed = raw.get("architectures")
+    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     for name in architectures:
         # "Model" ends BertModel only: the others are longer, so they are tried first.
         for task, suffix in sorted(TASK_SUFFIXES.items(), key=lambda item: -len(item[1])):
@@ -142,18 +163,22 @@ def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
     )
 
 
-def _kept_heads(raw: dict[str, Any], family: Family, config: Any) -> dict[int, tuple[int, ...]]:
-    """The original indices of the heads that resized attention weights still hold, for layers that lost some."""
+def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
+    """What config.json says to be gone, for layers that lost something."""
     pruned = raw.get("pruned_heads") or {}
-    dimensions = family.dimensions(config)
-    kept: dict[int, tuple[int, ...]] = {}
     try:
-        entries = {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads}
+        return {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads != []}
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(
             f"config.json: expected pruned_heads to map layers to lists of heads; found {json.dumps(pruned)[:80]}"
         ) from None
-    for layer, heads in sorted(entries.items()):
+
+
+def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> dict[int, tuple[int, ...]]:
+    """The original indices of the heads that resized attention weights still hold, for layers that lost some."""
+    dimensions = family.dimensions(config)
+    kept: dict[int, tuple[int, ...]] = {}
+    for layer, heads in sorted(pruned.items()):
         if not 0 <= layer < dimensions.layers or not heads <= set(range(dimensions.heads)):
             raise CheckpointError(
                 f"config.json: pruned_heads names layer {layer}, heads {sorted(heads)}; the network has "

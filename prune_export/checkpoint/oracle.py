@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from exporters.errors import CheckpointError
+from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
@@ -40,10 +40,16 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
     """
     model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
     with _quiet():
-        if _transformers_can_load(checkpoint):
-            model = _from_files(checkpoint, model_class)
-        else:
-            model = _from_encoder(checkpoint, model_class)
+        try:
+            if _transformers_can_load(checkpoint):
+                model = _from_files(checkpoint, model_class)
+            else:
+                model = _from_encoder(checkpoint, model_class)
+        except PruneExportError:
+            raise
+        except Exception as error:  # transformers raises many kinds for what it cannot take
+            message = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"'{checkpoint.source.name}': transformers cannot load it: {message}") from error
     if norm_type(checkpoint.config) == "no_norm":
         _replace_norms(model)
     return model.eval()

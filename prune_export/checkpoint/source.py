@@ -170,7 +170,7 @@ def _refusal(error: Exception, repository: str, revision: str | None) -> str | N
 
 def _root(error: BaseException) -> str:
     """The error that began it: the HTTP clients wrap "Connection refused" in up to three of their own."""
-    while inner := error.__cause__ or error.__context__:
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return _one_line(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -180,7 +179,7 @@ def _unpickle(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+    if not os.access(path, os.R_OK):
         return WeightsError(f"{path}: no permission to read it")
     with suppress(OSError), path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -188,7 +187,11 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     size = ""
     with suppress(OSError):
         size = f" ({path.stat().st_size:,} bytes found)"
-    reason = "it ends early" if isinstance(error, EOFError) else " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, EOFError):
+        reason = "it ends early"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return WeightsError(f"{path}: damaged or truncated{size}: {reason[:200].rstrip('.')}. Download or copy it again")
 
 

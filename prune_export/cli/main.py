@@ -58,15 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was changed", 130, options)
-    except _Terminated:
-        return _fail("terminated; nothing was changed", 143, options)
+    except KeyboardInterrupt as stop:
+        return _fail(_with_notes("interrupted", stop), 130, options)
+    except _Terminated as stop:
+        return _fail(_with_notes("terminated", stop), 143, options)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, and there is nobody to tell
         return 1
-    except MemoryError:
-        return _fail("out of memory; nothing was changed", 1, options)
+    except MemoryError as error:
+        return _fail(_with_notes("out of memory", error), 1, options)
+
+
+def _with_notes(message: str, stop: BaseException) -> str:
+    """What staging noted on the way: whether the output had been put in place."""
+    return "; ".join([message, *getattr(stop, "__notes__", [])])
 
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:

@@ -21,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from exporters.errors import ParityError
     from prune_export.cli.console import print_parity, progress
+    from prune_export.parity.junit import check_writable, write_junit
     from prune_export.verification import verify
 
+    if options.junit is not None:
+        check_writable(options.junit)
     with progress(quiet=options.quiet) as listener:
         report = verify(
             options.model,
@@ -39,8 +42,6 @@ def run(options: argparse.Namespace) -> int:
             progress=listener,
         )
         if options.junit is not None:
-            from prune_export.parity.junit import write_junit
-
             write_junit(report, options.junit)
         print_parity(report, listener, json_output=options.json, quiet=options.quiet)
     if report.passed:

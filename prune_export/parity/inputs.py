@@ -45,10 +45,12 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
     draw batch size, length and padding at random.
 
     Raises:
-        UsageError: fewer than four samples.
+        UsageError: fewer than four samples, or a negative seed.
     """
     if samples < 4:
         raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
     longest = encoder.embeddings.max_length
     random = np.random.default_rng(seed)
     short = min(longest, MAX_TOKENS // MAX_BATCH)
