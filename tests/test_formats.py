@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import prune_export
 from exporters import runtime
 from exporters.encoder import Encoder
-from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError
+from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import NoNorm, load_oracle
 from prune_export.inspection import inspect
@@ -235,6 +235,24 @@ def test_slim_format_exports_like_the_masked_network(tmp_path: Path) -> None:
     assert result.model.read_bytes() == direct.model.read_bytes()
     with pytest.raises(UsageError, match="slim already"):
         inspect(tmp_path / "slim", plan=found.plan)
+
+
+def test_damaged_slim_checkpoints_are_refused(tmp_path: Path) -> None:
+    prune_export.slim(save(masked_model(), tmp_path / "masked")).save_pretrained(tmp_path / "slim")
+    path = tmp_path / "slim" / "slim.safetensors"
+    tensors = load_file(path)
+    name = "layers.0.attention.query_weight"
+    for wrong, message in (
+        ({name: tensors[name][:1].contiguous()}, "layer 0: 'attention.query_weight' has shape"),
+        ({name: tensors[name].clone().fill_(float("nan"))}, f"'{name}' holds 288 NaN or infinite values of 288"),
+    ):
+        save_file(tensors | wrong, path)
+        with pytest.raises(WeightsError, match=message):
+            inspect(tmp_path / "slim")
+    del tensors[name]
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=f"the tensor '{name}' is missing"):
+        inspect(tmp_path / "slim")
 
 
 def test_transformers_does_not_take_a_slim_folder_for_a_whole_model(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def write_masked(
     check_fits(plan, checkpoint.encoder)
     weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
     changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
-    place = artifact.destination(folder, overwrite=overwrite)
+    place = replace(artifact.destination(folder, overwrite=overwrite), model=SAFETENSORS)
     with artifact.staging(place) as aside:
         for name in ("config.json", *TOKENIZER_FILES):
             if (checkpoint.source.folder / name).is_file():

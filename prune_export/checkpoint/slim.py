@@ -13,13 +13,15 @@ the attention block is a constant. Tensors carry the names of the dataclasses in
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from exporters import artifact
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -47,8 +49,14 @@ VERSION = 1
 
 
 def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
-    """Writes `encoder` and its configuration into `folder`, which is made if needed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes `encoder` and its configuration into `folder`, which is made if needed.
+
+    As with every checkpoint that is saved while training, an older one there is replaced; all files are prepared aside
+    and moved into place.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
     distinct = list({id(layer): layer for layer in encoder.layers}.values())
     order = [next(place for place, layer in enumerate(distinct) if layer is one) for one in encoder.layers]
     tensors = {
@@ -72,9 +80,11 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
             for layer in distinct
         ],
     }
-    config.to_json_file(folder / "config.json", use_diff=False)
-    (folder / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / SLIM)
+    place = replace(artifact.destination(folder, overwrite=True), model=SLIM)
+    with artifact.staging(place) as aside:
+        config.to_json_file(aside / "config.json", use_diff=False)
+        (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SLIM)
 
 
 def _named(part: Any, name: str) -> dict[str, Tensor]:
@@ -110,11 +120,56 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     try:
         distinct = [reader.layer(f"layers.{place}", layer["heads"]) for place, layer in enumerate(layers)]
         embeddings = reader.embeddings()
-        return Encoder(
+        encoder = Encoder(
             task, embeddings, tuple(distinct[place] for place in order), reader.head(record["task"], embeddings.word)
         )
     except (KeyError, IndexError) as error:
         raise WeightsError(f"{folder / SLIM}: the tensor {error} is missing") from error
+    _check(encoder, tensors, dimensions, folder / SLIM)
+    return encoder
+
+
+def _check(encoder: Encoder, tensors: dict[str, Tensor], dimensions: Dimensions, path: Path) -> None:
+    """The same promises that other checkpoints are held to: finite values, and shapes that belong together."""
+    for name, values in tensors.items():
+        if not torch.isfinite(values).all():
+            count = int((~torch.isfinite(values)).sum())
+            raise WeightsError(f"{path}: the tensor '{name}' holds {count} NaN or infinite values of {values.numel()}")
+    hidden = dimensions.hidden
+    for index, layer in enumerate(encoder.layers):
+        expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+            "attention_norm.weight": (layer.attention_norm.weight, (hidden,))
+        }
+        match layer.attention:
+            case ConstantBlock(bias):
+                expected["attention.bias"] = (bias, (hidden,))
+            case Attention() as block:
+                heads, query_key, value = len(block.heads), block.query_key_size, block.value_size
+                expected |= {
+                    "attention.query_weight": (block.query_weight, (heads, query_key, hidden)),
+                    "attention.query_bias": (block.query_bias, (heads, query_key)),
+                    "attention.key_weight": (block.key_weight, (heads, query_key, hidden)),
+                    "attention.value_weight": (block.value_weight, (heads, value, hidden)),
+                    "attention.output_weight": (block.output_weight, (hidden, heads, value)),
+                    "attention.output_bias": (block.output_bias, (hidden,)),
+                }
+        match layer.feed_forward:
+            case ConstantBlock(bias):
+                expected["feed_forward.bias"] = (bias, (hidden,))
+            case FeedForward(up, _, down):
+                columns = up.weight.shape[0]
+                expected |= {
+                    "feed_forward.up.weight": (up.weight, (columns, hidden)),
+                    "feed_forward.up.bias": (up.bias, (columns,)),
+                    "feed_forward.down.weight": (down.weight, (hidden, columns)),
+                    "feed_forward.down.bias": (down.bias, (hidden,)),
+                }
+        for name, (tensor, shape) in expected.items():
+            if tuple(tensor.shape) != shape:
+                raise WeightsError(
+                    f"{path}: layer {index}: '{name}' has shape {list(tensor.shape)}; expected {list(shape)} from "
+                    "config.json and pruning.json"
+                )
 
 
 class _Reader:
