@@ -8,6 +8,7 @@ from typing import Any
 
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.checkpoint.source import resolve
 from prune_export.plan import Plan, plan_from_zeros
 from prune_export.progress import SILENT, Progress
 from prune_export.report.summary import Summary, summarize
@@ -43,8 +44,10 @@ def inspect(
         CheckpointError: the checkpoint cannot be read.
         PlanError: the plan does not fit it.
     """
+    progress.pause()
+    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
-    checkpoint = load_checkpoint(model, task=task, plan=plan, revision=revision, cache_dir=cache_dir, token=token)
+    checkpoint = load_checkpoint(source, task=task, plan=plan)
     progress.stage("Removing what is pruned")
     found = checkpoint.given_plan or plan_from_zeros(checkpoint.encoder)
     slim = operate(checkpoint.encoder, found)

@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """So many more steps of the stage are done."""
 
+    def pause(self) -> None:
+        """Until the next stage, a library reports by itself (huggingface_hub has bars of its own for downloads)."""
+
 
 class Silent:
     """Reports nothing."""
@@ -21,6 +24,8 @@ class Silent:
     def stage(self, description: str, total: int | None = None) -> None: ...
 
     def advance(self, steps: int = 1) -> None: ...
+
+    def pause(self) -> None: ...
 
 
 SILENT: Progress = Silent()

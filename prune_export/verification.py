@@ -12,6 +12,7 @@ from exporters.encoder import Encoder
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.source import resolve
 from prune_export.parity.check import Runner, check, torch_runner
 from prune_export.parity.inputs import cases, count_cases, load_tokenizer
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
@@ -60,10 +61,10 @@ def verify(
         raise UsageError(
             f"{exported.model} was exported with --plan; give the same --plan, so that the original has the same zeros"
         )
+    progress.pause()
+    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
-    checkpoint = load_checkpoint(
-        model, task=task or exported.task, plan=plan, revision=revision, cache_dir=cache_dir, token=token
-    )
+    checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
     chosen = provider or ("cuda" if exported.target == "cuda" else "cpu")
     session = runtime.create_session(exported.model, provider=chosen)
     return run_parity(

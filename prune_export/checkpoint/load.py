@@ -47,15 +47,9 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    model: str | Path,
-    *,
-    task: str | None = None,
-    plan: str | Path | Plan | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
+    model: Source | str | Path, *, task: str | None = None, plan: str | Path | Plan | None = None
 ) -> Checkpoint:
-    """Reads the checkpoint `model`, a folder or a hub id.
+    """Reads the checkpoint `model`: what `resolve` found, or a folder or hub id for it to find.
 
     `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros where it says that something
     goes, whatever the weights there.
@@ -63,7 +57,7 @@ def load_checkpoint(
     Raises:
         CheckpointError, PlanError: what is wrong, and where.
     """
-    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    source = model if isinstance(model, Source) else resolve(model)
     raw = _read_config(source)
     family = _family(raw, source)
     pruned = _pruned_heads(raw)

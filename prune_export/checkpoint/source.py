@@ -60,14 +60,18 @@ def resolve(
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, the home of nobody
+        raise CheckpointError(f"'{model}' cannot be looked at: {_one_line(error)}") from error
+    if is_folder:
         if revision is not None:
             raise CheckpointError(
                 f"--revision {revision} was given, but '{model}' is a folder; revisions are the hub's"
             )
         return Source(str(model), path, None)
-    if path.exists():
+    if exists:
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
     folder = _from_hub(
         str(model), revision, Path(cache_dir).expanduser() if cache_dir is not None else None, token or None

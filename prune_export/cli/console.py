@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -31,11 +32,16 @@ class _Listener:
 
     def stage(self, description: str, total: int | None = None) -> None:
         self.close()
+        self._bars.start()
         self._current = self._bars.add_task(description, total=total)
 
     def advance(self, steps: int = 1) -> None:
         if self._current is not None:
             self._bars.advance(self._current, steps)
+
+    def pause(self) -> None:
+        self.close()
+        self._bars.stop()
 
     def close(self) -> None:
         """The stage is done: its bar is full."""
@@ -58,6 +64,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     """Bars on stderr while the block runs; plain lines where stderr is no terminal."""
     console = Console(stderr=True)
     if quiet:
+        disable_progress_bars()
         yield SILENT
         return
     if not console.is_terminal:
@@ -70,8 +77,13 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         _Count(),
         TimeElapsedColumn(),
     )
-    with Bars(*columns, console=console) as bars:
-        yield _Listener(bars)
+    bars = Bars(*columns, console=console)
+    listener = _Listener(bars)
+    try:
+        yield listener
+        listener.close()
+    finally:
+        bars.stop()
 
 
 class _Lines:
@@ -85,19 +97,15 @@ class _Lines:
 
     def advance(self, steps: int = 1) -> None: ...
 
-
-def _finish(listener: Progress) -> None:
-    if isinstance(listener, _Listener):
-        listener.close()
+    def pause(self) -> None: ...
 
 
 def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=False))
 
 
-def print_inspection(found: Inspection, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> None:
     """The layers and totals of a checkpoint."""
-    _finish(listener)
     if json_output:
         _print_json(
             {
@@ -115,9 +123,8 @@ def print_inspection(found: Inspection, listener: Progress, *, json_output: bool
             console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
 
 
-def print_export(result: ExportResult, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> None:
     """The finished export."""
-    _finish(listener)
     if json_output:
         _print_json(
             {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
@@ -132,9 +139,8 @@ def print_export(result: ExportResult, listener: Progress, *, json_output: bool,
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_parity(report: ParityReport, listener: Progress, *, json_output: bool, quiet: bool) -> None:
+def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> None:
     """A parity report."""
-    _finish(listener)
     if json_output:
         _print_json(report.to_json() | {"failures": [result.failure for result in report.failures]})
     elif not quiet:

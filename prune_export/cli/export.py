@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from prune_export.cli import inspect
 from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
-
-if TYPE_CHECKING:
-    from prune_export.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,52 +31,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from exporters.errors import UsageError
-    from prune_export.cli.console import progress
 
-    if options.output is None and not options.dry_run:
+    if options.dry_run:
+        return inspect.run(options)
+    if options.output is None:
         raise UsageError("--output is needed: a file (out/model.onnx) or a folder (or --dry-run, to only look)")
-    with progress(quiet=options.quiet) as listener:
-        return _dry_run(options, listener) if options.dry_run else _export(options, listener)
+    return _export(options)
 
 
-def _dry_run(options: argparse.Namespace, listener: Progress) -> int:
-    from prune_export.cli.console import print_inspection
-    from prune_export.inspection import inspect
-
-    found = inspect(
-        options.model,
-        task=options.task,
-        plan=options.plan,
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        token=options.token,
-        progress=listener,
-    )
-    print_inspection(found, listener, json_output=options.json, quiet=options.quiet)
-    return 0
-
-
-def _export(options: argparse.Namespace, listener: Progress) -> int:
-    from prune_export.cli.console import print_export
+def _export(options: argparse.Namespace) -> int:
+    from prune_export.cli.console import print_export, progress
     from prune_export.exporting import export
 
-    result = export(
-        options.model,
-        options.output,
-        task=options.task,
-        target=options.target,
-        dtype=options.dtype,
-        opset=options.opset,
-        plan=options.plan,
-        atol=options.atol,
-        verify=not options.no_verify,
-        samples=options.samples,
-        seed=options.seed,
-        overwrite=options.overwrite,
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        token=options.token,
-        progress=listener,
-    )
-    print_export(result, listener, json_output=options.json, quiet=options.quiet)
+    with progress(quiet=options.quiet) as listener:
+        result = export(
+            options.model,
+            options.output,
+            task=options.task,
+            target=options.target,
+            dtype=options.dtype,
+            opset=options.opset,
+            plan=options.plan,
+            atol=options.atol,
+            verify=not options.no_verify,
+            samples=options.samples,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            progress=listener,
+        )
+    print_export(result, json_output=options.json, quiet=options.quiet)
     return 0

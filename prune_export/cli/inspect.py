@@ -26,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-        print_inspection(found, listener, json_output=options.json, quiet=options.quiet)
+    print_inspection(found, json_output=options.json, quiet=options.quiet)
     return 0

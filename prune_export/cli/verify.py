@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-        if options.junit is not None:
-            write_junit(report, options.junit)
-        print_parity(report, listener, json_output=options.json, quiet=options.quiet)
+    if options.junit is not None:
+        write_junit(report, options.junit)
+    print_parity(report, json_output=options.json, quiet=options.quiet)
     if report.passed:
         return 0
     import sys

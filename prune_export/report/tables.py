@@ -60,7 +60,7 @@ def totals_table(summary: Summary) -> Table:
 
 def parity_table(report: ParityReport) -> Table:
     """Per comparison and output: largest errors over all cases, and answers."""
-    title = f"Parity with Hugging Face, {report.provider}: |Δ| ≤ {report.tolerance.limit:g} · max(1, |reference|)"
+    title = f"Parity, {report.provider}: |Δ| ≤ {report.tolerance.limit:g} · max(1, max|reference|)"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     for heading in ("model", "output", "cases", "max |Δ|", "relative", "answers", ""):
         table.add_column(heading, justify="left" if heading in ("model", "output", "") else "right")
