@@ -48,7 +48,8 @@ def compare_answers(
 ) -> Agreement:
     """Compares the answers of two models; logits and `context` are `[batch, sequence]`.
 
-    Another span than the reference's counts as the same only where the reference itself scores the two within `tie`.
+    Another span than the reference's counts as the same only where the reference itself scores the two within `tie`
+    logits of each other: a coin toss in the reference. That is stricter than what the logits' own tolerance would excuse.
     """
     same = 0
     rows = len(context)

@@ -64,11 +64,12 @@ def _compare(name: str, case: Case, reference: Outputs, candidate: Runner, toler
         outputs.append(_output(output, expected, found[output], tolerance))
     agreement = None
     if case.context is not None:
-        # Two scores of two logits each, each off by at most the tolerance.
-        tie = 4 * max(part.allowed for part in outputs)
         spans = ("start_logits", "end_logits")
         agreement = compare_answers(
-            (reference[spans[0]], reference[spans[1]]), (found[spans[0]], found[spans[1]]), case.context, tie=tie
+            (reference[spans[0]], reference[spans[1]]),
+            (found[spans[0]], found[spans[1]]),
+            case.context,
+            tie=tolerance.limit,
         )
     return CaseResult(name, case.name, tuple(outputs), agreement)
 
