@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from prune_export.cli import inspect
 from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
@@ -12,7 +11,7 @@ from prune_export.cli.options import add_checkpoint_options, add_output_options,
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--output", type=Path, metavar="O", help="a file (out/model.onnx) or a folder")
+    group.add_argument("--output", metavar="O", help="a file (out/model.onnx) or a folder")
     group.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     group.add_argument("--dry-run", action="store_true", help="show what would be removed, write nothing")
     group = parser.add_argument_group("model")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     options = parser.parse_args(words)
+    _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return module.run(options)
@@ -67,6 +69,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except MemoryError as error:
         return _fail(_with_notes("out of memory", error), 1, options)
+
+
+def _import_libraries() -> None:
+    """Imports what every verb needs; Ctrl-C and SIGTERM meanwhile end the process at once.
+
+    Nothing is written yet, so there is nothing to clean up; and an exception would be swallowed by the C code of torch and
+    numpy that imports further modules, or leave those half-imported.
+    """
+    before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    word = b"interrupted" if number == signal.SIGINT else b"terminated"
+    os.write(2, b"prune-export: error: " + word + b"; nothing was changed\n")
+    os._exit(128 + number)
 
 
 def _with_notes(message: str, stop: BaseException) -> str:
