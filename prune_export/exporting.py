@@ -141,21 +141,15 @@ def resolve_target(target: str, *, needs_runtime: bool) -> str:
     """
     if target != "auto" and target not in TARGETS:
         raise UsageError(f"--target {target}: expected auto or one of {', '.join(TARGETS)}")
-    try:
+    if needs_runtime:
         runtime.onnxruntime()
-    except MissingDependencyError:
-        if needs_runtime:
-            raise
-        return "cpu" if target == "auto" else target
-    if target != "auto":
-        return target
-    return _cuda_or_cpu()
+    return _cuda_or_cpu() if target == "auto" else target
 
 
 def _cuda_or_cpu() -> str:
     try:
         runtime.check_provider("cuda")
-    except ProviderError:
+    except (ProviderError, MissingDependencyError):
         return "cpu"
     return "cuda"
 
