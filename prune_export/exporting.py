@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 from exporters import artifact, runtime
 from exporters.errors import MissingDependencyError, OutputError, ParityError, ProviderError, UsageError
 from exporters.onnx import serialize
+from exporters.onnx.context import Target
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from prune_export.checkpoint.source import TOKENIZER_FILES
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
-from prune_export.inspection import Inspection, inspect, source_to_json
-from prune_export.parity.tolerance import tolerance_for
+from prune_export.inspection import Inspection, operate_on, source_to_json
+from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import Plan, plan_to_json
 from prune_export.progress import SILENT, Progress
@@ -77,59 +80,78 @@ def export(
     tolerance = tolerance_for(dtype, atol)
     chosen = TARGETS[resolve_target(target, needs_runtime=verify)]
     place = artifact.destination(output, overwrite=overwrite)
-    found = inspect(model, task=task, plan=plan, revision=revision, cache_dir=cache_dir, token=token, progress=progress)
-    graph = build(found.slim, chosen, PRECISIONS[dtype], opset=opset)
-    size = serialize.weights_size(graph)
-    artifact.check_space(place, size)
-    with ThreadPoolExecutor(max_workers=1) as pool, artifact.staging(place) as folder:
-        digest = pool.submit(sha256, found.checkpoint.weights_files)
-        progress.stage("Writing ONNX", size)
-        written = serialize.save(graph, folder / place.model, progress=progress.advance)
-        copied = _copy_beside(found.checkpoint.source.folder, folder)
-        summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
-        parity, notes = None, _notes(found, summary)
-        if verify:
-            provider = "cpu" if chosen.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
-            if provider == "cpu" and chosen.name == "cuda":
-                notes += (
-                    "parity ran on the CPU provider: CUDA does not start here. Run prune-export verify --provider cuda "
-                    "where it does",
-                )
-            session = runtime.create_session(folder / place.model, provider=provider)
-            slim = module_of(found.checkpoint, found.slim)
-            parity = run_parity(
-                found.checkpoint,
-                {
-                    ONNX_COMPARISON: (lambda batch: runtime.run(session, batch), tolerance),
-                    SLIM_COMPARISON: slim_candidate(slim, found.slim),
-                },
-                provider=provider,
-                samples=samples,
-                seed=seed,
-                progress=progress,
-            )
-            if not parity.passed:
-                raise ParityError(
-                    f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
-                )
-        progress.stage("Moving into place")
-        files = (*(path.name for path in written), *copied)
-        record = {
-            "source": source_to_json(found.checkpoint) | {"weights_sha256": digest.result()},
-            "task": found.slim.task,
-            "target": chosen.name,
-            "dtype": dtype,
-            "opset": graph.opset_imports[""],
-            "model": place.model,
-            "files": list(files),
-            "plan_given": found.checkpoint.given_plan is not None,
-            "plan": plan_to_json(found.plan),
-            "summary": summary.to_json(),
-            "parity": parity.to_json() if parity is not None else None,
-            "versions": versions(),
-        }
-        write_record(record, folder)
+    progress.pause()
+    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    progress.stage("Reading the checkpoint")
+    checkpoint = load_checkpoint(source, task=task, plan=plan)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        digest = pool.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
+        found = operate_on(checkpoint, progress=progress)
+        graph = build(found.slim, chosen, PRECISIONS[dtype], opset=opset)
+        size = serialize.weights_size(graph)
+        artifact.check_space(place, size)
+        with artifact.staging(place) as folder:
+            progress.stage("Writing ONNX", size)
+            written = serialize.save(graph, folder / place.model, progress=progress.advance)
+            copied = _copy_beside(source.folder, folder)
+            summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
+            parity = None
+            if verify:
+                parity = _prove(found, folder / place.model, chosen, tolerance, samples, seed, progress)
+            progress.stage("Moving into place")
+            files = (*(path.name for path in written), *copied)
+            record = {
+                "source": source_to_json(checkpoint) | {"weights_sha256": digest.result()},
+                "task": found.slim.task,
+                "target": chosen.name,
+                "dtype": dtype,
+                "opset": graph.opset_imports[""],
+                "model": place.model,
+                "files": list(files),
+                "plan_given": checkpoint.given_plan is not None,
+                "plan": plan_to_json(found.plan),
+                "summary": summary.to_json(),
+                "parity": parity.to_json() if parity is not None else None,
+                "versions": versions(),
+            }
+            write_record(record, folder)
+    notes = tuple(_notes(found, chosen, parity))
     return ExportResult(place.folder, place.path, (*files, artifact.RECORD), record, summary, parity, notes)
+
+
+def _prove(
+    found: Inspection,
+    path: Path,
+    target: Target,
+    tolerance: Tolerance,
+    samples: int,
+    seed: int,
+    progress: Progress,
+) -> ParityReport:
+    """Compares the model at `path` and the slim PyTorch network with the Hugging Face model.
+
+    Raises:
+        ParityError: one of them does not answer like it.
+    """
+    provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
+    session = runtime.create_session(path, provider=provider)
+    slim = module_of(found.checkpoint, found.slim)
+    parity = run_parity(
+        found.checkpoint,
+        {
+            ONNX_COMPARISON: (lambda batch: runtime.run(session, batch), tolerance),
+            SLIM_COMPARISON: slim_candidate(slim, found.slim),
+        },
+        provider=provider,
+        samples=samples,
+        seed=seed,
+        progress=progress,
+    )
+    if not parity.passed:
+        raise ParityError(
+            f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
+        )
+    return parity
 
 
 def resolve_target(target: str, *, needs_runtime: bool) -> str:
@@ -154,10 +176,15 @@ def _cuda_or_cpu() -> str:
     return "cuda"
 
 
-def _notes(found: Inspection, summary: Summary) -> tuple[str, ...]:
-    if summary.is_dense:
-        return (f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is",)
-    return ()
+def _notes(found: Inspection, target: Target, parity: ParityReport | None) -> Iterator[str]:
+    """What the user should know."""
+    if found.summary.is_dense:
+        yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
+    if parity is not None and parity.provider != target.provider:
+        yield (
+            f"parity ran on {parity.provider}, because {target.provider} does not start here. Run prune-export verify "
+            "--provider cuda where it does"
+        )
 
 
 def _copy_beside(source: Path, folder: Path) -> tuple[str, ...]:

@@ -47,7 +47,11 @@ def inspect(
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
-    checkpoint = load_checkpoint(source, task=task, plan=plan)
+    return operate_on(load_checkpoint(source, task=task, plan=plan), progress=progress)
+
+
+def operate_on(checkpoint: Checkpoint, *, progress: Progress = SILENT) -> Inspection:
+    """The surgeon's work on a checkpoint that has been read."""
     progress.stage("Removing what is pruned")
     found = checkpoint.given_plan or plan_from_zeros(checkpoint.encoder)
     slim = operate(checkpoint.encoder, found)

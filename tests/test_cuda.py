@@ -55,7 +55,7 @@ def test_a_provider_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     result = prune_export.export(checkpoint, tmp_path / "out", target="cuda", samples=4)
     assert result.parity is not None
     assert result.parity.provider == "CPUExecutionProvider"
-    assert any("parity ran on the CPU provider" in note for note in result.notes)
+    assert any("parity ran on CPUExecutionProvider" in note for note in result.notes)
     with pytest.raises(ProviderError, match="CUDAExecutionProvider"):
         prune_export.verify(checkpoint, tmp_path / "out")
     assert prune_export.verify(checkpoint, tmp_path / "out", provider="cpu").passed

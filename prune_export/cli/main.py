@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Protocol
 
@@ -121,5 +122,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def entry() -> None:
+    """The installed command: ends the process at once.
+
+    Taking torch and transformers apart module by module costs Python most of a second, for nothing.
+    """
+    code = main()
+    with suppress(BrokenPipeError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
