@@ -91,10 +91,12 @@ def load_checkpoint(
 
 def _read_config(source: Source) -> dict[str, Any]:
     path = source.folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: no permission to read it") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -132,6 +134,8 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
+    if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
+        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {sizes.epsilon!r}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
             f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found {sizes.pad_token_id!r}"
