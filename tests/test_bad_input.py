@@ -150,7 +150,7 @@ CONFIGS = [
         ("config.json: expected a whole number of 1 or more for the heads", "found 0"),
         id="no heads",
     ),
-    pytest.param(config(layer_norm_eps="x"), ("config.json", "epsilon", "'x'"), id="epsilon a string"),
+    pytest.param(config(layer_norm_eps="x"), ("config.json", "eps", "'x'"), id="epsilon a string"),
     pytest.param(config(hidden_size="x"), ("config.json", "'x'"), id="hidden a string"),
     pytest.param(config(num_hidden_layers="two"), ("config.json", "'two'"), id="layers a string"),
     pytest.param(config(pad_token_id=999), ("pad_token_id", "below the vocabulary's 60", "999"), id="padding outside"),

@@ -57,19 +57,16 @@ def test_training_lowers_the_loss_and_survives_the_disk(case: FamilyCase, tmp_pa
     original = torch_outputs(slim, slim.describe(), example_inputs(model))
     inputs = example_inputs(model)
     labels = labels_for("question-answering", inputs)
-    optimizer = torch.optim.AdamW(slim.parameters(), lr=3e-3)
-    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(slim.parameters(), lr=1e-3)
     with torch.no_grad():
         before = slim(**inputs, **labels).loss.item()
-    slim.train()
-    for _ in range(60):
+    for _ in range(60):  # in evaluation mode: without dropout, three examples are learnt by heart
         optimizer.zero_grad()
         slim(**inputs, **labels).loss.backward()
         optimizer.step()
-    slim.eval()
     with torch.no_grad():
         after = slim(**inputs, **labels).loss.item()
-    assert after < 0.9 * before
+    assert after < 0.5 * before
     assert all(parameter.grad is not None for parameter in slim.parameters())
     trained = torch_outputs(slim, slim.describe(), inputs)
     assert largest_difference(original, trained) > 0.01
