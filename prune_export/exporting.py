@@ -15,11 +15,12 @@ from exporters.onnx import serialize
 from exporters.onnx.context import Target
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
-from exporters.onnx.writer import build
+from exporters.onnx.writer import build, check_opset
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.inspection import Inspection, operate_on, source_to_json
+from prune_export.parity.inputs import check_samples
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import Plan, plan_to_json
@@ -78,6 +79,9 @@ def export(
     if dtype not in PRECISIONS:
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
     tolerance = tolerance_for(dtype, atol)
+    check_samples(samples, seed)
+    if opset is not None:
+        check_opset(opset)
     chosen = TARGETS[resolve_target(target, needs_runtime=verify)]
     place = artifact.destination(output, overwrite=overwrite)
     progress.pause()
@@ -115,7 +119,7 @@ def export(
                 "versions": versions(),
             }
             write_record(record, folder)
-    notes = tuple(_notes(found, chosen, parity))
+    notes = tuple(_notes(found, chosen, parity, has_tokenizer=len(copied) > 1))
     return ExportResult(place.folder, place.path, (*files, artifact.RECORD), record, summary, parity, notes)
 
 
@@ -176,10 +180,15 @@ def _cuda_or_cpu() -> str:
     return "cuda"
 
 
-def _notes(found: Inspection, target: Target, parity: ParityReport | None) -> Iterator[str]:
+def _notes(found: Inspection, target: Target, parity: ParityReport | None, *, has_tokenizer: bool) -> Iterator[str]:
     """What the user should know."""
     if found.summary.is_dense:
         yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
+    if not has_tokenizer:
+        yield (
+            f"'{found.checkpoint.source.name}' holds no tokenizer: none was copied, and parity saw no real text. Save one "
+            "beside the checkpoint, or into the output, for pipelines"
+        )
     if parity is not None and parity.provider != target.provider:
         yield (
             f"parity ran on {parity.provider}, because {target.provider} does not start here. Run prune-export verify "

@@ -13,7 +13,8 @@ of a network or from a file. In a file (`pruning.json`, `--plan`):
     }
 
 One entry a layer, in order; "heads" are indices in the original model; index sets are comma-separated indices and ranges
-(ends included) or JSON lists of integers. Dimensions are listed for heads that lost some. Other keys are left alone.
+(ends included) or JSON lists of integers. Dimensions are listed for heads that lost some. Other keys are left alone. A
+file that holds a plan under the key "plan", as prune_export.json and the output of `inspect --json` do, serves as well.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
     Raises:
         PlanError: the data is not a plan.
     """
+    if isinstance(data, dict) and "layers" not in data and "plan" in data:
+        data = data["plan"]  # a record (prune_export.json) or what inspect --json prints
     if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
         raise PlanError(f'{source}: expected an object with "format": "{FORMAT}" and a list "layers"')
     if data.get("format") != FORMAT or data.get("version") != VERSION:

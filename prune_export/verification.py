@@ -14,7 +14,7 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
 from prune_export.parity.check import Runner, check, torch_runner
-from prune_export.parity.inputs import cases, count_cases, load_tokenizer
+from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import Plan
@@ -56,6 +56,7 @@ def verify(
     Raises:
         CheckpointError, OutputError, ProviderError, UsageError: there was nothing to compare.
     """
+    check_samples(samples, seed)
     exported = find_exported(onnx)
     if exported.plan_given and plan is None:
         raise UsageError(

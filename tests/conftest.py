@@ -33,7 +33,8 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked cuda run where ONNX Runtime's CUDA provider starts."""
+    """The slow ones first, so that no process waits for another at the end; cuda where its provider starts."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

@@ -259,6 +259,8 @@ def test_a_model_that_needs_its_plan_says_so(tmp_path: Path) -> None:
         prune_export.verify(checkpoint, tmp_path / "out")
     assert prune_export.verify(checkpoint, tmp_path / "out", plan=plan, samples=4).passed
     whole = {"heads": "0-3", "columns": "0-19"}
+    record = tmp_path / "out" / "prune_export.json"  # holds the plan, and serves as one
+    assert prune_export.verify(checkpoint, tmp_path / "out", plan=record, samples=4).passed
     plan.write_text(json.dumps({"format": "prune-export/plan", "version": 1, "layers": [whole] * 3}))
     assert not prune_export.verify(checkpoint, tmp_path / "out", plan=plan, samples=4).passed
 

@@ -57,6 +57,16 @@ def _align(layer: Layer, multiple: int) -> Layer:
     return replace(layer, attention=align_heads(layer.attention, multiple))
 
 
+def check_opset(opset: int) -> None:
+    """Refuses opsets that the graphs cannot be written in.
+
+    Raises:
+        WriteError: the opset is outside what is supported.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise WriteError(f"opset {opset} is not supported; expected {MIN_OPSET} to {MAX_OPSET}")
+
+
 def build(encoder: Encoder, target: Target, precision: Precision, *, opset: int | None = None) -> ir.Model:
     """The ONNX model of `encoder` for `target`; weights are views that are converted when the model is saved.
 
@@ -66,8 +76,7 @@ def build(encoder: Encoder, target: Target, precision: Precision, *, opset: int 
         WriteError: the opset is outside what is supported.
     """
     opset = target.opset if opset is None else opset
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise WriteError(f"opset {opset} is not supported; expected {MIN_OPSET} to {MAX_OPSET}")
+    check_opset(opset)
     encoder = map_layers(encoder, lambda _, layer: _align(layer, target.head_alignment))
     builder = GraphBuilder()
     shape = ("batch_size", "sequence_length")

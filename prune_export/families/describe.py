@@ -108,6 +108,11 @@ class _Reader:
         """The absolute path of a module of the base model."""
         return f"{self.family.prefix}.{path}"
 
+    def for_task(self, task: Task) -> str:
+        """Why a task head's tensor is expected, and what the checkpoint says to be."""
+        saved = ", ".join(getattr(self.config, "architectures", None) or ()) or "no architecture"
+        return f"the task '{task}' needs it; config.json says {saved}"
+
     def linear(self, path: str, out_features: int, in_features: int, *, reason: str = "") -> Linear:
         return Linear(
             weight=self.source.tensor(f"{path}.weight", (out_features, in_features), reason=reason),
@@ -189,22 +194,24 @@ class _Reader:
             case "feature-extraction":
                 return FeatureHead()
             case "question-answering":
-                return SpanHead(self.linear(family.span_output, 2, sizes.hidden, reason=_for(task)))
+                return SpanHead(self.linear(family.span_output, 2, sizes.hidden, reason=self.for_task(task)))
             case "token-classification":
-                return TokenHead(self.linear(family.token_output, sizes.labels, sizes.hidden, reason=_for(task)))
+                return TokenHead(
+                    self.linear(family.token_output, sizes.labels, sizes.hidden, reason=self.for_task(task))
+                )
             case "text-classification":
                 names = family.sequence_head
                 dense = self.body(names.dense) if names.dense_in_body else names.dense
                 return SequenceHead(
-                    dense=self.linear(dense, sizes.hidden, sizes.hidden, reason=_for(task)),
+                    dense=self.linear(dense, sizes.hidden, sizes.hidden, reason=self.for_task(task)),
                     activation=names.activation,
-                    output=self.linear(names.output, sizes.labels, sizes.hidden, reason=_for(task)),
+                    output=self.linear(names.output, sizes.labels, sizes.hidden, reason=self.for_task(task)),
                 )
             case "fill-mask":
                 return self.masked_language_head(embeddings)
 
     def masked_language_head(self, embeddings: Embeddings) -> MaskedLanguageHead:
-        names, sizes, reason = self.family.masked_language_head, self.dimensions, _for("fill-mask")
+        names, sizes, reason = self.family.masked_language_head, self.dimensions, self.for_task("fill-mask")
         width = sizes.embedding
         decoder, bias = embeddings.word, names.bias
         if not getattr(self.config, "tie_word_embeddings", True):
@@ -217,7 +224,3 @@ class _Reader:
             norm=self.norm(names.norm, width),
             decoder=Linear(decoder, self.source.tensor(bias, (sizes.vocabulary,), reason=reason)),
         )
-
-
-def _for(task: Task) -> str:
-    return f"the task '{task}' needs it"

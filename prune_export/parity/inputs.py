@@ -33,6 +33,18 @@ class Case:
     context: NDArray[np.bool_] | None = None
 
 
+def check_samples(samples: int, seed: int) -> None:
+    """Refuses numbers that `cases` cannot take.
+
+    Raises:
+        UsageError: fewer than four samples, or a negative seed.
+    """
+    if samples < 4:
+        raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
+
+
 def count_cases(samples: int, tokenizer: Any) -> int:
     """How many cases `cases` gives."""
     return samples + (1 if tokenizer is not None else 0)
@@ -47,10 +59,7 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
     Raises:
         UsageError: fewer than four samples, or a negative seed.
     """
-    if samples < 4:
-        raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: expected 0 or more")
+    check_samples(samples, seed)
     longest = encoder.embeddings.max_length
     random = np.random.default_rng(seed)
     short = min(longest, MAX_TOKENS // MAX_BATCH)

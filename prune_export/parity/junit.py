@@ -26,7 +26,8 @@ def write_junit(report: ParityReport, path: Path) -> None:
         case = ElementTree.SubElement(suite, "testcase", classname=result.comparison, name=result.case)
         if not result.passed:
             failure = ElementTree.SubElement(case, "failure", message=result.failure)
-            failure.text = report.tolerance.reason
+            limit = f"{report.tolerance.limit:g} * max(1, max|reference|)"
+            failure.text = f"The tolerance, {limit}, allows for: {report.tolerance.reason}."
         else:
             output = ElementTree.SubElement(case, "system-out")
             output.text = ", ".join(f"{part.name} {part.max_absolute:.3g}" for part in result.outputs)

@@ -59,18 +59,33 @@ def totals_table(summary: Summary) -> Table:
 
 
 def parity_table(report: ParityReport) -> Table:
-    """Per comparison and output: largest errors over all cases, and answers."""
-    title = f"Parity, {report.provider}: |Δ| ≤ {report.tolerance.limit:g} · max(1, max|reference|)"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    for heading in ("model", "output", "cases", "max |Δ|", "relative", "answers", ""):
-        table.add_column(heading, justify="left" if heading in ("model", "output", "") else "right")
+    """Per comparison and output: largest errors over all cases, how much of what was allowed that is, and answers."""
+    first = report.comparisons()[0]
+    cases = sum(result.comparison == first for result in report.results)
+    title = f"Parity with the Hugging Face model, {report.provider}, {cases} cases"
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    with_answers = any(report.agreement(comparison) for comparison in report.comparisons())
+    for heading in ("model", "output", "max |Δ|", "relative", "of limit"):
+        table.add_column(heading, justify="left" if heading in ("model", "output") else "right", no_wrap=True)
+    if with_answers:
+        table.add_column("answers", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for comparison in report.comparisons():
         results = [result for result in report.results if result.comparison == comparison]
         agreement = report.agreement(comparison)
         answers = f"{agreement.same} of {agreement.questions}" if agreement else ""
         mark = "[green]passed" if all(result.passed for result in results) else "[red]failed"
         for output, (absolute, relative) in report.worst(comparison).items():
-            table.add_row(comparison, output, str(len(results)), f"{absolute:.2g}", f"{relative:.2g}", answers, mark)
+            used = max(part.max_absolute / part.allowed for r in results for part in r.outputs if part.name == output)
+            cells = [comparison, output, f"{absolute:.2g}", f"{relative:.2g}", f"{100 * used:.0f} %"]
+            table.add_row(*cells, *([answers] if with_answers else []), mark)
             comparison = answers = mark = ""
     return table
 
