@@ -52,12 +52,17 @@ def check_provider(provider: str) -> None:
 
 
 def create_session(
-    model: Path | bytes, *, provider: str = "cpu", threads: int | None = None, optimize: bool = True
+    model: Path | bytes,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    optimize: bool = True,
+    entries: Mapping[str, str] | None = None,
 ) -> Any:
     """An InferenceSession for `model`, a file or its bytes, on exactly the provider asked for, "cpu" or "cuda".
 
     `threads` is the number of threads inside an operation; None leaves it to ONNX Runtime. `optimize=False` switches its
-    graph optimizations off.
+    graph optimizations off. `entries` are session configuration entries under ONNX Runtime's names.
 
     Raises:
         ProviderError: the provider is not in this ONNX Runtime, or did not start (ONNX Runtime itself would only log
@@ -75,6 +80,8 @@ def create_session(
     options.log_severity_level = 4  # errors come as exceptions; there is no need to print them as well
     if threads is not None:
         options.intra_op_num_threads = threads
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if not optimize:
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -8,6 +8,7 @@
     network = prune_export.slim("madlag/…")                      # a SlimModel, to train on
     network.save_pretrained("slim/")
     network = prune_export.load_slim("slim/")
+    session = prune_export.load_session("out")                   # a Session: session.run(inputs)
 
 Names are loaded when they are first used: importing this package is instant.
 """
@@ -22,6 +23,7 @@ from exporters.errors import PruneExportError
 if TYPE_CHECKING:
     from prune_export.exporting import ExportResult, export
     from prune_export.inspection import Inspection, inspect
+    from prune_export.network import load_session
     from prune_export.parity.verdict import ParityReport
     from prune_export.plan import LayerPlan, Plan, read_plan
     from prune_export.slim_model.api import load_slim, slim
@@ -38,6 +40,7 @@ __all__ = [
     "SlimModel",
     "export",
     "inspect",
+    "load_session",
     "load_slim",
     "read_plan",
     "slim",
@@ -53,6 +56,7 @@ _HOMES = {
     "SlimModel": "slim_model.model",
     "export": "exporting",
     "inspect": "inspection",
+    "load_session": "network",
     "load_slim": "slim_model.api",
     "read_plan": "plan",
     "slim": "slim_model.api",

@@ -11,6 +11,7 @@ from typing import Any
 from exporters.artifact import RECORD
 from exporters.errors import OutputError
 from exporters.onnx.precision import PRECISIONS
+from exporters.session import SessionSettings
 
 FORMAT = "prune-export/record"
 VERSION = 1
@@ -52,6 +53,12 @@ class Exported:
     @property
     def task(self) -> str | None:
         return self.record.get("task")
+
+    @property
+    def settings(self) -> SessionSettings:
+        """How the graph runs fastest, as found when it was exported."""
+        found = self.record.get("session") or {}
+        return SessionSettings(found.get("rows_at_once"), dict(found.get("entries", {})))
 
     @property
     def plan_given(self) -> bool:

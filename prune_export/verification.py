@@ -13,7 +13,8 @@ from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
-from prune_export.parity.check import Runner, check, torch_runner
+from prune_export.network import load_session, torch_runner
+from prune_export.parity.check import Runner, check
 from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
@@ -66,12 +67,11 @@ def verify(
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
-    chosen = provider or ("cuda" if exported.target == "cuda" else "cpu")
-    session = runtime.create_session(exported.model, provider=chosen)
+    session = load_session(onnx, provider=provider)
     return run_parity(
         checkpoint,
-        {ONNX_COMPARISON: (lambda batch: runtime.run(session, batch), tolerance_for(exported.dtype, atol))},
-        provider=chosen,
+        {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol))},
+        provider=session.provider,
         samples=samples,
         seed=seed,
         progress=progress,
@@ -94,7 +94,7 @@ def run_parity(
     tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
     progress.stage("Comparing with PyTorch", count_cases(samples, tokenizer))
     results = check(
-        torch_runner(oracle, encoder.outputs, encoder.inputs),
+        torch_runner(oracle, encoder.inputs, encoder.outputs),
         candidates,
         cases(encoder, tokenizer, samples=samples, seed=seed),
         progress=progress.advance,
@@ -105,4 +105,4 @@ def run_parity(
 
 def slim_candidate(slim: nn.Module, encoder: Encoder) -> tuple[Runner, Tolerance]:
     """The slim PyTorch network as a candidate for `run_parity`."""
-    return torch_runner(slim, encoder.outputs, encoder.inputs), TOLERANCES["slim"]
+    return torch_runner(slim, encoder.inputs, encoder.outputs), TOLERANCES["slim"]

@@ -24,6 +24,7 @@ PUBLIC = [
     "SlimModel",
     "export",
     "inspect",
+    "load_session",
     "load_slim",
     "read_plan",
     "slim",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from prune_export.parity.answers import compare_answers
 from prune_export.parity.inputs import Batch, Case
@@ -16,17 +14,6 @@ from prune_export.parity.verdict import CaseResult, OutputResult
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Runner = Callable[[Batch], Outputs]
-
-
-def torch_runner(model: nn.Module, outputs: tuple[str, ...], inputs: tuple[str, ...]) -> Runner:
-    """Runs a PyTorch model that returns transformers outputs."""
-
-    def run(batch: Batch) -> Outputs:
-        with torch.no_grad():
-            found = model(**{name: torch.from_numpy(batch[name]) for name in inputs})
-        return {name: found[name].float().numpy() for name in outputs}
-
-    return run
 
 
 def check(

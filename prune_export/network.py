@@ -1,0 +1,129 @@
+"""One way to run whatever a user has: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exporters.encoder import Task
+from exporters.errors import ProviderError
+from exporters.session import Session
+from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.source import resolve
+from prune_export.inspection import operate_on
+from prune_export.record import find_exported
+from prune_export.slim_model.api import module_of
+
+Kind = Literal["onnx", "pytorch", "slim"]
+Batch = Mapping[str, NDArray[np.int64]]
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that can be run.
+
+    `run` takes int64 arrays `[batch, sequence]` by input name (more than `inputs` is allowed) and gives float32 arrays by
+    output name. `folder` holds config.json and the tokenizer. `task` is None for an ONNX model without a record of ours.
+    """
+
+    name: str
+    kind: Kind
+    task: Task | None
+    folder: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    run: Callable[[Batch], Outputs]
+
+
+def load_session(onnx: str | Path, *, provider: str | None = None, threads: int | None = None) -> Session:
+    """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
+
+    `provider` is "cpu" or "cuda" (None: that of the target it was exported for); `threads` the threads inside an operation
+    (None: ONNX Runtime's choice). `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name.
+
+    Raises:
+        OutputError: there is no model, or it cannot be loaded.
+        ProviderError: the provider does not start here.
+    """
+    exported = find_exported(onnx)
+    chosen = provider or ("cuda" if exported.target == "cuda" else "cpu")
+    return Session(exported.model, provider=chosen, threads=threads, settings=exported.settings)
+
+
+def is_exported(model: str | Path) -> bool:
+    """Whether `model` is an ONNX file, or a folder with one in it."""
+    path = Path(model).expanduser()
+    return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
+
+
+def open_network(
+    model: str | Path,
+    *,
+    task: str | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+    slim: bool = False,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> Network:
+    """Opens an exported folder or `.onnx` file, or a checkpoint (a folder or a hub id), as a Network.
+
+    A checkpoint runs as the untouched Hugging Face model, or with `slim` as our slim PyTorch network; a slim checkpoint
+    always as the latter. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's own, or the CPU.
+
+    Raises:
+        CheckpointError, OutputError, ProviderError: it cannot be opened.
+    """
+    if is_exported(model):
+        return _open_exported(Path(model).expanduser(), task=task, provider=provider, threads=threads)
+    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    checkpoint = load_checkpoint(source, task=task)
+    kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"
+    encoder = checkpoint.encoder
+    run = torch_runner(torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, device=provider or "cpu")
+    return Network(str(model), kind, checkpoint.task, source.folder, encoder.inputs, encoder.outputs, run)
+
+
+def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
+    """The checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
+    if kind == "pytorch":
+        return load_oracle(checkpoint)
+    return module_of(checkpoint, operate_on(checkpoint).slim)
+
+
+def torch_runner(
+    module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, device: str = "cpu"
+) -> Callable[[Batch], Outputs]:
+    """Runs a PyTorch module that returns transformers outputs on `device`.
+
+    Raises:
+        ProviderError: PyTorch has no such device here.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ProviderError("PyTorch finds no CUDA device here; use --provider cpu")
+    module = module.to(device)
+
+    def run(batch: Batch) -> Outputs:
+        with torch.inference_mode():
+            found = module(**{name: torch.from_numpy(batch[name]).to(device) for name in inputs})
+        return {name: found[name].float().cpu().numpy() for name in outputs}
+
+    return run
+
+
+def _open_exported(path: Path, *, task: str | None, provider: str | None, threads: int | None) -> Network:
+    exported = find_exported(path)
+    session = load_session(path, provider=provider, threads=threads)
+    folder = exported.model.parent
+    found: Any = task or exported.task
+    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run)
