@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class TextData:
 
 
 Data = QuestionData | TextData
-AnyData = TypeVar("AnyData", QuestionData, TextData)
+AnyData = TypeVar("AnyData", bound=Data)
 
 
 def answerable(data: QuestionData) -> QuestionData:
@@ -84,7 +84,7 @@ def first(data: AnyData, limit: int) -> AnyData:
     """
     if limit < 1:
         raise UsageError(f"--limit {limit}: expected 1 or more")
-    return replace(data, examples=data.examples[:limit])
+    return _with(data, data.examples[:limit])
 
 
 def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
@@ -96,4 +96,8 @@ def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
     if count < 1 or seed < 0:
         raise UsageError(f"{count} samples with seed {seed}: expected 1 or more, and a seed of 0 or more")
     order = np.random.default_rng(seed).permutation(len(data.examples))[:count]
-    return replace(data, examples=tuple(data.examples[int(index)] for index in order))
+    return _with(data, tuple(data.examples[int(index)] for index in order))
+
+
+def _with(data: AnyData, examples: Any) -> AnyData:
+    return replace(data, examples=examples)

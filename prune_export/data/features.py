@@ -32,7 +32,7 @@ class Feature:
     """One sequence for the network, without padding.
 
     `example` is the index of what it was made from. `input_ids` and `token_type_ids` are `[length]`. For question answering,
-    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for all other tokens, and `cls` is the place of the
+    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the place of the
     token that stands for "no answer". The rest is for training, None unless asked for: `start` and `end`, the answer's first
     and last token (both `cls` where the window does not hold the answer), or `label`, the model's class or a number.
     """
@@ -84,9 +84,11 @@ def make_features(
 
 
 def text_features(
-    texts: Sequence[tuple[str, str | None]], tokenizer: Any, *, max_seq_length: int
+    texts: Sequence[tuple[str, str | None]], tokenizer: Any, *, max_seq_length: int, with_offsets: bool = False
 ) -> tuple[Feature, ...]:
     """One feature for each text or pair, cut at `max_seq_length` tokens (of a pair, the longer text first).
+
+    `with_offsets`: with the character ranges of the (first) text's tokens.
 
     Raises:
         UsageError: `max_seq_length` leaves no room for a token of each text.
@@ -104,9 +106,13 @@ def text_features(
         max_length=max_seq_length,
         return_token_type_ids=True,
         return_attention_mask=False,
+        return_offsets_mapping=with_offsets,
     )
     types = _token_types(encoded, tokenizer)
-    return tuple(Feature(index, _ids(ids), _ids(types[index])) for index, ids in enumerate(encoded["input_ids"]))
+    offsets = [_offsets(encoded, index, 0) if with_offsets else None for index in range(len(texts))]
+    return tuple(
+        Feature(index, _ids(ids), _ids(types[index]), offsets[index]) for index, ids in enumerate(encoded["input_ids"])
+    )
 
 
 def question_features(
@@ -181,14 +187,17 @@ def _windows(pairs: list[tuple[str, str]], tokenizer: Any, length: int, stride: 
     types = _token_types(encoded, tokenizer)
     features = []
     for index, ids in enumerate(encoded["input_ids"]):
-        offsets = _ids(encoded["offset_mapping"][index]).reshape(-1, 2)
-        part = 1 if right else 0
-        inside = np.array([found == part for found in encoded.sequence_ids(index)])
-        offsets = np.where(inside[:, None], offsets, -1)
+        offsets = _offsets(encoded, index, 1 if right else 0)
         cls = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
         example = encoded["overflow_to_sample_mapping"][index]
         features.append(Feature(example, _ids(ids), _ids(types[index]), offsets, cls))
     return features
+
+
+def _offsets(encoded: Any, index: int, part: int) -> Ids:
+    """Character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
+    inside = np.array([found == part for found in encoded.sequence_ids(index)])
+    return np.where(inside[:, None], _ids(encoded["offset_mapping"][index]).reshape(-1, 2), -1)
 
 
 def _token_types(encoded: Any, tokenizer: Any) -> Any:
