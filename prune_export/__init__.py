@@ -9,6 +9,8 @@
     network.save_pretrained("slim/")
     network = prune_export.load_slim("slim/")
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
+    found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
+    answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
 """
@@ -21,23 +23,29 @@ from typing import TYPE_CHECKING
 from exporters.errors import PruneExportError
 
 if TYPE_CHECKING:
+    from prune_export.evaluation.evaluating import evaluate
+    from prune_export.evaluation.result import Evaluation
     from prune_export.exporting import ExportResult, export
     from prune_export.inspection import Inspection, inspect
     from prune_export.network import load_session
     from prune_export.parity.verdict import ParityReport
+    from prune_export.pipeline import Pipeline
     from prune_export.plan import LayerPlan, Plan, read_plan
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
     from prune_export.verification import verify
 
 __all__ = [
+    "Evaluation",
     "ExportResult",
     "Inspection",
     "LayerPlan",
     "ParityReport",
+    "Pipeline",
     "Plan",
     "PruneExportError",
     "SlimModel",
+    "evaluate",
     "export",
     "inspect",
     "load_session",
@@ -48,12 +56,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Evaluation": "evaluation.result",
     "ExportResult": "exporting",
     "Inspection": "inspection",
     "LayerPlan": "plan",
     "ParityReport": "parity.verdict",
+    "Pipeline": "pipeline",
     "Plan": "plan",
     "SlimModel": "slim_model.model",
+    "evaluate": "evaluation.evaluating",
     "export": "exporting",
     "inspect": "inspection",
     "load_session": "network",

@@ -15,13 +15,16 @@ from prune_export.cli.main import main
 from tests.models import FAMILY_CASES, make_model, save
 
 PUBLIC = [
+    "Evaluation",
     "ExportResult",
     "Inspection",
     "LayerPlan",
     "ParityReport",
+    "Pipeline",
     "Plan",
     "PruneExportError",
     "SlimModel",
+    "evaluate",
     "export",
     "inspect",
     "load_session",
