@@ -25,8 +25,24 @@ class SessionSettings:
     tokens_at_once: int | None = None
     entries: Mapping[str, str] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """For the record of an export; `settings_from_json` reads it back."""
+        return {"tokens_at_once": self.tokens_at_once, "entries": dict(self.entries)}
+
 
 DEFAULT_SETTINGS = SessionSettings()
+
+
+def settings_from_json(data: Mapping[str, Any]) -> SessionSettings:
+    """Settings as `SessionSettings.to_json` gave them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    tokens, entries = data.get("tokens_at_once"), data.get("entries", {})
+    if not (tokens is None or (isinstance(tokens, int) and tokens > 0)) or not isinstance(entries, Mapping):
+        raise ValueError(f"session settings {dict(data)!r}")
+    return SessionSettings(tokens, {str(key): str(value) for key, value in entries.items()})
 
 
 class Session:
@@ -55,13 +71,19 @@ class Session:
             OutputError: the graph takes an input that is not there.
         """
         batch, length = next(iter(inputs.values())).shape
-        limit = self.settings.tokens_at_once
-        rows = batch if limit is None else max(1, limit // max(1, length))
-        if batch <= rows:
+        parts = self.parts(batch, length)
+        if parts == 1:
             return runtime.run(self.onnxruntime, inputs)
-        rows = math.ceil(batch / math.ceil(batch / rows))  # parts of nearly equal size
-        parts = [
+        rows = math.ceil(batch / parts)
+        found = [
             runtime.run(self.onnxruntime, {name: values[start : start + rows] for name, values in inputs.items()})
             for start in range(0, batch, rows)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+
+    def parts(self, batch: int, length: int) -> int:
+        """How many runs a batch of `batch` rows of `length` tokens takes; they are of nearly equal size."""
+        limit = self.settings.tokens_at_once
+        if limit is None or batch * length <= limit:
+            return 1
+        return math.ceil(batch / max(1, limit // length))

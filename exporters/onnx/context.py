@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.precision import Precision, Quantization
+from exporters.session import DEFAULT_SETTINGS, SessionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Target:
     `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
     `gelu(context, x)` is the exact (erf) GELU.
     `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
+    `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
+    `sessions`: how graphs of a precision run fastest, by its name.
     """
 
     name: str
@@ -32,6 +35,12 @@ class Target:
     attention: Callable[[Context, ir.Value, ir.Value, Attention], ir.Value]
     residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
     gelu: Callable[[Context, ir.Value], ir.Value]
+    signed_activations: bool = False
+    sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
+
+    def settings(self, precision: Precision) -> SessionSettings:
+        """How this target's graphs of `precision` run fastest."""
+        return self.sessions.get(precision.name, DEFAULT_SETTINGS)
 
 
 @dataclass(frozen=True, slots=True)
