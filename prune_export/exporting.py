@@ -16,7 +16,7 @@ from exporters.onnx.context import Target
 from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
-from exporters.session import Session
+from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
@@ -123,6 +123,7 @@ def export(
     with ThreadPoolExecutor(max_workers=1) as pool:
         digest = pool.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
         found = operate_on(checkpoint, progress=progress)
+        settings = chosen.settings(precision, found.slim.embeddings.max_length)
         reference = load_reference(checkpoint, goal=goal, progress=progress) if verify else None
         with artifact.staging(place) as folder:
             parity = None
@@ -135,7 +136,7 @@ def export(
                 if reference is None:
                     break
                 parity = _compare(
-                    found, reference, folder / place.model, chosen, precision, tolerance, samples, seed, progress
+                    found, reference, folder / place.model, chosen, settings, tolerance, samples, seed, progress
                 )
                 if parity.passed or not parity.first_alone_failed:
                     break
@@ -155,7 +156,7 @@ def export(
                 "opset": graph.opset_imports[""],
                 "model": place.model,
                 "files": list(files),
-                "session": chosen.settings(precision).to_json(),
+                "session": settings.to_json(),
                 "quantization": attempt.to_json() if precision.quantized else None,
                 "plan_given": checkpoint.given_plan is not None,
                 "plan": plan_to_json(found.plan),
@@ -173,7 +174,7 @@ def _compare(
     reference: Reference,
     path: Path,
     target: Target,
-    precision: Precision,
+    settings: SessionSettings,
     tolerance: Tolerance,
     samples: int,
     seed: int,
@@ -181,7 +182,7 @@ def _compare(
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
     provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
-    session = Session(path, provider=provider, settings=target.settings(precision))
+    session = Session(path, provider=provider, settings=settings)
     return run_parity(
         reference,
         {

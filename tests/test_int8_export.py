@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import prune_export
+from exporters.encoder import Task
 from exporters.errors import DataError, ParityError, UsageError, WriteError
 from prune_export.cli.main import main
-from tests.models import FAMILY_CASES, make_model, save
+from tests.comparing import largest_difference, torch_outputs
+from tests.models import FAMILY_CASES, example_inputs, make_model, save
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,21 @@ def test_a_session_runs_large_batches_in_parts_with_the_same_answers(checkpoint:
         found = session.run(inputs)
         for name, expected in whole.items():
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-classification", "feature-extraction"])
+def test_a_session_pads_to_a_multiple_and_cuts_again(task: Task, tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[0], task, max_position_embeddings=48)
+    result = prune_export.export(save(model, tmp_path / "checkpoint"), tmp_path / "out", target="cuda", samples=4)
+    assert result.record["session"]["length_multiple"] == 16
+    session = prune_export.load_session(tmp_path / "out", provider="cpu")
+    inputs = example_inputs(model, length=19)
+    encoder = prune_export.inspect(tmp_path / "checkpoint").slim
+    found = session.run({name: value.numpy() for name, value in inputs.items()})
+    assert largest_difference(torch_outputs(model, encoder, inputs), found) < 1e-5  # and of the same shapes
+    # Where the model has no positions for the padding, there is none.
+    odd = save(make_model(FAMILY_CASES[0], task, max_position_embeddings=47), tmp_path / "odd")
+    assert (
+        prune_export.export(odd, tmp_path / "odd-out", target="cuda", samples=4).record["session"]["length_multiple"]
+        == 1
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -38,9 +38,11 @@ class Target:
     signed_activations: bool = False
     sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
 
-    def settings(self, precision: Precision) -> SessionSettings:
-        """How this target's graphs of `precision` run fastest."""
-        return self.sessions.get(precision.name, DEFAULT_SETTINGS)
+    def settings(self, precision: Precision, max_length: int) -> SessionSettings:
+        """How this target's graphs of `precision` run fastest; `max_length` is the network's longest sequence."""
+        found = self.sessions.get(precision.name, DEFAULT_SETTINGS)
+        # There must be positions for the padding, too.
+        return replace(found, length_multiple=1) if max_length % found.length_multiple else found
 
 
 @dataclass(frozen=True, slots=True)
