@@ -9,6 +9,7 @@
     network.save_pretrained("slim/")
     network = prune_export.load_slim("slim/")
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
+    measured = prune_export.bench("madlag/…", ["out"])           # a BenchReport
 
 Names are loaded when they are first used: importing this package is instant.
 """
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING
 from exporters.errors import PruneExportError
 
 if TYPE_CHECKING:
+    from prune_export.benchmark.results import BenchReport
+    from prune_export.benchmark.run import bench
     from prune_export.exporting import ExportResult, export
     from prune_export.inspection import Inspection, inspect
     from prune_export.network import load_session
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from prune_export.verification import verify
 
 __all__ = [
+    "BenchReport",
     "ExportResult",
     "Inspection",
     "LayerPlan",
@@ -38,6 +42,7 @@ __all__ = [
     "Plan",
     "PruneExportError",
     "SlimModel",
+    "bench",
     "export",
     "inspect",
     "load_session",
@@ -48,12 +53,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BenchReport": "benchmark.results",
     "ExportResult": "exporting",
     "Inspection": "inspection",
     "LayerPlan": "plan",
     "ParityReport": "parity.verdict",
     "Plan": "plan",
     "SlimModel": "slim_model.model",
+    "bench": "benchmark.run",
     "export": "exporting",
     "inspect": "inspection",
     "load_session": "network",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from exporters.cost import LayerShape, layer_shape
 from exporters.errors import ProviderError
-from prune_export.benchmark.rows import Conditions, Cost, Row, cost_of_layers
+from prune_export.benchmark.cost import cost_of_layers
+from prune_export.benchmark.rows import Conditions, Cost, Row
 from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint

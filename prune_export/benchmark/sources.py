@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from prune_export.benchmark.rows import Row, cost_of_record
+from prune_export.benchmark.cost import cost_of_record
+from prune_export.benchmark.rows import Row
 from prune_export.record import find_exported
 
 _ONNX = "prune_export.benchmark.onnx_row:load"

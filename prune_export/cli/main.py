@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import export, inspect, verify
+from prune_export.cli import bench, export, inspect, verify
 
 
 class Verb(Protocol):
@@ -29,13 +29,14 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
-VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect}
+VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect, "bench": bench}
 
 _EPILOG = """\
 verbs:
   prune-export --model M --output O     exports (the verb may be left out)
   prune-export verify …                 compares an exported model with its checkpoint
   prune-export inspect …                shows what is pruned in a checkpoint
+  prune-export bench …                  measures a checkpoint and its exports side by side
 """
 
 
