@@ -410,13 +410,12 @@ def test_rows_of_a_hub_checkpoint(tmp_path: Path) -> None:
     model = make_model(FAMILY_CASES[0], "question-answering")
     model.prune_heads({0: [1, 2], 1: [0]})
     hub = save(model, tmp_path / "hub")
-    rows = ["dense", "pytorch", "optimum"]
+    rows = ["dense", "optimum"]
     found = prune_export.bench(hub, rows=rows, batch_sizes=[1], sequence_lengths=[8], rounds=1, seconds=0.01)
-    dense, pruned, optimum = found.rows
+    dense, pruned = found.rows
     assert dense.note is not None
     assert dense.cost is not None
     assert pruned.cost is not None
-    assert optimum.cost == pruned.cost
     # 3 of 12 heads of size 6 are gone: 4 projections of 24 x 6 each, and 2 products
     assert dense.cost.constant - pruned.cost.constant == 2 * 3 * 4 * 6 * 24
     assert dense.cost.per_length - pruned.cost.per_length == 2 * 3 * 2 * 6

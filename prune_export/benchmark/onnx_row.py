@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import runtime
+from exporters.errors import OutputError
 from exporters.session import Session, SessionSettings
 from prune_export.benchmark.rows import Conditions, Row
 from prune_export.benchmark.timing import by_wall_clock
@@ -40,7 +41,9 @@ def load(row: Row, conditions: Conditions) -> Loaded:
     graphs = count(1)
 
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
-        fed = {name: batch[name] for name in session.inputs if name in batch}
+        if unknown := sorted(set(session.inputs) - set(batch)):
+            raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(batch)}")
+        fed = {name: batch[name] for name in session.inputs}
         if conditions.provider == "cuda" and settings.rows_at_once is None:
             return by_wall_clock(_bound(session, fed, next(graphs)))
         return by_wall_clock(lambda: session.run(fed))
