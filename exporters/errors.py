@@ -6,13 +6,15 @@ PruneExportError
 ├── CheckpointError      the input is not a checkpoint that can be read
 │   ├── WeightsError     weights are missing, damaged or contradict config.json
 │   └── UnsupportedError the architecture, task or option is outside what is supported
+├── DataError            a data set cannot be read, or is not for the task
 ├── PlanError            a pruning plan does not fit the model
 ├── SurgeryError         a removal would change what the model computes
 ├── WriteError           the ONNX model cannot be expressed as asked
 ├── OutputError          the output cannot be put where it was asked for
 ├── ProviderError        the execution provider is not there
 ├── BenchmarkError       a row of a benchmark could not be measured
-└── ParityError          the exported model does not answer like the original         (exit 3)
+├── ParityError          the exported model does not answer like the original         (exit 3)
+└── QualityError         a model scores below what was asked for                      (exit 4)
 
 Each message says what was expected, what was found and what to do.
 """
@@ -46,6 +48,10 @@ class UnsupportedError(CheckpointError):
     """The architecture, the task or an option of the configuration is not supported."""
 
 
+class DataError(PruneExportError):
+    """A data set cannot be read, or is not for the task."""
+
+
 class PlanError(PruneExportError):
     """A pruning plan is malformed or does not fit the model."""
 
@@ -74,3 +80,9 @@ class ParityError(PruneExportError):
     """The exported model does not answer like the original."""
 
     exit_code = 3
+
+
+class QualityError(PruneExportError):
+    """A model scores below what was asked for."""
+
+    exit_code = 4

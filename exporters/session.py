@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,11 @@ from exporters import runtime
 class SessionSettings:
     """How to run a graph.
 
-    `rows_at_once`: a batch with more rows is run in parts of so many (None: as it comes). `entries` are ONNX Runtime's
-    session configuration entries.
+    `tokens_at_once`: a batch with more tokens, padding counted, is run in parts of at most so many (a single row may have
+    more); None: as it comes. `entries` are ONNX Runtime's session configuration entries.
     """
 
-    rows_at_once: int | None = None
+    tokens_at_once: int | None = None
     entries: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -54,10 +55,12 @@ class Session:
         Raises:
             OutputError: the graph takes an input that is not there.
         """
-        rows = self.settings.rows_at_once
-        batch = len(next(iter(inputs.values())))
-        if rows is None or batch <= rows:
+        batch, length = next(iter(inputs.values())).shape
+        limit = self.settings.tokens_at_once
+        rows = batch if limit is None else max(1, limit // max(1, length))
+        if batch <= rows:
             return runtime.run(self.onnxruntime, inputs)
+        rows = math.ceil(batch / math.ceil(batch / rows))  # parts of nearly equal size
         parts = [
             runtime.run(self.onnxruntime, {name: values[start : start + rows] for name, values in inputs.items()})
             for start in range(0, batch, rows)

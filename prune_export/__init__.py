@@ -10,6 +10,8 @@
     network = prune_export.load_slim("slim/")
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
     measured = prune_export.bench("madlag/…", ["out"])           # a BenchReport
+    found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
+    answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
 """
@@ -24,10 +26,13 @@ from exporters.errors import PruneExportError
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
     from prune_export.benchmark.run import bench
+    from prune_export.evaluation.evaluating import evaluate
+    from prune_export.evaluation.result import Evaluation
     from prune_export.exporting import ExportResult, export
     from prune_export.inspection import Inspection, inspect
     from prune_export.network import load_session
     from prune_export.parity.verdict import ParityReport
+    from prune_export.pipeline import Pipeline
     from prune_export.plan import LayerPlan, Plan, read_plan
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
@@ -35,14 +40,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BenchReport",
+    "Evaluation",
     "ExportResult",
     "Inspection",
     "LayerPlan",
     "ParityReport",
+    "Pipeline",
     "Plan",
     "PruneExportError",
     "SlimModel",
     "bench",
+    "evaluate",
     "export",
     "inspect",
     "load_session",
@@ -54,13 +62,16 @@ __all__ = [
 
 _HOMES = {
     "BenchReport": "benchmark.results",
+    "Evaluation": "evaluation.result",
     "ExportResult": "exporting",
     "Inspection": "inspection",
     "LayerPlan": "plan",
     "ParityReport": "parity.verdict",
+    "Pipeline": "pipeline",
     "Plan": "plan",
     "SlimModel": "slim_model.model",
     "bench": "benchmark.run",
+    "evaluate": "evaluation.evaluating",
     "export": "exporting",
     "inspect": "inspection",
     "load_session": "network",

@@ -58,7 +58,7 @@ class Exported:
     def settings(self) -> SessionSettings:
         """How the graph runs fastest, as found when it was exported."""
         found = self.record.get("session") or {}
-        return SessionSettings(found.get("rows_at_once"), dict(found.get("entries", {})))
+        return SessionSettings(found.get("tokens_at_once"), dict(found.get("entries", {})))
 
     @property
     def plan_given(self) -> bool:

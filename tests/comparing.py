@@ -16,6 +16,13 @@ from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 
+# Every target in every precision that it has a form for.
+FORMS = [(target, dtype) for target in TARGETS for dtype in PRECISIONS if (target, dtype) != ("cuda", "int8")]
+
+# Relative to max(1, max|reference|), for tiny networks with weights of 0.3: a handful of roundings of 1e-7 and 5e-4, and
+# 8-bit steps whose errors add up over three layers.
+LIMITS = {"fp32": 1e-5, "fp16": 2e-2, "int8": 0.2}
+
 
 def torch_outputs(model: Any, encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     with torch.no_grad():

@@ -16,14 +16,17 @@ from tests.models import FAMILY_CASES, make_model, save
 
 PUBLIC = [
     "BenchReport",
+    "Evaluation",
     "ExportResult",
     "Inspection",
     "LayerPlan",
     "ParityReport",
+    "Pipeline",
     "Plan",
     "PruneExportError",
     "SlimModel",
     "bench",
+    "evaluate",
     "export",
     "inspect",
     "load_session",

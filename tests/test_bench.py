@@ -321,7 +321,7 @@ def test_recorded_settings_are_used(exported: Path, tmp_path: Path, monkeypatch:
     for path in exported.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     record = json.loads((folder / "prune_export.json").read_text())
-    record["session"] = {"rows_at_once": 2, "entries": {"session.intra_op.allow_spinning": "0"}}
+    record["session"] = {"tokens_at_once": 16, "entries": {"session.intra_op.allow_spinning": "0"}}
     (folder / "prune_export.json").write_text(json.dumps(record))
     found = onnx_row(folder, name="ours")
     batches: list[int] = []

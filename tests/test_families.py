@@ -19,7 +19,7 @@ from prune_export.families import FAMILIES
 from prune_export.families.state_dict import state_dict
 from prune_export.inspection import inspect
 from prune_export.slim_model.api import module_of
-from tests.comparing import largest_difference, onnx_outputs, torch_outputs
+from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
 FP32 = 1e-5  # tiny networks: a handful of roundings
@@ -51,9 +51,10 @@ def test_dense_networks_answer_alike(case: FamilyCase, task: Task, tmp_path: Pat
         assert largest_difference(reference, plain) < FP32, target
         optimized = onnx_outputs(found.slim, inputs, tmp_path, target=target)
         assert largest_difference(reference, optimized) < FP32, target
-        half = onnx_outputs(found.slim, inputs, tmp_path, target=target, dtype="fp16")
-        assert largest_difference(reference, half) < FP16, target
-        assert all(output.dtype == "float32" for output in half.values())
+    for target, dtype in FORMS:
+        rounded = onnx_outputs(found.slim, inputs, tmp_path, target=target, dtype=dtype)
+        assert largest_difference(reference, rounded) < LIMITS[dtype], (target, dtype)
+        assert all(output.dtype == "float32" for output in rounded.values())
 
 
 @every_family

@@ -1,7 +1,8 @@
 """Attention, in the forms that targets choose from.
 
 Each form takes the block's input `x` in the matmul type and the target's layout, and returns the heads' contexts side
-by side, `[..., heads * value_size]`, in the matmul type. The attention scale is multiplied into the query weights.
+by side, `[..., heads * value_size]`, in the matmul type. `asking` are the positions whose contexts are wanted, in the same
+layout: `x` itself, or its first tokens. The attention scale is multiplied into the query weights.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ def align_heads(block: Attention, multiple: int) -> Attention:
     )
 
 
-def _project(context: Context, x: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Query (scaled), key and value, each `[..., heads * size]`."""
-    query = project(context, x, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
+    query = project(context, asking, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
     query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scale)
     key = project(context, x, block.key_weight.flatten(0, 1), "key")
     if block.key_bias is not None:
@@ -70,23 +71,25 @@ def _additive_mask(context: Context) -> ir.Value:
     return context.shared["additive_mask"]
 
 
-def plain_attention(context: Context, x: ir.Value, block: Attention) -> ir.Value:
+def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
     """Matrix products, Softmax and an added mask: ai.onnx operations only, in either layout."""
     builder, heads = context.builder, len(block.heads)
     sequence_first = context.target.sequence_first
-    query, key, value = _project(context, x, block)
+    query, key, value = _project(context, x, asking, block)
 
-    def split(rows: ir.Value, size: int, perm: list[int]) -> ir.Value:
-        leading = (context.sequence, -1) if sequence_first else (0, -1)
-        label = f"split_{heads}_{size}"
+    def split(rows: ir.Value, size: int, perm: list[int], *, first_only: bool = False) -> ir.Value:
+        label = f"split_{heads}_{size}_{first_only}"
         if label not in context.shared:
+            length = 1 if first_only else context.sequence
+            leading = (length, -1) if sequence_first else (0, -1)
             context.shared[label] = builder.shape_of(*leading, heads, size)
         return builder.op("Transpose", builder.op("Reshape", rows, context.shared[label]), perm=perm)
 
     by_head, by_head_transposed, joined = (
         ([1, 2, 0, 3], [1, 2, 3, 0], [2, 0, 1, 3]) if sequence_first else ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     )
-    query = split(query, block.query_key_size, by_head)  # [batch, heads, sequence, query_key_size]
+    # [batch, heads, sequence, query_key_size]; below, "sequence" is 1 in the places of queries that ask for one position
+    query = split(query, block.query_key_size, by_head, first_only=asking is not x)
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
@@ -98,14 +101,14 @@ def plain_attention(context: Context, x: ir.Value, block: Attention) -> ir.Value
     return builder.op("Reshape", contexts, shape)
 
 
-def multi_head_attention(context: Context, x: ir.Value, block: Attention) -> ir.Value:
+def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
     """One MultiHeadAttention; `x` is `[batch, sequence, hidden]`.
 
     The mask goes in as `[batch, sequence]` integers: the form that is right for padding on either side. ONNX Runtime's
     kernels keep softmax in fp32.
     """
     builder = context.builder
-    query, key, value = _project(context, x, block)
+    query, key, value = _project(context, x, asking, block)
     if "key_padding_mask" not in context.shared:
         context.shared["key_padding_mask"] = builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
     return builder.op(

@@ -57,8 +57,12 @@ class GraphBuilder:
         yield
         self._scopes.pop()
 
+    def path(self, label: str) -> str:
+        """`label` under the folders of the current scopes."""
+        return "/".join((*self._scopes, label))
+
     def _name(self, label: str) -> str:
-        path = "/".join((*self._scopes, label))
+        path = self.path(label)
         count = self._counts.get(path, 0)
         self._counts[path] = count + 1
         return path if count == 0 else f"{path}_{count}"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
-from exporters.onnx.precision import Precision
+from exporters.onnx.precision import Precision, Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Target:
     """Forms chosen for one execution provider.
 
     `sequence_first`: hidden states travel as rows `[sequence * batch, hidden]`; otherwise `[batch, sequence, hidden]`.
-    `attention(context, x, block)` returns the heads' joined contexts, before the output projection.
+    `attention(context, x, asking, block)` returns the heads' joined contexts at the positions `asking`, before the output
+    projection.
     `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
     `gelu(context, x)` is the exact (erf) GELU.
     `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
@@ -28,14 +29,18 @@ class Target:
     opset: int
     sequence_first: bool
     head_alignment: int
-    attention: Callable[[Context, ir.Value, Attention], ir.Value]
+    attention: Callable[[Context, ir.Value, ir.Value, Attention], ir.Value]
     residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
     gelu: Callable[[Context, ir.Value], ir.Value]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One graph under construction. `batch` and `sequence` are int64 vectors of one element."""
+    """One graph under construction. `batch` and `sequence` are int64 vectors of one element.
+
+    `quantization` is None where all is floating point. `observed`, where it is there, collects the inputs of the linear
+    maps that could be quantized, by the maps' names.
+    """
 
     builder: GraphBuilder
     target: Target
@@ -43,7 +48,13 @@ class Context:
     attention_mask: ir.Value  # int64 [batch, sequence]
     batch: ir.Value
     sequence: ir.Value
+    quantization: Quantization | None = None
+    observed: dict[str, ir.Value] | None = None
     shared: dict[str, ir.Value] = field(default_factory=dict)  # values that several layers use, made once
+
+    def quantizes(self, label: str) -> bool:
+        """Whether the linear map `label` of the current scope multiplies 8-bit integers."""
+        return self.quantization is not None and self.builder.path(label) not in self.quantization.keep_float
 
     def accurate(self, value: ir.Value) -> ir.Value:
         """A value of the matmul type in the accurate type."""

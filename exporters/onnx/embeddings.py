@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from exporters.encoder import Embeddings
 from exporters.onnx.context import Context
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import norm
+from exporters.onnx.quantized import quantized_lookup
 
 
 def _in_layout(context: Context, ids: ir.Value) -> ir.Value:
@@ -38,13 +40,19 @@ def _position_rows(context: Context, parameters: Embeddings, input_ids: ir.Value
     return rows
 
 
+def _word_rows(context: Context, table: Tensor, ids: ir.Value) -> ir.Value:
+    if context.quantization is not None and context.quantization.embeddings:
+        return quantized_lookup(context, table, ids, "word")
+    weight = context.builder.weight(table, "word.weight", context.precision.matmul)
+    return context.accurate(context.builder.op("Gather", weight, ids, axis=0))
+
+
 def embeddings(
     context: Context, parameters: Embeddings, input_ids: ir.Value, token_type_ids: ir.Value | None
 ) -> ir.Value:
     """Hidden states in the target's layout, in the accurate type."""
     builder = context.builder
-    table = builder.weight(parameters.word, "word.weight", context.precision.matmul)
-    x = context.accurate(builder.op("Gather", table, _in_layout(context, input_ids), axis=0))
+    x = _word_rows(context, parameters.word, _in_layout(context, input_ids))
     x = builder.op("Add", x, context.accurate(_position_rows(context, parameters, input_ids)))
     if parameters.token_type is not None and token_type_ids is not None:
         types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)

@@ -8,10 +8,15 @@ from torch import Tensor
 from exporters.encoder import Linear
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import Context
+from exporters.onnx.quantized import quantized_product
 
 
 def project(context: Context, x: ir.Value, weight: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
     """`x @ weight.T`, with `x` `[..., in_features]` and `weight` `[out_features, in_features]`."""
+    if context.observed is not None:
+        context.observed[context.builder.path(label)] = x
+    if context.quantizes(label):
+        return quantized_product(context, x, weight, label, constant_scale=constant_scale)
     matrix = context.builder.weight(
         weight, f"{label}.weight", context.precision.matmul, transposed, constant_scale=constant_scale
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,11 +11,15 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """`matmul`: weights, matrix products and activations. `accurate`: residual stream, norms, softmax, outputs."""
+    """`matmul`: weights, matrix products and activations. `accurate`: residual stream, norms, softmax, outputs.
+
+    `quantized`: linear maps multiply 8-bit integers instead, and give the matmul type.
+    """
 
     name: str
     matmul: ir.DataType
     accurate: ir.DataType
+    quantized: bool = False
 
 
 FP32 = Precision("fp32", matmul=ir.DataType.FLOAT, accurate=ir.DataType.FLOAT)
@@ -23,9 +28,25 @@ FP32 = Precision("fp32", matmul=ir.DataType.FLOAT, accurate=ir.DataType.FLOAT)
 # these stay in fp32. Linears and attention's products are where the time and the bytes are.
 FP16 = Precision("fp16", matmul=ir.DataType.FLOAT16, accurate=ir.DataType.FLOAT)
 
-PRECISIONS: dict[str, Precision] = {precision.name: precision for precision in (FP32, FP16)}
+# The linear maps of the layers, which are nearly all of the time; everything between them stays in fp32.
+INT8 = Precision("int8", matmul=ir.DataType.FLOAT, accurate=ir.DataType.FLOAT, quantized=True)
+
+PRECISIONS: dict[str, Precision] = {precision.name: precision for precision in (FP32, FP16, INT8)}
 
 TORCH_DTYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.INT8: torch.int8,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What a quantized graph does beyond the default.
+
+    Linear maps go by their place in the graph: `layer_3/feed_forward/down`.
+    """
+
+    keep_float: frozenset[str] = frozenset()  # maps that stay in fp32
+    embeddings: bool = False  # whether word embeddings are stored in 8 bits, one scale a word
+    ranges: Mapping[str, tuple[float, float]] | None = None  # of each map's input; None: found anew for every input

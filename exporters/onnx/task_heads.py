@@ -21,17 +21,18 @@ def _batch_first(context: Context, x: ir.Value, width: int) -> ir.Value:
     return builder.op("Transpose", rows, perm=[1, 0, 2])
 
 
-def _first_token(context: Context, x: ir.Value) -> ir.Value:
-    """`[batch, hidden]` from the target's layout."""
+def first_tokens(context: Context, x: ir.Value) -> ir.Value:
+    """The first token of each sequence, in the target's layout: `[batch, hidden]` or `[batch, 1, hidden]`."""
     builder = context.builder
     if context.target.sequence_first:
         return builder.op("Slice", x, builder.integers(0), context.batch, builder.integers(0))
-    first = builder.op("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))
-    return builder.op("Squeeze", first, builder.integers(1))
+    return builder.op("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))
 
 
-def _tied_decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir.Value:
+def _decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir.Value:
     """`x @ embeddings.T + bias` with the word embeddings as they are stored: one Gemm that reads them transposed."""
+    if context.quantizes("decoder") or context.observed is not None:
+        return linear(context, x, head.decoder, "decoder")
     builder, dtype = context.builder, context.precision.matmul
     vocabulary, width = head.decoder.weight.shape
     rows = builder.op("Reshape", x, builder.integers(-1, width))
@@ -42,7 +43,10 @@ def _tied_decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir
 
 
 def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
-    """Adds the outputs of the encoder's task to the graph; all are of the accurate type."""
+    """Adds the outputs of the encoder's task to the graph; all are of the accurate type.
+
+    `x` holds every position, or for text classification the first tokens (as from `first_tokens`).
+    """
     builder, dtype, head = context.builder, context.precision.accurate, encoder.head
     by_token = ("batch_size", "sequence_length")
     match head:
@@ -62,7 +66,8 @@ def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
                     builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
                 )
         case SequenceHead():
-            pooled = linear(context, context.matmul(_first_token(context, x)), head.dense, "dense")
+            first = x if context.target.sequence_first else builder.op("Squeeze", x, builder.integers(1))
+            pooled = linear(context, context.matmul(first), head.dense, "dense")
             pooled = activation(context, pooled, head.activation)
             logits = builder.op("Identity", context.accurate(linear(context, pooled, head.output, "output")))
             builder.output(logits, "logits", dtype, ("batch_size", head.output.weight.shape[0]))
@@ -70,6 +75,6 @@ def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
             states = context.matmul(_batch_first(context, x, encoder.hidden_size))
             states = activation(context, linear(context, states, head.dense, "dense"), head.activation)
             states = context.matmul(norm(context, context.accurate(states), head.norm))
-            logits = context.accurate(_tied_decoder(context, states, head))
+            logits = context.accurate(_decoder(context, states, head))
             logits = builder.op("Identity", logits)
             builder.output(logits, "logits", dtype, (*by_token, head.decoder.weight.shape[0]))

@@ -7,7 +7,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx_ir as ir
 
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, Norm, map_layers
+from exporters.encoder import (
+    Attention,
+    ConstantBlock,
+    Encoder,
+    FeedForward,
+    Layer,
+    Linear,
+    MaskedLanguageHead,
+    Norm,
+    SequenceHead,
+    map_layers,
+)
 from exporters.errors import WriteError
 from exporters.onnx.activation import activation
 from exporters.onnx.attention import align_heads
@@ -16,8 +27,8 @@ from exporters.onnx.context import Context, Target
 from exporters.onnx.embeddings import embeddings
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import add_then_norm
-from exporters.onnx.precision import Precision
-from exporters.onnx.task_heads import task_head
+from exporters.onnx.precision import Precision, Quantization
+from exporters.onnx.task_heads import first_tokens, task_head
 
 MIN_OPSET = 17  # LayerNormalization
 MAX_OPSET = 24  # the newest that ONNX Runtime 1.31 accepts as released
@@ -26,9 +37,10 @@ MAX_OPSET = 24  # the newest that ONNX Runtime 1.31 accepts as released
 _IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
-def _attention(context: Context, x: ir.Value, block: Attention) -> ir.Value:
-    """What the block adds to the residual stream, in the accurate type."""
-    contexts = context.target.attention(context, context.matmul(x), block)
+def _attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
+    """What the block adds to the residual stream at the positions `asking`, in the accurate type."""
+    inputs = context.matmul(x)
+    contexts = context.target.attention(context, inputs, inputs if asking is x else context.matmul(asking), block)
     output = Linear(block.output_weight.flatten(1, 2), block.output_bias)
     return context.accurate(linear(context, contexts, output, "output"))
 
@@ -39,16 +51,59 @@ def _feed_forward(context: Context, x: ir.Value, block: FeedForward) -> ir.Value
     return context.accurate(linear(context, inner, block.down, "down"))
 
 
-def _block(context: Context, x: ir.Value, block: Attention | FeedForward | ConstantBlock, norm: Norm) -> ir.Value:
+def _attention_block(
+    context: Context, x: ir.Value, asking: ir.Value, block: Attention | ConstantBlock, norm: Norm
+) -> ir.Value:
+    """`norm(asking + block(x))`."""
+    if isinstance(block, ConstantBlock):
+        return _constant_block(context, asking, block, norm)
+    return context.target.residual_norm(context, asking, _attention(context, x, asking, block), norm)
+
+
+def _feed_forward_block(context: Context, x: ir.Value, block: FeedForward | ConstantBlock, norm: Norm) -> ir.Value:
     """`norm(x + block(x))`."""
-    match block:
-        case Attention():
-            return context.target.residual_norm(context, x, _attention(context, x, block), norm)
-        case FeedForward():
-            return context.target.residual_norm(context, x, _feed_forward(context, x, block), norm)
-        case ConstantBlock():
-            constant = context.builder.weight(block.bias, "constant", context.precision.accurate)
-            return add_then_norm(context, x, constant, norm)
+    if isinstance(block, ConstantBlock):
+        return _constant_block(context, x, block, norm)
+    return context.target.residual_norm(context, x, _feed_forward(context, x, block), norm)
+
+
+def _constant_block(context: Context, x: ir.Value, block: ConstantBlock, norm: Norm) -> ir.Value:
+    constant = context.builder.weight(block.bias, "constant", context.precision.accurate)
+    return add_then_norm(context, x, constant, norm)
+
+
+def _last_mixing(encoder: Encoder) -> int | None:
+    """The layer from which on only the first token is read; None where the task reads every token.
+
+    That is the last one with attention: it takes keys and values of all tokens and asks for the first token alone, and
+    nothing after it mixes positions. 0 where no layer has attention.
+    """
+    if not isinstance(encoder.head, SequenceHead):
+        return None
+    with_attention = [i for i, layer in enumerate(encoder.layers) if isinstance(layer.attention, Attention)]
+    return with_attention[-1] if with_attention else 0
+
+
+def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
+    """Names of the linear maps that int8 multiplies in integers unless told not to, in the order of the graph."""
+    names: list[str] = []
+    if encoder.embeddings.projection is not None:
+        names.append("embeddings/projection")
+    for index, layer in enumerate(encoder.layers):
+        if isinstance(layer.attention, Attention):
+            names += [f"layer_{index}/attention/{part}" for part in ("query", "key", "value", "output")]
+        if isinstance(layer.feed_forward, FeedForward):
+            names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
+    if isinstance(encoder.head, MaskedLanguageHead):
+        names += ["head/dense", "head/decoder"]
+    return tuple(names)
+
+
+def _for_head(context: Context, encoder: Encoder) -> Context:
+    """Task heads stay in floating point: they are small, and decide. The exception is fill-mask's, which is large."""
+    if isinstance(encoder.head, MaskedLanguageHead):
+        return context
+    return replace(context, quantization=None, observed=None)
 
 
 def _align(layer: Layer, multiple: int) -> Layer:
@@ -67,16 +122,47 @@ def check_opset(opset: int) -> None:
         raise WriteError(f"opset {opset} is not supported; expected {MIN_OPSET} to {MAX_OPSET}")
 
 
-def build(encoder: Encoder, target: Target, precision: Precision, *, opset: int | None = None) -> ir.Model:
+def check_precision(target: Target, precision: Precision) -> None:
+    """Refuses what a target has no fast form for.
+
+    Raises:
+        WriteError: the CUDA provider multiplies no 8-bit matrices.
+    """
+    if precision.quantized and target.provider != "CPUExecutionProvider":
+        raise WriteError(
+            f"{precision.name} is not for the target {target.name}: ONNX Runtime's CUDA provider has no fast 8-bit "
+            "products. Use fp16 there, or --target portable with --calibration for TensorRT"
+        )
+
+
+DEFAULT_QUANTIZATION = Quantization()
+
+
+def build(
+    encoder: Encoder,
+    target: Target,
+    precision: Precision,
+    *,
+    opset: int | None = None,
+    quantization: Quantization = DEFAULT_QUANTIZATION,
+    observe: bool = False,
+) -> ir.Model:
     """The ONNX model of `encoder` for `target`; weights are views that are converted when the model is saved.
 
     Inputs are int64 `[batch_size, sequence_length]` under transformers' names, both dynamic; outputs are float32.
+    `quantization` is for the precision int8. With `observe` the graph has, for every linear map that could be quantized, two
+    outputs more: the least and the largest value of its input (`<map>:min`, `<map>:max`, float32 scalars).
 
     Raises:
-        WriteError: the opset is outside what is supported.
+        WriteError: the opset is outside what is supported, or the target has no form for the precision.
     """
     opset = target.opset if opset is None else opset
     check_opset(opset)
+    check_precision(target, precision)
+    if unknown := sorted(quantization.keep_float - set(quantizable_maps(encoder))):
+        raise WriteError(
+            f"no linear map is called {', '.join(unknown)}; there are {', '.join(quantizable_maps(encoder))}"
+        )
     encoder = map_layers(encoder, lambda _, layer: _align(layer, target.head_alignment))
     builder = GraphBuilder()
     shape = ("batch_size", "sequence_length")
@@ -89,16 +175,23 @@ def build(encoder: Encoder, target: Target, precision: Precision, *, opset: int 
             attention_mask=inputs["attention_mask"],
             batch=builder.op("Shape", inputs["input_ids"], start=0, end=1),
             sequence=builder.op("Shape", inputs["input_ids"], start=1, end=2),
+            quantization=quantization if precision.quantized else None,
+            observed={} if observe else None,
         )
     with builder.scope("embeddings"):
         x = embeddings(context, encoder.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
+    last_mixing = _last_mixing(encoder)
     for index, layer in enumerate(encoder.layers):
         with builder.scope(f"layer_{index}/attention"):
-            x = _block(context, x, layer.attention, layer.attention_norm)
+            asking = first_tokens(context, x) if index == last_mixing else x
+            x = _attention_block(context, x, asking, layer.attention, layer.attention_norm)
         with builder.scope(f"layer_{index}/feed_forward"):
-            x = _block(context, x, layer.feed_forward, layer.feed_forward_norm)
+            x = _feed_forward_block(context, x, layer.feed_forward, layer.feed_forward_norm)
     with builder.scope("head"):
-        task_head(context, encoder, x)
+        task_head(_for_head(context, encoder), encoder, x)
+    for name, value in (context.observed or {}).items():
+        for end, operation in (("min", "ReduceMin"), ("max", "ReduceMax")):
+            builder.output(builder.op(operation, value, keepdims=0), f"{name}:{end}", ir.DataType.FLOAT, ())
     opsets = {"": opset} | ({CONTRIB: 1} if CONTRIB in builder.domains else {})
     graph = ir.Graph(
         builder.graph_inputs,

@@ -44,7 +44,7 @@ def load(row: Row, conditions: Conditions) -> Loaded:
         if unknown := sorted(set(session.inputs) - set(batch)):
             raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(batch)}")
         fed = {name: batch[name] for name in session.inputs}
-        if conditions.provider == "cuda" and settings.rows_at_once is None:
+        if conditions.provider == "cuda" and settings.tokens_at_once is None:
             return by_wall_clock(_bound(session, fed, next(graphs)))
         return by_wall_clock(lambda: session.run(fed))
 

@@ -21,6 +21,7 @@ from prune_export.report.tables import export_lines, parity_table, summary_table
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
+    from prune_export.evaluation.result import Evaluation
     from prune_export.exporting import ExportResult
     from prune_export.inspection import Inspection
     from prune_export.parity.verdict import ParityReport
@@ -148,6 +149,21 @@ def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> Non
         _print_json(report.to_json() | {"failures": [result.failure for result in report.failures]})
     elif not quiet:
         Console().print(parity_table(report))
+
+
+def print_evaluation(
+    found: Evaluation, written: Sequence[Path], failures: Sequence[str], *, json_output: bool, quiet: bool
+) -> None:
+    """All models' figures beside each other."""
+    if json_output:
+        _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
+    elif not quiet:
+        from prune_export.report.evaluation_table import evaluation_table
+
+        console = Console()
+        console.print(evaluation_table(found))
+        if written:
+            console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
 def print_bench(

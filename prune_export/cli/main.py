@@ -1,6 +1,7 @@
 """`prune-export`: finds the verb, runs it, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 130 interrupted (Ctrl-C), 143 terminated.
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 4 below a quality limit,
+130 interrupted (Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import bench, export, inspect, verify
+from prune_export.cli import bench, evaluate, export, inspect, verify
 
 
 class Verb(Protocol):
@@ -29,13 +30,20 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
-VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect, "bench": bench}
+VERBS: dict[str, Verb] = {
+    "export": export,
+    "verify": verify,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "bench": bench,
+}
 
 _EPILOG = """\
 verbs:
   prune-export --model M --output O     exports (the verb may be left out)
   prune-export verify …                 compares an exported model with its checkpoint
   prune-export inspect …                shows what is pruned in a checkpoint
+  prune-export evaluate …               measures models on real data with the official metrics
   prune-export bench …                  measures a checkpoint and its exports side by side
 """
 

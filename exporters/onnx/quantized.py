@@ -1,0 +1,88 @@
+"""Products with 8-bit integers.
+
+Weights are signed: one scale an output feature, zero point 0. Activations have one scale and zero point a tensor, in one
+of two ways (onnxruntime.ai/docs/performance/model-optimizations/quantization.html):
+
+* dynamic: unsigned, their range taken from each input as it comes: DynamicQuantizeLinear, MatMulInteger, Cast and Mul,
+  the pattern that ONNX Runtime's CPU provider turns into one operation;
+* static: from ranges that were observed before, as QuantizeLinear and DequantizeLinear around an ordinary MatMul. Signed
+  and symmetric, the only form that TensorRT takes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from exporters.onnx.builder import transposed
+from exporters.onnx.context import Context
+
+LEVELS = 127  # symmetric: -128 is not used
+
+
+def weight_scales(weight: Tensor) -> Tensor:
+    """What one step of each output feature of `weight` `[out_features, in_features]` is worth: `[out_features]`."""
+    largest = weight.abs().amax(dim=1)
+    return torch.where(largest > 0, largest, 1.0) / LEVELS
+
+
+def quantized_rows(weight: Tensor) -> Tensor:
+    """`weight` `[out_features, in_features]` in steps of its scales, rounded to nearest: int8 of the same shape."""
+    return torch.round(weight / weight_scales(weight)[:, None]).to(torch.int8)
+
+
+def quantized_matrix(weight: Tensor) -> Tensor:
+    """`quantized_rows` as MatMul wants them: int8 `[in_features, out_features]`."""
+    return transposed(quantized_rows(weight))
+
+
+def quantized_product(
+    context: Context, x: ir.Value, weight: Tensor, label: str, *, constant_scale: float = 1.0
+) -> ir.Value:
+    """`x @ weight.T` in integers, the result in float32; `x` is float32 `[..., in_features]`."""
+    assert context.quantization is not None
+    builder, ranges = context.builder, context.quantization.ranges
+    matrix = builder.weight(weight, f"{label}.weight_int8", ir.DataType.INT8, quantized_matrix)
+    scales = builder.weight(
+        weight, f"{label}.weight_scale", ir.DataType.FLOAT, weight_scales, constant_scale=constant_scale
+    )
+    if ranges is not None:
+        restored = builder.op("DequantizeLinear", matrix, scales, axis=1)
+        return builder.op("MatMul", _rounded(context, x, ranges[builder.path(label)]), restored)
+    steps, scale, zero = _quantized(context, x)
+    product = builder.op("Cast", builder.op("MatMulInteger", steps, matrix, zero), to=int(ir.DataType.FLOAT))
+    return builder.op("Mul", product, builder.op("Mul", scale, scales))
+
+
+def _quantized(context: Context, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """`x` as uint8, its scale and its zero point; made once for all products that read `x`."""
+    names = [f"{part}:{x.name}" for part in ("steps", "scale", "zero")]
+    if names[0] not in context.shared:
+        outputs = context.builder.op_outputs("DynamicQuantizeLinear", x, count=3)
+        context.shared.update(zip(names, outputs, strict=True))
+    steps, scale, zero = (context.shared[name] for name in names)
+    return steps, scale, zero
+
+
+def _rounded(context: Context, x: ir.Value, observed: tuple[float, float]) -> ir.Value:
+    """`x` rounded to 8 bits and back; made once for all products that read `x`."""
+    name = f"rounded:{x.name}"
+    if name not in context.shared:
+        builder = context.builder
+        largest = max(abs(bound) for bound in observed) or 1.0
+        scale, zero = builder.constant(largest / LEVELS, np.float32), builder.constant(0, np.int8)
+        steps = builder.op("QuantizeLinear", x, scale, zero)
+        context.shared[name] = builder.op("DequantizeLinear", steps, scale, zero)
+    return context.shared[name]
+
+
+def quantized_lookup(context: Context, table: Tensor, ids: ir.Value, label: str) -> ir.Value:
+    """Rows `ids` `[...]` of `table` `[rows, features]`, stored in 8 bits with one scale a row: float32 `[..., features]`."""
+    builder = context.builder
+    steps = builder.weight(table, f"{label}.weight_int8", ir.DataType.INT8, quantized_rows)
+    scales = builder.weight(table, f"{label}.weight_scale", ir.DataType.FLOAT, weight_scales)
+    rows = builder.op("Cast", builder.op("Gather", steps, ids, axis=0), to=int(ir.DataType.FLOAT))
+    scale = builder.op("Unsqueeze", builder.op("Gather", scales, ids, axis=0), builder.integers(-1))
+    return builder.op("Mul", rows, scale)

@@ -1,0 +1,128 @@
+"""The GLUE tasks (Wang et al. 2018): columns of the official files, labels in order, metrics.
+
+Labels stand in the order of the `datasets` library's GLUE, which trained most published classifiers: for MNLI that is
+entailment, neutral, contradiction (the BERT repository's own reader has contradiction, entailment, neutral). A model whose
+config.json names its classes is read by those names instead; see `model_classes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Metric = Literal["accuracy", "f1", "matthews_correlation", "pearson", "spearmanr"]
+
+_YES_NO = ("entailment", "not_entailment")
+_THREE = ("entailment", "neutral", "contradiction")
+
+
+@dataclass(frozen=True, slots=True)
+class GlueTask:
+    """One task.
+
+    `text`, `pair` and `label` are headings of the official TSV files (`pair` None: one text); `hub` the text columns of
+    the `datasets` library. `labels` is empty for a regression; in files a label is its name or its index.
+    `header` False: the files have no headings, and columns are places. `skip_short`: rows that lack columns are left out,
+    as in the official reader.
+    """
+
+    name: str
+    text: str
+    pair: str | None
+    label: str
+    hub: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    header: bool = True
+    skip_short: bool = False
+
+
+GLUE_TASKS: dict[str, GlueTask] = {
+    task.name: task
+    for task in (
+        GlueTask(
+            "cola",
+            text="3",
+            pair=None,
+            label="1",
+            hub=("sentence",),
+            labels=("unacceptable", "acceptable"),
+            metrics=("matthews_correlation",),
+            header=False,
+        ),
+        GlueTask(
+            "sst2",
+            text="sentence",
+            pair=None,
+            label="label",
+            hub=("sentence",),
+            labels=("negative", "positive"),
+            metrics=("accuracy",),
+        ),
+        GlueTask(
+            "mrpc",
+            text="#1 String",
+            pair="#2 String",
+            label="Quality",
+            hub=("sentence1", "sentence2"),
+            labels=("not_equivalent", "equivalent"),
+            metrics=("accuracy", "f1"),
+        ),
+        GlueTask(
+            "qqp",
+            text="question1",
+            pair="question2",
+            label="is_duplicate",
+            hub=("question1", "question2"),
+            labels=("not_duplicate", "duplicate"),
+            metrics=("accuracy", "f1"),
+            skip_short=True,
+        ),
+        GlueTask(
+            "stsb",
+            text="sentence1",
+            pair="sentence2",
+            label="score",
+            hub=("sentence1", "sentence2"),
+            labels=(),
+            metrics=("pearson", "spearmanr"),
+        ),
+        GlueTask(
+            "mnli",
+            text="sentence1",
+            pair="sentence2",
+            label="gold_label",
+            hub=("premise", "hypothesis"),
+            labels=_THREE,
+            metrics=("accuracy",),
+        ),
+        GlueTask(
+            "qnli",
+            text="question",
+            pair="sentence",
+            label="label",
+            hub=("question", "sentence"),
+            labels=_YES_NO,
+            metrics=("accuracy",),
+        ),
+        GlueTask(
+            "rte",
+            text="sentence1",
+            pair="sentence2",
+            label="label",
+            hub=("sentence1", "sentence2"),
+            labels=_YES_NO,
+            metrics=("accuracy",),
+        ),
+    )
+}
+
+# What people write, beside the names above.
+_OTHER_NAMES = {"sst-2": "sst2", "sts-b": "stsb", "mnli-m": "mnli", "mnli-mm": "mnli"}
+_OTHER_NAMES |= {"mnli_matched": "mnli", "mnli_mismatched": "mnli"}
+
+
+def glue_task(name: str) -> GlueTask | None:
+    """The task called `name`, in any case and spelling that is in use ("SST-2", "sst2"), or None."""
+    lower = name.lower()
+    return GLUE_TASKS.get(_OTHER_NAMES.get(lower, lower))

@@ -1,0 +1,55 @@
+"""MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions a line.
+
+`detected_answers` are the places of answers in the context; their `char_spans` *include* the last character. The gold texts
+of the metric are `answers`, as in the official script.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporters.errors import DataError
+from prune_export.data.examples import Question, QuestionData
+from prune_export.data.fields import field, unique
+
+
+def mrqa_questions(lines: list[Any], name: str) -> QuestionData:
+    """The questions of the parsed lines of an MRQA file; a line with `header` is left out.
+
+    Raises:
+        DataError: a line has another shape, a question has no answer, or there is no question.
+    """
+    questions: list[Question] = []
+    for number, line in enumerate(lines, 1):
+        if isinstance(line, dict) and "header" in line:
+            continue
+        where = f"{name}: line {number}"
+        context = field(line, "context", str, where)
+        for index, entry in enumerate(field(line, "qas", list, where)):
+            questions.append(_question(entry, context, f"{where}: qas[{index}]"))
+    if not questions:
+        raise DataError(f"{name}: no question in it")
+    unique([question.id for question in questions], name)
+    return QuestionData(name, "mrqa", tuple(questions))
+
+
+def _question(entry: Any, context: str, where: str) -> Question:
+    identifier = field(entry, "qid", str, where)
+    answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
+    if not answers:
+        raise DataError(f"{where}: question '{identifier}' has no answer; every question of MRQA has one")
+    spans: list[tuple[int, int]] = []
+    for number, found in enumerate(entry.get("detected_answers") or []):
+        place = f"{where}.detected_answers[{number}]"
+        for span in field(found, "char_spans", list, place):
+            start, last = _pair(span, place)
+            if not 0 <= start <= last < len(context):
+                raise DataError(f"{place}: char_spans {span} lie outside the context of {len(context)} characters")
+            spans.append((start, last + 1))
+    return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
+
+
+def _pair(span: Any, where: str) -> tuple[int, int]:
+    if not isinstance(span, list) or len(span) != 2 or not all(isinstance(end, int) for end in span):
+        raise DataError(f"{where}: char_spans hold pairs of whole numbers; found {span!r}")
+    return span[0], span[1]

@@ -1,0 +1,118 @@
+"""Reads a data set whatever its form: the content decides, not the file's name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import DataError, UsageError
+from prune_export.data.examples import Data
+from prune_export.data.glue import glue_texts
+from prune_export.data.hub import is_saved, read_named, read_saved
+from prune_export.data.mrqa import mrqa_questions
+from prune_export.data.squad import squad_questions
+
+DATA_TASKS = ("question-answering", "text-classification")
+_GZIP = b"\x1f\x8b"
+_FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tsv", ".txt", ".csv")
+_DEV_FILES = ("dev.tsv", "dev_matched.tsv")
+
+
+def read_examples(source: str | Path, *, task: str | None = None, dataset: str | None = None) -> Data:
+    """The examples of `source`.
+
+    `source` is a file (SQuAD JSON, MRQA JSON lines, a GLUE TSV; gzipped or not), a GLUE task's folder (its dev set; for MNLI
+    the matched one), a folder of `datasets.save_to_disk`, or a name for `datasets`: `squad`, `glue:sst2:validation`.
+    `task` ("question-answering" or "text-classification") is what it must be for; None: whatever it is for. `dataset` names
+    the GLUE task where the content alone cannot tell.
+
+    Raises:
+        DataError: it cannot be read, or is for another task.
+        UsageError: `task` or `dataset` is unknown.
+        MissingDependencyError: it is a `datasets` name or folder, and `datasets` is not installed.
+    """
+    if task is not None and task not in DATA_TASKS:
+        raise UsageError(f"--task {task}: data can be read for {' and '.join(DATA_TASKS)}")
+    data = _read(source, dataset)
+    if task is not None and data.task != task:
+        raise DataError(f"{source}: is for {data.task}; expected data for {task}")
+    return data
+
+
+def _read(source: str | Path, dataset: str | None) -> Data:
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _read_folder(path, dataset)
+        if path.is_file():
+            return _parse(_text(path), str(source), dataset)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
+    if isinstance(source, Path) or path.suffix in _FILE_ENDINGS or str(source).startswith(("/", ".", "~")):
+        raise DataError(f"{source}: no such file or folder")
+    return read_named(source, dataset=dataset)
+
+
+def _read_folder(folder: Path, dataset: str | None) -> Data:
+    if is_saved(folder):
+        return read_saved(folder, dataset=dataset)
+    mismatched = dataset is not None and dataset.lower() in ("mnli-mm", "mnli_mismatched")
+    for name in ("dev_mismatched.tsv",) if mismatched else _DEV_FILES:
+        if (folder / name).is_file():
+            return _parse(_text(folder / name), str(folder / name), dataset)
+    raise DataError(
+        f"{folder}: expected a file, a GLUE task's folder with {' or '.join(_DEV_FILES)}, or a folder written by "
+        "datasets.save_to_disk"
+    )
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    if content.startswith(_GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: the gzip file is damaged or cut off: {error}; fetch it again") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text (byte {error.start}); expected JSON, JSON lines or TSV") from error
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    return text
+
+
+def _parse(text: str, name: str, dataset: str | None) -> Data:
+    if text.lstrip()[0] not in "{[":
+        if "\t" not in text.split("\n", 1)[0]:
+            raise DataError(f"{name}: neither JSON nor tab-separated: it begins with {text.strip()[:40]!r}")
+        return glue_texts(text, name, dataset=dataset)
+    if dataset is not None:
+        raise UsageError(f"--dataset {dataset} is for GLUE; {name} is JSON")
+    lines = text.strip().split("\n")
+    if len(lines) > 1 and _is_json(lines[0]):
+        return mrqa_questions(
+            [_json(line, f"{name}: line {n}") for n, line in enumerate(lines, 1) if line.strip()], name
+        )
+    root = _json(text, name)
+    if isinstance(root, dict) and {"qas", "header"} & set(root):
+        return mrqa_questions([root], name)
+    return squad_questions(root, name)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON: {error}") from error

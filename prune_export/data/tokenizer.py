@@ -1,0 +1,58 @@
+"""The tokenizer that lies beside a model, and how long its inputs may be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import CheckpointError
+from prune_export.families import FAMILIES
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer in `folder`.
+
+    Raises:
+        CheckpointError: there is none, it cannot be loaded, is not a fast one, or has no padding token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds
+        message = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"'{folder}': needs a tokenizer beside the model; transformers finds none: {message}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"'{folder}': needs a fast tokenizer (tokenizer.json); found {type(tokenizer).__name__}")
+    if tokenizer.pad_token is None:
+        raise CheckpointError(f"'{folder}': its tokenizer has no padding token, which batches need")
+    return tokenizer
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as it stands.
+
+    Raises:
+        CheckpointError: there is none, or it is not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; found {type(config).__name__}")
+    return config
+
+
+def longest_input(config: dict[str, Any]) -> int:
+    """The longest sequence, in tokens, for which a model with this configuration has positions."""
+    rows = int(config.get("max_position_embeddings", 512))
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is not None and family.positions_from_padding:
+        pad = config.get("pad_token_id")
+        return rows - (1 if pad is None else int(pad)) - 1
+    return rows

@@ -1,0 +1,262 @@
+"""`prune_export.evaluate`: official metrics of any model that can be run, on real data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from exporters.errors import UnsupportedError, UsageError
+from prune_export.data.examples import Data, QuestionData, TextData, answerable, first
+from prune_export.data.features import (
+    DOC_STRIDE,
+    MAX_QUERY_LENGTH,
+    QUESTION_LENGTH,
+    TEXT_LENGTH,
+    Feature,
+    make_features,
+)
+from prune_export.data.model_classes import class_order
+from prune_export.data.read import read_examples
+from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
+from prune_export.evaluation.glue import glue_scores
+from prune_export.evaluation.result import Evaluation, ModelResult, metric_of, percentages
+from prune_export.evaluation.running import BATCH_TOKENS, Row, run_features
+from prune_export.evaluation.spans import Answer, best_answer
+from prune_export.evaluation.squad import squad_scores, squad_v2_scores
+from prune_export.network import Network, open_network
+from prune_export.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How examples become batches and logits become answers; `max_seq_length` and `batch_tokens` None: see `evaluate`."""
+
+    max_seq_length: int | None = None
+    doc_stride: int = DOC_STRIDE
+    max_query_length: int = MAX_QUERY_LENGTH
+    batch_tokens: int | None = None
+    null_threshold: float = 0.0
+    labels: Sequence[str] | None = None
+
+
+DEFAULT_SETTINGS = Settings()
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    data: str | Path | Data,
+    *,
+    task: str | None = None,
+    dataset: str | None = None,
+    only_answerable: bool = False,
+    limit: int | None = None,
+    max_seq_length: int | None = None,
+    doc_stride: int = DOC_STRIDE,
+    batch_tokens: int | None = None,
+    null_threshold: float = 0.0,
+    labels: Sequence[str] | None = None,
+    fail_below: Mapping[str, float] | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Runs each of `models` (checkpoints, slim or not, exported folders, `.onnx` files, hub ids) on `data`.
+
+    `data` is what `read_examples` takes (a SQuAD, MRQA or GLUE file, a `datasets` name) or has read; `dataset` names the
+    GLUE task where the file cannot tell. `only_answerable` leaves out questions without an answer and judges by SQuAD 1.1;
+    `limit` keeps the first examples. `max_seq_length` is in tokens (None: 384 for question answering, 128 for GLUE, less
+    where the model has fewer positions), `doc_stride` the tokens that neighbouring windows share. `batch_tokens` is how many tokens a
+    batch holds with its padding (None: 2048, on CUDA 16384). `null_threshold` (SQuAD 2.0): "no answer" where it beats the
+    best span by more, in logits. `labels` are the model's classes in order, where its config.json does not say.
+    `fail_below` names metrics that have to exist; `Evaluation.below` compares. `provider` and `threads` as for `verify`.
+
+    Raises:
+        DataError, UsageError, CheckpointError, OutputError, ProviderError, MissingDependencyError: it cannot be done.
+    """
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    if not paths:
+        raise UsageError("no model; expected one or more")
+    progress.stage("Reading the data")
+    found = _prepared(data, task, dataset, only_answerable=only_answerable, limit=limit)
+    check_limits(found, fail_below or {})
+    settings = Settings(max_seq_length, doc_stride, MAX_QUERY_LENGTH, batch_tokens, null_threshold, labels)
+    results = []
+    with _torch_threads(threads):
+        for model in paths:
+            progress.stage(f"Opening {model}")
+            network = open_network(
+                model,
+                task=found.task,
+                provider=provider,
+                threads=threads,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+            )
+            results.append(evaluate_network(network, found, settings=settings, provider=provider, progress=progress))
+    return Evaluation(found.name, found.task, metric_of(found), len(found.examples), tuple(results))
+
+
+def evaluate_network(
+    network: Network,
+    data: Data,
+    *,
+    settings: Settings = DEFAULT_SETTINGS,
+    provider: str | None = None,
+    progress: Progress = SILENT,
+) -> ModelResult:
+    """One opened network on examples that have been read.
+
+    Raises:
+        UnsupportedError: the network has not the outputs that the task needs, or other classes than the data.
+        CheckpointError, UsageError, OutputError: see `evaluate`.
+    """
+    check_outputs(network, data.task)
+    config, tokenizer = read_config(network.folder), load_tokenizer(network.folder)
+    classes = class_order(data.glue, config, labels=settings.labels) if isinstance(data, TextData) else ()
+    length = sequence_length(config, data.task, settings.max_seq_length)
+    features = make_features(
+        data,
+        tokenizer,
+        max_seq_length=length,
+        doc_stride=settings.doc_stride,
+        max_query_length=settings.max_query_length,
+    )
+    progress.stage(f"Running {network.name}", len(features))
+    start = time.perf_counter()
+    rows = run_features(
+        network,
+        features,
+        tokenizer,
+        max_tokens=BATCH_TOKENS[provider or "cpu"] if settings.batch_tokens is None else settings.batch_tokens,
+        per_token=isinstance(data, QuestionData),
+        advance=progress.advance,
+    )
+    seconds = time.perf_counter() - start
+    if isinstance(data, TextData):
+        metrics, predictions = _judge_texts(network, data, rows, classes)
+        return ModelResult(network.name, network.kind, metrics, predictions, None, len(features), seconds)
+    answers = _answers(data, features, rows)
+    metrics, texts, odds = _judge_answers(data, answers, settings.null_threshold)
+    return ModelResult(network.name, network.kind, metrics, texts, odds, len(features), seconds)
+
+
+def check_limits(data: Data, limits: Mapping[str, float]) -> None:
+    """Checks that `limits` are of metrics that `data` gives, before any model runs.
+
+    Raises:
+        UsageError: a name is unknown, or a value is a fraction where all metrics are percentages.
+    """
+    names = percentages(data)
+    for name, value in limits.items():
+        if name not in names:
+            raise UsageError(f"--fail-below {name}={value:g}: {data.name} gives {', '.join(names)}")
+        if 0 < value <= 1:
+            raise UsageError(
+                f"--fail-below {name}={value:g}: metrics are percentages; for {value:g} say {100 * value:g}"
+            )
+
+
+def check_outputs(network: Network, task: str) -> None:
+    """Checks that the network has the outputs of `task`.
+
+    Raises:
+        UnsupportedError: it has not.
+    """
+    needed = {"start_logits", "end_logits"} if task == "question-answering" else {"logits"}
+    if not needed <= set(network.outputs):
+        raise UnsupportedError(
+            f"{network.name}: {task} needs the outputs {', '.join(sorted(needed))}; found {', '.join(network.outputs)}"
+        )
+
+
+def sequence_length(config: Mapping[str, Any], task: str, wanted: int | None) -> int:
+    """How many tokens a sequence may have: `wanted`, or the task's usual length where the model has positions for it.
+
+    Raises:
+        UsageError: `wanted` is more than the model has positions for, or below 1.
+    """
+    longest = longest_input(dict(config))
+    if wanted is None:
+        return min(QUESTION_LENGTH if task == "question-answering" else TEXT_LENGTH, longest)
+    if not 1 <= wanted <= longest:
+        raise UsageError(f"--max-seq-length {wanted}: expected 1 to {longest}, for which the model has positions")
+    return wanted
+
+
+def _prepared(
+    source: str | Path | Data, task: str | None, dataset: str | None, *, only_answerable: bool, limit: int | None
+) -> Data:
+    data = source if isinstance(source, QuestionData | TextData) else read_examples(source, task=task, dataset=dataset)
+    if only_answerable:
+        if not isinstance(data, QuestionData):
+            raise UsageError(f"--answerable is for question answering; {data.name} is for {data.task}")
+        data = answerable(data)
+    return data if limit is None else first(data, limit)
+
+
+def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[Answer]:
+    windows: list[list[tuple[Feature, Any, Any]]] = [[] for _ in data.examples]
+    for feature, row in zip(features, rows, strict=True):
+        windows[feature.example].append((feature, row["start_logits"], row["end_logits"]))
+    return [best_answer(example.context, found) for example, found in zip(data.examples, windows, strict=True)]
+
+
+def _judge_answers(
+    data: QuestionData, answers: Sequence[Answer], threshold: float
+) -> tuple[dict[str, float], dict[str, str], dict[str, float] | None]:
+    named = list(zip(data.examples, answers, strict=True))
+    if data.style != "squad_v2":
+        texts = {example.id: answer.text for example, answer in named}
+        return squad_scores(data.examples, texts), texts, None
+    texts = {example.id: answer.or_nothing(threshold) for example, answer in named}
+    odds = {example.id: answer.null_odds for example, answer in named}
+    # As `run_squad.py` is judged: predictions with its threshold, the odds as na-probs. The script's own threshold on those
+    # must not take answers back.
+    return squad_v2_scores(data.examples, texts, odds, threshold=max(1.0, threshold)), texts, odds
+
+
+def _judge_texts(
+    network: Network, data: TextData, rows: Sequence[Row], classes: Sequence[int]
+) -> tuple[dict[str, float], dict[str, str | float]]:
+    logits = [row["logits"] for row in rows]
+    expected = (len(classes),) if data.glue.labels else (1,)
+    if logits[0].shape != expected:
+        raise UnsupportedError(
+            f"{network.name}: {data.glue.name} needs logits {list(expected)} for a text; found {list(logits[0].shape)}"
+        )
+    golds = [example.label for example in data.examples]
+    ids = [example.id for example in data.examples]
+    if not data.glue.labels:
+        numbers = [float(row[0]) for row in logits]
+        return glue_scores(data.glue, golds, numbers), dict(zip(ids, numbers, strict=True))
+    found = [int(np.argmax(row[list(classes)])) for row in logits]
+    return glue_scores(data.glue, golds, found), {
+        identifier: data.glue.labels[label] for identifier, label in zip(ids, found, strict=True)
+    }
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """PyTorch with so many threads inside an operation while the block runs."""
+    if threads is None:
+        yield
+        return
+    if threads < 1:
+        raise UsageError(f"--threads {threads}: expected 1 or more")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,94 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prune_export.data.examples import Data, QuestionData
+
+# Keys of the metrics that are no percentages.
+_COUNTS = ("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One model's figures.
+
+    `metrics` has the official script's keys; all are percentages but the totals and thresholds. `predictions` are answers,
+    or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
+    calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
+    """
+
+    model: str
+    kind: str
+    metrics: Mapping[str, float]
+    predictions: Mapping[str, str | float]
+    null_odds: Mapping[str, float] | None
+    sequences: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Without predictions and odds, which have files of their own."""
+        return {
+            "model": self.model,
+            "kind": self.kind,
+            "metrics": dict(self.metrics),
+            "sequences": self.sequences,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …"""
+
+    data: str
+    task: str
+    metric: str
+    examples: int
+    results: tuple[ModelResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "data": self.data,
+            "task": self.task,
+            "metric": self.metric,
+            "examples": self.examples,
+            "results": [result.to_json() for result in self.results],
+        }
+
+    def below(self, limits: Mapping[str, float]) -> tuple[str, ...]:
+        """Where a model scores less than `limits` by metric, one line each."""
+        return tuple(
+            f"{result.model}: {name} is {result.metrics[name]:.2f}, below {limit:g}"
+            for result in self.results
+            for name, limit in limits.items()
+            if result.metrics[name] < limit
+        )
+
+
+def metric_of(data: Data) -> str:
+    """Whose figures `data` is judged by."""
+    return data.style if isinstance(data, QuestionData) else data.glue.name
+
+
+def percentages(data: Data) -> tuple[str, ...]:
+    """Names of the metrics that `data` gives and that a limit can be set for."""
+    if not isinstance(data, QuestionData):
+        return data.glue.metrics
+    if data.style != "squad_v2":
+        return ("exact_match", "f1")
+    found = ["exact", "f1"]
+    if any(example.answers for example in data.examples):
+        found += ["HasAns_exact", "HasAns_f1"]
+    if not all(example.answers for example in data.examples):
+        found += ["NoAns_exact", "NoAns_f1"]
+    return (*found, "best_exact", "best_f1")
+
+
+def is_count(metric: str) -> bool:
+    """Whether `metric` is a total or a threshold, not a percentage."""
+    return metric in _COUNTS

@@ -1,0 +1,79 @@
+"""Answers decoded from span logits, over all windows of a context.
+
+As in BERT's `run_squad.py` (`write_predictions`) and transformers' `utils_qa.py`: of each window the 20 best starts with the
+20 best ends, at most 30 tokens apart; "no answer" scores what the [CLS] token does in the window where that is least, and
+is the answer where it beats the best span by more than a threshold. Two differences: `run_squad.py` lets a start count
+only in the window that has most context around it, `utils_qa.py` and this do not; and where no span is possible the
+answer is "", not the word "empty".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_export.data.features import Feature
+
+BEST = 20
+MAX_ANSWER_TOKENS = 30
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The best answer to a question.
+
+    `start` and `end` are characters of the context, `end` exclusive; `probability` is the softmax over the 20 best spans
+    (and "no answer", where that is allowed). `null_odds` is how much better "no answer" scores than the best span,
+    in logits.
+    Where no span is possible `text` is "", and all numbers are 0 but `null_odds`.
+    """
+
+    text: str
+    start: int
+    end: int
+    probability: float
+    null_odds: float
+
+    def or_nothing(self, threshold: float) -> str:
+        """The text, or "" where `null_odds` is above `threshold`."""
+        return "" if self.null_odds > threshold else self.text
+
+
+def best_answer(
+    context: str, windows: Sequence[tuple[Feature, Logits, Logits]], *, may_be_nothing: bool = False
+) -> Answer:
+    """The best span over all `windows` of one context, each with its start and end logits `[length]`, not padded."""
+    null = min(float(start[f.cls]) + float(end[f.cls]) for f, start, end in windows)
+    parts = [_spans(feature, start, end) for feature, start, end in windows]
+    scores = np.concatenate([part[0] for part in parts])
+    places = np.concatenate([part[1] for part in parts])  # [spans, 2], characters
+    if not len(scores):
+        return Answer("", 0, 0, 0.0, null)
+    order = np.argsort(-scores, kind="stable")[:BEST]
+    best = float(scores[order[0]])
+    kept = np.append(scores[order], null) if may_be_nothing else scores[order]
+    probability = float(np.exp(best - kept.max()) / np.exp(kept - kept.max()).sum())
+    start, end = (int(place) for place in places[order[0]])
+    return Answer(context[start:end], start, end, probability, null - best)
+
+
+def _spans(feature: Feature, start: Logits, end: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores `[spans]` and character ranges `[spans, 2]` of what one window offers."""
+    assert feature.offsets is not None
+    starts, ends = _highest(start), _highest(end)
+    first, last = np.repeat(starts, len(ends)), np.tile(ends, len(starts))
+    inside = feature.offsets[:, 0] >= 0
+    allowed = inside[first] & inside[last] & (last >= first) & (last - first < MAX_ANSWER_TOKENS)
+    places = np.stack([feature.offsets[first, 0], feature.offsets[last, 1]], axis=1)
+    allowed &= places[:, 0] < places[:, 1]  # a token may stand for no character, and says nothing then
+    return (start[first].astype(np.float64) + end[last])[allowed], places[allowed]
+
+
+def _highest(logits: Logits) -> NDArray[np.int64]:
+    """Places of the 20 highest, the first of equal ones first."""
+    return np.argsort(-logits, kind="stable")[:BEST]

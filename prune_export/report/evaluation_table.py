@@ -1,0 +1,38 @@
+"""An evaluation for the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from prune_export.evaluation.prediction_files import short_names
+from prune_export.evaluation.result import Evaluation, is_count
+
+_TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """One column a model, one row a metric; the best of each row is bold where there are several models."""
+    metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
+    things = "questions" if evaluation.task == "question-answering" else "texts"
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{evaluation.data}: {metric}, {evaluation.examples:,} {things}",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("")
+    for name in short_names([result.model for result in evaluation.results]):
+        table.add_column(name, justify="right", overflow="fold")
+    for key in evaluation.results[0].metrics:
+        values = [result.metrics[key] for result in evaluation.results]
+        table.add_row(key, *(_cell(key, value, values) for value in values))
+    table.add_row("seconds", *(f"{result.seconds:.1f}" for result in evaluation.results), style="dim")
+    return table
+
+
+def _cell(key: str, value: float, row: list[float]) -> str:
+    if is_count(key):
+        return f"{value:,.2f}" if key.endswith("thresh") else f"{value:,.0f}"
+    best = len(set(row)) > 1 and value == max(row)
+    return f"[bold]{value:.2f}[/bold]" if best else f"{value:.2f}"
