@@ -65,10 +65,11 @@ def conditions(results: Sequence[dict[str, Any]]) -> str:
     machine, how = first["machine"], first["conditions"]
     wanted = ("torch", "transformers", "onnxruntime")
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in wanted if name in machine["versions"])
+    rounds = " or ".join(str(count) for count in sorted({found["conditions"]["rounds"] for found in results}))
     noise = max(shape["noise"] for found in results for shape in found["shapes"])
     lines = [
         f"Batch × length, no padding, {how['threads']} threads on {machine['cores']} cores of an {machine['processor']}, "
-        f"{how['provider']}, {how['rounds']} alternating rounds of {how['seconds']:g} s, each row in a process of its own; "
+        f"{how['provider']}, {rounds} alternating rounds of {how['seconds']:g} s, each row in a process of its own; "
         f"medians. Speed-up is the median over rounds of the ratio within a round, which was off by {100 * noise:.0f} % at "
         f"most. {machine['date']}, {versions}. `make bench` measures again."
     ]
@@ -118,7 +119,10 @@ def main() -> None:
     draw(panels(results), RESULTS / PICTURE, baseline=first["rows"][0]["name"], columns=len(first["shapes"]))
     picture = (RESULTS / PICTURE).relative_to(README.parent).as_posix()
     text = README.read_text(encoding="utf-8")
-    README.write_text(replace_between(text, "speed", section(results, picture)), encoding="utf-8")
+    try:
+        README.write_text(replace_between(text, "speed", section(results, picture)), encoding="utf-8")
+    except ValueError as error:
+        raise SystemExit(f"README.md: {error}") from error
     print(f"README.md and {picture}: {', '.join(found['network'] for found in results)}")
 
 

@@ -25,10 +25,11 @@ def conditions_line(report: BenchReport) -> str:
     extras = [f"PyTorch rows in {conditions.dtype}"] if conditions.dtype != "fp32" else []
     extras += ["CUDA graphs"] if conditions.cuda_graphs else []
     padding = f"{100 * conditions.padding:.0f} % padding" if conditions.padding else "no padding"
+    rounds = f"{report.rounds} alternating rounds" if report.rounds > 1 else "1 round"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {conditions.provider}, {threads}{pinned}, {padding}, "
-        f"{''.join(extra + ', ' for extra in extras)}{report.rounds} alternating rounds of {report.seconds:g} s a row, "
+        f"{''.join(extra + ', ' for extra in extras)}{rounds} of {report.seconds:g} s a row, "
         f"each row in a process of its own; {machine['date']}, Python {machine['python']}, {versions}."
     )
 
