@@ -47,7 +47,7 @@ def table(found: dict[str, Any]) -> str:
     ]
     for index, row in enumerate(found["rows"]):
         cells = [cell(shape["rows"][index]) for shape in shapes]
-        facts = [f"{row['size_mib']:,.0f}", f"{row['load_seconds']:.1f} s", f"{row['peak_mib']:,.0f} MiB"]
+        facts = [f"{row['size_mib']:,.0f}", f"{row['load_seconds']:.2f} s", f"{row['peak_mib']:,.0f} MiB"]
         lines.append(f"| {' | '.join([row['name'], *cells, *facts])} |")
     by_flops = [max((row["flops_speed_up"] or 0 for row in shape["rows"]), default=0) for shape in shapes]
     cells = [f"{ratio:.2f}" for ratio in by_flops]

@@ -212,7 +212,7 @@ def test_the_readme_is_made_of_results() -> None:
     assert "model" not in results["rows"][0]  # a path of the machine that measured
     text = section([results], "speed.svg")
     assert "| a network | 2 × 10 | MiB | loads in | memory |" in text
-    assert "| fast | 2.00× (10.0 ms) | 3 | 0.2 s | " in text
+    assert "| fast | 2.00× (10.0 ms) | 3 | 0.25 s | " in text
     assert "| *the ratio of FLOPs* | *4.40* | | | |" in text
     readme = "before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n"
     once = replace_between(readme, "speed", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from exporters.errors import BenchmarkError, MissingDependencyError, UsageError
+from exporters.errors import BenchmarkError, MissingDependencyError, OutputError, UsageError
+from prune_export.benchmark.process import python_module, same_modules
 from prune_export.benchmark.pytorch_row import cost_of_model
 from prune_export.benchmark.rows import Row
 from prune_export.benchmark.sources import onnx_row, torch_row
@@ -87,18 +87,30 @@ def _row(
 
 
 def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
-    """Saves the network that the checkpoint was before pruning, with random weights."""
+    """Saves the network that the checkpoint was before pruning, with random weights.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "pruned_heads": {}})
     torch.manual_seed(0)
     model = getattr(transformers, checkpoint.family.class_name(checkpoint.task))(config)
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except Exception as error:  # safetensors has its own for a full disk
+        message = " ".join(str(error).split())[:_SHOWN]
+        raise OutputError(
+            f"cannot write the dense network into {folder}: {message}; TMPDIR chooses another place"
+        ) from error
 
 
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
     """optimum's own export of the checkpoint's folder, in a process of its own."""
     arguments = [str(checkpoint.source.folder), str(output), checkpoint.task, provider, dtype]
-    command = [sys.executable, "-m", "prune_export.benchmark.optimum_export", *arguments]
-    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    command = [*python_module("prune_export.benchmark.optimum_export"), *arguments]
+    found = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=same_modules()
+    )
     if found.returncode:
         printed = " ".join(found.stdout.split())[-_SHOWN:]
         raise BenchmarkError(f"row 'optimum': optimum cannot export '{checkpoint.source.name}'; it printed: {printed}")

@@ -9,12 +9,23 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Self
 
 from exporters.errors import BenchmarkError
 from prune_export.benchmark.rows import Conditions, Row, Shape
 
 _SHOWN = 400  # characters of what a process printed before it died
+
+
+def python_module(module: str) -> list[str]:
+    """The command that runs a module with this Python; the working directory is not searched (-P)."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def same_modules() -> dict[str, str]:
+    """The environment in which another Python finds the very modules that this one does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
 
 
 class RowProcess:
@@ -34,12 +45,12 @@ class RowProcess:
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         threads = str(conditions.threads)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "prune_export.benchmark.worker"],
+            python_module("prune_export.benchmark.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._printed,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env=same_modules() | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             start_new_session=True,  # Ctrl-C is ours to handle
         )
         try:

@@ -66,7 +66,7 @@ def bench(
         raise UsageError("--rows needs --model, the checkpoint that they are made of")
     choose_cpus(threads)
     exported = [onnx_row(path, name=name) for path, name in zip(onnx, names_of(onnx), strict=True)]
-    if exported or provider == "cuda":
+    if exported or {"dense-onnx", "optimum"} & set(rows or ()):
         runtime.check_provider(provider)
     with tempfile.TemporaryDirectory(prefix="prune-export-bench-") as folder:
         made: list[Row] = []
