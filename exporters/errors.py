@@ -12,6 +12,7 @@ PruneExportError
 ├── WriteError           the ONNX model cannot be expressed as asked
 ├── OutputError          the output cannot be put where it was asked for
 ├── ProviderError        the execution provider is not there
+├── BenchmarkError       a row of a benchmark could not be measured
 ├── ParityError          the exported model does not answer like the original         (exit 3)
 └── QualityError         a model scores below what was asked for                      (exit 4)
 
@@ -69,6 +70,10 @@ class OutputError(PruneExportError):
 
 class ProviderError(PruneExportError):
     """The execution provider that was asked for cannot run here."""
+
+
+class BenchmarkError(PruneExportError):
+    """A row of a benchmark could not be loaded or run."""
 
 
 class ParityError(PruneExportError):

@@ -58,11 +58,13 @@ def create_session(
     threads: int | None = None,
     optimize: bool = True,
     entries: Mapping[str, str] | None = None,
+    provider_options: Mapping[str, str] | None = None,
 ) -> Any:
     """An InferenceSession for `model`, a file or its bytes, on exactly the provider asked for, "cpu" or "cuda".
 
     `threads` is the number of threads inside an operation; None leaves it to ONNX Runtime. `optimize=False` switches its
-    graph optimizations off. `entries` are session configuration entries under ONNX Runtime's names.
+    graph optimizations off. `entries` are session configuration entries, `provider_options` further options of the provider,
+    both under ONNX Runtime's names.
 
     Raises:
         ProviderError: the provider is not in this ONNX Runtime, or did not start (ONNX Runtime itself would only log
@@ -86,7 +88,8 @@ def create_session(
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         source = model if isinstance(model, bytes) else str(model)
-        session = module.InferenceSession(source, options, providers=[(wanted, _PROVIDER_OPTIONS[provider])])
+        chosen = _PROVIDER_OPTIONS[provider] | dict(provider_options or {})
+        session = module.InferenceSession(source, options, providers=[(wanted, chosen)])
     except Exception as error:  # onnxruntime's exception classes have no common base but Exception
         name = "the model" if isinstance(model, bytes) else model
         raise OutputError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:400]}") from error

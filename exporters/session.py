@@ -63,11 +63,12 @@ class Session:
         provider: str = "cpu",
         threads: int | None = None,
         settings: SessionSettings = DEFAULT_SETTINGS,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         """Arguments and errors as for `runtime.create_session`."""
         self.provider, self.settings = provider, settings
         self.onnxruntime: Any = runtime.create_session(
-            model, provider=provider, threads=threads, entries=settings.entries
+            model, provider=provider, threads=threads, entries=settings.entries, provider_options=provider_options
         )
         self.inputs = tuple(value.name for value in self.onnxruntime.get_inputs())
         self.outputs = tuple(value.name for value in self.onnxruntime.get_outputs())

@@ -9,6 +9,7 @@
     network.save_pretrained("slim/")
     network = prune_export.load_slim("slim/")
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
+    measured = prune_export.bench("madlag/…", ["out"])           # a BenchReport
     found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
     answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 from exporters.errors import PruneExportError
 
 if TYPE_CHECKING:
+    from prune_export.benchmark.results import BenchReport
+    from prune_export.benchmark.run import bench
     from prune_export.evaluation.evaluating import evaluate
     from prune_export.evaluation.result import Evaluation
     from prune_export.exporting import ExportResult, export
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from prune_export.verification import verify
 
 __all__ = [
+    "BenchReport",
     "Evaluation",
     "ExportResult",
     "Inspection",
@@ -45,6 +49,7 @@ __all__ = [
     "Plan",
     "PruneExportError",
     "SlimModel",
+    "bench",
     "evaluate",
     "export",
     "inspect",
@@ -56,6 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BenchReport": "benchmark.results",
     "Evaluation": "evaluation.result",
     "ExportResult": "exporting",
     "Inspection": "inspection",
@@ -64,6 +70,7 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Plan": "plan",
     "SlimModel": "slim_model.model",
+    "bench": "benchmark.run",
     "evaluate": "evaluation.evaluating",
     "export": "exporting",
     "inspect": "inspection",

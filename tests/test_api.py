@@ -15,6 +15,7 @@ from prune_export.cli.main import main
 from tests.models import FAMILY_CASES, make_model, save
 
 PUBLIC = [
+    "BenchReport",
     "Evaluation",
     "ExportResult",
     "Inspection",
@@ -24,6 +25,7 @@ PUBLIC = [
     "Plan",
     "PruneExportError",
     "SlimModel",
+    "bench",
     "evaluate",
     "export",
     "inspect",
@@ -49,11 +51,12 @@ def test_functions_stay_functions_whatever_is_imported_first() -> None:
     """A submodule of the same name would shadow them."""
     code = (
         "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
-        "import prune_export.slim_model.api\n"
-        "print([type(getattr(prune_export, n)).__name__ for n in ('export', 'verify', 'inspect', 'slim', 'load_slim')])"
+        "import prune_export.slim_model.api, prune_export.benchmark.run\n"
+        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench')\n"
+        "print([type(getattr(prune_export, n)).__name__ for n in names])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(["function"] * 5)
+    assert found.stdout.strip() == str(["function"] * 6)
 
 
 def test_importing_is_instant_and_light() -> None:
@@ -63,7 +66,9 @@ def test_importing_is_instant_and_light() -> None:
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["export", "--help"], ["verify", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["export", "--help"], ["verify", "--help"], ["inspect", "--help"], ["bench", "--help"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """0.5 s is the promise; what decides it is that no heavy library is imported."""
     code = (

@@ -41,7 +41,7 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
     model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
     with _quiet():
         try:
-            if _transformers_can_load(checkpoint):
+            if transformers_can_load(checkpoint):
                 model = _from_files(checkpoint, model_class)
             else:
                 model = _from_encoder(checkpoint, model_class)
@@ -55,7 +55,8 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
     return model.eval()
 
 
-def _transformers_can_load(checkpoint: Checkpoint) -> bool:
+def transformers_can_load(checkpoint: Checkpoint) -> bool:
+    """Whether the installed transformers reads the files as they are; otherwise the oracle is laid out at full size."""
     if checkpoint.form == "slim":
         return False
     if checkpoint.form == "hub":

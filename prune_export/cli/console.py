@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -18,9 +20,7 @@ from prune_export.progress import SILENT, Progress
 from prune_export.report.tables import export_lines, parity_table, summary_table, totals_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
+    from prune_export.benchmark.results import BenchReport
     from prune_export.evaluation.result import Evaluation
     from prune_export.exporting import ExportResult
     from prune_export.inspection import Inspection
@@ -170,3 +170,25 @@ def print_evaluation(
         console.print(evaluation_table(found))
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def print_bench(
+    report: BenchReport, written: Sequence[Path], notes: Sequence[str], *, json_output: bool, quiet: bool
+) -> None:
+    """A benchmark; its warnings go to stderr as well where nothing else shows them."""
+    from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
+
+    if json_output:
+        _print_json(report.to_json() | {"written": [str(path) for path in written], "notes": list(notes)})
+    elif not quiet:
+        console = Console()
+        for result in report.shapes:
+            console.print(shape_table(result))
+        console.print(rows_table(report))
+        for line in (*bench_lines(report), *(f"Note: {note}." for note in notes)):
+            console.print(line, highlight=False, soft_wrap=True)
+        if written:
+            console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    else:
+        for warning in report.warnings:
+            print(f"prune-export: warning: {warning}", file=sys.stderr)

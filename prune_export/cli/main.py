@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import evaluate, export, inspect, verify
+from prune_export.cli import bench, evaluate, export, inspect, verify
 
 
 class Verb(Protocol):
@@ -30,7 +30,13 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
-VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect, "evaluate": evaluate}
+VERBS: dict[str, Verb] = {
+    "export": export,
+    "verify": verify,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "bench": bench,
+}
 
 _EPILOG = """\
 verbs:
@@ -38,6 +44,7 @@ verbs:
   prune-export verify …                 compares an exported model with its checkpoint
   prune-export inspect …                shows what is pruned in a checkpoint
   prune-export evaluate …               measures models on real data with the official metrics
+  prune-export bench …                  measures a checkpoint and its exports side by side
 """
 
 

@@ -8,17 +8,20 @@ from pathlib import Path
 TASK_NAMES = "question-answering, text-classification, token-classification, feature-extraction, fill-mask"
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_options(parser: argparse.ArgumentParser, *, required: bool = True, with_plan: bool = True) -> None:
     """Where the checkpoint is and how to read it."""
     group = parser.add_argument_group("checkpoint")
-    group.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder, or a hub id (owner/name)")
+    group.add_argument(
+        "--model", required=required, metavar="M", help="a checkpoint's folder, or a hub id (owner/name)"
+    )
     group.add_argument("--revision", metavar="R", help="a branch, tag or commit of the hub's repository")
     group.add_argument("--cache-dir", type=Path, metavar="DIR", help="huggingface_hub's cache (default: its own)")
     group.add_argument("--token", metavar="T", help="access token for the hub (default: huggingface_hub's own)")
     group.add_argument("--task", metavar="TASK", help=f"one of {TASK_NAMES} (default: from the checkpoint)")
-    group.add_argument(
-        "--plan", type=Path, metavar="JSON", help="prune by this plan instead of what the checkpoint says"
-    )
+    if with_plan:
+        group.add_argument(
+            "--plan", type=Path, metavar="JSON", help="prune by this plan instead of what the checkpoint says"
+        )
 
 
 def add_parity_options(parser: argparse.ArgumentParser) -> None:

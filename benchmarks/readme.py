@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Puts the measured tables and the picture where the README shows them, from benchmarks/results/speed-*.json.
+
+The text between `<!-- speed -->` and `<!-- /speed -->` is replaced; the rest of the README is left alone.
+
+    python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+from benchmarks.speed import NETWORKS
+from prune_export.benchmark.markdown import number
+from prune_export.benchmark.picture import Bar, Panel, draw
+
+README = RESULTS.parent.parent / "README.md"
+PICTURE = "speed.svg"
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The results that are there, in the order of NETWORKS."""
+    paths = [folder / f"speed-{network}.json" for network in NETWORKS]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def section(results: Sequence[dict[str, Any]], picture: str) -> str:
+    """The README's text: the picture, a table a network, and what the figures hold for."""
+    parts = [f"![Speed-up over dense PyTorch, by network, batch and length]({picture})"]
+    parts += [table(found) for found in results]
+    parts.append(conditions(results))
+    return "\n\n".join(parts)
+
+
+def table(found: dict[str, Any]) -> str:
+    """One network: at each shape the speed-up over the first row and the milliseconds; size, load time and memory."""
+    shapes = found["shapes"]
+    headings = [f"{shape['batch_size']} × {shape['sequence_length']}" for shape in shapes]
+    lines = [
+        f"| {found['network']} | {' | '.join(headings)} | MiB | loads in | memory |",
+        f"|---|{'---|' * (len(shapes) + 3)}",
+    ]
+    for index, row in enumerate(found["rows"]):
+        cells = [cell(shape["rows"][index]) for shape in shapes]
+        facts = [f"{row['size_mib']:,.0f}", f"{row['load_seconds']:.2f} s", f"{row['peak_mib']:,.0f} MiB"]
+        lines.append(f"| {' | '.join([row['name'], *cells, *facts])} |")
+    by_flops = [max((row["flops_speed_up"] or 0 for row in shape["rows"]), default=0) for shape in shapes]
+    cells = [f"{ratio:.2f}" for ratio in by_flops]
+    lines.append(f"| *the ratio of FLOPs* | {' | '.join(f'*{words}*' for words in cells)} | | | |")
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    return f"{row['speed_up']['median']:.2f}× ({number(row['milliseconds']['median'])} ms)"
+
+
+def conditions(results: Sequence[dict[str, Any]]) -> str:
+    """What the figures hold for, and what was wrong with the measurement."""
+    first = results[0]
+    machine, how = first["machine"], first["conditions"]
+    wanted = ("torch", "transformers", "onnxruntime")
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in wanted if name in machine["versions"])
+    rounds = " or ".join(str(count) for count in sorted({found["conditions"]["rounds"] for found in results}))
+    noise = max(shape["noise"] for found in results for shape in found["shapes"])
+    lines = [
+        f"Batch × length, no padding, {how['threads']} threads on {machine['cores']} cores of an {machine['processor']}, "
+        f"{how['provider']}, {rounds} alternating rounds of {how['seconds']:g} s, each row in a process of its own; "
+        f"medians. Speed-up is the median over rounds of the ratio within a round, which was off by {100 * noise:.0f} % at "
+        f"most. {machine['date']}, {versions}. `make bench` measures again."
+    ]
+    lines += sorted({f"Warning: {found['network']}: {text}." for found in results for text in found["warnings"]})
+    return "\n\n".join(lines)
+
+
+def panels(results: Sequence[dict[str, Any]]) -> list[Panel]:
+    """A panel a network and shape."""
+    return [
+        Panel(
+            f"{found['network']}\n{shape['batch_size']} × {shape['sequence_length']}",
+            tuple(
+                Bar(
+                    row["row"],
+                    row["speed_up"]["median"],
+                    row["speed_up"]["min"],
+                    row["speed_up"]["max"],
+                    row["flops_speed_up"],
+                )
+                for row in shape["rows"]
+            ),
+        )
+        for found in results
+        for shape in found["shapes"]
+    ]
+
+
+def replace_between(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the comments `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        ValueError: they are not there, or more than once.
+    """
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    replaced, count = pattern.subn(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text)
+    if count != 1:
+        raise ValueError(f"expected <!-- {name} --> and <!-- /{name} --> once; found {count}")
+    return replaced
+
+
+def main() -> None:
+    results = read_results(RESULTS)
+    if not results:
+        raise SystemExit("no results: run python -m benchmarks.speed first")
+    first = results[0]
+    draw(panels(results), RESULTS / PICTURE, baseline=first["rows"][0]["name"], columns=len(first["shapes"]))
+    picture = (RESULTS / PICTURE).relative_to(README.parent).as_posix()
+    text = README.read_text(encoding="utf-8")
+    try:
+        README.write_text(replace_between(text, "speed", section(results, picture)), encoding="utf-8")
+    except ValueError as error:
+        raise SystemExit(f"README.md: {error}") from error
+    print(f"README.md and {picture}: {', '.join(found['network'] for found in results)}")
+
+
+if __name__ == "__main__":
+    main()

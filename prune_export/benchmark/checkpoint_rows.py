@@ -1,0 +1,116 @@
+"""Rows that a checkpoint gives by itself, some of which have to be made first."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+
+from exporters.errors import BenchmarkError, MissingDependencyError, OutputError, UsageError
+from prune_export.benchmark.process import python_module, same_modules
+from prune_export.benchmark.pytorch_row import cost_of_model
+from prune_export.benchmark.rows import Row
+from prune_export.benchmark.sources import onnx_row, torch_row
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.exporting import export
+from prune_export.progress import Progress
+
+# What `--rows` knows, and how the rows are called in tables.
+NAMES = {
+    "pytorch": "PyTorch",
+    "compile": "torch.compile",
+    "slim": "slim PyTorch",
+    "dense": "dense PyTorch",
+    "dense-onnx": "dense ONNX",
+    "optimum": "optimum",
+}
+DEFAULT_ROWS = ("pytorch", "slim")
+_RANDOM = "the network before pruning; its weights are random, which does not change its speed"
+_SHOWN = 400  # characters of what optimum printed before it failed
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Checks the names of rows.
+
+    Raises:
+        UsageError: one is unknown or asked for twice.
+        MissingDependencyError: one needs a package that is not installed.
+    """
+    for kind in kinds:
+        if kind not in NAMES:
+            raise UsageError(f"--rows {kind}: expected some of {', '.join(NAMES)}")
+        if kinds.count(kind) > 1:
+            raise UsageError(f"--rows names {kind} twice")
+    if "optimum" in kinds and importlib.util.find_spec("optimum.exporters.onnx") is None:
+        raise MissingDependencyError("--rows optimum: optimum is not installed: pip install 'prune-export[optimum]'")
+
+
+def checkpoint_rows(
+    checkpoint: Checkpoint, kinds: Sequence[str], folder: Path, *, provider: str, dtype: str, progress: Progress
+) -> list[Row]:
+    """The rows `kinds` of a checkpoint, in that order; what they need is made in `folder`.
+
+    Raises:
+        BenchmarkError: optimum cannot export the checkpoint.
+    """
+    dense = folder / "dense"
+    if {"dense", "dense-onnx"} & set(kinds):
+        progress.stage("Making the dense network")
+        save_dense(checkpoint, dense)
+    return [_row(checkpoint, kind, dense, folder, provider, dtype, progress) for kind in kinds]
+
+
+def _row(
+    checkpoint: Checkpoint, kind: str, dense: Path, folder: Path, provider: str, dtype: str, progress: Progress
+) -> Row:
+    name, task = NAMES[kind], checkpoint.task
+    match kind:
+        case "dense":
+            return torch_row(dense, kind, name=name, task=task, note=_RANDOM)
+        case "dense-onnx":
+            output = folder / "dense-onnx"
+            # verify: the random network is nobody's, and this is about time.
+            export(dense, output, task=task, target=provider, dtype=dtype, verify=False, progress=progress)
+            return replace(onnx_row(output, name=name, note=_RANDOM), kind=kind)
+        case "optimum":
+            output = folder / "optimum"
+            progress.stage("Exporting with optimum")
+            _export_with_optimum(checkpoint, output, provider, dtype)
+            return replace(onnx_row(output, name=name), kind=kind, cost=cost_of_model(checkpoint))
+        case _:
+            return torch_row(checkpoint.source.folder, kind, name=name, task=task)
+
+
+def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
+    """Saves the network that the checkpoint was before pruning, with random weights.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "pruned_heads": {}})
+    torch.manual_seed(0)
+    model = getattr(transformers, checkpoint.family.class_name(checkpoint.task))(config)
+    try:
+        model.save_pretrained(folder)
+    except Exception as error:  # safetensors has its own for a full disk
+        message = " ".join(str(error).split())[:_SHOWN]
+        raise OutputError(
+            f"cannot write the dense network into {folder}: {message}; TMPDIR chooses another place"
+        ) from error
+
+
+def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
+    """optimum's own export of the checkpoint's folder, in a process of its own."""
+    arguments = [str(checkpoint.source.folder), str(output), checkpoint.task, provider, dtype]
+    command = [*python_module("prune_export.benchmark.optimum_export"), *arguments]
+    found = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=same_modules()
+    )
+    if found.returncode:
+        printed = " ".join(found.stdout.split())[-_SHOWN:]
+        raise BenchmarkError(f"row 'optimum': optimum cannot export '{checkpoint.source.name}'; it printed: {printed}")

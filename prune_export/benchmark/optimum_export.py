@@ -1,0 +1,21 @@
+"""What optimum-cli makes of a checkpoint.
+
+`python -m prune_export.benchmark.optimum_export MODEL OUTPUT TASK PROVIDER DTYPE`
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    from optimum.exporters.onnx import main_export
+
+    model, output, task, provider, dtype = sys.argv[1:]
+    # do_validation: it compares at the end, and is not what is measured. The graph is the same.
+    on_gpu = {"device": "cuda", "dtype": dtype} if provider == "cuda" else {}
+    main_export(model, output=output, task=task, do_validation=False, local_files_only=True, **on_gpu)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a benchmark found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from prune_export.benchmark.rows import Conditions, Cost, Shape
+
+FORMAT = "prune-export/bench"
+VERSION = 1
+
+# Above this, a machine is too noisy to trust differences of a few per cent. On a quiet machine whose clock drifts, ratios
+# within a round stay within 1 to 3 % of their median; a second busy process on it makes that 20 % and more.
+NOISE_LIMIT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts:
+    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process."""
+
+    name: str
+    kind: str
+    model: str
+    note: str | None
+    cost: Cost | None
+    size_mib: float
+    load_seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One row at one shape: in each round, the median latency in milliseconds and the speed-up over the first row.
+
+    `flops_speed_up` is the first row's FLOPs divided by this row's; None where either is unknown.
+    """
+
+    row: str
+    milliseconds: tuple[float, ...]
+    speed_ups: tuple[float, ...]
+    flops_speed_up: float | None
+
+    @property
+    def speed_up(self) -> float:
+        """The median over rounds of the ratio within a round: a drift from round to round cancels out."""
+        return median(self.speed_ups)
+
+    @property
+    def realised(self) -> float | None:
+        """How much of the speed-up by FLOPs was measured: 1 is all of it."""
+        return self.speed_up / self.flops_speed_up if self.flops_speed_up else None
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeResult:
+    """All rows at one shape. `repeats`: the first row's latency at the start of each round, divided by that at its end."""
+
+    shape: Shape
+    rows: tuple[Latency, ...]
+    repeats: tuple[float, ...]
+
+    @property
+    def noise(self) -> float:
+        """By what fraction a round's ratio is off, typically, for the row where it is most.
+
+        The median over rounds of |ratio / median ratio - 1|; for the first row against itself, of |ratio - 1|.
+        """
+        spreads = [median(abs(ratio / row.speed_up - 1) for ratio in row.speed_ups) for row in self.rows]
+        return max(*spreads, median(abs(ratio - 1) for ratio in self.repeats))
+
+    def sequences_per_second(self, latency: Latency) -> float:
+        return 1000 * self.shape.batch_size / median(latency.milliseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """A finished benchmark: rows (the first is the baseline), shapes, conditions, and the machine they hold for."""
+
+    rows: tuple[RowFacts, ...]
+    shapes: tuple[ShapeResult, ...]
+    conditions: Conditions
+    rounds: int
+    seconds: float
+    machine: dict[str, Any]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against trusting the figures."""
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[str]:
+        for result in self.shapes:
+            if result.noise > NOISE_LIMIT:
+                yield (
+                    f"noisy machine: at {result.shape}, the ratios of a round are off by {100 * result.noise:.0f} % "
+                    f"(limit {100 * NOISE_LIMIT:.0f} %); do not trust smaller differences, and measure again with nothing "
+                    "else running"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "machine": self.machine,
+            "conditions": asdict(self.conditions)
+            | {"cpus": list(self.conditions.cpus), "rounds": self.rounds, "seconds": self.seconds},
+            "rows": [asdict(row) for row in self.rows],
+            "shapes": [_shape_to_json(result) for result in self.shapes],
+            "warnings": list(self.warnings),
+        }
+
+
+def _shape_to_json(result: ShapeResult) -> dict[str, Any]:
+    return asdict(result.shape) | {
+        "noise": result.noise,
+        "repeats": list(result.repeats),
+        "rows": [
+            {
+                "row": latency.row,
+                "milliseconds": spread(latency.milliseconds),
+                "sequences_per_second": result.sequences_per_second(latency),
+                "speed_up": spread(latency.speed_ups),
+                "flops_speed_up": latency.flops_speed_up,
+                "realised": latency.realised,
+            }
+            for latency in result.rows
+        ],
+    }
+
+
+def spread(values: tuple[float, ...]) -> dict[str, Any]:
+    """Minimum, median and maximum, and the values by round."""
+    return {"min": min(values), "median": median(values), "max": max(values), "rounds": list(values)}

@@ -1,0 +1,75 @@
+"""Measures rows beside each other: rounds that alternate between their processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from prune_export.benchmark.process import RowProcess
+from prune_export.benchmark.results import Latency, RowFacts, ShapeResult
+from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
+from prune_export.progress import SILENT, Progress
+
+
+def measure_rows(
+    rows: Sequence[Row],
+    shapes: Sequence[Shape],
+    conditions: Conditions,
+    *,
+    rounds: int,
+    seconds: float,
+    progress: Progress = SILENT,
+) -> tuple[tuple[RowFacts, ...], tuple[ShapeResult, ...]]:
+    """Loads each row in a process of its own, then measures all rows at all shapes; the first row is the baseline.
+
+    A round measures every row for `seconds` and the first row once more at its end: its two latencies tell how steady the
+    machine is, and their mean is what the others are compared with.
+
+    Raises:
+        BenchmarkError: a row cannot be loaded or run.
+    """
+    with ExitStack() as stack:
+        progress.stage("Loading", len(rows))
+        processes = []
+        for row in rows:
+            processes.append(stack.enter_context(RowProcess(row, conditions)))
+            progress.advance()
+        costs = [_cost(process) for process in processes]
+        results = []
+        for shape in shapes:
+            progress.stage(f"Measuring {shape}", rounds * (len(rows) + 1))
+            times: list[list[float]] = []
+            for _ in range(rounds):
+                times.append([])
+                for process in (*processes, processes[0]):
+                    times[-1].append(process.measure(shape, seconds))
+                    progress.advance()
+            results.append(compare(shape, [row.name for row in rows], costs, times))
+        facts = [_facts(process, cost) for process, cost in zip(processes, costs, strict=True)]
+    return tuple(facts), tuple(results)
+
+
+def compare(
+    shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], times: Sequence[Sequence[float]]
+) -> ShapeResult:
+    """`times` holds, for each round, the milliseconds of every row and of the first row again."""
+    bases = [(found[0] + found[-1]) / 2 for found in times]
+    flops = [cost.flops_per_token(shape.sequence_length) if cost else None for cost in costs]
+    latencies = []
+    for index, name in enumerate(names):
+        own = bases if index == 0 else [found[index] for found in times]
+        ratios = tuple(base / value for base, value in zip(bases, own, strict=True))
+        first, this = flops[0], flops[index]
+        latencies.append(Latency(name, tuple(own), ratios, first / this if first and this else None))
+    return ShapeResult(shape, tuple(latencies), tuple(found[0] / found[-1] for found in times))
+
+
+def _cost(process: RowProcess) -> Cost | None:
+    found = process.loaded["cost"]
+    return process.row.cost or (Cost(**found) if found else None)
+
+
+def _facts(process: RowProcess, cost: Cost | None) -> RowFacts:
+    row, loaded = process.row, process.loaded
+    size, seconds = loaded["size_bytes"] / 2**20, loaded["load_seconds"]
+    return RowFacts(row.name, row.kind, row.model, row.note, cost, size, seconds, process.finish())

@@ -1,0 +1,190 @@
+"""The whole benchmark: what to measure and how, to a report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from exporters import runtime
+from exporters.errors import UsageError
+from prune_export.benchmark.machine import machine, physical_cpus
+from prune_export.benchmark.results import BenchReport
+from prune_export.benchmark.rounds import measure_rows
+from prune_export.benchmark.rows import Conditions, Row, Shape
+from prune_export.benchmark.sources import onnx_row, token_ids
+from prune_export.progress import SILENT, Progress
+
+BATCH_SIZES = (1, 8)
+SEQUENCE_LENGTHS = (128, 384)
+ROUNDS = 5
+SECONDS = 2.0
+PROVIDERS = ("cpu", "cuda")
+DTYPES = ("fp32", "fp16")
+
+
+def bench(
+    model: str | Path | None = None,
+    onnx: Sequence[str | Path] = (),
+    *,
+    rows: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    sequence_lengths: Sequence[int] = SEQUENCE_LENGTHS,
+    task: str | None = None,
+    provider: str = "cpu",
+    dtype: str = "fp32",
+    threads: int | None = None,
+    padding: float = 0.0,
+    cuda_graphs: bool = False,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    progress: Progress = SILENT,
+) -> BenchReport:
+    """Measures networks side by side: latency, throughput, size, load time and memory; the first is the baseline.
+
+    `rows` are made of the checkpoint `model` (a folder or a hub id; default: pytorch, slim), `onnx` are exported folders or
+    .onnx files. Each row runs in a process of its own; `rounds` alternate between them, `seconds` a row, round and shape.
+
+    `threads` inside an operation (None: one a physical core); each process is pinned to as many processors. `padding` is
+    the fraction of tokens that are padding. `provider` is "cpu" or "cuda"; `dtype`, "fp32" or "fp16", that of the rows
+    that are made here (exported folders have their own). `cuda_graphs`: ONNX and compiled rows replay captured graphs.
+
+    Raises:
+        UsageError: an argument is out of range, or there is nothing to measure.
+        CheckpointError, OutputError: a model cannot be read.
+        BenchmarkError: a row cannot be loaded or run.
+    """
+    shapes = [Shape(batch, length) for batch in batch_sizes for length in sequence_lengths]
+    check_run(shapes, padding=padding, rounds=rounds, seconds=seconds, provider=provider, dtype=dtype)
+    if cuda_graphs and provider != "cuda":
+        raise UsageError("--cuda-graphs needs --provider cuda")
+    if rows and model is None:
+        raise UsageError("--rows needs --model, the checkpoint that they are made of")
+    choose_cpus(threads)
+    exported = [onnx_row(path, name=name) for path, name in zip(onnx, names_of(onnx), strict=True)]
+    if exported or {"dense-onnx", "optimum"} & set(rows or ()):
+        runtime.check_provider(provider)
+    with tempfile.TemporaryDirectory(prefix="prune-export-bench-") as folder:
+        made: list[Row] = []
+        if model is not None:
+            # Here, and not above: what needs no checkpoint should not wait for transformers.
+            from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_kinds, checkpoint_rows
+            from prune_export.checkpoint.load import load_checkpoint
+            from prune_export.checkpoint.source import resolve
+
+            kinds = DEFAULT_ROWS if rows is None else tuple(rows)
+            check_kinds(kinds)
+            progress.pause()
+            source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+            progress.stage("Reading the checkpoint")
+            checkpoint = load_checkpoint(source, task=task)
+            longest = checkpoint.encoder.embeddings.max_length
+            if max(sequence_lengths) > longest:
+                raise UsageError(
+                    f"--sequence-length {max(sequence_lengths)}: '{source.name}' takes {longest} tokens at most"
+                )
+            made = checkpoint_rows(checkpoint, kinds, Path(folder), provider=provider, dtype=dtype, progress=progress)
+        return run_rows(
+            [*made, *exported],
+            shapes,
+            provider=provider,
+            dtype=dtype,
+            threads=threads,
+            padding=padding,
+            cuda_graphs=cuda_graphs,
+            rounds=rounds,
+            seconds=seconds,
+            progress=progress,
+        )
+
+
+def run_rows(
+    rows: Sequence[Row],
+    shapes: Sequence[Shape],
+    *,
+    provider: str = "cpu",
+    dtype: str = "fp32",
+    threads: int | None = None,
+    padding: float = 0.0,
+    cuda_graphs: bool = False,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    progress: Progress = SILENT,
+) -> BenchReport:
+    """Measures `rows` beside each other, the first being the baseline; arguments as for `bench`.
+
+    Raises:
+        UsageError: an argument is out of range, or two rows have one name.
+        BenchmarkError: a row cannot be loaded or run.
+    """
+    if not rows:
+        raise UsageError("nothing to measure: give --model, --onnx, or both")
+    names = [row.name for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two rows are called {', '.join(twice)}; expected different names")
+    check_run(shapes, padding=padding, rounds=rounds, seconds=seconds, provider=provider, dtype=dtype)
+    cpus = choose_cpus(threads)
+    vocabulary, pad_token_id = token_ids(rows)
+    conditions = Conditions(
+        threads=threads or len(cpus) or os.cpu_count() or 1,
+        cpus=cpus,
+        provider=provider,
+        dtype=dtype,
+        padding=padding,
+        vocabulary=vocabulary,
+        pad_token_id=pad_token_id,
+        cuda_graphs=cuda_graphs,
+    )
+    facts, results = measure_rows(rows, shapes, conditions, rounds=rounds, seconds=seconds, progress=progress)
+    return BenchReport(facts, results, conditions, rounds, seconds, machine())
+
+
+def names_of(onnx: Sequence[str | Path]) -> list[str]:
+    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path."""
+    paths = [Path(path).expanduser() for path in onnx]
+    short = [path.resolve().name for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+
+
+def check_run(
+    shapes: Sequence[Shape], *, padding: float, rounds: int, seconds: float, provider: str, dtype: str
+) -> None:
+    """Checks what a run is asked for.
+
+    Raises:
+        UsageError: something is out of range.
+    """
+    if not shapes or any(min(shape.batch_size, shape.sequence_length) < 1 for shape in shapes):
+        raise UsageError("--batch-size and --sequence-length: expected whole numbers of 1 or more")
+    if len(set(shapes)) < len(shapes):
+        raise UsageError("--batch-size and --sequence-length: a number stands there twice")
+    if not 0 <= padding < 1:
+        raise UsageError(f"--padding {padding}: expected a fraction from 0 to below 1")
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: expected 1 or more")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds {seconds}: expected more than 0")
+    if provider not in PROVIDERS:
+        raise UsageError(f"--provider {provider}: expected one of {', '.join(PROVIDERS)}")
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+
+
+def choose_cpus(threads: int | None) -> tuple[int, ...]:
+    """The logical processors to run on: one a thread, each on a core of its own as far as there are cores.
+
+    Empty where the system does not tell. None: as many threads as there are physical cores.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    physical = physical_cpus()
+    others = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []
+    most = len(physical) + len(others) or os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= most:
+        raise UsageError(f"--threads {threads}: expected 1 to {most}, the processors at hand")
+    return tuple(sorted([*physical, *others][: threads or len(physical)]))

@@ -1,0 +1,47 @@
+"""Rows from what lies on disk: an exported folder, any .onnx file, a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from prune_export.benchmark.cost import cost_of_record
+from prune_export.benchmark.rows import Row
+from prune_export.record import find_exported
+
+_ONNX = "prune_export.benchmark.onnx_row:load"
+_PYTORCH = "prune_export.benchmark.pytorch_row:load"
+_VOCABULARY = 100  # where nobody says how many ids there are: every real vocabulary has as many
+
+
+def onnx_row(path: str | Path, *, name: str, note: str | None = None) -> Row:
+    """An exported folder with its recorded settings, or a foreign .onnx file with ONNX Runtime's own.
+
+    Raises:
+        OutputError: there is no model.
+    """
+    exported = find_exported(path)
+    options = {"settings": asdict(exported.settings)}
+    return Row(name, "onnx", _ONNX, str(exported.model), options, cost_of_record(exported.record), note)
+
+
+def torch_row(folder: str | Path, kind: str, *, name: str, task: str | None = None, note: str | None = None) -> Row:
+    """A checkpoint's folder as the untouched Hugging Face model, the same compiled ("compile"), or our network ("slim")."""
+    return Row(name, kind, _PYTORCH, str(folder), {"task": task}, None, note)
+
+
+def token_ids(rows: Sequence[Row]) -> tuple[int, int]:
+    """How many token ids all rows know, and the id of padding, from the config.json beside each model."""
+    sizes, padding = [], []
+    for row in rows:
+        path = Path(row.model)
+        folder = path if path.is_dir() else path.parent
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            sizes.append(int(config["vocab_size"]))
+            padding.append(int(config.get("pad_token_id") or 0))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return min(sizes, default=_VOCABULARY), padding[0] if padding else 0

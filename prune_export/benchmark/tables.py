@@ -1,0 +1,61 @@
+"""A benchmark's tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from rich import box
+from rich.table import Table
+
+from prune_export.benchmark.markdown import conditions_line, number
+from prune_export.benchmark.results import BenchReport, ShapeResult
+
+
+def shape_table(result: ShapeResult) -> Table:
+    """One shape: latency with its range over rounds, throughput, speed-up, and how much of that by FLOPs it is."""
+    title = f"Batch {result.shape.batch_size}, length {result.shape.sequence_length} (noise {100 * result.noise:.1f} %)"
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("", "ms", "range", "seq/s", "speed-up", "range", "by FLOPs", "realised"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for latency in result.rows:
+        times, ratios = latency.milliseconds, latency.speed_ups
+        table.add_row(
+            latency.row,
+            number(median(times)),
+            f"{number(min(times))}–{number(max(times))}",
+            number(result.sequences_per_second(latency)),
+            f"{latency.speed_up:.2f}×",
+            f"{min(ratios):.2f}–{max(ratios):.2f}",
+            f"{latency.flops_speed_up:.2f}×" if latency.flops_speed_up else "–",
+            f"{latency.realised:.2f}" if latency.realised else "–",
+        )
+    return table
+
+
+def rows_table(report: BenchReport) -> Table:
+    """What holds for each row at any shape."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("", "on disk", "loads in", "peak memory"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for row in report.rows:
+        cells = (f"{row.size_mib:,.1f} MiB", f"{row.load_seconds:.2f} s", f"{row.peak_mib:,.0f} MiB")
+        table.add_row(row.name, *cells)
+    return table
+
+
+def bench_lines(report: BenchReport) -> Iterator[str]:
+    """What the figures hold for, notes on rows, and warnings."""
+    yield conditions_line(report)
+    for row in report.rows:
+        if row.note:
+            yield f"Note: {row.name}: {row.note}."
+    for warning in report.warnings:
+        yield f"Warning: {warning}."
