@@ -61,7 +61,7 @@ def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) 
     return query, key, value
 
 
-def _additive_mask(context: Context) -> ir.Value:
+def additive_mask(context: Context) -> ir.Value:
     """`[batch, 1, 1, sequence]`: 0 where attended, the most negative float32 elsewhere; made once."""
     if "additive_mask" not in context.shared:
         builder = context.builder
@@ -94,7 +94,7 @@ def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
-    scores = builder.op("Add", scores, _additive_mask(context))
+    scores = builder.op("Add", scores, additive_mask(context))
     weights = context.matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=joined)
     width = heads * block.value_size
