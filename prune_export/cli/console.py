@@ -164,9 +164,10 @@ def print_evaluation(
     if json_output:
         _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
     elif not quiet:
-        from prune_export.report.evaluation_table import evaluation_table
+        from prune_export.report.evaluation_table import evaluation_table, evaluation_title
 
         console = Console()
+        console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
         console.print(evaluation_table(found))
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
