@@ -108,8 +108,16 @@ def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDAr
         OutputError: the session takes an input that is not there.
     """
     names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, wanted_inputs(session, inputs)), strict=True))
+
+
+def wanted_inputs(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """Of `inputs`, those that the session takes.
+
+    Raises:
+        OutputError: it takes one that is not there.
+    """
     wanted = [value.name for value in session.get_inputs()]
     if unknown := sorted(set(wanted) - set(inputs)):
         raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(inputs)}")
-    fed = {name: inputs[name] for name in wanted}
-    return dict(zip(names, session.run(names, fed), strict=True))
+    return {name: inputs[name] for name in wanted}

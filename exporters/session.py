@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import runtime
+from exporters.bound import BoundBatch
+from exporters.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +66,21 @@ class Session:
         provider: str = "cpu",
         threads: int | None = None,
         settings: SessionSettings = DEFAULT_SETTINGS,
-        provider_options: Mapping[str, str] | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
-        """Arguments and errors as for `runtime.create_session`."""
+        """Arguments and errors as for `runtime.create_session`; `cuda_graphs` lets bound batches capture their graphs.
+
+        Raises:
+            UsageError: `cuda_graphs` on another provider.
+        """
+        if cuda_graphs and provider != "cuda":
+            raise UsageError(f"CUDA graphs need the provider cuda; found {provider}")
         self.provider, self.settings = provider, settings
+        options = {"enable_cuda_graph": "1"} if cuda_graphs else {}
         self.onnxruntime: Any = runtime.create_session(
-            model, provider=provider, threads=threads, entries=settings.entries, provider_options=provider_options
+            model, provider=provider, threads=threads, entries=settings.entries, provider_options=options
         )
+        self._graphs = count(1)
         self.inputs = tuple(value.name for value in self.onnxruntime.get_inputs())
         self.outputs = tuple(value.name for value in self.onnxruntime.get_outputs())
         # The graph names its dynamic axes.
@@ -102,6 +113,17 @@ class Session:
     def _cut(self, name: str, values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
         """`values` without the places of added padding, where the output has a place for each token."""
         return values[:, :length] if name in self._by_token else values
+
+    def bind(self, inputs: Mapping[str, NDArray[np.int64]]) -> BoundBatch:
+        """A batch of the shape of `inputs` that stays in the provider's memory, to be run many times.
+
+        It is run as it is: in one part, with the padding that it has.
+
+        Raises:
+            OutputError: the graph takes an input that is not there.
+        """
+        fed = runtime.wanted_inputs(self.onnxruntime, inputs)
+        return BoundBatch(self.onnxruntime, fed, device=self.provider, graph=next(self._graphs))
 
     def parts(self, batch: int, length: int) -> int:
         """How many runs a batch of `batch` rows of `length` tokens takes; they are of nearly equal size."""

@@ -44,11 +44,14 @@ class Network:
     run: Callable[[Batch], Outputs]
 
 
-def load_session(onnx: str | Path, *, provider: str | None = None, threads: int | None = None) -> Session:
+def load_session(
+    onnx: str | Path, *, provider: str | None = None, threads: int | None = None, cuda_graphs: bool = False
+) -> Session:
     """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
 
     `provider` is "cpu" or "cuda" (None: that of the target it was exported for); `threads` the threads inside an operation
-    (None: ONNX Runtime's choice). `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name.
+    (None: ONNX Runtime's choice). `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name;
+    `bind(inputs)` keeps a batch in the provider's memory, with `cuda_graphs` to be captured and replayed.
 
     Raises:
         OutputError: there is no model, or it cannot be loaded.
@@ -56,7 +59,9 @@ def load_session(onnx: str | Path, *, provider: str | None = None, threads: int 
     """
     exported = find_exported(onnx)
     chosen = provider or ("cuda" if exported.target == "cuda" else "cpu")
-    return Session(exported.model, provider=chosen, threads=threads, settings=exported.settings)
+    return Session(
+        exported.model, provider=chosen, threads=threads, settings=exported.settings, cuda_graphs=cuda_graphs
+    )
 
 
 def is_exported(model: str | Path) -> bool:

@@ -6,17 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 
 import prune_export
-from exporters.encoder import Task
 from exporters.errors import DataError, ParityError, UsageError, WriteError
 from prune_export.cli.main import main
-from tests.comparing import largest_difference, torch_outputs
-from tests.models import FAMILY_CASES, example_inputs, make_model, save
+from tests.models import FAMILY_CASES, make_model, save
 
 
 @pytest.fixture(scope="module")
@@ -160,39 +157,3 @@ def test_bad_options_are_refused_in_one_line(
     assert main(["--model", str(checkpoint), "--output", str(out), "--calibration", "x.json", "--json"]) == 2
     assert "for --dtype int8 only" in json.loads(capsys.readouterr().out)["error"]
     assert not out.exists()
-
-
-def test_a_session_runs_large_batches_in_parts_with_the_same_answers(checkpoint: Path, tmp_path: Path) -> None:
-    prune_export.export(checkpoint, tmp_path / "out", target="cpu", samples=4)
-    record = json.loads((tmp_path / "out" / "prune_export.json").read_text())
-    generator = np.random.default_rng(0)
-    ids = generator.integers(1, 61, (7, 20))
-    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    whole = prune_export.load_session(tmp_path / "out").run(inputs)
-    for tokens, runs in ((60, 3), (1, 7), (140, 1), (100, 2)):
-        record["session"] = {"tokens_at_once": tokens, "entries": {"session.set_denormal_as_zero": "1"}}
-        (tmp_path / "out" / "prune_export.json").write_text(json.dumps(record))
-        session = prune_export.load_session(tmp_path / "out", threads=1)
-        assert session.settings.tokens_at_once == tokens
-        assert session.parts(7, 20) == runs
-        found = session.run(inputs)
-        for name, expected in whole.items():
-            np.testing.assert_allclose(found[name], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("task", ["question-answering", "text-classification", "feature-extraction"])
-def test_a_session_pads_to_a_multiple_and_cuts_again(task: Task, tmp_path: Path) -> None:
-    model = make_model(FAMILY_CASES[0], task, max_position_embeddings=48)
-    result = prune_export.export(save(model, tmp_path / "checkpoint"), tmp_path / "out", target="cuda", samples=4)
-    assert result.record["session"]["length_multiple"] == 16
-    session = prune_export.load_session(tmp_path / "out", provider="cpu")
-    inputs = example_inputs(model, length=19)
-    encoder = prune_export.inspect(tmp_path / "checkpoint").slim
-    found = session.run({name: value.numpy() for name, value in inputs.items()})
-    assert largest_difference(torch_outputs(model, encoder, inputs), found) < 1e-5  # and of the same shapes
-    # Where the model has no positions for the padding, there is none.
-    odd = save(make_model(FAMILY_CASES[0], task, max_position_embeddings=47), tmp_path / "odd")
-    assert (
-        prune_export.export(odd, tmp_path / "odd-out", target="cuda", samples=4).record["session"]["length_multiple"]
-        == 1
-    )

@@ -41,6 +41,16 @@ def test_optimum_runs_every_task_of_every_family(case: FamilyCase, task: Task, t
     assert largest_difference(reference, answers) < 1e-5
 
 
+def test_an_int8_folder_answers_as_in_our_session(tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[0], "question-answering")
+    checkpoint = save(model, tmp_path / "checkpoint")
+    prune_export.export(checkpoint, tmp_path / "out", dtype="int8", samples=4)
+    inputs = example_inputs(model)
+    found = optimum.ORTModelForQuestionAnswering.from_pretrained(tmp_path / "out")(**inputs)
+    ours = prune_export.load_session(tmp_path / "out").run({name: value.numpy() for name, value in inputs.items()})
+    assert largest_difference(ours, {name: found[name].numpy() for name in ours}) < 1e-5
+
+
 def test_a_model_by_another_name_loads(tmp_path: Path) -> None:
     checkpoint = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "checkpoint")
     prune_export.export(checkpoint, tmp_path / "out" / "bert.onnx", target="cpu", samples=4)
