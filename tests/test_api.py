@@ -49,21 +49,24 @@ def test_functions_stay_functions_whatever_is_imported_first() -> None:
     """A submodule of the same name would shadow them."""
     code = (
         "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
-        "import prune_export.slim_model.api\n"
-        "print([type(getattr(prune_export, n)).__name__ for n in ('export', 'verify', 'inspect', 'slim', 'load_slim')])"
+        "import prune_export.slim_model.api, prune_export.evaluation.evaluating, prune_export.pipeline\n"
+        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'evaluate')\n"
+        "print([type(getattr(prune_export, name)).__name__ for name in names])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(["function"] * 5)
+    assert found.stdout.strip() == str(["function"] * 6)
 
 
 def test_importing_is_instant_and_light() -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxruntime")
+    heavy = ("torch", "transformers", "onnx", "onnxruntime", "datasets", "sklearn", "scipy")
     code = f"import sys, prune_export; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["export", "--help"], ["verify", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["export", "--help"], ["verify", "--help"], ["inspect", "--help"], ["evaluate", "--help"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """0.5 s is the promise; what decides it is that no heavy library is imported."""
     code = (
