@@ -28,7 +28,7 @@ BATCH_SIZE = 8
 
 
 def optimum(folder: Path, pairs: list[tuple[str, str]], threads: int) -> dict[str, Any]:
-    """optimum's pipeline as its documentation has it, but with the same longest answer as ours (its default is 15 tokens)."""
+    """optimum's pipeline as its documentation has it, but with our longest answer (its own is 15 tokens)."""
     from onnxruntime import SessionOptions
     from optimum.onnxruntime import ORTModelForQuestionAnswering, pipeline
 

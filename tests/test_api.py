@@ -52,22 +52,24 @@ def test_functions_stay_functions_whatever_is_imported_first() -> None:
     code = (
         "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
         "import prune_export.slim_model.api, prune_export.benchmark.run\n"
-        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench')\n"
-        "print([type(getattr(prune_export, n)).__name__ for n in names])"
+        "import prune_export.evaluation.evaluating, prune_export.pipeline\n"
+        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate')\n"
+        "print([type(getattr(prune_export, name)).__name__ for name in names])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(["function"] * 6)
+    assert found.stdout.strip() == str(["function"] * 7)
 
 
 def test_importing_is_instant_and_light() -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxruntime")
+    heavy = ("torch", "transformers", "onnx", "onnxruntime", "datasets", "sklearn", "scipy")
     code = f"import sys, prune_export; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["export", "--help"], ["verify", "--help"], ["inspect", "--help"], ["bench", "--help"]]
+    "words",
+    [["--help"], *([verb, "--help"] for verb in ("export", "verify", "inspect", "evaluate", "bench"))],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """0.5 s is the promise; what decides it is that no heavy library is imported."""
