@@ -16,6 +16,10 @@ VERSION = 1
 # within a round stay within 1 to 3 % of their median; a second busy process on it makes that 20 % and more.
 NOISE_LIMIT = 0.05
 
+# A quiet system's own processes use 1 to 2 % of the processors. One more busy thread beside a row with a thread a core takes
+# a quarter and more of two cores, and where threads wait for each other (OpenMP), the row waits with it.
+OTHERS_LIMIT = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
@@ -56,11 +60,16 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class ShapeResult:
-    """All rows at one shape. `repeats`: the first row's latency at the start of each round, divided by that at its end."""
+    """All rows at one shape.
+
+    `repeats`: the first row's latency at the start of each round, divided by that at its end. `others`: the fraction of the
+    processors' time that went to other processes while rows were measured; None where the system does not tell.
+    """
 
     shape: Shape
     rows: tuple[Latency, ...]
     repeats: tuple[float, ...]
+    others: float | None = None
 
     @property
     def noise(self) -> float:
@@ -93,6 +102,12 @@ class BenchReport:
 
     def _warnings(self) -> Iterator[str]:
         for result in self.shapes:
+            if result.others is not None and result.others > OTHERS_LIMIT:
+                yield (
+                    f"busy machine: at {result.shape}, other processes took {100 * result.others:.0f} % of the processors' "
+                    f"time (limit {100 * OTHERS_LIMIT:.0f} %); do not trust the figures, and measure again with nothing else "
+                    "running"
+                )
             if result.noise > NOISE_LIMIT:
                 yield (
                     f"noisy machine: at {result.shape}, the ratios of a round are off by {100 * result.noise:.0f} % "
@@ -116,6 +131,7 @@ class BenchReport:
 def _shape_to_json(result: ShapeResult) -> dict[str, Any]:
     return asdict(result.shape) | {
         "noise": result.noise,
+        "others": result.others,
         "repeats": list(result.repeats),
         "rows": [
             {
