@@ -105,8 +105,8 @@ class BenchReport:
             if result.others is not None and result.others > OTHERS_LIMIT:
                 yield (
                     f"busy machine: at {result.shape}, other processes took {100 * result.others:.0f} % of the processors' "
-                    f"time (limit {100 * OTHERS_LIMIT:.0f} %); do not trust the figures, and measure again with nothing else "
-                    "running"
+                    f"time (limit {100 * OTHERS_LIMIT:.0f} %); do not trust the figures, and measure again with nothing "
+                    "else running"
                 )
             if result.noise > NOISE_LIMIT:
                 yield (
