@@ -12,12 +12,11 @@ from prune_export.benchmark.rows import Conditions, Cost, Shape
 FORMAT = "prune-export/bench"
 VERSION = 1
 
-# Above this, a machine is too noisy to trust differences of a few per cent. On a quiet machine whose clock drifts, ratios
-# within a round stay within 1 to 3 % of their median; a second busy process on it makes that 20 % and more.
+# The smallest difference that choices between forms of a graph rest on; ratios that are off by more cannot show it.
 NOISE_LIMIT = 0.05
 
-# A quiet system's own processes use 1 to 2 % of the processors. One more busy thread beside a row with a thread a core takes
-# a quarter and more of two cores, and where threads wait for each other (OpenMP), the row waits with it.
+# One more busy thread takes half of two processors, and a row whose threads wait for each other (OpenMP) waits with it: ten
+# times its latency was seen, the same in every round, while ONNX Runtime's rows lost a third. Ratios do not show that.
 OTHERS_LIMIT = 0.05
 
 
