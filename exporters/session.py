@@ -19,14 +19,38 @@ class SessionSettings:
     """How to run a graph.
 
     `tokens_at_once`: a batch with more tokens, padding counted, is run in parts of at most so many (a single row may have
-    more); None: as it comes. `entries` are ONNX Runtime's session configuration entries.
+    more); None: as it comes. `length_multiple`: batches are padded to a multiple of so many tokens, and the outputs cut.
+    `entries` are ONNX Runtime's session configuration entries.
     """
 
     tokens_at_once: int | None = None
+    length_multiple: int = 1
     entries: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record of an export; `settings_from_json` reads it back."""
+        return {
+            "tokens_at_once": self.tokens_at_once,
+            "length_multiple": self.length_multiple,
+            "entries": dict(self.entries),
+        }
 
 
 DEFAULT_SETTINGS = SessionSettings()
+
+
+def settings_from_json(data: Mapping[str, Any]) -> SessionSettings:
+    """Settings as `SessionSettings.to_json` gave them.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    tokens, multiple = data.get("tokens_at_once"), data.get("length_multiple", 1)
+    entries = data.get("entries", {})
+    numbers = [number for number in (tokens, multiple) if number is not None]
+    if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(entries, Mapping):
+        raise ValueError(f"session settings {dict(data)!r}")
+    return SessionSettings(tokens, multiple, {str(key): str(value) for key, value in entries.items()})
 
 
 class Session:
@@ -48,6 +72,8 @@ class Session:
         )
         self.inputs = tuple(value.name for value in self.onnxruntime.get_inputs())
         self.outputs = tuple(value.name for value in self.onnxruntime.get_outputs())
+        # The graph names its dynamic axes.
+        self._by_token = {v.name for v in self.onnxruntime.get_outputs() if list(v.shape[1:2]) == ["sequence_length"]}
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         """All outputs by name for int64 arrays `[batch, sequence]`; `inputs` may hold more than the graph takes.
@@ -55,14 +81,31 @@ class Session:
         Raises:
             OutputError: the graph takes an input that is not there.
         """
+        length = next(iter(inputs.values())).shape[1]
+        if missing := -length % self.settings.length_multiple:
+            longer = {name: np.pad(values, ((0, 0), (0, missing))) for name, values in inputs.items()}
+            return {name: self._cut(name, values, length) for name, values in self._run(longer).items()}
+        return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
         batch, length = next(iter(inputs.values())).shape
-        limit = self.settings.tokens_at_once
-        rows = batch if limit is None else max(1, limit // max(1, length))
-        if batch <= rows:
+        parts = self.parts(batch, length)
+        if parts == 1:
             return runtime.run(self.onnxruntime, inputs)
-        rows = math.ceil(batch / math.ceil(batch / rows))  # parts of nearly equal size
-        parts = [
+        rows = math.ceil(batch / parts)
+        found = [
             runtime.run(self.onnxruntime, {name: values[start : start + rows] for name, values in inputs.items()})
             for start in range(0, batch, rows)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+
+    def _cut(self, name: str, values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+        """`values` without the places of added padding, where the output has a place for each token."""
+        return values[:, :length] if name in self._by_token else values
+
+    def parts(self, batch: int, length: int) -> int:
+        """How many runs a batch of `batch` rows of `length` tokens takes; they are of nearly equal size."""
+        limit = self.settings.tokens_at_once
+        if limit is None or batch * length <= limit:
+            return 1
+        return math.ceil(batch / max(1, limit // length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,22 +13,35 @@ from exporters import artifact, runtime
 from exporters.errors import MissingDependencyError, OutputError, ParityError, ProviderError, UsageError
 from exporters.onnx import serialize
 from exporters.onnx.context import Target
-from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
-from exporters.onnx.writer import build, check_opset
+from exporters.onnx.writer import build, check_opset, check_precision
+from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
+from prune_export.data.examples import Data
 from prune_export.inspection import Inspection, operate_on, source_to_json
 from prune_export.parity.inputs import check_samples
+from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import Plan, plan_to_json
 from prune_export.progress import SILENT, Progress
+from prune_export.quantization.attempts import Attempt, QuantizationOptions, attempts
 from prune_export.record import versions, write_record
 from prune_export.report.summary import Summary
 from prune_export.slim_model.api import module_of
-from prune_export.verification import ONNX_COMPARISON, SAMPLES, SEED, SLIM_COMPARISON, run_parity, slim_candidate
+from prune_export.verification import (
+    ONNX_COMPARISON,
+    SAMPLES,
+    SEED,
+    SLIM_COMPARISON,
+    Reference,
+    load_reference,
+    run_parity,
+    slim_candidate,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,13 @@ def export(
     verify: bool = True,
     samples: int = SAMPLES,
     seed: int = SEED,
+    data: str | Path | Data | None = None,
+    dataset: str | None = None,
+    max_loss: float = MAX_LOSS,
+    limit: int = EXAMPLES,
+    calibration: str | Path | Data | None = None,
+    keep_float: Sequence[str] = (),
+    quantize_embeddings: bool = False,
     overwrite: bool = False,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -69,8 +89,13 @@ def export(
     aside, compared with the Hugging Face model, and only then moved into place.
 
     `target` is "portable", "cpu", "cuda", or "auto": cuda where ONNX Runtime's CUDA provider starts, else cpu. `dtype` is
-    "fp32" or "fp16". `plan` prunes by an explicit plan instead of what the checkpoint says. `verify=False` skips the
-    comparison, and the record says so. `atol`, `samples`, `seed` as for `verify`.
+    "fp32", "fp16" or "int8". `plan` prunes by an explicit plan instead of what the checkpoint says. `verify=False` skips the
+    comparison, and the record says so. `atol`, `samples`, `seed`, `data`, `dataset`, `max_loss`, `limit` as for `verify`.
+
+    For int8: activations are quantized as they come, or from the ranges that they take on `calibration` (as `data`; at most
+    `limit` examples). `keep_float` names linear maps, blocks or layers (`layer_3/feed_forward`) that stay in fp32; where the
+    result fails, the blocks that lose most, found by measuring, stay in fp32 as well. `quantize_embeddings` stores word
+    embeddings in 8 bits.
 
     Raises:
         ParityError: the model does not answer like the original; nothing was written.
@@ -78,30 +103,49 @@ def export(
     """
     if dtype not in PRECISIONS:
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
-    tolerance = tolerance_for(dtype, atol)
+    precision = PRECISIONS[dtype]
+    options = QuantizationOptions(calibration, tuple(keep_float), quantize_embeddings, dataset, limit, seed)
+    options.check(precision)
+    tolerance = tolerance_for(dtype, atol, metric_judged=data is not None)
     check_samples(samples, seed)
     if opset is not None:
         check_opset(opset)
-    chosen = TARGETS[resolve_target(target, needs_runtime=verify)]
+    chosen = TARGETS[resolve_target(target, precision, needs_runtime=verify)]
+    check_precision(chosen, precision)
     place = artifact.destination(output, overwrite=overwrite)
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task, plan=plan)
+    goal = None
+    if data is not None:
+        goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
     with ThreadPoolExecutor(max_workers=1) as pool:
         digest = pool.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
         found = operate_on(checkpoint, progress=progress)
-        graph = build(found.slim, chosen, PRECISIONS[dtype], opset=opset)
-        size = serialize.weights_size(graph)
-        artifact.check_space(place, size)
+        settings = chosen.settings(precision, found.slim.embeddings.max_length)
+        reference = load_reference(checkpoint, goal=goal, progress=progress) if verify else None
         with artifact.staging(place) as folder:
-            progress.stage("Writing ONNX", size)
-            written = serialize.save(graph, folder / place.model, progress=progress.advance)
+            parity = None
+            for attempt in attempts(found, chosen, precision, options, progress=progress):
+                graph = build(found.slim, chosen, precision, opset=opset, quantization=attempt.quantization)
+                size = serialize.weights_size(graph)
+                artifact.check_space(place, size)
+                progress.stage("Writing ONNX", size)
+                written = serialize.save(graph, folder / place.model, progress=progress.advance)
+                if reference is None:
+                    break
+                parity = _compare(
+                    found, reference, folder / place.model, chosen, settings, tolerance, samples, seed, progress
+                )
+                if parity.passed or not parity.first_alone_failed:
+                    break
+            if parity is not None and not parity.passed:
+                raise ParityError(
+                    f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
+                )
             copied = _copy_beside(source.folder, folder)
             summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
-            parity = None
-            if verify:
-                parity = _prove(found, folder / place.model, chosen, tolerance, samples, seed, progress)
             progress.stage("Moving into place")
             files = (*(path.name for path in written), *copied)
             record = {
@@ -112,6 +156,8 @@ def export(
                 "opset": graph.opset_imports[""],
                 "model": place.model,
                 "files": list(files),
+                "session": settings.to_json(),
+                "quantization": attempt.to_json() if precision.quantized else None,
                 "plan_given": checkpoint.given_plan is not None,
                 "plan": plan_to_json(found.plan),
                 "summary": summary.to_json(),
@@ -119,46 +165,38 @@ def export(
                 "versions": versions(),
             }
             write_record(record, folder)
-    notes = tuple(_notes(found, chosen, parity, has_tokenizer=len(copied) > 1))
+    notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
     return ExportResult(place.folder, place.path, (*files, artifact.RECORD), record, summary, parity, notes)
 
 
-def _prove(
+def _compare(
     found: Inspection,
+    reference: Reference,
     path: Path,
     target: Target,
+    settings: SessionSettings,
     tolerance: Tolerance,
     samples: int,
     seed: int,
     progress: Progress,
 ) -> ParityReport:
-    """Compares the model at `path` and the slim PyTorch network with the Hugging Face model.
-
-    Raises:
-        ParityError: one of them does not answer like it.
-    """
+    """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
     provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
-    session = runtime.create_session(path, provider=provider)
-    slim = module_of(found.checkpoint, found.slim)
-    parity = run_parity(
-        found.checkpoint,
+    session = Session(path, provider=provider, settings=settings)
+    return run_parity(
+        reference,
         {
-            ONNX_COMPARISON: (lambda batch: runtime.run(session, batch), tolerance),
-            SLIM_COMPARISON: slim_candidate(slim, found.slim),
+            ONNX_COMPARISON: (session.run, tolerance),
+            SLIM_COMPARISON: slim_candidate(module_of(found.checkpoint, found.slim), found.slim),
         },
         provider=provider,
         samples=samples,
         seed=seed,
         progress=progress,
     )
-    if not parity.passed:
-        raise ParityError(
-            f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
-        )
-    return parity
 
 
-def resolve_target(target: str, *, needs_runtime: bool) -> str:
+def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) -> str:
     """The target's name, "auto" decided.
 
     Raises:
@@ -169,7 +207,9 @@ def resolve_target(target: str, *, needs_runtime: bool) -> str:
         raise UsageError(f"--target {target}: expected auto or one of {', '.join(TARGETS)}")
     if needs_runtime:
         runtime.onnxruntime()
-    return _cuda_or_cpu() if target == "auto" else target
+    if target != "auto":
+        return target
+    return "cpu" if precision.quantized else _cuda_or_cpu()
 
 
 def _cuda_or_cpu() -> str:
@@ -180,7 +220,9 @@ def _cuda_or_cpu() -> str:
     return "cuda"
 
 
-def _notes(found: Inspection, target: Target, parity: ParityReport | None, *, has_tokenizer: bool) -> Iterator[str]:
+def _notes(
+    found: Inspection, target: Target, parity: ParityReport | None, attempt: Attempt, *, has_tokenizer: bool
+) -> Iterator[str]:
     """What the user should know."""
     if found.summary.is_dense:
         yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
@@ -188,6 +230,13 @@ def _notes(found: Inspection, target: Target, parity: ParityReport | None, *, ha
         yield (
             f"'{found.checkpoint.source.name}' holds no tokenizer: none was copied, and parity saw no real text. Save one "
             "beside the checkpoint, or into the output, for pipelines"
+        )
+    if attempt.worst:
+        yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)
+    if attempt.maps and parity is not None and parity.quality is None:
+        yield (
+            "8 bits change some answers. Give --data, a set of the task with its answers, to have the task's metric judged "
+            "before anything is written"
         )
     if parity is not None and parity.provider != target.provider:
         yield (

@@ -51,9 +51,9 @@ class Pipeline:
         """Opens `model`: an exported folder, a `.onnx` file, a checkpoint's folder or a hub id.
 
         `task`: None for that of the model. `provider` is "cpu" or "cuda" (None: the model's own, or the CPU), `threads`
-        those inside an operation of ONNX Runtime. `batch_tokens` is how many tokens a batch holds with its padding (None: 2048, on
-        CUDA 16384). `max_seq_length`, in tokens: where contexts are cut into windows (None: 384) that share `doc_stride`
-        tokens, and where other texts end (None: the model's maximum).
+        those inside an operation of ONNX Runtime. `batch_tokens` is how many tokens a batch holds with its padding
+        (None: 2048, on CUDA 16384). `max_seq_length`, in tokens: where contexts are cut into windows (None: 384), which
+        share `doc_stride` tokens, and where other texts end (None: the model's maximum).
 
         Raises:
             CheckpointError, OutputError, ProviderError, UsageError: it cannot be opened.

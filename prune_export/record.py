@@ -11,7 +11,7 @@ from typing import Any
 from exporters.artifact import RECORD
 from exporters.errors import OutputError
 from exporters.onnx.precision import PRECISIONS
-from exporters.session import SessionSettings
+from exporters.session import SessionSettings, settings_from_json
 
 FORMAT = "prune-export/record"
 VERSION = 1
@@ -57,8 +57,7 @@ class Exported:
     @property
     def settings(self) -> SessionSettings:
         """How the graph runs fastest, as found when it was exported."""
-        found = self.record.get("session") or {}
-        return SessionSettings(found.get("tokens_at_once"), dict(found.get("entries", {})))
+        return settings_from_json(self.record.get("session") or {})
 
     @property
     def plan_given(self) -> bool:
@@ -81,6 +80,7 @@ def find_exported(onnx: str | Path) -> Exported:
                 raise ValueError(f"format {record['format']}, version {record['version']}")
             if record["dtype"] not in PRECISIONS or not isinstance(record["model"], str):
                 raise ValueError(f"dtype {record['dtype']!r}, model {record['model']!r}")
+            settings_from_json(record.get("session") or {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{folder / RECORD}: damaged, or not of format {FORMAT}, version {VERSION}: {error}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,9 +15,13 @@ from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
-from prune_export.network import load_session, torch_runner
+from prune_export.data.examples import Data
+from prune_export.evaluation.evaluating import evaluate_network
+from prune_export.evaluation.result import ModelResult
+from prune_export.network import Network, load_session, torch_runner
 from prune_export.parity.check import Runner, check
 from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
+from prune_export.parity.quality import EXAMPLES, MAX_LOSS, QualityGoal, judge, read_goal
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import Plan
@@ -40,6 +46,10 @@ def verify(
     samples: int = SAMPLES,
     seed: int = SEED,
     atol: float | None = None,
+    data: str | Path | Data | None = None,
+    dataset: str | None = None,
+    max_loss: float = MAX_LOSS,
+    limit: int = EXAMPLES,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -50,6 +60,9 @@ def verify(
     `provider` is "cpu" or "cuda" (None: that of the target it was exported for). `samples` batches of random tokens are
     tried, and real text where there is a tokenizer. `atol` replaces the limit of the tolerance table: an output passes at
     `max|Δ| <= atol * max(1, max|reference|)`. A model that was exported with an explicit plan needs the same `plan`.
+
+    `data` (as for `evaluate`, with its `dataset`) has the task's metric judged, too: on at most `limit` examples, drawn by
+    `seed`, the model may lose `max_loss` points.
 
     Returns:
         The report; its `passed` is the verdict. A failed comparison is no exception.
@@ -68,9 +81,12 @@ def verify(
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
     session = load_session(onnx, provider=provider)
+    goal = None
+    if data is not None:
+        goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
     return run_parity(
-        checkpoint,
-        {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol))},
+        load_reference(checkpoint, goal=goal, progress=progress),
+        {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol, metric_judged=data is not None))},
         provider=session.provider,
         samples=samples,
         seed=seed,
@@ -78,8 +94,35 @@ def verify(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The untouched Hugging Face model, ready to be compared with.
+
+    `result` is what it scores on the data of `goal`; None where no goal was set.
+    """
+
+    checkpoint: Checkpoint
+    run: Runner
+    tokenizer: Any
+    goal: QualityGoal | None
+    result: ModelResult | None
+
+
+def load_reference(checkpoint: Checkpoint, *, goal: QualityGoal | None, progress: Progress) -> Reference:
+    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal."""
+    encoder = checkpoint.encoder
+    progress.stage("Loading the Hugging Face model")
+    run = torch_runner(load_oracle(checkpoint), encoder.inputs, encoder.outputs)
+    tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
+    result = None
+    if goal is not None:
+        original = Network("the original", "pytorch", encoder.task, *_interface(checkpoint), run)
+        result = evaluate_network(original, goal.data, progress=progress)
+    return Reference(checkpoint, run, tokenizer, goal, result)
+
+
 def run_parity(
-    checkpoint: Checkpoint,
+    reference: Reference,
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     *,
     provider: str,
@@ -87,20 +130,25 @@ def run_parity(
     seed: int,
     progress: Progress,
 ) -> ParityReport:
-    """Compares `candidates` with the Hugging Face model of `checkpoint`; the first one's tolerance is the report's."""
-    encoder = checkpoint.encoder
-    progress.stage("Loading the Hugging Face model")
-    oracle = load_oracle(checkpoint)
-    tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
-    progress.stage("Comparing with PyTorch", count_cases(samples, tokenizer))
+    """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged."""
+    checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
+    progress.stage("Comparing with PyTorch", count_cases(samples, reference.tokenizer))
     results = check(
-        torch_runner(oracle, encoder.inputs, encoder.outputs),
+        reference.run,
         candidates,
-        cases(encoder, tokenizer, samples=samples, seed=seed),
+        cases(encoder, reference.tokenizer, samples=samples, seed=seed),
         progress=progress.advance,
     )
-    _, tolerance = next(iter(candidates.values()))
-    return ParityReport(results, tolerance, runtime.PROVIDERS[provider], seed)
+    name, (run, tolerance) = next(iter(candidates.items()))
+    quality = None
+    if reference.goal is not None and reference.result is not None:
+        network = Network(name, "onnx", encoder.task, *_interface(checkpoint), run)
+        quality = judge(reference.goal, reference.result, network, provider=provider, progress=progress)
+    return ParityReport(results, tolerance, runtime.PROVIDERS[provider], seed, quality)
+
+
+def _interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
+    return checkpoint.source.folder, checkpoint.encoder.inputs, checkpoint.encoder.outputs
 
 
 def slim_candidate(slim: nn.Module, encoder: Encoder) -> tuple[Runner, Tolerance]:

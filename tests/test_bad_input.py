@@ -497,7 +497,7 @@ def test_options_out_of_range(
     "words",
     [
         ("--target", "tpu"),
-        ("--dtype", "int8"),
+        ("--dtype", "int4"),
         ("--opset", "new"),
         ("--atol", "x"),
         ("--no-such-option",),

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 import prune_export
 from exporters.errors import ParityError, UsageError
-from prune_export.parity.answers import best_span, compare_answers
+from prune_export.parity.answers import best_span, compare_answers, compare_labels
 from prune_export.parity.inputs import MAX_BATCH, cases
 from prune_export.parity.junit import check_writable, write_junit
 from prune_export.parity.tolerance import TOLERANCES, tolerance_for
@@ -155,10 +155,12 @@ def test_a_wrong_surgeon_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_tolerances_have_reasons_and_atol_replaces_them() -> None:
-    assert set(TOLERANCES) == {"fp32", "fp16", "slim"}
+    assert set(TOLERANCES) == {"fp32", "fp16", "int8", "int8, metric judged", "slim"}
     assert TOLERANCES["fp32"].limit == 1e-4
     assert all(len(tolerance.reason) > 20 for tolerance in TOLERANCES.values())
     assert tolerance_for("fp32", 0.5).limit == 0.5
+    assert tolerance_for("int8").limit < tolerance_for("int8", metric_judged=True).limit
+    assert tolerance_for("fp32", metric_judged=True) is TOLERANCES["fp32"]
     assert TOLERANCES["fp32"].allows(9e-5, 0.1)
     assert not TOLERANCES["fp32"].allows(2e-4, 0.1)
     assert TOLERANCES["fp32"].allows(9e-4, 10.0)
@@ -224,11 +226,34 @@ def test_answers_agree_only_where_the_reference_ties() -> None:
     start = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], dtype=np.float32)
     end = np.array([[0, 0, 1, 0], [0, 1, 0, 0]], dtype=np.float32)
     same = compare_answers((start, end), (start, end), context, tie=1e-3)
-    assert (same.questions, same.same, same.complete) == (2, 2, True)
+    assert (same.questions, same.same, same.enough) == (2, 2, True)
     moved = end.copy()
     moved[0] = [0, 0, 0, 2]
     assert compare_answers((start, end), (start, moved), context, tie=1e-3).same == 1
     assert compare_answers((start, end), (start, moved), context, tie=1.0).same == 2
+
+
+def test_labels_agree_where_the_reference_chooses_them_or_ties() -> None:
+    by_text = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.499]], dtype=np.float32)
+    everything = np.ones((3, 4), dtype=bool)
+    assert compare_labels(by_text, by_text[:, ::-1], everything, tie=0.0).same == 0
+    assert compare_labels(by_text, by_text[:, ::-1], everything, tie=0.01).same == 1
+    half = compare_labels(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.5)
+    assert (half.questions, half.same, half.enough) == (2, 1, True)
+    assert not compare_labels(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.6).enough
+    by_token = np.stack([by_text, by_text[::-1]])  # [2, 3, 2]
+    moved = by_token.copy()
+    moved[0, 0] = [0.0, 1.0]
+    mask = np.ones((2, 3), dtype=bool)
+    assert (
+        compare_labels(by_token, moved, mask, tie=0.0).questions,
+        compare_labels(by_token, moved, mask, tie=0.0).same,
+    ) == (
+        6,
+        5,
+    )
+    mask[0, 0] = False  # padding
+    assert compare_labels(by_token, moved, mask, tie=0.0).enough
 
 
 def test_junit_names_what_failed(exported: tuple[Path, Path], tmp_path: Path) -> None:

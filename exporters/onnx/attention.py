@@ -16,6 +16,7 @@ from exporters.encoder import Attention
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.context import Context
 from exporters.onnx.linear import add_bias, project
+from exporters.onnx.precision import NUMPY_DTYPES
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
 MASKED = float(np.finfo(np.float32).min)
@@ -60,7 +61,7 @@ def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) 
     return query, key, value
 
 
-def _additive_mask(context: Context) -> ir.Value:
+def additive_mask(context: Context) -> ir.Value:
     """`[batch, 1, 1, sequence]`: 0 where attended, the most negative float32 elsewhere; made once."""
     if "additive_mask" not in context.shared:
         builder = context.builder
@@ -93,7 +94,7 @@ def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
-    scores = builder.op("Add", scores, _additive_mask(context))
+    scores = builder.op("Add", scores, additive_mask(context))
     weights = context.matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=joined)
     width = heads * block.value_size
@@ -104,22 +105,43 @@ def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
 def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
     """One MultiHeadAttention; `x` is `[batch, sequence, hidden]`.
 
-    The mask goes in as `[batch, sequence]` integers: the form that is right for padding on either side. ONNX Runtime's
-    kernels keep softmax in fp32.
+    The mask goes in as an additive bias: right for padding on either side, and it leaves ONNX Runtime its fused CUDA kernels
+    (contrib_ops/cuda/bert/multihead_attention.cc): cuDNN's where the session allows it, CUTLASS's memory-efficient one where
+    the length is a multiple of 8 in fp16, of 16 in fp32. A `[batch, sequence]` key_padding_mask would leave neither.
+    The kernels keep softmax in fp32.
     """
-    builder = context.builder
     query, key, value = _project(context, x, asking, block)
-    if "key_padding_mask" not in context.shared:
-        context.shared["key_padding_mask"] = builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
-    return builder.op(
+    bias = _attention_bias(context, first_only=asking is not x)
+    return context.builder.op(
         "MultiHeadAttention",
         query,
         key,
         value,
         None,
-        context.shared["key_padding_mask"],
+        None,
+        bias,
         domain=CONTRIB,
         num_heads=len(block.heads),
         scale=1.0,
-        mask_filter_value=MASKED,
     )
+
+
+def _attention_bias(context: Context, *, first_only: bool) -> ir.Value:
+    """`[batch, 1, sequence, sequence]` (`[batch, 1, 1, sequence]` for one query) in the matmul type; made once.
+
+    0 where attended, elsewhere the most negative number of the type: fp16 must not overflow to an infinity.
+    """
+    builder, dtype = context.builder, context.precision.matmul
+    label = f"attention_bias_{first_only}"
+    if label not in context.shared:
+        number = NUMPY_DTYPES[dtype]
+        most_negative = builder.constant(np.finfo(number).min, number)
+        absent = builder.op(
+            "Sub", builder.constant(1.0, number), builder.cast(context.attention_mask, ir.DataType.INT64, dtype)
+        )
+        rows = builder.op("Unsqueeze", builder.op("Mul", absent, most_negative), builder.integers(1, 2))
+        if not first_only:
+            shape = builder.shape_of(context.batch, 1, context.sequence, context.sequence)
+            rows = builder.op("Expand", rows, shape)
+        context.shared[label] = rows
+    return context.shared[label]

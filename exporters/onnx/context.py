@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.precision import Precision, Quantization
+from exporters.session import DEFAULT_SETTINGS, SessionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Target:
     `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
     `gelu(context, x)` is the exact (erf) GELU.
     `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
+    `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
+    `sessions`: how graphs of a precision run fastest, by its name.
     """
 
     name: str
@@ -32,6 +35,14 @@ class Target:
     attention: Callable[[Context, ir.Value, ir.Value, Attention], ir.Value]
     residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
     gelu: Callable[[Context, ir.Value], ir.Value]
+    signed_activations: bool = False
+    sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
+
+    def settings(self, precision: Precision, max_length: int) -> SessionSettings:
+        """How this target's graphs of `precision` run fastest; `max_length` is the network's longest sequence."""
+        found = self.sessions.get(precision.name, DEFAULT_SETTINGS)
+        # There must be positions for the padding, too.
+        return replace(found, length_multiple=1) if max_length % found.length_multiple else found
 
 
 @dataclass(frozen=True, slots=True)

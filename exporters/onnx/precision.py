@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -37,6 +39,11 @@ TORCH_DTYPES: dict[ir.DataType, torch.dtype] = {
     ir.DataType.FLOAT: torch.float32,
     ir.DataType.FLOAT16: torch.float16,
     ir.DataType.INT8: torch.int8,
+}
+
+NUMPY_DTYPES: dict[ir.DataType, type[np.floating[Any]]] = {
+    ir.DataType.FLOAT: np.float32,
+    ir.DataType.FLOAT16: np.float16,
 }
 
 

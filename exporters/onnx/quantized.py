@@ -5,8 +5,8 @@ of two ways (onnxruntime.ai/docs/performance/model-optimizations/quantization.ht
 
 * dynamic: unsigned, their range taken from each input as it comes: DynamicQuantizeLinear, MatMulInteger, Cast and Mul,
   the pattern that ONNX Runtime's CPU provider turns into one operation;
-* static: from ranges that were observed before, as QuantizeLinear and DequantizeLinear around an ordinary MatMul. Signed
-  and symmetric, the only form that TensorRT takes.
+* static: from ranges that were observed before, as QuantizeLinear and DequantizeLinear around an ordinary MatMul; signed
+  with zero point 0, or unsigned, as the target likes.
 """
 
 from __future__ import annotations
@@ -71,11 +71,20 @@ def _rounded(context: Context, x: ir.Value, observed: tuple[float, float]) -> ir
     name = f"rounded:{x.name}"
     if name not in context.shared:
         builder = context.builder
-        largest = max(abs(bound) for bound in observed) or 1.0
-        scale, zero = builder.constant(largest / LEVELS, np.float32), builder.constant(0, np.int8)
-        steps = builder.op("QuantizeLinear", x, scale, zero)
-        context.shared[name] = builder.op("DequantizeLinear", steps, scale, zero)
+        scale, zero = _steps(observed, signed=context.target.signed_activations)
+        parameters = builder.constant(scale, np.float32), builder.constant(zero, type(zero))
+        steps = builder.op("QuantizeLinear", x, *parameters)
+        context.shared[name] = builder.op("DequantizeLinear", steps, *parameters)
     return context.shared[name]
+
+
+def _steps(observed: tuple[float, float], *, signed: bool) -> tuple[float, np.int8 | np.uint8]:
+    """Scale and zero point that cover the range `observed` and zero."""
+    low, high = min(observed[0], 0.0), max(observed[1], 0.0)
+    if signed:
+        return (max(-low, high) or 1.0) / LEVELS, np.int8(0)
+    scale = (high - low or 1.0) / 255
+    return scale, np.uint8(round(-low / scale))
 
 
 def quantized_lookup(context: Context, table: Tensor, ids: ir.Value, label: str) -> ir.Value:

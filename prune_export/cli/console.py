@@ -138,7 +138,7 @@ def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> Non
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.parity is not None:
-            console.print(parity_table(result.parity))
+            _print_parity(console, result.parity)
         for line in export_lines(result):
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -146,9 +146,15 @@ def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> Non
 def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> None:
     """A parity report."""
     if json_output:
-        _print_json(report.to_json() | {"failures": [result.failure for result in report.failures]})
+        _print_json(report.to_json() | {"failures": report.problems()})
     elif not quiet:
-        Console().print(parity_table(report))
+        _print_parity(Console(), report)
+
+
+def _print_parity(console: Console, report: ParityReport) -> None:
+    console.print(parity_table(report))
+    if report.quality is not None:
+        console.print(report.quality.explain(), highlight=False)
 
 
 def print_evaluation(
@@ -158,9 +164,10 @@ def print_evaluation(
     if json_output:
         _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
     elif not quiet:
-        from prune_export.report.evaluation_table import evaluation_table
+        from prune_export.report.evaluation_table import evaluation_table, evaluation_title
 
         console = Console()
+        console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
         console.print(evaluation_table(found))
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)

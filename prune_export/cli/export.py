@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 
 from prune_export.cli import inspect
-from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
+from prune_export.cli.options import (
+    add_checkpoint_options,
+    add_output_options,
+    add_parity_options,
+    add_quality_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "portable", "cpu", "cuda"),
         help="auto: cuda where its provider starts, else cpu; portable: ai.onnx operations only (default: auto)",
     )
-    group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16"), help="default: fp32")
+    group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
     group.add_argument("--opset", type=int, metavar="N", help="ai.onnx opset (default: the target's)")
+    group = parser.add_argument_group("int8")
+    group.add_argument(
+        "--calibration",
+        metavar="DATA",
+        help="quantize activations by the ranges that they take on this data (default: by each input's own)",
+    )
+    group.add_argument(
+        "--keep-float",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="layers, blocks or linear maps that stay in fp32: layer_3, layer_3/feed_forward, layer_3/feed_forward/down",
+    )
+    group.add_argument("--quantize-embeddings", action="store_true", help="store word embeddings in 8 bits")
     add_parity_options(parser)
+    add_quality_options(parser)
     parser.add_argument("--no-verify", action="store_true", help="skip parity; the record says so")
     add_output_options(parser)
 
@@ -55,6 +75,13 @@ def _export(options: argparse.Namespace) -> int:
             verify=not options.no_verify,
             samples=options.samples,
             seed=options.seed,
+            data=options.data,
+            dataset=options.dataset,
+            max_loss=options.max_loss,
+            limit=options.limit,
+            calibration=options.calibration,
+            keep_float=options.keep_float,
+            quantize_embeddings=options.quantize_embeddings,
             overwrite=options.overwrite,
             revision=options.revision,
             cache_dir=options.cache_dir,

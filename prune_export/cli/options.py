@@ -31,10 +31,25 @@ def add_parity_options(parser: argparse.ArgumentParser) -> None:
         "--atol",
         type=float,
         metavar="X",
-        help="pass at max|Δ| <= X * max(1, max|reference|) (default: 1e-4 for fp32, 2e-2 for fp16)",
+        help="pass at max|Δ| <= X * max(1, max|reference|) (default: 1e-4 for fp32, 2e-2 for fp16, 0.3 for int8)",
     )
     group.add_argument("--samples", type=int, default=16, metavar="N", help="random batches to compare (default: 16)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random batches (default: 0)")
+
+
+def add_quality_options(parser: argparse.ArgumentParser) -> None:
+    """What real data the model is judged by."""
+    group = parser.add_argument_group("quality")
+    group.add_argument(
+        "--data", metavar="DATA", help="also compare the task's official metric on this data (what evaluate takes)"
+    )
+    group.add_argument("--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell")
+    group.add_argument(
+        "--max-loss", type=float, default=0.5, metavar="X", help="points of the metric that may be lost (default: 0.5)"
+    )
+    group.add_argument(
+        "--limit", type=int, default=1000, metavar="N", help="examples to use, drawn by --seed (default: 1000)"
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prune_export.cli.options import add_checkpoint_options, add_output_options, add_parity_options
+from prune_export.cli.options import (
+    add_checkpoint_options,
+    add_output_options,
+    add_parity_options,
+    add_quality_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--onnx", type=Path, required=True, metavar="O", help="the exported folder or .onnx file")
     group.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: the model's target)")
     add_parity_options(parser)
+    add_quality_options(parser)
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the cases as JUnit XML")
     add_output_options(parser)
 
@@ -36,6 +42,10 @@ def run(options: argparse.Namespace) -> int:
             samples=options.samples,
             seed=options.seed,
             atol=options.atol,
+            data=options.data,
+            dataset=options.dataset,
+            max_loss=options.max_loss,
+            limit=options.limit,
             revision=options.revision,
             cache_dir=options.cache_dir,
             token=options.token,

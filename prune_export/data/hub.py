@@ -44,12 +44,12 @@ def read_named(name: str, *, dataset: str | None = None) -> Data:
         UsageError: `dataset` names no GLUE task.
         MissingDependencyError: `datasets` is not installed.
     """
-    library = _library()
     path, *rest = name.split(":")
     if len(rest) > 2 or not all([path, *rest]):
         raise DataError(f"'{name}': expected NAME, NAME:SPLIT, NAME:CONFIG or NAME:CONFIG:SPLIT")
     split = rest.pop() if rest and (len(rest) == 2 or rest[-1].startswith(_SPLITS)) else None
     config = rest[0] if rest else None
+    library = _library()
     try:
         found = library.load_dataset(path, config, split=split)
     except Exception as error:  # from the network, the hub and the library: many kinds

@@ -9,26 +9,37 @@ from typing import Any
 from exporters.errors import CheckpointError
 from prune_export.families import FAMILIES
 
+# Without one of these transformers 5 makes up a tokenizer that knows no word.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer in `folder`.
 
     Raises:
-        CheckpointError: there is none, it cannot be loaded, is not a fast one, or has no padding token.
+        CheckpointError: there is none, it cannot be loaded, is not a fast one, has no padding token, or more tokens than
+            the model has rows for.
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(
+            f"'{folder}': needs a tokenizer beside the model; found none of {', '.join(_VOCABULARIES)}"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds
         message = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"'{folder}': needs a tokenizer beside the model; transformers finds none: {message}"
+            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {message}"
         ) from error
     if not tokenizer.is_fast:
         raise CheckpointError(f"'{folder}': needs a fast tokenizer (tokenizer.json); found {type(tokenizer).__name__}")
     if tokenizer.pad_token is None:
         raise CheckpointError(f"'{folder}': its tokenizer has no padding token, which batches need")
+    rows = read_config(folder).get("vocab_size")
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        raise CheckpointError(f"'{folder}': its tokenizer has {len(tokenizer)} tokens, and the model rows for {rows}")
     return tokenizer
 
 

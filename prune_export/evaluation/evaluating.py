@@ -75,9 +75,9 @@ def evaluate(
     `data` is what `read_examples` takes (a SQuAD, MRQA or GLUE file, a `datasets` name) or has read; `dataset` names the
     GLUE task where the file cannot tell. `only_answerable` leaves out questions without an answer and judges by SQuAD 1.1;
     `limit` keeps the first examples. `max_seq_length` is in tokens (None: 384 for question answering, 128 for GLUE, less
-    where the model has fewer positions), `doc_stride` the tokens that neighbouring windows share. `batch_tokens` is how many tokens a
-    batch holds with its padding (None: 2048, on CUDA 16384). `null_threshold` (SQuAD 2.0): "no answer" where it beats the
-    best span by more, in logits. `labels` are the model's classes in order, where its config.json does not say.
+    where the model has fewer positions), `doc_stride` the tokens that neighbouring windows share. `batch_tokens` is how many
+    tokens a batch holds with its padding (None: 2048, on CUDA 16384). `null_threshold` (SQuAD 2.0): "no answer" where it
+    beats the best span by more, in logits. `labels` are the model's classes in order, where its config.json does not say.
     `fail_below` names metrics that have to exist; `Evaluation.below` compares. `provider` and `threads` as for `verify`.
 
     Raises:

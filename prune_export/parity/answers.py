@@ -1,4 +1,4 @@
-"""Answers decoded from span logits, and whether two models give the same ones."""
+"""Answers decoded from logits, and whether two models give the same ones."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many of `questions` got the same answer; a tie in the reference counts as the same."""
+    """How many of `questions` got the same answer; a tie in the reference counts as the same.
+
+    `least` is the share that has to be the same.
+    """
 
     questions: int
     same: int
+    least: float = 1.0
 
     @property
-    def complete(self) -> bool:
-        return self.same == self.questions
+    def enough(self) -> bool:
+        return self.same >= self.least * self.questions
 
 
 def best_span(start: Logits, end: Logits, context: NDArray[np.bool_]) -> tuple[int, int]:
@@ -43,8 +47,26 @@ def _span_scores(start: Logits, end: Logits, context: NDArray[np.bool_]) -> NDAr
     return np.where(allowed, scores, -np.inf)
 
 
+def compare_labels(
+    reference: Logits, found: Logits, mask: NDArray[np.bool_], *, tie: float, least: float = 1.0
+) -> Agreement:
+    """Compares the classes that two models choose; logits `[batch, classes]`, or `[batch, sequence, classes]` with `mask`
+    `[batch, sequence]` for the tokens that count. Ties as for `compare_answers`.
+    """
+    rows = reference.reshape(-1, reference.shape[-1]) if reference.ndim == 2 else reference[mask]
+    others = found.reshape(-1, found.shape[-1]) if found.ndim == 2 else found[mask]
+    places = np.arange(len(rows))
+    behind = rows.max(axis=1) - rows[places, others.argmax(axis=1)]
+    return Agreement(len(rows), int((behind <= tie).sum()), least)
+
+
 def compare_answers(
-    reference: tuple[Logits, Logits], found: tuple[Logits, Logits], context: NDArray[np.bool_], *, tie: float
+    reference: tuple[Logits, Logits],
+    found: tuple[Logits, Logits],
+    context: NDArray[np.bool_],
+    *,
+    tie: float,
+    least: float = 1.0,
 ) -> Agreement:
     """Compares the answers of two models; logits and `context` are `[batch, sequence]`.
 
@@ -58,4 +80,4 @@ def compare_answers(
         answer = best_span(found[0][row], found[1][row], context[row])
         scores = _span_scores(reference[0][row], reference[1][row], context[row])
         same += answer == expected or bool(scores[expected] - scores[answer] <= tie)
-    return Agreement(rows, same)
+    return Agreement(rows, same, least)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_export.parity.answers import compare_answers
-from prune_export.parity.inputs import Batch, Case
+from prune_export.network import Batch, Outputs
+from prune_export.parity.answers import Agreement, compare_answers, compare_labels
+from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import CaseResult, OutputResult
 
-Outputs = Mapping[str, NDArray[np.float32]]
 Runner = Callable[[Batch], Outputs]
 
 
@@ -49,16 +49,26 @@ def _compare(name: str, case: Case, reference: Outputs, candidate: Runner, toler
             problem = f"{output} has shape {list(found[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
         outputs.append(_output(output, expected, found[output], tolerance))
-    agreement = None
-    if case.context is not None:
-        spans = ("start_logits", "end_logits")
-        agreement = compare_answers(
-            (reference[spans[0]], reference[spans[1]]),
-            (found[spans[0]], found[spans[1]]),
-            case.context,
-            tie=tolerance.limit,
-        )
-    return CaseResult(name, case.name, tuple(outputs), agreement)
+    return CaseResult(name, case.name, tuple(outputs), _agreement(case, reference, found, tolerance))
+
+
+def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolerance) -> Agreement | None:
+    """Of the answers to real text; None where there is none, or where the outputs are features."""
+    if case.counts is None:
+        return None
+    tie = tolerance.limit if tolerance.tie is None else tolerance.tie
+    if "logits" in reference:
+        return compare_labels(reference["logits"], found["logits"], case.counts, tie=tie, least=tolerance.agreement)
+    spans = ("start_logits", "end_logits")
+    if spans[0] not in reference:
+        return None
+    return compare_answers(
+        (reference[spans[0]], reference[spans[1]]),
+        (found[spans[0]], found[spans[1]]),
+        case.counts,
+        tie=tie,
+        least=tolerance.agreement,
+    )
 
 
 def _output(name: str, expected: NDArray[np.float32], found: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:

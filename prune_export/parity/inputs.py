@@ -26,11 +26,15 @@ TEXT_LENGTH = 384
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One batch, int64 arrays `[batch, sequence]`. `context` marks, for question pairs, the tokens of the context."""
+    """One batch, int64 arrays `[batch, sequence]`.
+
+    Real text has answers: there `counts`, `[batch, sequence]`, marks the tokens that an answer may hold: those of the
+    context for question answering, of the text otherwise.
+    """
 
     name: str
     inputs: Batch
-    context: NDArray[np.bool_] | None = None
+    counts: NDArray[np.bool_] | None = None
 
 
 def check_samples(samples: int, seed: int) -> None:
@@ -116,12 +120,12 @@ def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
     if "token_type_ids" in encoder.inputs:
         types = encoded.get("token_type_ids", np.zeros_like(inputs["input_ids"]))
         inputs["token_type_ids"] = np.asarray(types, dtype=np.int64)
-    context = None
+    counts = inputs["attention_mask"] == 1
     if pairs:
         rows = [encoded.sequence_ids(row) for row in range(len(QUESTIONS))]
-        context = np.array([[part == 1 for part in row] for row in rows])
+        counts = np.array([[part == 1 for part in row] for row in rows])
     name = "question and context pairs" if pairs else "sentences"
-    return Case(name, inputs, context)
+    return Case(name, inputs, counts)
 
 
 def load_tokenizer(folder: Path, encoder: Encoder) -> Any:

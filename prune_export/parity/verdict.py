@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune_export.parity.answers import Agreement
+from prune_export.parity.quality import Quality
 from prune_export.parity.tolerance import Tolerance
 
 
@@ -33,7 +34,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        agrees = self.agreement is None or self.agreement.complete
+        agrees = self.agreement is None or self.agreement.enough
         return self.problem is None and agrees and all(output.passed for output in self.outputs)
 
     @property
@@ -47,25 +48,37 @@ class CaseResult:
             for output in self.outputs
             if not output.passed
         ]
-        if self.agreement is not None and not self.agreement.complete:
+        if self.agreement is not None and not self.agreement.enough:
             wrong.append(
                 f"{self.agreement.questions - self.agreement.same} of {self.agreement.questions} answers differ"
+                + (f", allowed {1 - self.agreement.least:.0%}" if self.agreement.least < 1 else "")
             )
         return f"{self.comparison}: {self.case}: {'; '.join(wrong)}"
 
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """All cases, and the tolerance that judged them. `provider` ran the ONNX model."""
+    """All cases, and the tolerance that judged them. `provider` ran the ONNX model.
+
+    `quality` is what the task's metric says, None where no data were given to judge by.
+    """
 
     results: tuple[CaseResult, ...]
     tolerance: Tolerance
     provider: str
     seed: int
+    quality: Quality | None = None
 
     @property
     def passed(self) -> bool:
-        return bool(self.results) and all(result.passed for result in self.results)
+        judged = self.quality is None or self.quality.passed
+        return judged and bool(self.results) and all(result.passed for result in self.results)
+
+    @property
+    def first_alone_failed(self) -> bool:
+        """Whether the first comparison, or its quality, failed, and all others passed."""
+        first = self.comparisons()[0]
+        return not self.passed and all(result.comparison == first for result in self.failures)
 
     @property
     def failures(self) -> tuple[CaseResult, ...]:
@@ -88,7 +101,9 @@ class ParityReport:
     def agreement(self, comparison: str) -> Agreement | None:
         """Answers of all cases of `comparison` together; None where there were none to decode."""
         parts = [r.agreement for r in self.results if r.comparison == comparison and r.agreement is not None]
-        return Agreement(sum(p.questions for p in parts), sum(p.same for p in parts)) if parts else None
+        if not parts:
+            return None
+        return Agreement(sum(part.questions for part in parts), sum(part.same for part in parts), parts[0].least)
 
     def to_json(self) -> dict[str, Any]:
         """The figures for the record."""
@@ -110,10 +125,18 @@ class ParityReport:
             "provider": self.provider,
             "seed": self.seed,
             "comparisons": comparisons,
+            "quality": None if self.quality is None else self.quality.to_json(),
         }
 
+    def problems(self) -> list[str]:
+        """Everything that failed, in one line each."""
+        failed = [result.failure for result in self.failures]
+        if self.quality is not None and not self.quality.passed:
+            failed.insert(0, self.quality.explain())
+        return failed
+
     def explain(self) -> str:
-        """The failures, most telling first, in a few lines."""
-        lines = [result.failure for result in self.failures[:3]]
-        more = len(self.failures) - len(lines)
-        return "\n  ".join(lines + ([f"and {more} more of {len(self.results)} cases"] if more else []))
+        """What failed, most telling first, in a few lines."""
+        problems = self.problems()
+        more = len(problems) - 3
+        return "\n  ".join(problems[:3] + ([f"and {more} more, of {len(self.results)} cases"] if more > 0 else []))

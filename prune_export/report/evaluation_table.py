@@ -13,14 +13,7 @@ _TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """One column a model, one row a metric; the best of each row is bold where there are several models."""
-    metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
-    things = "questions" if evaluation.task == "question-answering" else "texts"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"{evaluation.data}: {metric}, {evaluation.examples:,} {things}",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in short_names([result.model for result in evaluation.results]):
         table.add_column(name, justify="right", overflow="fold")
@@ -29,6 +22,13 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row(key, *(_cell(key, value, values) for value in values))
     table.add_row("seconds", *(f"{result.seconds:.1f}" for result in evaluation.results), style="dim")
     return table
+
+
+def evaluation_title(evaluation: Evaluation) -> str:
+    """The data, whose metric, how many examples; a line of its own, as the table is narrower."""
+    metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
+    things = "questions" if evaluation.task == "question-answering" else "texts"
+    return f"{evaluation.data}: {metric}, {evaluation.examples:,} {things}"
 
 
 def _cell(key: str, value: float, row: list[float]) -> str:

@@ -1,6 +1,6 @@
 """ONNX Runtime's CPU provider.
 
-Plain operations win there (benchmarks/forms.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
+Plain operations win there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
 LayerNormalization into its slower SkipLayerNormalization, and sequence-first, so that heads split with one axis moved.
 """
 
@@ -8,6 +8,7 @@ from exporters.onnx.activation import erf_gelu
 from exporters.onnx.attention import plain_attention
 from exporters.onnx.context import Target
 from exporters.onnx.norm import add_then_norm
+from exporters.session import SessionSettings
 
 CPU = Target(
     name="cpu",
@@ -18,4 +19,6 @@ CPU = Target(
     attention=plain_attention,
     residual_norm=add_then_norm,
     gelu=erf_gelu,
+    # Attention's scores are what leaves the cache when batches are long; parts also need a third less memory.
+    sessions={name: SessionSettings(tokens_at_once=1024) for name in ("fp32", "int8")},
 )

@@ -1,9 +1,13 @@
-"""ONNX Runtime's CUDA provider: its fused operations. The fused kernels need head sizes in multiples of 8."""
+"""ONNX Runtime's CUDA provider: its fused operations.
+
+The fused attention kernels need head sizes in multiples of 8, and lengths in multiples of 8 (fp16) or 16 (fp32).
+"""
 
 from exporters.onnx.activation import contrib_gelu
 from exporters.onnx.attention import multi_head_attention
 from exporters.onnx.context import Target
 from exporters.onnx.norm import skip_layer_norm
+from exporters.session import SessionSettings
 
 CUDA = Target(
     name="cuda",
@@ -14,4 +18,5 @@ CUDA = Target(
     attention=multi_head_attention,
     residual_norm=skip_layer_norm,
     gelu=contrib_gelu,
+    sessions={"fp16": SessionSettings(length_multiple=8), "fp32": SessionSettings(length_multiple=16)},
 )

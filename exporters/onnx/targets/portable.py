@@ -14,4 +14,5 @@ PORTABLE = Target(
     attention=plain_attention,
     residual_norm=add_then_norm,
     gelu=erf_gelu,
+    signed_activations=True,  # all that TensorRT takes
 )

@@ -1,0 +1,119 @@
+"""Whether a model is as good as the original on real data, by the task's official metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import DataError, UsageError
+from prune_export.data.examples import Data, sample
+from prune_export.data.read import read_examples
+from prune_export.evaluation.evaluating import evaluate_network
+from prune_export.evaluation.result import ModelResult, percentages
+from prune_export.network import Network
+from prune_export.progress import SILENT, Progress
+
+MAX_LOSS = 0.5  # points: what an 8-bit network of ours may lose at most
+EXAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class QualityGoal:
+    """Data to judge by, and how many points of the metric (percentages) may be lost."""
+
+    data: Data
+    max_loss: float
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides: F1 for questions, a GLUE task's first."""
+        names = percentages(self.data)
+        return "f1" if "f1" in names and self.data.task == "question-answering" else names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A model beside the original on the same examples; metrics in percent. `same` counts equal answers."""
+
+    data: str
+    examples: int
+    metric: str
+    reference: float
+    found: float
+    same: int
+    max_loss: float
+
+    @property
+    def loss(self) -> float:
+        """Points lost; negative where the model does better."""
+        return self.reference - self.found
+
+    @property
+    def passed(self) -> bool:
+        return self.loss <= self.max_loss
+
+    def explain(self) -> str:
+        """The verdict in one line."""
+        return (
+            f"{self.metric} on {self.examples} examples of {self.data}: {self.found:.2f}, the original has "
+            f"{self.reference:.2f}; {max(0.0, self.loss):.2f} points lost, allowed {self.max_loss:g}; "
+            f"{self.same} answers are the same"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "data": self.data,
+            "examples": self.examples,
+            "metric": self.metric,
+            "reference": self.reference,
+            "found": self.found,
+            "same_answers": self.same,
+            "max_loss": self.max_loss,
+        }
+
+
+def read_goal(
+    data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float, limit: int, seed: int
+) -> QualityGoal:
+    """What `data` (as for `evaluate`) sets as a goal: at most `limit` examples of it, drawn by `seed`.
+
+    Raises:
+        DataError: it cannot be read, or is for another task.
+        UsageError: a number is out of range.
+    """
+    if not max_loss >= 0:
+        raise UsageError(f"--max-loss {max_loss}: expected points of the metric, 0 or more")
+    found = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
+    return QualityGoal(found, max_loss)
+
+
+def read_sample(data: str | Path | Data, *, task: str, dataset: str | None, limit: int, seed: int) -> Data:
+    """At most `limit` examples of `data`, drawn by `seed`.
+
+    Raises:
+        DataError: it cannot be read, or is for another task.
+    """
+    if isinstance(data, str | Path):
+        if task not in ("question-answering", "text-classification"):
+            raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
+        data = read_examples(data, task=task, dataset=dataset)
+    return sample(data, limit, seed=seed)
+
+
+def judge(
+    goal: QualityGoal, reference: ModelResult, network: Network, *, provider: str, progress: Progress = SILENT
+) -> Quality:
+    """Evaluates `network` and compares it with `reference`, the original's result on the same data."""
+    found = evaluate_network(network, goal.data, provider=provider, progress=progress)
+    same = sum(found.predictions[key] == answer for key, answer in reference.predictions.items())
+    return Quality(
+        goal.data.name,
+        len(goal.data.examples),
+        goal.metric,
+        reference.metrics[goal.metric],
+        found.metrics[goal.metric],
+        same,
+        goal.max_loss,
+    )

@@ -1,0 +1,141 @@
+"""The ways to quantize a network that an export tries, in order, until one is good enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import UsageError
+from exporters.onnx.context import Target
+from exporters.onnx.precision import Precision, Quantization
+from exporters.onnx.writer import quantizable_maps
+from prune_export.data.examples import Data
+from prune_export.data.tokenizer import load_tokenizer, read_config
+from prune_export.inspection import Inspection
+from prune_export.parity import inputs
+from prune_export.parity.inputs import Batch
+from prune_export.parity.quality import read_sample
+from prune_export.progress import Progress
+from prune_export.quantization.ranges import observe_ranges
+from prune_export.quantization.samples import data_batches, text_batches
+from prune_export.quantization.sensitivity import BlockLoss, blocks, rank_blocks, with_worst_in_float
+
+RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationOptions:
+    """What the caller wants of int8.
+
+    `calibration` (with `dataset`, `limit`, `seed`: as for `read_sample`) makes it static. `keep_float` names linear maps, or
+    blocks or layers of them, that stay in fp32.
+    """
+
+    calibration: str | Path | Data | None
+    keep_float: tuple[str, ...]
+    embeddings: bool
+    dataset: str | None
+    limit: int
+    seed: int
+
+    def check(self, precision: Precision) -> None:
+        """Raises UsageError where options for int8 come with another precision."""
+        given = {
+            "--calibration": self.calibration is not None,
+            "--keep-float": bool(self.keep_float),
+            "--quantize-embeddings": self.embeddings,
+        }
+        if not precision.quantized and any(given.values()):
+            wrong = ", ".join(name for name, there in given.items() if there)
+            raise UsageError(f"{wrong}: for --dtype int8 only; found --dtype {precision.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way. `worst` are the blocks that were measured to lose most, and stay in fp32."""
+
+    quantization: Quantization
+    maps: int
+    calibrated_on: str | None = None
+    worst: tuple[BlockLoss, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        kept = self.quantization.keep_float
+        return {
+            "activations": "static" if self.quantization.ranges is not None else "dynamic",
+            "calibrated_on": self.calibrated_on,
+            "embeddings": self.quantization.embeddings,
+            "maps": self.maps - len(kept),
+            "float_maps": sorted(kept),
+            "measured": [{"block": loss.block, "error": loss.error} for loss in self.worst],
+        }
+
+
+def attempts(
+    found: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
+) -> Iterator[Attempt]:
+    """The first is what was asked for; the rest, which are costly to find, leave ever more of the worst blocks in fp32.
+
+    One attempt where `precision` is floating point.
+
+    Raises:
+        UsageError: `keep_float` names nothing.
+        DataError, CheckpointError: the calibration data or the tokenizer cannot be read.
+    """
+    if not precision.quantized:
+        yield Attempt(Quantization(), 0)
+        return
+    encoder = found.slim
+    maps = quantizable_maps(encoder)
+    ranges, calibrated_on, batches = None, None, None
+    if options.calibration is not None:
+        data = read_sample(
+            options.calibration, task=encoder.task, dataset=options.dataset, limit=options.limit, seed=options.seed
+        )
+        folder = found.checkpoint.source.folder
+        batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
+        calibrated_on = f"{len(data.examples)} examples of {data.name}"
+        progress.stage("Observing ranges", len(batches))
+        ranges = observe_ranges(encoder, target, batches, advance=progress.advance)
+    base = Quantization(_named(options.keep_float, maps), options.embeddings, ranges)
+    first = Attempt(base, len(maps), calibrated_on)
+    yield first
+    progress.stage("Finding the blocks that lose most", len(blocks(encoder)))
+    seen = _few(batches) if batches is not None else _texts(found, options.seed)
+    ranked = rank_blocks(encoder, target, base, seen, advance=progress.advance)
+    for quantization, worst in with_worst_in_float(base, ranked):
+        yield replace(first, quantization=quantization, worst=worst)
+
+
+def _named(wanted: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]:
+    """The linear maps under the names `wanted`: maps, blocks or layers."""
+    found: set[str] = set()
+    for name in wanted:
+        under = {place for place in maps if place == name or place.startswith(f"{name}/")}
+        if not under:
+            raise UsageError(
+                f"--keep-float {name}: no linear map, block or layer has this name; expected names such as "
+                f"{maps[0]}, {maps[0].rsplit('/', 1)[0]} or {maps[0].split('/', maxsplit=1)[0]}"
+            )
+        found |= under
+    return frozenset(found)
+
+
+def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The first batches, up to so many rows."""
+    chosen: list[Batch] = []
+    rows = 0
+    for batch in batches:
+        if rows >= RANKING_EXAMPLES:
+            break
+        chosen.append(batch)
+        rows += len(batch["input_ids"])
+    return tuple(chosen)
+
+
+def _texts(found: Inspection, seed: int) -> tuple[Batch, ...]:
+    encoder = found.checkpoint.encoder
+    return text_batches(encoder, inputs.load_tokenizer(found.checkpoint.source.folder, encoder), seed=seed)

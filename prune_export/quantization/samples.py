@@ -1,0 +1,28 @@
+"""What the network is fed while ranges and losses are measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporters.encoder import Encoder
+from prune_export.data.batches import collate, plan_batches
+from prune_export.data.examples import Data
+from prune_export.data.features import make_features
+from prune_export.evaluation.evaluating import sequence_length
+from prune_export.parity.inputs import Batch, cases
+
+BATCH_TOKENS = 2048
+
+
+def data_batches(data: Data, encoder: Encoder, config: dict[str, Any], tokenizer: Any) -> tuple[Batch, ...]:
+    """All of `data` as int64 arrays `[batch, sequence]` by input name, with little padding."""
+    features = make_features(data, tokenizer, max_seq_length=sequence_length(config, data.task, None))
+    plan = plan_batches([len(feature.input_ids) for feature in features], max_tokens=BATCH_TOKENS)
+    batches = (collate([features[index] for index in rows], tokenizer) for rows in plan)
+    return tuple({name: batch[name] for name in encoder.inputs} for batch in batches)
+
+
+def text_batches(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Batch, ...]:
+    """Without data: the real text that parity uses, or its random tokens where there is no tokenizer."""
+    found = tuple(cases(encoder, tokenizer, samples=4, seed=seed))
+    return tuple(case.inputs for case in found if case.counts is not None) or tuple(case.inputs for case in found)

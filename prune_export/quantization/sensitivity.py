@@ -1,0 +1,87 @@
+"""Which blocks lose most when their linear maps multiply 8-bit integers, found by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters import runtime
+from exporters.encoder import Encoder
+from exporters.onnx.context import Target
+from exporters.onnx.precision import FP32, INT8, Quantization
+from exporters.onnx.writer import quantizable_maps
+from prune_export.parity.inputs import Batch
+from prune_export.quantization.trials import trial_session
+
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLoss:
+    """One block (`layer_3/feed_forward`) in 8 bits and all else in fp32.
+
+    `error` is the root mean square of the change in the outputs, relative to that of the outputs themselves.
+    """
+
+    block: str
+    maps: tuple[str, ...]
+    error: float
+
+
+def blocks(encoder: Encoder) -> dict[str, tuple[str, ...]]:
+    """The linear maps that can be quantized, by block."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in quantizable_maps(encoder):
+        block = name.rsplit("/", 1)[0]
+        found[block] = (*found.get(block, ()), name)
+    return found
+
+
+def rank_blocks(
+    encoder: Encoder,
+    target: Target,
+    quantization: Quantization,
+    batches: Sequence[Batch],
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[BlockLoss, ...]:
+    """Every block's own loss on `batches` under `quantization`, the largest first. `advance` is called after each block."""
+    every = frozenset(quantizable_maps(encoder))
+    with trial_session(encoder, target, FP32) as session:
+        exact = [runtime.run(session, batch) for batch in batches]
+    losses = []
+    for block, maps in blocks(encoder).items():
+        alone = replace(quantization, keep_float=every - set(maps))
+        with trial_session(encoder, target, INT8, quantization=alone) as session:
+            rounded = [runtime.run(session, batch) for batch in batches]
+        losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches)))
+        advance()
+    return tuple(sorted(losses, key=lambda loss: -loss.error))
+
+
+def _relative_error(exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch]) -> float:
+    """Over tokens that are no padding, where outputs are by token."""
+    change = size = 0.0
+    for reference, found, batch in zip(exact, rounded, batches, strict=True):
+        counts = batch["attention_mask"] == 1
+        for name, expected in reference.items():
+            by_token = expected.shape[:2] == counts.shape
+            wanted, got = (expected[counts], found[name][counts]) if by_token else (expected, found[name])
+            change += float(np.square(got - wanted, dtype=np.float64).sum())
+            size += float(np.square(wanted, dtype=np.float64).sum())
+    return float(np.sqrt(change / size)) if size else 0.0
+
+
+def with_worst_in_float(
+    quantization: Quantization, losses: Sequence[BlockLoss]
+) -> Iterator[tuple[Quantization, tuple[BlockLoss, ...]]]:
+    """`quantization` with the worst 1, 2, 4, … blocks in floating point, down to one block in 8 bits."""
+    count = 1
+    while count < len(losses):
+        worst = tuple(losses[:count])
+        names = frozenset(name for loss in worst for name in loss.maps)
+        yield replace(quantization, keep_float=quantization.keep_float | names), worst
+        count *= 2
