@@ -24,12 +24,14 @@ from benchmarks.readme import replace_between, section
 from benchmarks.speed import results_of
 from exporters.cost import layer_shape
 from exporters.errors import BenchmarkError, UsageError
+from prune_export.benchmark import neighbours
 from prune_export.benchmark import onnx_row as onnx_loader
 from prune_export.benchmark.cost import cost_of_layers, cost_of_record
 from prune_export.benchmark.files import write_report
 from prune_export.benchmark.inputs import lengths, make_batch
 from prune_export.benchmark.markdown import markdown, number
-from prune_export.benchmark.process import RowProcess
+from prune_export.benchmark.neighbours import Moment
+from prune_export.benchmark.process import Measured, RowProcess
 from prune_export.benchmark.results import NOISE_LIMIT, BenchReport
 from prune_export.benchmark.rounds import compare, measure_rows
 from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
@@ -68,8 +70,12 @@ TIMES = [[9.0, 5.0, 20.0, 11.0], [20.0, 10.0, 40.0, 20.0], [19.0, 10.0, 50.0, 21
 COSTS = (Cost(1000, 10), Cost(200, 5), None)
 
 
+def measured(times: list[list[float]], others: float | None = None) -> list[list[Measured]]:
+    return [[Measured(value, others) for value in found] for found in times]
+
+
 def test_ratios_are_those_within_a_round() -> None:
-    result = compare(SHAPE, ["first", "fast", "slow"], COSTS, TIMES)
+    result = compare(SHAPE, ["first", "fast", "slow"], COSTS, measured(TIMES))
     first, fast, slow = result.rows
     assert first.milliseconds == (10, 20, 20)  # the mean of start and end
     assert first.speed_ups == (1, 1, 1)
@@ -86,18 +92,18 @@ def test_ratios_are_those_within_a_round() -> None:
 
 
 def test_one_row_alone_is_its_own_baseline() -> None:
-    result = compare(SHAPE, ["first"], [None], [[2.0, 2.0], [4.0, 4.0]])
+    result = compare(SHAPE, ["first"], [None], measured([[2.0, 2.0], [4.0, 4.0]]))
     assert result.rows[0].speed_ups == (1, 1)
     assert result.noise == 0
 
 
-def report(times: list[list[float]]) -> BenchReport:
+def report(times: list[list[float]], others: float | None = None) -> BenchReport:
     """A report on three rows, of which the last costs nobody knows what."""
     names = ["first", "fast", "slow"]
     facts, _ = measure_rows([row("constant", "1", name=name) for name in names], [], CONDITIONS, rounds=1, seconds=1)
     facts = tuple(replace(fact, cost=cost) for fact, cost in zip(facts, COSTS, strict=True))
     machine = {"date": "2026-01-02", "processor": "X1", "cores": 2, "python": "3.11", "versions": {"torch": "2"}}
-    result = compare(SHAPE, names, COSTS, times)
+    result = compare(SHAPE, names, COSTS, measured(times, others))
     return BenchReport(facts, (result,), CONDITIONS, len(times), 0.5, machine)
 
 
@@ -121,6 +127,35 @@ def test_noise_is_warned_of(change: dict[tuple[int, int], float], noise: float) 
         assert "2x10" in warning
         assert "limit 5 %" in warning
         assert warning in markdown(found)
+
+
+@pytest.mark.parametrize(("others", "warned"), [(None, False), (0.01, False), (0.3, True)])
+def test_other_processes_are_warned_of(others: float | None, warned: bool) -> None:
+    found = report([[10.0, 5.0, 20.0, 10.0]], others)
+    assert found.shapes[0].noise == 0
+    assert len(found.warnings) == warned
+    assert ("busy machine: at 2x10, other processes took 30 %" in markdown(found)) == warned
+    assert ("others" in markdown(found)) == (others is not None)
+
+
+def test_what_others_take() -> None:
+    """Of 2 processors for 10 s: 12 s busy, 8 s of them our own; a third processor does not matter."""
+    before = Moment(clock=100, own=5, busy={0: 50, 1: 60, 2: 70})
+    after = Moment(clock=110, own=13, busy={0: 57, 1: 65, 2: 80})
+    assert neighbours.others(before, after, (0, 1)) == pytest.approx(4 / 20)
+    assert neighbours.others(before, after, (0,)) == 0  # never below
+    assert neighbours.others(before, after, ()) is None
+    assert neighbours.others(replace(before, busy={}), after, (0, 1)) is None
+
+
+@LINUX
+def test_the_processors_are_read() -> None:
+    before = neighbours.now()
+    while time.process_time() < before.own + 0.1:
+        pass
+    after = neighbours.now()
+    assert sum(after.busy.values()) > sum(before.busy.values())
+    assert set(before.busy) >= os.sched_getaffinity(0)
 
 
 def test_the_records_cost_is_that_of_the_network(checkpoint: Path, exported: Path) -> None:
@@ -191,7 +226,7 @@ def test_json_and_markdown(tmp_path: Path) -> None:
         "peak_mib": pytest.approx(data["rows"][1]["peak_mib"], rel=0.5),
     }
     shape = data["shapes"][0]
-    assert list(shape) == ["batch_size", "sequence_length", "noise", "repeats", "rows"]
+    assert list(shape) == ["batch_size", "sequence_length", "noise", "others", "repeats", "rows"]
     assert shape["rows"][1] == {
         "row": "fast",
         "milliseconds": {"min": 5, "median": 10, "max": 10, "rounds": [5, 10, 10]},
@@ -241,7 +276,7 @@ def test_threads_are_pinned(threads: int) -> None:
     cpus = choose_cpus(threads)
     assert len(cpus) == threads
     with RowProcess(row("processors"), replace(CONDITIONS, threads=threads, cpus=cpus)) as process:
-        assert process.measure(SHAPE, 0.001) == 11 * threads
+        assert process.measure(SHAPE, 0.001).milliseconds == 11 * threads
 
 
 @LINUX

@@ -38,13 +38,19 @@ def shape_table(result: ShapeResult) -> str:
     """One shape: latency, throughput, speed-up, and how much of the speed-up by FLOPs that is."""
     shape = result.shape
     lines = [
-        f"Batch {shape.batch_size}, length {shape.sequence_length} (noise {100 * result.noise:.1f} %)",
+        f"Batch {shape.batch_size}, length {shape.sequence_length} ({steadiness(result)})",
         "",
         "| | ms (range over rounds) | sequences/s | speed-up (range) | by FLOPs | realised |",
         "|---|---|---|---|---|---|",
     ]
     lines += [_latency_line(latency, result.sequences_per_second(latency)) for latency in result.rows]
     return "\n".join(lines)
+
+
+def steadiness(result: ShapeResult) -> str:
+    """How far a shape's figures can be trusted."""
+    others = f", others {100 * result.others:.1f} %" if result.others is not None else ""
+    return f"noise {100 * result.noise:.1f} %{others}"
 
 
 def _latency_line(latency: Latency, throughput: float) -> str:

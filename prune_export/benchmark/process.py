@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,14 @@ from exporters.errors import BenchmarkError
 from prune_export.benchmark.rows import Conditions, Row, Shape
 
 _SHOWN = 400  # characters of what a process printed before it died
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The median latency, and the fraction of the processors' time that went to other processes (None: not known)."""
+
+    milliseconds: float
+    others: float | None
 
 
 def python_module(module: str) -> list[str]:
@@ -59,13 +67,14 @@ class RowProcess:
             self.close()
             raise
 
-    def measure(self, shape: Shape, seconds: float) -> float:
-        """The median latency at `shape` in milliseconds.
+    def measure(self, shape: Shape, seconds: float) -> Measured:
+        """What one row takes at `shape` in one round.
 
         Raises:
             BenchmarkError: the network cannot run it, or the process died.
         """
-        return float(self._ask(asdict(shape) | {"seconds": seconds}, f"at {shape}")["milliseconds"])
+        reply = self._ask(asdict(shape) | {"seconds": seconds}, f"at {shape}")
+        return Measured(reply["milliseconds"], reply["others"])
 
     def finish(self) -> float:
         """Ends the process; returns its peak memory in MiB."""

@@ -12,9 +12,12 @@ from prune_export.benchmark.rows import Conditions, Cost, Shape
 FORMAT = "prune-export/bench"
 VERSION = 1
 
-# Above this, a machine is too noisy to trust differences of a few per cent. On a quiet machine whose clock drifts, ratios
-# within a round stay within 1 to 3 % of their median; a second busy process on it makes that 20 % and more.
+# The smallest difference that choices between forms of a graph rest on; ratios that are off by more cannot show it.
 NOISE_LIMIT = 0.05
+
+# One more busy thread takes half of two processors, and a row whose threads wait for each other (OpenMP) waits with it: ten
+# times its latency was seen, the same in every round, while ONNX Runtime's rows lost a third. Ratios do not show that.
+OTHERS_LIMIT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,16 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class ShapeResult:
-    """All rows at one shape. `repeats`: the first row's latency at the start of each round, divided by that at its end."""
+    """All rows at one shape.
+
+    `repeats`: the first row's latency at the start of each round, divided by that at its end. `others`: the fraction of the
+    processors' time that went to other processes while rows were measured; None where the system does not tell.
+    """
 
     shape: Shape
     rows: tuple[Latency, ...]
     repeats: tuple[float, ...]
+    others: float | None = None
 
     @property
     def noise(self) -> float:
@@ -93,6 +101,12 @@ class BenchReport:
 
     def _warnings(self) -> Iterator[str]:
         for result in self.shapes:
+            if result.others is not None and result.others > OTHERS_LIMIT:
+                yield (
+                    f"busy machine: at {result.shape}, other processes took {100 * result.others:.0f} % of the processors' "
+                    f"time (limit {100 * OTHERS_LIMIT:.0f} %); do not trust the figures, and measure again with nothing "
+                    "else running"
+                )
             if result.noise > NOISE_LIMIT:
                 yield (
                     f"noisy machine: at {result.shape}, the ratios of a round are off by {100 * result.noise:.0f} % "
@@ -116,6 +130,7 @@ class BenchReport:
 def _shape_to_json(result: ShapeResult) -> dict[str, Any]:
     return asdict(result.shape) | {
         "noise": result.noise,
+        "others": result.others,
         "repeats": list(result.repeats),
         "rows": [
             {

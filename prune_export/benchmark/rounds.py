@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from statistics import mean
 
-from prune_export.benchmark.process import RowProcess
+from prune_export.benchmark.process import Measured, RowProcess
 from prune_export.benchmark.results import Latency, RowFacts, ShapeResult
 from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
 from prune_export.progress import SILENT, Progress
@@ -38,7 +39,7 @@ def measure_rows(
         results = []
         for shape in shapes:
             progress.stage(f"Measuring {shape}", rounds * (len(rows) + 1))
-            times: list[list[float]] = []
+            times: list[list[Measured]] = []
             for _ in range(rounds):
                 times.append([])
                 for process in (*processes, processes[0]):
@@ -50,9 +51,11 @@ def measure_rows(
 
 
 def compare(
-    shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], times: Sequence[Sequence[float]]
+    shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], rounds: Sequence[Sequence[Measured]]
 ) -> ShapeResult:
-    """`times` holds, for each round, the milliseconds of every row and of the first row again."""
+    """`rounds` holds, for each round, what every row took, and the first row again."""
+    times = [[measured.milliseconds for measured in found] for found in rounds]
+    others = [measured.others for found in rounds for measured in found if measured.others is not None]
     bases = [(found[0] + found[-1]) / 2 for found in times]
     flops = [cost.flops_per_token(shape.sequence_length) if cost else None for cost in costs]
     latencies = []
@@ -61,7 +64,9 @@ def compare(
         ratios = tuple(base / value for base, value in zip(bases, own, strict=True))
         first, this = flops[0], flops[index]
         latencies.append(Latency(name, tuple(own), ratios, first / this if first and this else None))
-    return ShapeResult(shape, tuple(latencies), tuple(found[0] / found[-1] for found in times))
+    return ShapeResult(
+        shape, tuple(latencies), tuple(found[0] / found[-1] for found in times), mean(others) if others else None
+    )
 
 
 def _cost(process: RowProcess) -> Cost | None:

@@ -8,13 +8,13 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from prune_export.benchmark.markdown import conditions_line, number
+from prune_export.benchmark.markdown import conditions_line, number, steadiness
 from prune_export.benchmark.results import BenchReport, ShapeResult
 
 
 def shape_table(result: ShapeResult) -> Table:
     """One shape: latency with its range over rounds, throughput, speed-up, and how much of that by FLOPs it is."""
-    title = f"Batch {result.shape.batch_size}, length {result.shape.sequence_length} (noise {100 * result.noise:.1f} %)"
+    title = f"Batch {result.shape.batch_size}, length {result.shape.sequence_length} ({steadiness(result)})"
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title,

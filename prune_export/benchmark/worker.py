@@ -3,7 +3,7 @@
 `python -m prune_export.benchmark.worker` reads JSON lines and answers each with one:
 
     {"row": …, "conditions": …}                                     -> {"load_seconds": …, "size_bytes": …, "cost": …}
-    {"batch_size": B, "sequence_length": N, "seconds": S}           -> {"milliseconds": …, "runs": …}
+    {"batch_size": B, "sequence_length": N, "seconds": S}           -> {"milliseconds": …, "runs": …, "others": …}
     {"finish": true}                                                -> {"peak_mib": …}, and it ends
 
 or with {"error": message}, and ends with code 1. Nothing heavy is imported here: which libraries a process holds is part of
@@ -75,6 +75,7 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
     reply({"load_seconds": loaded.load_seconds, "size_bytes": loaded.size_bytes, "cost": cost})
 
     from prune_export.benchmark.inputs import make_batch
+    from prune_export.benchmark.neighbours import now, others
     from prune_export.benchmark.timing import measure
 
     prepared: dict[
@@ -88,8 +89,9 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
         shape = Shape(request["batch_size"], request["sequence_length"])
         if shape not in prepared:
             prepared[shape] = loaded.prepare(make_batch(shape, conditions))
+        before = now()
         milliseconds, runs = measure(prepared[shape], request["seconds"])
-        reply({"milliseconds": milliseconds, "runs": runs})
+        reply({"milliseconds": milliseconds, "runs": runs, "others": others(before, now(), conditions.cpus)})
 
 
 def _row(data: dict[str, Any]) -> Row:
