@@ -19,7 +19,7 @@ class BoundBatch:
     """
 
     def __init__(self, session: Any, inputs: Mapping[str, NDArray[np.int64]], *, device: str, graph: int) -> None:
-        """`session` is an InferenceSession, `inputs` exactly its inputs, `graph` (>= 1) the number of the graph to capture."""
+        """`session` is an InferenceSession, `inputs` exactly its inputs, `graph` (>= 1) a number for the captured graph."""
         module = runtime.onnxruntime()
         self._session, self._binding = session, session.io_binding()
         self._kept: list[NDArray[Any]] = []  # on the CPU an OrtValue is the array's own memory
