@@ -10,6 +10,7 @@
     network = prune_export.load_slim("slim/")
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
     found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
+    results = prune_export.prune("dense", "train.json", "masked", flops=0.5)   # PruneResults: masked checkpoints
     answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from prune_export.parity.verdict import ParityReport
     from prune_export.pipeline import Pipeline
     from prune_export.plan import LayerPlan, Plan, read_plan
+    from prune_export.pruning.latency import LatencyTable
+    from prune_export.pruning.one_shot import PruneResult, prune
+    from prune_export.pruning.profiling import profile
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
     from prune_export.verification import verify
@@ -39,17 +43,21 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Inspection",
+    "LatencyTable",
     "LayerPlan",
     "ParityReport",
     "Pipeline",
     "Plan",
     "PruneExportError",
+    "PruneResult",
     "SlimModel",
     "evaluate",
     "export",
     "inspect",
     "load_session",
     "load_slim",
+    "profile",
+    "prune",
     "read_plan",
     "slim",
     "verify",
@@ -59,16 +67,20 @@ _HOMES = {
     "Evaluation": "evaluation.result",
     "ExportResult": "exporting",
     "Inspection": "inspection",
+    "LatencyTable": "pruning.latency",
     "LayerPlan": "plan",
     "ParityReport": "parity.verdict",
     "Pipeline": "pipeline",
     "Plan": "plan",
+    "PruneResult": "pruning.one_shot",
     "SlimModel": "slim_model.model",
     "evaluate": "evaluation.evaluating",
     "export": "exporting",
     "inspect": "inspection",
     "load_session": "network",
     "load_slim": "slim_model.api",
+    "profile": "pruning.profiling",
+    "prune": "pruning.one_shot",
     "read_plan": "plan",
     "slim": "slim_model.api",
     "verify": "verification",
