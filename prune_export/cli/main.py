@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import evaluate, export, inspect, verify
+from prune_export.cli import evaluate, export, inspect, profile, prune, verify
 
 
 class Verb(Protocol):
@@ -30,7 +30,14 @@ class Verb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
-VERBS: dict[str, Verb] = {"export": export, "verify": verify, "inspect": inspect, "evaluate": evaluate}
+VERBS: dict[str, Verb] = {
+    "export": export,
+    "verify": verify,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "prune": prune,
+    "profile": profile,
+}
 
 _EPILOG = """\
 verbs:
@@ -38,6 +45,8 @@ verbs:
   prune-export verify …                 compares an exported model with its checkpoint
   prune-export inspect …                shows what is pruned in a checkpoint
   prune-export evaluate …               measures models on real data with the official metrics
+  prune-export prune …                  prunes a dense checkpoint to a budget, without training
+  prune-export profile …                measures what heads and columns cost in time here
 """
 
 

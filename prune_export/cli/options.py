@@ -10,15 +10,35 @@ TASK_NAMES = "question-answering, text-classification, token-classification, fea
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Where the checkpoint is and how to read it."""
+    group = add_source_options(parser)
+    group.add_argument(
+        "--plan", type=Path, metavar="JSON", help="prune by this plan instead of what the checkpoint says"
+    )
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Where the checkpoint is, for verbs that take no plan."""
     group = parser.add_argument_group("checkpoint")
     group.add_argument("--model", required=True, metavar="M", help="a checkpoint's folder, or a hub id (owner/name)")
     group.add_argument("--revision", metavar="R", help="a branch, tag or commit of the hub's repository")
     group.add_argument("--cache-dir", type=Path, metavar="DIR", help="huggingface_hub's cache (default: its own)")
     group.add_argument("--token", metavar="T", help="access token for the hub (default: huggingface_hub's own)")
     group.add_argument("--task", metavar="TASK", help=f"one of {TASK_NAMES} (default: from the checkpoint)")
+    return group
+
+
+def add_shape_options(parser: argparse.ArgumentParser) -> None:
+    """For which target, and on which inputs, time is measured."""
+    group = parser.add_argument_group("time is measured for")
     group.add_argument(
-        "--plan", type=Path, metavar="JSON", help="prune by this plan instead of what the checkpoint says"
+        "--target", default="cpu", choices=("auto", "portable", "cpu", "cuda"), help="as for exports (default: cpu)"
     )
+    group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
+    group.add_argument("--batch-size", type=int, default=1, metavar="N", help="default: 1")
+    group.add_argument(
+        "--sequence-length", type=int, metavar="N", help="tokens (default: 384 for question answering, else 128)"
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="threads inside an operation (default: the runtime's)")
 
 
 def add_parity_options(parser: argparse.ArgumentParser) -> None:

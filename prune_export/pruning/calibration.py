@@ -47,7 +47,7 @@ def read_calibration(
     labels: Sequence[str] | None = None,
     max_seq_length: int | None = None,
 ) -> Calibration:
-    """Draws `samples` examples of `source` (what `read_examples` takes, or has read) with `seed`; fewer where there are fewer.
+    """Draws `samples` examples of `source` (what `read_examples` takes, or has read) with `seed`, or all if there are fewer.
 
     A question gives one window: the first that holds an answer, or the first where the data says that there is none.
 

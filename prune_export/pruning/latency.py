@@ -28,6 +28,7 @@ from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_precision
 from exporters.session import Session
+from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
 from prune_export.exporting import resolve_target
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.costs import Costs
@@ -47,8 +48,8 @@ _SECONDS = 0.02  # the least that a session runs in a round
 class LatencyTable:
     """Milliseconds of one block by how much it keeps, and of the rest of the network.
 
-    `settings` is what was measured and where: the table serves nothing else. `heads` and `columns` hold (count, milliseconds),
-    ascending from 0; between widths times are interpolated.
+    `settings` is what was measured and where: the table serves nothing else. `heads` and `columns` hold pairs of a count and
+    milliseconds, ascending from 0; between widths times are interpolated.
     """
 
     settings: dict[str, Any]
@@ -131,6 +132,12 @@ def latency_table(
     table = _measure(encoder, settings, progress)
     _store(path, table)
     return table
+
+
+def usual_length(encoder: Encoder) -> int:
+    """Tokens for which time and FLOPs count where nothing is said: 384 for question answering, else 128, or what it has."""
+    usual = QUESTION_LENGTH if encoder.task == "question-answering" else TEXT_LENGTH
+    return min(usual, encoder.embeddings.max_length)
 
 
 def measure_speed(dense: Encoder, slim: Encoder, table: LatencyTable, *, predicted_ms: float) -> Speed:

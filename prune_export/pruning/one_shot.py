@@ -14,7 +14,6 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_weights, sha256
 from prune_export.data.examples import Data
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
 from prune_export.inspection import source_to_json
 from prune_export.plan import Plan, plan_from_zeros
 from prune_export.progress import SILENT, Progress
@@ -22,7 +21,7 @@ from prune_export.pruning.budget import Budget, budgets
 from prune_export.pruning.calibration import Calibration, read_calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
 from prune_export.pruning.cutting import full_size_tensors
-from prune_export.pruning.latency import LatencyTable, Speed, latency_costs, latency_table, measure_speed
+from prune_export.pruning.latency import LatencyTable, Speed, latency_costs, latency_table, measure_speed, usual_length
 from prune_export.pruning.reconstruction.layerwise import RECONSTRUCTIONS
 from prune_export.pruning.scores import METHODS
 from prune_export.pruning.selection import Rules
@@ -98,8 +97,8 @@ def prune(
 
     `method` is "fisher", "taylor", "magnitude" or "random". `rearrangement`, `reconstruction` ("full", "scales", "none") and
     `gradual` switch what follows the scores. Columns stay in multiples of `align`; `keep_layers` lose nothing; without
-    `drop_layers` no attention and no feed-forward block goes as a whole. `sequence_length` (None: 384 for question answering,
-    else 128) also weighs attention's products in FLOPs. `device` is "cpu" or "cuda".
+    `drop_layers` no attention and no feed-forward block goes as a whole. `sequence_length` (None: 384 for question
+    answering, else 128) also weighs attention's products in FLOPs. `device` is "cpu" or "cuda".
 
     Raises:
         UsageError: an option is out of range, or a budget cannot be met; the message says what can.
@@ -121,11 +120,10 @@ def prune(
         raise CheckpointError(
             f"'{source.name}' is in {checkpoint.form} format; pruning needs a checkpoint with weights of full size"
         )
-    length = sequence_length or (QUESTION_LENGTH if checkpoint.task == "question-answering" else TEXT_LENGTH)
     longest = checkpoint.encoder.embeddings.max_length
-    if length < 1 or (sequence_length is not None and sequence_length > longest):
+    length = usual_length(checkpoint.encoder) if sequence_length is None else sequence_length
+    if not 1 <= length <= longest:
         raise UsageError(f"--sequence-length {length}: expected 1 to {longest}")
-    length = min(length, longest)
     rules = Rules(align, _distinct(checkpoint, keep_layers), drop_layers)
     progress.stage("Reading the data")
     read = read_calibration(
@@ -188,7 +186,8 @@ def _check_options(
 def _distinct(checkpoint: Checkpoint, layers: Sequence[int]) -> frozenset[int]:
     """The distinct layers that stand at the places `layers`."""
     ids = [id(layer) for layer in checkpoint.encoder.layers]
-    if wrong := [layer for layer in layers if not 0 <= layer < len(ids)]:
+    wrong = [layer for layer in layers if not 0 <= layer < len(ids)]
+    if wrong:
         raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(ids) - 1}")
     places = {key: place for place, key in enumerate(dict.fromkeys(ids))}
     return frozenset(places[ids[layer]] for layer in layers)

@@ -12,9 +12,9 @@ def rearrange(gradients: Tensor, keep: tuple[int, ...]) -> tuple[int, ...]:
     """As many units as `keep` has, exchanged one by one while that lowers what is lost.
 
     `gradients` is `[samples, units]` of one block. With m the mask of what goes and F = GᵀG / samples, the loss to second
-    order is mᵀFm / 2 (Kwon et al. 2022, section 4.2, "mask rearrangement", solves the same problem greedily). Each step takes
-    the removed unit whose return gains most and the kept one whose removal then costs least; it ends at a local optimum.
-    The result is never worse than `keep`.
+    order is mᵀFm / 2 (Kwon et al. 2022, section 4.2, "mask rearrangement", solves the same problem greedily). Each step
+    takes the removed unit whose return gains most and the kept one whose removal then costs least; it ends at a local
+    optimum. The result is never worse than `keep`.
     """
     samples, units = gradients.shape
     if not 0 < len(keep) < units:

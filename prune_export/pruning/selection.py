@@ -1,8 +1,9 @@
 """How many units each block keeps under a budget, and which: as little as possible of the scores is lost.
 
-Scores add up: a network loses the sum of the scores of what goes (the diagonal approximation of Kwon et al. 2022, section 4.1).
-Where every head costs alike and every column does (FLOPs, parameters), the best choice is found by trying every number of heads
-(their algorithm 1). Otherwise (time), each block has a price for every count, and a dynamic programme picks one count a block.
+Scores add up: a network loses the sum of the scores of what goes (the diagonal approximation of Kwon et al. 2022, section
+4.1). Where every head costs alike and every column does (FLOPs, parameters), the best choice is found by trying every number
+of heads (their algorithm 1). Otherwise (time), each block has a price for every count, and a dynamic programme picks one
+count a block.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Ru
     least = costs.total(tuple(_least(scores, index, rules) for index in range(len(scores))))
     if budget < least:
         raise UsageError(
-            f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be met: "
-            f"the least that is left here is {least:,.6g} ({least / costs.dense:.3g}); ask for that or more"
+            f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be "
+            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}); ask for that or more"
         )
     head_cost, column_cost = _uniform(costs.heads), _uniform(costs.columns)
     if head_cost is None or column_cost is None:

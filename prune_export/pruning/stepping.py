@@ -177,6 +177,6 @@ class Pruner:
     def _check(self, gradients: tuple[LayerGradients, ...]) -> None:
         if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in gradients):
             raise UsageError(
-                f"the loss of '{self.checkpoint.source.name}' on {self.calibration.name} is not finite; the model and the data "
-                "do not belong together"
+                f"the loss of '{self.checkpoint.source.name}' on {self.calibration.name} is not finite; the model and the "
+                "data do not belong together"
             )

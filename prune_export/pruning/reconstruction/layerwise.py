@@ -8,9 +8,9 @@ For each block of the pruned network, with x̂ its input and x the dense network
    the dense one. Fitting block(x) instead, as plain sequential least squares does, leaves the drift of x̂ where it is.
 
 Tokens are weighted by 1 / variance of the dense residual sum, which the norm divides by; padding counts nothing. Penalties
-hold the weights near what they were, held-out batches choose the penalty, and a fit that does not lower the held-out error is
-refused. No gradient, no labels. The closest published relatives: Kwon et al. 2022 (scales), ZipLM (Kurtic et al. 2023;
-least squares on the block's own output), Frantar and Alistarh 2022 (OBC).
+hold the weights near what they were, held-out batches choose the penalty, and a fit that does not lower the held-out error
+is refused. No gradient, no labels. The closest published relatives: Kwon et al. 2022 (scales) and ZipLM (Kurtic et al.
+2023; least squares on the block's own output).
 
 Layers that the original shares run at several places with the same weights: their output projections are fitted once, on all
 places together, with the dense network's inputs.
@@ -267,7 +267,7 @@ class _Walk:
             attention = self._solve_shared(place, "attention output", layer.attention, first)
             feed_forward = self._solve_shared(place, "down", layer.feed_forward, second)
             fitted.append(_to(replace(layer, attention=attention, feed_forward=feed_forward), "cpu"))
-        return map_layers(pruned, lambda index, layer: fitted[places[id(layer)]])
+        return map_layers(pruned, lambda _, layer: fitted[places[id(layer)]])
 
     def _solve_shared(self, index: int, part: str, block: Any, sums: tuple[Sums, Sums]) -> Any:
         linear = _output(block)

@@ -33,7 +33,7 @@ class Sums:
         Products of one batch are float32 (a few thousand terms), their sums over batches float64.
         """
         root = weights.sqrt()[:, None]
-        with_one = torch.cat([features, torch.ones_like(features[:, :1])], dim=1) * root
+        with_one = torch.cat([features, features.new_ones(len(features), 1)], dim=1) * root
         scaled = targets * root
         self.features += (with_one.T @ with_one).double()
         self.cross += (scaled.T @ with_one).double()
