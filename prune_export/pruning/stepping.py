@@ -32,6 +32,7 @@ from prune_export.pruning.selection import Kept, Rules, select, select_counts
 from prune_export.slim_model.api import module_of
 
 _WITH_GRADIENTS = ("fisher", "taylor")
+_LEAST_TO_HALVE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,9 @@ class Pruner:
         progress: Progress = SILENT,
     ) -> None:
         self.checkpoint, self.calibration, self.settings, self.progress = checkpoint, calibration, settings, progress
+        # Steps on the way only prepare the last one: half of the (shuffled) batches will do, if some can be held out.
+        enough = len(calibration.batches) >= _LEAST_TO_HALVE
+        self._half = calibration.batches[::2] if enough else calibration.batches
         self._start = unpruned(checkpoint.encoder)
         self._steps: dict[tuple[Any, ...], Step] = {}
         self._gradients: dict[int, tuple[LayerGradients, ...]] = {}
@@ -91,12 +95,12 @@ class Pruner:
             last = rung == fraction
             key = (budget.kind, rung, budget.value if budget.kind == "units" else None, budget.columns, last)
             if key not in self._steps:
-                self._steps[key] = self._step(network, budget, costs, rung)
+                self._steps[key] = self._step(network, budget, costs, rung, last=last)
             steps.append(self._steps[key])
             network = steps[-1].network
         return tuple(steps)
 
-    def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float) -> Step:
+    def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
         scores, gradients = self._scores(network)
         kept = self._select(network, scores, budget, costs, fraction)
         if gradients is not None and self.settings.rearrangement:
@@ -113,7 +117,7 @@ class Pruner:
         encoder, fits = reconstruct(
             self.checkpoint.encoder,
             smaller.encoder,
-            self.calibration.batches,
+            self.calibration.batches if last else self._half,
             method=self.settings.reconstruction,
             device=self.settings.device,
             progress=self.progress,
@@ -152,7 +156,8 @@ class Pruner:
         """The unpruned network is the untouched Hugging Face model; later ones are slim, which costs less."""
         if id(network) in self._gradients:
             return self._gradients[id(network)]
-        self.progress.stage("Scoring heads and columns", self.calibration.samples)
+        batches = self.calibration.batches if network is self._start else self._half
+        self.progress.stage("Scoring heads and columns", sum(len(batch["input_ids"]) for batch in batches))
         encoder = network.encoder
         if network is self._start:
             model: nn.Module = load_oracle(self.checkpoint)
@@ -165,7 +170,7 @@ class Pruner:
             layers,
             encoder.task,
             encoder.inputs,
-            self.calibration.batches,
+            batches,
             seed=self.settings.seed,
             device=self.settings.device,
             progress=self.progress,

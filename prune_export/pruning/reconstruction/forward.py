@@ -16,7 +16,7 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
         joined = functional.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        split: Tensor = joined.unflatten(-1, (len(block.heads), -1))  # type: ignore[no-untyped-call]
+        split: Tensor = joined.unflatten(-1, (len(block.heads), -1))
         return split.transpose(1, 2)  # [batch, heads, sequence, size]
 
     found = functional.scaled_dot_product_attention(
