@@ -11,6 +11,7 @@
     session = prune_export.load_session("out")                   # a Session: session.run(inputs)
     measured = prune_export.bench("madlag/…", ["out"])           # a BenchReport
     found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
+    results = prune_export.prune("dense", "train.json", "masked", flops=0.5)   # PruneResults: masked checkpoints
     answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from prune_export.parity.verdict import ParityReport
     from prune_export.pipeline import Pipeline
     from prune_export.plan import LayerPlan, Plan, read_plan
+    from prune_export.pruning.latency import LatencyTable
+    from prune_export.pruning.one_shot import PruneResult, prune
+    from prune_export.pruning.profiling import profile
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
     from prune_export.verification import verify
@@ -43,11 +47,13 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Inspection",
+    "LatencyTable",
     "LayerPlan",
     "ParityReport",
     "Pipeline",
     "Plan",
     "PruneExportError",
+    "PruneResult",
     "SlimModel",
     "bench",
     "evaluate",
@@ -55,6 +61,8 @@ __all__ = [
     "inspect",
     "load_session",
     "load_slim",
+    "profile",
+    "prune",
     "read_plan",
     "slim",
     "verify",
@@ -65,10 +73,12 @@ _HOMES = {
     "Evaluation": "evaluation.result",
     "ExportResult": "exporting",
     "Inspection": "inspection",
+    "LatencyTable": "pruning.latency",
     "LayerPlan": "plan",
     "ParityReport": "parity.verdict",
     "Pipeline": "pipeline",
     "Plan": "plan",
+    "PruneResult": "pruning.one_shot",
     "SlimModel": "slim_model.model",
     "bench": "benchmark.run",
     "evaluate": "evaluation.evaluating",
@@ -76,6 +86,8 @@ _HOMES = {
     "inspect": "inspection",
     "load_session": "network",
     "load_slim": "slim_model.api",
+    "profile": "pruning.profiling",
+    "prune": "pruning.one_shot",
     "read_plan": "plan",
     "slim": "slim_model.api",
     "verify": "verification",

@@ -19,11 +19,13 @@ PUBLIC = [
     "Evaluation",
     "ExportResult",
     "Inspection",
+    "LatencyTable",
     "LayerPlan",
     "ParityReport",
     "Pipeline",
     "Plan",
     "PruneExportError",
+    "PruneResult",
     "SlimModel",
     "bench",
     "evaluate",
@@ -31,6 +33,8 @@ PUBLIC = [
     "inspect",
     "load_session",
     "load_slim",
+    "profile",
+    "prune",
     "read_plan",
     "slim",
     "verify",
@@ -53,11 +57,12 @@ def test_functions_stay_functions_whatever_is_imported_first() -> None:
         "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
         "import prune_export.slim_model.api, prune_export.benchmark.run\n"
         "import prune_export.evaluation.evaluating, prune_export.pipeline\n"
-        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate')\n"
+        "import prune_export.pruning.one_shot, prune_export.pruning.profiling\n"
+        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate', 'prune', 'profile')\n"
         "print([type(getattr(prune_export, name)).__name__ for name in names])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(["function"] * 7)
+    assert found.stdout.strip() == str(["function"] * 9)
 
 
 def test_importing_is_instant_and_light() -> None:
@@ -69,7 +74,7 @@ def test_importing_is_instant_and_light() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], *([verb, "--help"] for verb in ("export", "verify", "inspect", "evaluate", "bench"))],
+    [["--help"], *([verb, "--help"] for verb in ("export", "verify", "inspect", "evaluate", "bench", "prune"))],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """0.5 s is the promise; what decides it is that no heavy library is imported."""

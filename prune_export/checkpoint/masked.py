@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from exporters import artifact
 from exporters.errors import CheckpointError
@@ -20,11 +22,19 @@ from prune_export.plan import Plan, check_fits, plan_to_json
 
 
 def write_masked(
-    checkpoint: Checkpoint, plan: Plan, folder: str | Path, *, overwrite: bool = False, **provenance: Any
+    checkpoint: Checkpoint,
+    plan: Plan,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    changed: Mapping[str, Tensor] | None = None,
+    **provenance: Any,
 ) -> None:
     """Writes `checkpoint` with zeros where `plan` drops something into a new `folder`.
 
-    The result loads in any transformers and holds pruning.json: the plan, and `provenance` (method, seed, …) beside it.
+    `changed` holds tensors, under Hugging Face's names, to be written instead of the checkpoint's own, with the plan's zeros
+    in them already (None: the checkpoint's own, with zeros put in). The result loads in any transformers and holds
+    pruning.json: the plan, and `provenance` (method, seed, …) beside it.
 
     Raises:
         CheckpointError: the checkpoint is not of full size (hub or slim format).
@@ -37,7 +47,8 @@ def write_masked(
         )
     check_fits(plan, checkpoint.encoder)
     weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
-    changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
+    if changed is None:
+        changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
     place = replace(artifact.destination(folder, overwrite=overwrite), model=SAFETENSORS)
     with artifact.staging(place) as aside:
         for name in ("config.json", *TOKENIZER_FILES):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from prune_export.exporting import ExportResult
     from prune_export.inspection import Inspection
     from prune_export.parity.verdict import ParityReport
+    from prune_export.pruning.latency import LatencyTable
+    from prune_export.pruning.one_shot import PruneResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
 
@@ -193,3 +195,34 @@ def print_bench(
     else:
         for warning in report.warnings:
             print(f"prune-export: warning: {warning}", file=sys.stderr)
+
+
+def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:
+    """The masked checkpoints that were written."""
+    if json_output:
+        found = [
+            {"folder": str(result.folder), "plan": plan_to_json(result.plan), **result.record} for result in results
+        ]
+        _print_json({"results": found})
+    elif not quiet:
+        from prune_export.report.pruning_tables import budget_lines
+
+        console = Console()
+        for result in results:
+            console.print(summary_table(result.summary))
+            console.print(totals_table(result.summary))
+            for line in budget_lines(result):
+                console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> None:
+    """The measured blocks."""
+    if json_output:
+        _print_json(table.to_json())
+    elif not quiet:
+        from prune_export.report.pruning_tables import latency_tables
+
+        console = Console()
+        for part in latency_tables(table):
+            console.print(part)
+        console.print(f"The rest of the network: {table.rest:.3f} ms", highlight=False)

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import bench, evaluate, export, inspect, verify
+from prune_export.cli import bench, evaluate, export, inspect, profile, prune, verify
 
 
 class Verb(Protocol):
@@ -36,6 +36,8 @@ VERBS: dict[str, Verb] = {
     "inspect": inspect,
     "evaluate": evaluate,
     "bench": bench,
+    "prune": prune,
+    "profile": profile,
 }
 
 _EPILOG = """\
@@ -45,6 +47,8 @@ verbs:
   prune-export inspect …                shows what is pruned in a checkpoint
   prune-export evaluate …               measures models on real data with the official metrics
   prune-export bench …                  measures a checkpoint and its exports side by side
+  prune-export prune …                  prunes a dense checkpoint to a budget, without training
+  prune-export profile …                measures what heads and columns cost in time here
 """
 
 

@@ -24,6 +24,20 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, *, required: bool = 
         )
 
 
+def add_shape_options(parser: argparse.ArgumentParser) -> None:
+    """For which target, and on which inputs, time is measured."""
+    group = parser.add_argument_group("time is measured for")
+    group.add_argument(
+        "--target", default="cpu", choices=("auto", "portable", "cpu", "cuda"), help="as for exports (default: cpu)"
+    )
+    group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
+    group.add_argument("--batch-size", type=int, default=1, metavar="N", help="default: 1")
+    group.add_argument(
+        "--sequence-length", type=int, metavar="N", help="tokens (default: 384 for question answering, else 128)"
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="threads inside an operation (default: the runtime's)")
+
+
 def add_parity_options(parser: argparse.ArgumentParser) -> None:
     """How parity is judged."""
     group = parser.add_argument_group("parity")

@@ -1,0 +1,113 @@
+"""Prunes a dense checkpoint in minutes, without training: a masked checkpoint at a budget of size or of measured time."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options
+
+_EPILOG = """\
+The masked checkpoint loads in any transformers; prune-export --model makes a slim ONNX model of it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    add_checkpoint_options(parser, with_plan=False)
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--calibration",
+        required=True,
+        metavar="DATA",
+        help="examples with answers or labels: SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv, or a name for datasets",
+    )
+    group.add_argument("--samples", type=int, default=512, metavar="N", help="examples that are used (default: 512)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="which examples (default: 0)")
+    group.add_argument("--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell")
+    group.add_argument("--labels", nargs="+", metavar="LABEL", help="the model's classes in order")
+    group.add_argument(
+        "--max-seq-length", type=int, metavar="N", help="tokens (default: 384 for questions, 128 for texts)"
+    )
+    group = parser.add_argument_group("budget: what stays, one or more; several write one folder each")
+    group.add_argument("--flops", type=float, nargs="+", metavar="X", help="fraction of the encoder's FLOPs")
+    group.add_argument("--parameters", type=float, nargs="+", metavar="X", help="fraction of the layers' parameters")
+    group.add_argument("--speedup", type=float, nargs="+", metavar="X", help="times as fast as the unpruned network")
+    group.add_argument("--latency-ms", type=float, nargs="+", metavar="X", help="milliseconds for a batch")
+    group.add_argument("--heads", type=float, metavar="X", help="fraction of the heads")
+    group.add_argument("--columns", type=float, metavar="X", help="fraction of the feed-forward columns")
+    group = parser.add_argument_group("method")
+    group.add_argument(
+        "--method",
+        default="fisher",
+        choices=("fisher", "taylor", "magnitude", "random"),
+        help="scores (default: fisher)",
+    )
+    group.add_argument("--no-rearrangement", action="store_true", help="keep the units with the best single scores")
+    group.add_argument(
+        "--reconstruction",
+        default="full",
+        choices=("full", "scales", "none"),
+        help="refit weights that stay, one scale a unit, or nothing (default: full)",
+    )
+    group.add_argument("--no-gradual", action="store_true", help="prune in one step, however far")
+    group.add_argument("--align", type=int, default=1, metavar="N", help="columns in multiples of N (default: 1)")
+    group.add_argument(
+        "--keep-layers", type=int, nargs="+", default=[], metavar="N", help="layers, from 0, that lose nothing"
+    )
+    group.add_argument(
+        "--drop-layers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether whole blocks may go (default: yes)",
+    )
+    group.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to calibrate (default: cpu)")
+    add_shape_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", required=True, type=Path, metavar="DIR", help="the masked checkpoint's folder")
+    group.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    add_output_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from prune_export.cli.console import print_pruned, progress
+    from prune_export.pruning.one_shot import prune
+
+    with progress(quiet=options.quiet) as listener:
+        results = prune(
+            options.model,
+            options.calibration,
+            options.output,
+            flops=options.flops,
+            parameters=options.parameters,
+            speedup=options.speedup,
+            latency_ms=options.latency_ms,
+            heads=options.heads,
+            columns=options.columns,
+            method=options.method,
+            rearrangement=not options.no_rearrangement,
+            reconstruction=options.reconstruction,
+            gradual=not options.no_gradual,
+            samples=options.samples,
+            seed=options.seed,
+            align=options.align,
+            keep_layers=options.keep_layers,
+            drop_layers=options.drop_layers,
+            target=options.target,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            sequence_length=options.sequence_length,
+            threads=options.threads,
+            task=options.task,
+            dataset=options.dataset,
+            labels=options.labels,
+            max_seq_length=options.max_seq_length,
+            device=options.device,
+            overwrite=options.overwrite,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            token=options.token,
+            progress=listener,
+        )
+    print_pruned(results, json_output=options.json, quiet=options.quiet)
+    return 0

@@ -1,0 +1,1 @@
+"""One-shot structured pruning: scores, selection under a budget, rearrangement, reconstruction."""

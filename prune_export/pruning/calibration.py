@@ -1,0 +1,113 @@
+"""Calibration: a few hundred examples as batches of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.errors import DataError, UsageError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.data.batches import collate, plan_batches
+from prune_export.data.examples import Data, QuestionData, TextData, sample
+from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
+from prune_export.data.model_classes import class_order
+from prune_export.data.read import read_examples
+from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
+from prune_export.pruning.objective import LABELLED
+
+_BATCH_TOKENS = 2048
+_LEAST_BATCHES = 16  # so that some can be held out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Batches of int64 tensors by input name, with labels for tasks that have them; `digest` is the sha256 of the tokens
+    and labels, in order."""
+
+    name: str
+    samples: int
+    digest: str
+    batches: tuple[dict[str, Tensor], ...]
+
+
+def read_calibration(
+    source: str | Path | Data,
+    checkpoint: Checkpoint,
+    *,
+    samples: int,
+    seed: int,
+    dataset: str | None = None,
+    labels: Sequence[str] | None = None,
+    max_seq_length: int | None = None,
+) -> Calibration:
+    """Draws `samples` examples of `source` (what `read_examples` takes, or has read) with `seed`, or all if there are fewer.
+
+    A question gives one window: the first that holds an answer, or the first where the data says that there is none.
+
+    Raises:
+        DataError: it cannot be read, is for another task, or has no labels.
+        UsageError, UnsupportedError: the labels are not the model's, or a length is out of range.
+    """
+    task = checkpoint.task
+    labelled = task in LABELLED
+    data = (
+        source
+        if isinstance(source, QuestionData | TextData)
+        else read_examples(source, task=task if labelled else None, dataset=dataset)
+    )
+    if labelled and data.task != task:
+        raise DataError(f"{data.name}: is for {data.task}; the model needs data for {task}")
+    folder = checkpoint.source.folder
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
+    length = min(usual, longest_input(config)) if max_seq_length is None else max_seq_length
+    if length > longest_input(config):
+        raise UsageError(f"--max-seq-length {length}: the model has positions for {longest_input(config)} tokens")
+    classes = class_order(data.glue, config, labels=labels) if labelled and isinstance(data, TextData) else ()
+    drawn = sample(data, samples, seed=seed)
+    features = make_features(drawn, tokenizer, max_seq_length=length, labelled=labelled, classes=classes)
+    chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)
+    if len(chosen) < 2:
+        raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
+    names = set(checkpoint.encoder.inputs) | {"attention_mask", "start_positions", "end_positions", "labels"}
+    batches = [
+        {
+            name: torch.from_numpy(values)
+            for name, values in collate([chosen[index] for index in batch], tokenizer).items()
+            if name in names
+        }
+        for batch in _plan([len(feature.input_ids) for feature in chosen])
+    ]
+    order = np.random.default_rng(seed).permutation(len(batches))
+    return Calibration(data.name, len(chosen), _digest(chosen), tuple(batches[int(index)] for index in order))
+
+
+def _one_window_each(data: QuestionData, features: Sequence[Feature]) -> list[Feature]:
+    chosen: dict[int, Feature] = {}
+    for feature in features:
+        has_span = feature.start is not None and feature.start != feature.cls
+        unanswerable = not data.examples[feature.example].answers
+        if feature.example not in chosen and (has_span or unanswerable or feature.start is None):
+            chosen[feature.example] = feature
+    return list(chosen.values())
+
+
+def _plan(lengths: list[int]) -> tuple[tuple[int, ...], ...]:
+    tokens = min(_BATCH_TOKENS, max(max(lengths), sum(lengths) // _LEAST_BATCHES))
+    batches = plan_batches(lengths, max_tokens=tokens)
+    return batches if len(batches) > 1 else tuple((index,) for index in batches[0])
+
+
+def _digest(features: Sequence[Feature]) -> str:
+    found = hashlib.sha256()
+    for feature in features:
+        labels: tuple[Any, ...] = (feature.start, feature.end, feature.label)
+        found.update(np.asarray(feature.input_ids, dtype=np.int64).tobytes() + repr(labels).encode())
+    return found.hexdigest()

@@ -1,0 +1,54 @@
+"""The parts of a layer, one by one, on a description's tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Norm
+
+
+def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
+    """The heads' joined contexts `[batch, sequence, heads * value_size]` before the output projection.
+
+    `attended` is bool `[batch, sequence]`.
+    """
+
+    def project(weight: Tensor, bias: Tensor | None) -> Tensor:
+        joined = functional.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
+        split: Tensor = joined.unflatten(-1, (len(block.heads), -1))
+        return split.transpose(1, 2)  # [batch, heads, sequence, size]
+
+    found = functional.scaled_dot_product_attention(
+        project(block.query_weight, block.query_bias),
+        project(block.key_weight, block.key_bias),
+        project(block.value_weight, block.value_bias),
+        attended[:, None, None, :],
+        scale=block.scale,
+    )
+    return found.transpose(1, 2).flatten(2)
+
+
+def inner(block: FeedForward, x: Tensor) -> Tensor:
+    """The activations `[batch, sequence, columns]` before the down projection."""
+    return ACTIVATIONS[block.activation](functional.linear(x, block.up.weight, block.up.bias))
+
+
+def attention_update(block: Attention | ConstantBlock, x: Tensor, attended: Tensor) -> Tensor:
+    """What the block adds to the residual stream."""
+    if isinstance(block, ConstantBlock):
+        return block.bias.expand_as(x)
+    return functional.linear(contexts(block, x, attended), block.output_weight.flatten(1), block.output_bias)
+
+
+def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor:
+    """What the block adds to the residual stream."""
+    if isinstance(block, ConstantBlock):
+        return block.bias.expand_as(x)
+    return functional.linear(inner(block, x), block.down.weight, block.down.bias)
+
+
+def normalized(norm: Norm, x: Tensor) -> Tensor:
+    if norm.epsilon is None:
+        return x * norm.weight + norm.bias
+    return functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)

@@ -1,0 +1,120 @@
+"""Weighted least squares from streamed sums: memory is bounded by the width of a block, not by the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# What an error must fall by, relative to the targets' size: below it is rounding.
+_LEAST_GAIN = 1e-7
+
+# Penalties on leaving the weights as they are, relative to the mean square of a feature. The held-out samples choose.
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+class Sums:
+    """Second moments of features and targets, in float64: all that a linear fit and its error depend on.
+
+    `features` gets a constant 1 at the end, so that a bias is fitted as one more weight.
+    """
+
+    def __init__(self, features: int, targets: int, device: str = "cpu") -> None:
+        options = {"dtype": torch.float64, "device": device}
+        self.features = torch.zeros(features + 1, features + 1, **options)  # type: ignore[call-overload]
+        self.cross = torch.zeros(targets, features + 1, **options)  # type: ignore[call-overload]
+        self.targets = 0.0
+
+    def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> None:
+        """Adds rows: features `[rows, features]`, targets `[rows, targets]`, weights `[rows]`, 0 where padded.
+
+        Products of one batch are float32 (a few thousand terms), their sums over batches float64.
+        """
+        root = weights.sqrt()[:, None]
+        with_one = torch.cat([features, features.new_ones(len(features), 1)], dim=1) * root
+        scaled = targets * root
+        self.features += (with_one.T @ with_one).double()
+        self.cross += (scaled.T @ with_one).double()
+        self.targets += float(scaled.square().sum(dtype=torch.float64))
+
+    def error(self, weight: Tensor) -> float:
+        """The weighted sum of squared errors of `weight`, `[targets, features + 1]`."""
+        fitted = ((weight @ self.features) * weight).sum()
+        return self.targets + float(fitted - 2 * (weight * self.cross).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """What a fit came to: `weight` as it was where no candidate lowers the held-out error.
+
+    `before` and `after` are held-out errors relative to the targets' own size.
+    """
+
+    weight: Tensor
+    before: float
+    after: float
+
+    @property
+    def accepted(self) -> bool:
+        return self.after < self.before
+
+
+def fit(train: Sums, check: Sums, start: Tensor, solve: Callable[[Sums, Tensor, float], Tensor]) -> Fit:
+    """The best of `solve(train, start, ridge)` on the held-out sums `check`, or `start` if none is better.
+
+    `start` is `[targets, features + 1]`, float64.
+    """
+    scale = max(check.targets, 1e-300)
+    before = check.error(start)
+    best, least = start, before - _LEAST_GAIN * scale
+    for ridge in RIDGES:
+        candidate = solve(train, start, ridge)
+        error = check.error(candidate)
+        if torch.isfinite(candidate).all() and error < least:
+            best, least = candidate, error
+    return Fit(best, before / scale, (before if best is start else least) / scale)
+
+
+def ridge_regression(train: Sums, start: Tensor, ridge: float) -> Tensor:
+    """argmin over W of `Σ w |W f - t|² + λ |W - start|²`; the bias, the last column, is not held back."""
+    penalty = _penalty(train.features, ridge)
+    penalty[-1] = 0
+    system = train.features + torch.diag(penalty)
+    system[-1, -1] = system[-1, -1].clamp(min=1e-30)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        return start
+    return torch.cholesky_solve((train.cross + start * penalty).T, factor).T
+
+
+def unit_scales(sizes: int) -> Callable[[Sums, Tensor, float], Tensor]:
+    """A solver that finds one factor for each unit of `sizes` features instead of new weights; the bias stays.
+
+    Kwon et al. 2022, section 4.3, "mask tuning": least squares of the block's output over the mask's values, here from
+    second moments. With unit u's output `W_u f_u`, the normal equations have `Σ_ij (WᵀW ∘ ffᵀ)_ij` over the features of two
+    units.
+    """
+
+    def solve(train: Sums, start: Tensor, ridge: float) -> Tensor:
+        weight, bias = start[:, :-1], start[:, -1]
+        count = weight.shape[1] // sizes
+        products = (weight.T @ weight) * train.features[:-1, :-1]
+        normal = products.view(count, sizes, count, sizes).sum(dim=(1, 3))
+        reached = (weight * (train.cross[:, :-1] - bias[:, None] * train.features[-1, :-1])).sum(dim=0)
+        right = reached.view(count, sizes).sum(dim=1)
+        penalty = _penalty(normal, ridge, constant=False)
+        factor, failed = torch.linalg.cholesky_ex(normal + torch.diag(penalty))
+        if failed:
+            return start
+        scales = torch.cholesky_solve((right + penalty)[:, None], factor)[:, 0]
+        return torch.cat([weight * scales.repeat_interleave(sizes), bias[:, None]], dim=1)
+
+    return solve
+
+
+def _penalty(features: Tensor, ridge: float, *, constant: bool = True) -> Tensor:
+    diagonal = features.diagonal()
+    counted = diagonal[:-1] if constant and len(diagonal) > 1 else diagonal
+    return torch.full_like(diagonal, max(ridge * float(counted.mean()), 1e-30))

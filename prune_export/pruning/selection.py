@@ -1,0 +1,225 @@
+"""How many units each block keeps under a budget, and which: as little as possible of the scores is lost.
+
+Scores add up: a network loses the sum of the scores of what goes (the diagonal approximation of Kwon et al. 2022, section
+4.1). Where every head costs alike and every column does (FLOPs, parameters), the best choice is found by trying every number
+of heads (their algorithm 1). Otherwise (time), each block has a price for every count, and a dynamic programme picks one
+count a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from exporters.errors import UsageError
+from prune_export.pruning.costs import Costs
+from prune_export.pruning.scores import LayerScores
+
+Kept = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # (heads, columns) of each distinct layer, by place
+
+# The dynamic programme counts in parts of the budget and rounds each block's price up: it never goes over the budget,
+# and misses it by less than a block's share of this.
+_TICKS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a choice must respect.
+
+    Columns stay in multiples of `align` (or all of a block's). `keep_layers` are the distinct layers that lose nothing.
+    Without `drop_blocks` no block may lose everything.
+    """
+
+    align: int = 1
+    keep_layers: frozenset[int] = frozenset()
+    drop_blocks: bool = True
+
+
+DEFAULT_RULES = Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Units that stay or go together."""
+
+    layer: int
+    units: tuple[int, ...]
+    score: float
+
+    @property
+    def worth(self) -> float:
+        return self.score / len(self.units)
+
+
+def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Rules = DEFAULT_RULES) -> Kept:
+    """What stays, for at most `budget` in the unit of `costs`.
+
+    Raises:
+        UsageError: nothing that the rules allow is within the budget; the message says what the least is.
+    """
+    least = costs.total(tuple(_least(scores, index, rules) for index in range(len(scores))))
+    if budget < least:
+        raise UsageError(
+            f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be "
+            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}); ask for that or more"
+        )
+    head_cost, column_cost = _uniform(costs.heads), _uniform(costs.columns)
+    if head_cost is None or column_cost is None:
+        return _by_table(scores, costs, budget, rules)
+    return _by_numbers(scores, head_cost, column_cost, budget - costs.fixed, rules)
+
+
+def select_counts(scores: Sequence[LayerScores], heads: int, columns: int, rules: Rules = DEFAULT_RULES) -> Kept:
+    """The best `heads` and `columns` of the whole network, or as many more as the rules force."""
+    (forced_heads, free_heads), (forced_columns, free_columns) = _groups(scores, rules)
+    count = max(0, heads - len(forced_heads))
+    chosen, have = list(forced_columns), sum(len(group.units) for group in forced_columns)
+    for group in free_columns:
+        if have + len(group.units) > columns:
+            break
+        chosen.append(group)
+        have += len(group.units)
+    return _kept(len(scores), [*forced_heads, *free_heads[:count]], chosen)
+
+
+# --- every head alike, every column alike -----------------------------------------------------------------------------
+
+
+def _by_numbers(
+    scores: Sequence[LayerScores], head_cost: float, column_cost: float, budget: float, rules: Rules
+) -> Kept:
+    """Tries every number of heads, and fills up with columns."""
+    (forced_heads, free_heads), (forced_columns, free_columns) = _groups(scores, rules)
+    budget -= head_cost * len(forced_heads) + column_cost * sum(len(group.units) for group in forced_columns)
+    head_gains = _cumulated([group.score for group in free_heads])
+    column_gains = _cumulated([group.score for group in free_columns])
+    prices = _cumulated([column_cost * len(group.units) for group in free_columns])
+    best, choice = -1.0, (0, 0)
+    for count in range(len(free_heads) + 1):
+        left = budget - count * head_cost
+        if left < 0:
+            break
+        filled = int(np.searchsorted(prices, left, side="right")) - 1
+        gain = float(head_gains[count] + column_gains[filled])
+        if gain > best:
+            best, choice = gain, (count, filled)
+    heads, columns = choice
+    return _kept(len(scores), [*forced_heads, *free_heads[:heads]], [*forced_columns, *free_columns[:columns]])
+
+
+def _cumulated(values: list[float]) -> NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(np.array(values, dtype=np.float64))])
+
+
+def _uniform(costs: tuple[tuple[float, ...], ...]) -> float | None:
+    """What one unit costs, if that is the same everywhere and nothing else is paid."""
+    steps = np.concatenate([np.diff(np.array(part)) for part in costs if len(part) > 1] or [np.zeros(1)])
+    if any(part[0] != 0 for part in costs) or np.ptp(steps) > 0:
+        return None
+    return float(steps[0])
+
+
+def _groups(
+    scores: Sequence[LayerScores], rules: Rules
+) -> tuple[tuple[list[_Group], list[_Group]], tuple[list[_Group], list[_Group]]]:
+    """Heads, then columns: groups that have to stay, and the others, the most worth first."""
+    found = []
+    for kind, size in (("heads", 1), ("columns", rules.align)):
+        forced: list[_Group] = []
+        free: list[_Group] = []
+        for index, layer in enumerate(scores):
+            groups = _in_groups(index, getattr(layer, kind), size)
+            count = len(groups) if index in rules.keep_layers else 0 if rules.drop_blocks else 1
+            forced += groups[:count]
+            free += groups[count:]
+        free.sort(key=lambda group: -group.worth)
+        found.append((forced, free))
+    return found[0], found[1]
+
+
+def _in_groups(layer: int, scores: Tensor, size: int) -> list[_Group]:
+    """The units of a block, the best first, in groups of `size` (the last may be smaller)."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    parts = [tuple(order[start : start + size]) for start in range(0, len(order), size)]
+    return [_Group(layer, part, float(scores[list(part)].sum())) for part in parts]
+
+
+def _kept(layers: int, heads: Sequence[_Group], columns: Sequence[_Group]) -> Kept:
+    def units(groups: Sequence[_Group], layer: int) -> tuple[int, ...]:
+        return tuple(sorted(unit for group in groups if group.layer == layer for unit in group.units))
+
+    return tuple((units(heads, layer), units(columns, layer)) for layer in range(layers))
+
+
+# --- a price for every count ------------------------------------------------------------------------------------------
+
+
+def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Rules) -> Kept:
+    """One count for each block, by dynamic programming over the time spent (multiple-choice knapsack)."""
+    blocks: list[tuple[Tensor, tuple[float, ...], list[int]]] = []
+    for index, layer in enumerate(scores):
+        for values, prices, step in (
+            (layer.heads, costs.heads[index], 1),
+            (layer.columns, costs.columns[index], rules.align),
+        ):
+            blocks.append((values, prices, _allowed(len(values), step, index, rules)))
+    room = budget - costs.fixed
+    least: NDArray[np.float64] = np.zeros(_TICKS + 1)
+    choices: list[NDArray[np.int32]] = []
+    spent: list[list[int]] = []
+    for values, prices, counts in blocks:
+        kept = _cumulated(values.sort(descending=True).values.tolist())
+        best = np.full(_TICKS + 1, np.inf)
+        choice = np.zeros(_TICKS + 1, dtype=np.int32)
+        ticks = [_ticks(prices[count], room) for count in counts]
+        for option, (count, price) in enumerate(zip(counts, ticks, strict=True)):
+            if price > _TICKS:
+                continue
+            candidate = least[: _TICKS + 1 - price] + (kept[-1] - kept[count])
+            better = candidate < best[price:]
+            best[price:][better] = candidate[better]
+            choice[price:][better] = option
+        least = best
+        choices.append(choice)
+        spent.append(ticks)
+    if not np.isfinite(least[-1]):
+        raise UsageError(
+            f"the budget of {budget:.6g} {costs.unit} cannot be met within the table's rounding; ask for slightly more"
+        )
+    left, counts_kept = _TICKS, []
+    for (_, _, counts), choice, ticks in zip(reversed(blocks), reversed(choices), reversed(spent), strict=True):
+        option = int(choice[left])
+        counts_kept.append(counts[option])
+        left -= ticks[option]
+    counts_kept.reverse()
+    best_of = [
+        tuple(sorted(values.argsort(descending=True, stable=True)[:count].tolist()))
+        for (values, _, _), count in zip(blocks, counts_kept, strict=True)
+    ]
+    return tuple((best_of[2 * index], best_of[2 * index + 1]) for index in range(len(scores)))
+
+
+def _ticks(price: float, room: float) -> int:
+    if price <= 0:
+        return 0
+    return _TICKS + 1 if room <= 0 else min(_TICKS + 1, int(np.ceil(price / room * _TICKS - 1e-9)))
+
+
+def _allowed(units: int, step: int, layer: int, rules: Rules) -> list[int]:
+    """The counts that a block may keep."""
+    if layer in rules.keep_layers:
+        return [units]
+    counts = sorted({*range(0, units, step), units})
+    return counts if rules.drop_blocks or units == 0 else counts[1:]
+
+
+def _least(scores: Sequence[LayerScores], index: int, rules: Rules) -> tuple[int, int]:
+    layer = scores[index]
+    return (
+        _allowed(len(layer.heads), 1, index, rules)[0],
+        _allowed(len(layer.columns), rules.align, index, rules)[0],
+    )

@@ -1,0 +1,37 @@
+"""Tables of what pruning did and of what was measured for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.table import Table
+
+from prune_export.pruning.latency import LatencyTable
+from prune_export.pruning.one_shot import PruneResult
+
+
+def budget_lines(result: PruneResult) -> Iterator[str]:
+    """What was asked for and what it came to."""
+    kept = f"{result.cost / result.dense:.3f} of the unpruned network's"
+    yield f"{result.budget.name}: {result.cost:,.6g} {result.unit}, {kept}"
+    if (speed := result.speed) is not None:
+        found = speed.to_json()
+        yield (
+            f"predicted {speed.predicted_ms:.2f} ms ({found['predicted_speedup']:.2f}×), measured "
+            f"{speed.measured_ms:.2f} ms ({found['measured_speedup']:.2f}×, unpruned {speed.dense_measured_ms:.2f} ms)"
+        )
+    yield f"Written to {result.folder}"
+
+
+def latency_tables(table: LatencyTable) -> Iterator[Table]:
+    """Milliseconds of one attention block by heads, of one feed-forward block by columns."""
+    settings = table.settings
+    where = f"{settings['target']}, {settings['dtype']}, {settings['batch_size']}×{settings['sequence_length']}"
+    for name, pairs in (("heads", table.heads), ("columns", table.columns)):
+        found = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {where}", title_justify="left")
+        for heading in (name, "ms"):
+            found.add_column(heading, justify="right")
+        for count, milliseconds in pairs:
+            found.add_row(str(count), f"{milliseconds:.3f}")
+        yield found
