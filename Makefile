@@ -9,7 +9,7 @@ PRUNE_EXPORT_DATA ?= ../shared
 BENCH ?= build/bench
 
 # One thread a test process: the tests run side by side.
-PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = artifact writer quantized surgeon session int8_export bench properties
