@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from prune_export.record import versions
+from prune_export.benchmark import machine as bench_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -52,19 +49,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the figures hold for."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "processor": model,
-        "cores": os.cpu_count(),
-        "python": sys.version.split()[0],
-        "versions": versions(),
-    }
+    return bench_machine.machine() | {"commit": _commit()}
 
 
 def _commit() -> str:

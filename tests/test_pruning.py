@@ -25,13 +25,14 @@ from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
 from prune_export.cli.main import main
 from prune_export.inspection import inspect
-from prune_export.pruning import latency
+from prune_export.pruning import block_timing
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.pruning.latency import LatencyTable, latency_costs, latency_table
+from prune_export.pruning.latency import LatencyTable, latency_costs
+from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.rearrangement import lost, rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
@@ -462,7 +463,7 @@ def test_prune_writes_checkpoints_that_export(dense: Path, questions: Path, tmp_
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not matter here."""
     for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
-        monkeypatch.setattr(latency, name, value)
+        monkeypatch.setattr(block_timing, name, value)
 
 
 def test_prune_to_a_measured_speed(

@@ -156,7 +156,7 @@ def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> Non
 def _print_parity(console: Console, report: ParityReport) -> None:
     console.print(parity_table(report))
     if report.quality is not None:
-        console.print(report.quality.explain(), highlight=False)
+        console.print(report.quality.explain(), highlight=False, soft_wrap=True)
 
 
 def print_evaluation(

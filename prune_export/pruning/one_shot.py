@@ -17,11 +17,13 @@ from prune_export.data.examples import Data
 from prune_export.inspection import source_to_json
 from prune_export.plan import Plan, plan_from_zeros
 from prune_export.progress import SILENT, Progress
+from prune_export.pruning.block_timing import Speed, measure_speed
 from prune_export.pruning.budget import Budget, budgets
 from prune_export.pruning.calibration import Calibration, read_calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
 from prune_export.pruning.cutting import full_size_tensors
-from prune_export.pruning.latency import LatencyTable, Speed, latency_costs, latency_table, measure_speed, usual_length
+from prune_export.pruning.latency import LatencyTable, latency_costs, usual_length
+from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.reconstruction.layerwise import RECONSTRUCTIONS
 from prune_export.pruning.scores import METHODS
 from prune_export.pruning.selection import Rules

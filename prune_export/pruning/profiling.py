@@ -7,7 +7,8 @@ from pathlib import Path
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.latency import LatencyTable, latency_table, usual_length
+from prune_export.pruning.latency import LatencyTable, usual_length
+from prune_export.pruning.latency_cache import latency_table
 
 
 def profile(

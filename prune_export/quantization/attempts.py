@@ -20,7 +20,7 @@ from prune_export.parity.quality import read_sample
 from prune_export.progress import Progress
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
-from prune_export.quantization.sensitivity import BlockLoss, blocks, rank_blocks, with_worst_in_float
+from prune_export.quantization.sensitivity import BlockLoss, quantized_blocks, rank_blocks, with_worst_in_float
 
 RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
 
@@ -103,7 +103,7 @@ def attempts(
     base = Quantization(_named(options.keep_float, maps), options.embeddings, ranges)
     first = Attempt(base, len(maps), calibrated_on)
     yield first
-    progress.stage("Finding the blocks that lose most", len(blocks(encoder)))
+    progress.stage("Finding the blocks that lose most", len(quantized_blocks(encoder, base)))
     seen = _few(batches) if batches is not None else _texts(found, options.seed)
     ranked = rank_blocks(encoder, target, base, seen, advance=progress.advance)
     for quantization, worst in with_worst_in_float(base, ranked):

@@ -31,10 +31,12 @@ class BlockLoss:
     error: float
 
 
-def blocks(encoder: Encoder) -> dict[str, tuple[str, ...]]:
-    """The linear maps that can be quantized, by block."""
+def quantized_blocks(encoder: Encoder, quantization: Quantization) -> dict[str, tuple[str, ...]]:
+    """The linear maps that `quantization` has in 8 bits, by block."""
     found: dict[str, tuple[str, ...]] = {}
     for name in quantizable_maps(encoder):
+        if name in quantization.keep_float:
+            continue
         block = name.rsplit("/", 1)[0]
         found[block] = (*found.get(block, ()), name)
     return found
@@ -48,13 +50,16 @@ def rank_blocks(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[BlockLoss, ...]:
-    """Every block's own loss on `batches` under `quantization`, the largest first. `advance` is called after each block."""
+    """The own loss on `batches` of every block that `quantization` has in 8 bits, the largest first.
+
+    `advance` is called after each block.
+    """
     every = frozenset(quantizable_maps(encoder))
     with trial_session(encoder, target, FP32) as session:
         exact = [runtime.run(session, batch) for batch in batches]
     losses = []
-    for block, maps in blocks(encoder).items():
-        alone = replace(quantization, keep_float=every - set(maps))
+    for block, maps in quantized_blocks(encoder, quantization).items():
+        alone = replace(quantization, keep_float=every - set(maps), embeddings=False)
         with trial_session(encoder, target, INT8, quantization=alone) as session:
             rounded = [runtime.run(session, batch) for batch in batches]
         losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches)))
