@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.block_forms import mask_in_product, packed_attention
+from benchmarks.block_forms import attention_with_projections
 from benchmarks.measuring import machine, write_results
 from exporters.encoder import (
     Attention,
@@ -34,6 +34,7 @@ from exporters.encoder import (
     Linear,
     Norm,
 )
+from exporters.onnx.attention import plain_attention
 from exporters.onnx.context import Target
 from exporters.onnx.norm import skip_layer_norm
 from exporters.onnx.precision import FP16, FP32, INT8, Precision
@@ -59,24 +60,27 @@ class Form:
     blocks: tuple[str, ...] = ("attention", "feed-forward", "norms", "embeddings")
 
 
-CPU, PORTABLE, CUDA = TARGETS["cpu"], TARGETS["portable"], TARGETS["cuda"]
+CPU, PORTABLE, CUDA, PACKED = (TARGETS[name] for name in ("cpu", "portable", "cuda", "cuda-packed"))
+ROWS = replace(CPU, attention=plain_attention)
 
 CPU_FORMS = (
     Form("plain, batch-first 3-D (portable)", PORTABLE, FP32),
-    Form("plain, sequence-first 2-D (cpu)", CPU, FP32),
-    Form("mask as a query/key dimension", replace(CPU, attention=mask_in_product), FP32, ("attention",)),
+    Form("plain, 2-D rows", ROWS, FP32),
+    Form("Attention, 2-D rows (cpu)", CPU, FP32, ("attention",)),
     Form("SkipLayerNormalization", replace(PORTABLE, residual_norm=skip_layer_norm), FP32, ("norms",)),
     Form("MultiHeadAttention, SkipLayerNormalization (cuda)", CUDA, FP32, ("attention", "feed-forward")),
-    Form("Attention, packed projections", replace(PORTABLE, attention=packed_attention), FP32, ("attention",)),
-    Form("int8, batch-first 3-D", PORTABLE, INT8, ("attention", "feed-forward")),
-    Form("int8, sequence-first 2-D (cpu)", CPU, INT8, ("attention", "feed-forward")),
+    Form("Attention, batch-first 3-D", replace(PORTABLE, attention=attention_with_projections), FP32, ("attention",)),
+    Form("int8, plain, batch-first 3-D", PORTABLE, INT8, ("attention", "feed-forward")),
+    Form("int8, plain, 2-D rows", ROWS, INT8, ("attention", "feed-forward")),
+    Form("int8, QAttention, 2-D rows (cpu)", CPU, INT8, ("attention",)),
 )
 CUDA_FORMS = (
     Form("plain, batch-first 3-D (portable)", PORTABLE, FP32),
     *(Form(f"{name}, {precision.name}", target, precision) for precision in (FP32, FP16) for name, target in (
         ("MultiHeadAttention, SkipLayerNormalization (cuda)", CUDA),
         ("plain, batch-first 3-D", PORTABLE),
-        ("Attention, packed projections", replace(CUDA, attention=packed_attention)),
+        ("Attention with its projections", replace(CUDA, attention=attention_with_projections)),
+        ("PackedMultiHeadAttention (cuda-packed)", PACKED),
     )),
 )  # fmt: skip
 

@@ -112,6 +112,11 @@ def export(
         check_opset(opset)
     chosen = TARGETS[resolve_target(target, precision, needs_runtime=verify)]
     check_precision(chosen, precision)
+    if verify and chosen.cuda_only and _cuda_or_cpu() == "cpu":
+        raise ProviderError(
+            f"graphs for the target {chosen.name} run on ONNX Runtime's CUDA provider only, which does not start here: "
+            "export where it does, or give --no-verify here and run prune-export verify there"
+        )
     place = artifact.destination(output, overwrite=overwrite)
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
@@ -192,6 +197,7 @@ def _compare(
         provider=provider,
         samples=samples,
         seed=seed,
+        padding=target.layout != "packed",
         progress=progress,
     )
 

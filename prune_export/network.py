@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from exporters import runtime
 from exporters.encoder import Task
 from exporters.errors import ProviderError
+from exporters.onnx.targets import TARGETS
 from exporters.session import Session
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
@@ -58,7 +60,8 @@ def load_session(
         ProviderError: the provider does not start here.
     """
     exported = find_exported(onnx)
-    chosen = provider or ("cuda" if exported.target == "cuda" else "cpu")
+    target = TARGETS.get(exported.target)
+    chosen = provider or ("cuda" if target and target.provider == runtime.PROVIDERS["cuda"] else "cpu")
     return Session(
         exported.model, provider=chosen, threads=threads, settings=exported.settings, cuda_graphs=cuda_graphs
     )

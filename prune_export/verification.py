@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from exporters import runtime
-from exporters.encoder import Encoder
+from exporters.encoder import Encoder, SequenceHead
 from exporters.errors import UsageError
+from exporters.onnx.targets import TARGETS
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
@@ -19,7 +21,7 @@ from prune_export.data.examples import Data
 from prune_export.evaluation.evaluating import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network, load_session, torch_runner
-from prune_export.parity.check import Runner, check
+from prune_export.parity.check import Runner, check, real_tokens
 from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, QualityGoal, judge, read_goal
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
@@ -80,7 +82,7 @@ def verify(
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
-    session = load_session(onnx, provider=provider)
+    session, target = load_session(onnx, provider=provider), TARGETS.get(exported.target)
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
@@ -90,6 +92,7 @@ def verify(
         provider=session.provider,
         samples=samples,
         seed=seed,
+        padding=target is None or target.layout != "packed",
         progress=progress,
     )
 
@@ -128,15 +131,20 @@ def run_parity(
     provider: str,
     samples: int,
     seed: int,
+    padding: bool,
     progress: Progress,
 ) -> ParityReport:
-    """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged."""
+    """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged.
+
+    Without `padding`, only what belongs to real tokens is compared.
+    """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
     progress.stage("Comparing with PyTorch", count_cases(samples, reference.tokenizer))
     results = check(
         reference.run,
         candidates,
         cases(encoder, reference.tokenizer, samples=samples, seed=seed),
+        select=None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead)),
         progress=progress.advance,
     )
     name, (run, tolerance) = next(iter(candidates.items()))

@@ -16,8 +16,9 @@ from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 
-# Every target in every precision that it has a form for.
-FORMS = [(target, dtype) for target in TARGETS for dtype in PRECISIONS if (target, dtype) != ("cuda", "int8")]
+# Targets whose graphs run here, and each of them in every precision that it has a form for.
+RUNNABLE = [name for name, target in TARGETS.items() if not target.cuda_only]
+FORMS = [(target, dtype) for target in RUNNABLE for dtype in PRECISIONS if (target, dtype) != ("cuda", "int8")]
 
 # Relative to max(1, max|reference|), for tiny networks with weights of 0.3: a handful of roundings of 1e-7 and 5e-4, and
 # 8-bit steps whose errors add up over three layers.

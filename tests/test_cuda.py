@@ -31,9 +31,10 @@ def test_cuda_answers_like_pytorch(case: FamilyCase, task: Task, dtype: str, tol
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("target", ["cuda", "cuda-packed"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_cuda_parity_of_the_real_network(dtype: str, shared: Path, tmp_path: Path) -> None:
-    result = prune_export.export(shared / "models" / "minilm-qa-masked", tmp_path / "out", target="cuda", dtype=dtype)
+def test_cuda_parity_of_the_real_network(dtype: str, target: str, shared: Path, tmp_path: Path) -> None:
+    result = prune_export.export(shared / "models" / "minilm-qa-masked", tmp_path / "out", target=target, dtype=dtype)
     assert result.parity is not None
     assert result.parity.provider == "CUDAExecutionProvider"
     assert result.parity.passed

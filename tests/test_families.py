@@ -19,7 +19,7 @@ from prune_export.families import FAMILIES
 from prune_export.families.state_dict import state_dict
 from prune_export.inspection import inspect
 from prune_export.slim_model.api import module_of
-from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
+from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
 FP32 = 1e-5  # tiny networks: a handful of roundings
@@ -46,7 +46,7 @@ def test_dense_networks_answer_alike(case: FamilyCase, task: Task, tmp_path: Pat
     reference = torch_outputs(model, found.slim, inputs)
     slim = module_of(found.checkpoint, found.slim)
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < FP32
-    for target in TARGETS:
+    for target in RUNNABLE:
         plain = onnx_outputs(found.slim, inputs, tmp_path, target=target, optimize=False)
         assert largest_difference(reference, plain) < FP32, target
         optimized = onnx_outputs(found.slim, inputs, tmp_path, target=target)
@@ -124,7 +124,7 @@ def test_variants_of_configurations(model_type: str, changes: dict[str, Any], tm
     found = inspect(save(model, tmp_path))
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)
-    for target in TARGETS:
+    for target in RUNNABLE:
         assert largest_difference(reference, onnx_outputs(found.slim, inputs, tmp_path, target=target)) < FP32
     slim = module_of(found.checkpoint, found.slim)
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < FP32

@@ -69,7 +69,7 @@ def test_what_was_asked_for_stays_in_fp32(checkpoint: Path, tmp_path: Path) -> N
     }
     assert integers == {
         *(f"layer_1/feed_forward/{part}.weight_int8" for part in ("up", "down")),
-        *(f"layer_2/attention/{part}.weight_int8" for part in ("query", "key", "value", "output")),
+        *(f"layer_2/attention/{part}.weight_int8" for part in ("query_key_value", "output")),
         "layer_2/feed_forward/up.weight_int8",
     }
     with pytest.raises(UsageError, match=r"--keep-float layer_7: no linear map.*such as layer_0/attention/query"):

@@ -62,16 +62,21 @@ def test_every_linear_map_is_quantized_and_fused(task: Task, tmp_path: Path) -> 
     path = tmp_path / "model.onnx"
     save(build(encoder, TARGETS["cpu"], INT8), path)
     found = operations(path)
-    assert found["MatMulInteger"] == maps
+    fused_layers = LAYERS - (task == "text-classification")  # whose last queries are of one token only
+    assert found["QAttention"] == fused_layers  # query, key and value
+    assert found["MatMulInteger"] == maps - 3 * fused_layers
     heads = {"question-answering": 1, "token-classification": 1, "text-classification": 2}
-    assert found["MatMul"] == 2 * LAYERS + heads.get(task, 0)  # attention's products, and the task's head
+    assert found["MatMul"] == 2 * (LAYERS - fused_layers) + heads.get(
+        task, 0
+    )  # attention's products, and the task's head
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 4
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     fused = operations(tmp_path / "optimized.onnx")
     assert fused["MatMulInteger"] == 0
-    assert fused["DynamicQuantizeMatMul"] + fused["MatMulIntegerToFloat"] == maps
+    assert fused["QAttention"] == fused_layers
+    assert fused["DynamicQuantizeMatMul"] + fused["MatMulIntegerToFloat"] == maps - 3 * fused_layers
 
 
 def test_one_integer_product_is_what_its_numbers_say(tmp_path: Path) -> None:
@@ -114,10 +119,14 @@ def test_maps_can_stay_in_floating_point(tmp_path: Path) -> None:
     assert 1e-4 < everything < LIMITS["int8"]
     nothing = outputs(encoder, inputs, path, quantization=Quantization(keep_float=all_maps))
     assert largest_difference(reference, nothing) < LIMITS["fp32"]
-    assert operations(path)["MatMulInteger"] == 0
+    assert operations(path)["MatMulInteger"] == operations(path)["QAttention"] == 0
     some = frozenset(name for name in all_maps if name.startswith("layer_0"))
     outputs(encoder, inputs, path, quantization=Quantization(keep_float=some))
-    assert operations(path)["MatMulInteger"] == len(all_maps) - 6
+    assert operations(path)["MatMulInteger"] == 3 * (LAYERS - 1)
+    assert operations(path)["QAttention"] == LAYERS - 1
+    outputs(encoder, inputs, path, quantization=Quantization(keep_float=frozenset({"layer_0/attention/key"})))
+    assert operations(path)["MatMulInteger"] == 3 * LAYERS + 2  # only some projections: no fused operation
+    assert operations(path)["QAttention"] == LAYERS - 1
     with pytest.raises(WriteError, match="no linear map is called layer_9/up"):
         build(encoder, TARGETS["cpu"], INT8, quantization=Quantization(keep_float=frozenset({"layer_9/up"})))
 

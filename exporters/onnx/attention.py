@@ -7,16 +7,22 @@ layout: `x` itself, or its first tokens. The attention scale is multiplied into 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from exporters.encoder import Attention
-from exporters.onnx.builder import CONTRIB
+from exporters.onnx.builder import CONTRIB, transposed
 from exporters.onnx.context import Context
+from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
+from exporters.onnx.packing import cumulative_lengths, token_offsets
 from exporters.onnx.precision import NUMPY_DTYPES
+from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_scales
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
 MASKED = float(np.finfo(np.float32).min)
@@ -73,22 +79,19 @@ def additive_mask(context: Context) -> ir.Value:
 
 
 def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """Matrix products, Softmax and an added mask: ai.onnx operations only, in either layout."""
+    """Matrix products, Softmax and an added mask: ai.onnx operations only; "batch-first" or "rows"."""
     builder, heads = context.builder, len(block.heads)
-    sequence_first = context.target.sequence_first
+    rows = context.target.layout == "rows"
     query, key, value = _project(context, x, asking, block)
 
-    def split(rows: ir.Value, size: int, perm: list[int], *, first_only: bool = False) -> ir.Value:
+    def split(joined: ir.Value, size: int, perm: list[int], *, first_only: bool = False) -> ir.Value:
         label = f"split_{heads}_{size}_{first_only}"
         if label not in context.shared:
-            length = 1 if first_only else context.sequence
-            leading = (length, -1) if sequence_first else (0, -1)
+            leading = (-1, 1 if first_only else context.sequence) if rows else (0, -1)
             context.shared[label] = builder.shape_of(*leading, heads, size)
-        return builder.op("Transpose", builder.op("Reshape", rows, context.shared[label]), perm=perm)
+        return builder.op("Transpose", builder.op("Reshape", joined, context.shared[label]), perm=perm)
 
-    by_head, by_head_transposed, joined = (
-        ([1, 2, 0, 3], [1, 2, 3, 0], [2, 0, 1, 3]) if sequence_first else ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
-    )
+    by_head, by_head_transposed = [0, 2, 1, 3], [0, 2, 3, 1]
     # [batch, heads, sequence, query_key_size]; below, "sequence" is 1 in the places of queries that ask for one position
     query = split(query, block.query_key_size, by_head, first_only=asking is not x)
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
@@ -96,10 +99,102 @@ def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
     scores = builder.op("Add", scores, additive_mask(context))
     weights = context.matmul(builder.op("Softmax", scores, axis=-1))
-    contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=joined)
+    contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=by_head)
     width = heads * block.value_size
-    shape = builder.integers(-1, width) if sequence_first else builder.integers(0, -1, width)
-    return builder.op("Reshape", contexts, shape)
+    return builder.op("Reshape", contexts, builder.integers(-1, width) if rows else builder.integers(0, -1, width))
+
+
+def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
+    """ONNX Runtime's Attention, or QAttention where all three projections are in dynamic 8 bits: "rows".
+
+    One operation multiplies with query, key and value weights side by side, splits heads and attends. Where it cannot do
+    what is asked (other queries than `x`, only some projections in 8 bits, 8 bits by fixed ranges, 16 bits), this is
+    `plain_attention`.
+    """
+    quantized = {context.quantizes(label) for label in ("query", "key", "value")}
+    static = context.quantization is not None and context.quantization.ranges is not None
+    observed = context.observed is not None
+    fp32 = context.precision.matmul == ir.DataType.FLOAT
+    one_size = block.query_key_size == block.value_size  # all that QAttention takes
+    if (
+        asking is not x
+        or len(quantized) > 1
+        or observed
+        or not fp32
+        or (True in quantized and (static or not one_size))
+    ):
+        return plain_attention(context, x, asking, block)
+    builder, heads = context.builder, len(block.heads)
+    width, query_key_width = heads * block.value_size, heads * block.query_key_size
+    weights = [
+        (block.query_weight.flatten(0, 1), block.scale),
+        (block.key_weight.flatten(0, 1), 1.0),
+        (block.value_weight.flatten(0, 1), 1.0),
+    ]
+    biases = [
+        (block.query_bias.flatten(), block.scale),
+        (_or_zeros(block.key_bias, query_key_width), 1.0),
+        (_or_zeros(block.value_bias, width), 1.0),
+    ]
+    bias = builder.joined_weight(biases, "query_key_value.bias", ir.DataType.FLOAT)
+    attributes = {"num_heads": heads, "scale": 1.0, "mask_filter_value": MASKED}
+    if True in quantized:
+        contexts = _integer_attention(context, x, weights, bias, attributes)
+    else:
+        contexts = builder.op(
+            "Attention",
+            batch_first(context, x, block.query_weight.shape[2]),
+            builder.joined_weight(weights, "query_key_value.weight", ir.DataType.FLOAT, transposed),
+            bias,
+            _integer_mask(context),
+            domain=CONTRIB,
+            qkv_hidden_sizes=[query_key_width, query_key_width, width],
+            **attributes,
+        )
+    return builder.op("Reshape", contexts, builder.integers(-1, width))
+
+
+def _integer_attention(
+    context: Context,
+    x: ir.Value,
+    weights: Sequence[tuple[Tensor, float]],
+    bias: ir.Value,
+    attributes: Mapping[str, int | float],
+) -> ir.Value:
+    """One QAttention; its three projections must be of one size."""
+    builder = context.builder
+    steps, scale, zero = quantized_input(context, x)
+    matrix = builder.joined_weight(weights, "query_key_value.weight_int8", ir.DataType.INT8, quantized_matrix)
+    scales = builder.joined_weight(weights, "query_key_value.weight_scale", ir.DataType.FLOAT, weight_scales)
+    return builder.op(
+        "QAttention",
+        batch_first(context, steps, weights[0][0].shape[1]),
+        matrix,
+        bias,
+        scale,
+        scales,
+        _integer_mask(context),
+        zero,
+        domain=CONTRIB,
+        **attributes,
+    )
+
+
+def _integer_mask(context: Context) -> ir.Value:
+    """The attention mask as int32 `[batch, sequence]`; made once."""
+    if "integer_mask" not in context.shared:
+        context.shared["integer_mask"] = context.builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
+    return context.shared["integer_mask"]
+
+
+def _or_zeros(bias: Tensor | None, width: int) -> Tensor:
+    return _zeros(width) if bias is None else bias.flatten()
+
+
+@cache
+def _zeros(width: int) -> Tensor:
+    """Always the same memory, so that layers that share their weights share this, too."""
+    return torch.zeros(width)
 
 
 def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
@@ -120,6 +215,21 @@ def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block:
         None,
         None,
         bias,
+        domain=CONTRIB,
+        num_heads=len(block.heads),
+        scale=1.0,
+    )
+
+
+def packed_multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
+    """One PackedMultiHeadAttention, which computes nothing for padding: "packed"; every token asks."""
+    del asking
+    return context.builder.op(
+        "PackedMultiHeadAttention",
+        *_project(context, x, x, block),
+        None,
+        token_offsets(context),
+        cumulative_lengths(context),
         domain=CONTRIB,
         num_heads=len(block.heads),
         scale=1.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -99,24 +100,48 @@ class GraphBuilder:
         The same memory asked for again in the same form is the same initializer: shared and tied weights are stored
         once. `constant_scale` is multiplied in.
         """
-        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
-        key = (place, change, dtype, constant_scale)
+        shape = change(tensor.new_empty(tensor.shape, device="meta")).shape
+        evaluate = partial(_evaluate, tensor, change, constant_scale)
+        return self._lazy([tensor], label, dtype, shape, evaluate, change, constant_scale)
+
+    def joined_weight(
+        self, parts: Sequence[tuple[Tensor, float]], label: str, dtype: ir.DataType, change: Change = _same
+    ) -> ir.Value:
+        """As `weight`, of `[out_features, …]` tensors put below each other, each multiplied by its factor first.
+
+        They are joined when the file is written, not before: nothing is held twice.
+        """
+        tensors, factors = [tensor for tensor, _ in parts], tuple(factor for _, factor in parts)
+
+        rows = sum(tensor.shape[0] for tensor in tensors)
+        shape = change(tensors[0].new_empty((rows, *tensors[0].shape[1:]), device="meta")).shape
+        return self._lazy(tensors, label, dtype, shape, partial(_evaluate_joined, parts, change), change, factors)
+
+    def _lazy(
+        self,
+        tensors: Sequence[Tensor],
+        label: str,
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        evaluate: Callable[[], Tensor],
+        *what: object,
+    ) -> ir.Value:
+        """An initializer of `shape`, made by `evaluate` from `tensors` and `what`."""
+        places = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
+        key = (places, dtype, *what)
         if key not in self._weights:
             target = TORCH_DTYPES[dtype]
             name = self._name(label)
-            shape = change(tensor.new_empty(tensor.shape, device="meta")).shape
 
-            def evaluate() -> ir.TensorProtocol:
-                values = change(tensor)
-                if constant_scale != 1.0:
-                    values = values * constant_scale
+            def converted() -> ir.TensorProtocol:
+                values = evaluate()
                 if target != values.dtype:
                     values = _converted(values, target, name)
                 return ir.Tensor(values.contiguous().numpy(), name=name)
 
-            lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
+            lazy = ir.LazyTensor(converted, dtype=dtype, shape=ir.Shape(shape), name=name)
             self._weights[key] = self._tape.initializer(lazy)
-            self._kept.append(tensor)
+            self._kept.extend(tensors)
         return self._weights[key]
 
     def constant(self, values: object, dtype: type[np.generic]) -> ir.Value:
@@ -142,6 +167,15 @@ class GraphBuilder:
     def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
         """`value` of type `source` as `target`; no node where they are the same."""
         return value if source == target else self.op("Cast", value, to=int(target))
+
+
+def _evaluate(tensor: Tensor, change: Change, factor: float) -> Tensor:
+    values = change(tensor)
+    return values if factor == 1.0 else values * factor
+
+
+def _evaluate_joined(parts: Sequence[tuple[Tensor, float]], change: Change) -> Tensor:
+    return change(torch.cat([_evaluate(tensor, _same, factor) for tensor, factor in parts]))
 
 
 def _converted(values: Tensor, target: torch.dtype, name: str) -> Tensor:

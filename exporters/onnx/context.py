@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
+from exporters.onnx.layout import Layout
 from exporters.onnx.precision import Precision, Quantization
 from exporters.session import DEFAULT_SETTINGS, SessionSettings
 
@@ -17,25 +18,27 @@ from exporters.session import DEFAULT_SETTINGS, SessionSettings
 class Target:
     """Forms chosen for one execution provider.
 
-    `sequence_first`: hidden states travel as rows `[sequence * batch, hidden]`; otherwise `[batch, sequence, hidden]`.
+    `layout`: how hidden states travel (layout.py).
     `attention(context, x, asking, block)` returns the heads' joined contexts at the positions `asking`, before the output
     projection.
     `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
     `gelu(context, x)` is the exact (erf) GELU.
     `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
     `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
+    `cuda_only`: some of its operations have no kernel on CPUs, so that not even parity runs there.
     `sessions`: how graphs of a precision run fastest, by its name.
     """
 
     name: str
     provider: str
     opset: int
-    sequence_first: bool
+    layout: Layout
     head_alignment: int
     attention: Callable[[Context, ir.Value, ir.Value, Attention], ir.Value]
     residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
     gelu: Callable[[Context, ir.Value], ir.Value]
     signed_activations: bool = False
+    cuda_only: bool = False
     sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
 
     def settings(self, precision: Precision, max_length: int) -> SessionSettings:

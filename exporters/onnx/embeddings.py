@@ -8,14 +8,10 @@ from torch import Tensor
 
 from exporters.encoder import Embeddings
 from exporters.onnx.context import Context
+from exporters.onnx.layout import enter
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import norm
 from exporters.onnx.quantized import quantized_lookup
-
-
-def _in_layout(context: Context, ids: ir.Value) -> ir.Value:
-    """`[batch, sequence]` as it is, or `[sequence, batch]` where the target is sequence-first."""
-    return context.builder.op("Transpose", ids, perm=[1, 0]) if context.target.sequence_first else ids
 
 
 def _positions_from_padding(context: Context, input_ids: ir.Value, pad_token_id: int) -> ir.Value:
@@ -33,11 +29,8 @@ def _position_rows(context: Context, parameters: Embeddings, input_ids: ir.Value
     table = builder.weight(parameters.position, "position.weight", context.precision.matmul)
     if parameters.positions == "from_padding":
         ids = _positions_from_padding(context, input_ids, parameters.pad_token_id)
-        return builder.op("Gather", table, _in_layout(context, ids), axis=0)
-    rows = builder.op("Slice", table, builder.integers(0), context.sequence, builder.integers(0))
-    if context.target.sequence_first:
-        return builder.op("Unsqueeze", rows, builder.integers(1))  # [sequence, 1, embedding]
-    return rows
+        return builder.op("Gather", table, ids, axis=0)
+    return builder.op("Slice", table, builder.integers(0), context.sequence, builder.integers(0))
 
 
 def _word_rows(context: Context, table: Tensor, ids: ir.Value) -> ir.Value:
@@ -52,15 +45,13 @@ def embeddings(
 ) -> ir.Value:
     """Hidden states in the target's layout, in the accurate type."""
     builder = context.builder
-    x = _word_rows(context, parameters.word, _in_layout(context, input_ids))
+    x = _word_rows(context, parameters.word, input_ids)
     x = builder.op("Add", x, context.accurate(_position_rows(context, parameters, input_ids)))
     if parameters.token_type is not None and token_type_ids is not None:
         types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
-        rows = builder.op("Gather", types, _in_layout(context, token_type_ids), axis=0)
+        rows = builder.op("Gather", types, token_type_ids, axis=0)
         x = builder.op("Add", x, context.accurate(rows))
-    if context.target.sequence_first:
-        x = builder.op("Reshape", x, builder.integers(-1, parameters.word.shape[1]))  # [sequence * batch, embedding]
-    x = norm(context, x, parameters.norm)
+    x = norm(context, enter(context, x, parameters.word.shape[1]), parameters.norm)
     if parameters.projection is not None:
         x = context.accurate(linear(context, context.matmul(x), parameters.projection, "projection"))
     return x

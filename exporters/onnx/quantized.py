@@ -51,12 +51,12 @@ def quantized_product(
     if ranges is not None:
         restored = builder.op("DequantizeLinear", matrix, scales, axis=1)
         return builder.op("MatMul", _rounded(context, x, ranges[builder.path(label)]), restored)
-    steps, scale, zero = _quantized(context, x)
+    steps, scale, zero = quantized_input(context, x)
     product = builder.op("Cast", builder.op("MatMulInteger", steps, matrix, zero), to=int(ir.DataType.FLOAT))
     return builder.op("Mul", product, builder.op("Mul", scale, scales))
 
 
-def _quantized(context: Context, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+def quantized_input(context: Context, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     """`x` as uint8, its scale and its zero point; made once for all products that read `x`."""
     names = [f"{part}:{x.name}" for part in ("steps", "scale", "zero")]
     if names[0] not in context.shared:

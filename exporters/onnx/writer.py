@@ -25,10 +25,11 @@ from exporters.onnx.attention import align_heads
 from exporters.onnx.builder import CONTRIB, GraphBuilder
 from exporters.onnx.context import Context, Target
 from exporters.onnx.embeddings import embeddings
+from exporters.onnx.layout import first_tokens
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import add_then_norm
 from exporters.onnx.precision import Precision, Quantization
-from exporters.onnx.task_heads import first_tokens, task_head
+from exporters.onnx.task_heads import task_head
 
 MIN_OPSET = 17  # LayerNormalization
 MAX_OPSET = 24  # the newest that ONNX Runtime 1.31 accepts as released
@@ -181,13 +182,16 @@ def build(
     with builder.scope("embeddings"):
         x = embeddings(context, encoder.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
     last_mixing = _last_mixing(encoder)
+    first_only = None if target.layout == "packed" else last_mixing  # packed attention asks for every token
     for index, layer in enumerate(encoder.layers):
         with builder.scope(f"layer_{index}/attention"):
-            asking = first_tokens(context, x) if index == last_mixing else x
+            asking = first_tokens(context, x, encoder.hidden_size) if index == first_only else x
             x = _attention_block(context, x, asking, layer.attention, layer.attention_norm)
         with builder.scope(f"layer_{index}/feed_forward"):
             x = _feed_forward_block(context, x, layer.feed_forward, layer.feed_forward_norm)
     with builder.scope("head"):
+        if first_only != last_mixing:
+            x = first_tokens(context, x, encoder.hidden_size)
         task_head(_for_head(context, encoder), encoder, x)
     for name, value in (context.observed or {}).items():
         for end, operation in (("min", "ReduceMin"), ("max", "ReduceMax")):

@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target",
         default="auto",
-        choices=("auto", "portable", "cpu", "cuda"),
-        help="auto: cuda where its provider starts, else cpu; portable: ai.onnx operations only (default: auto)",
+        choices=("auto", "portable", "cpu", "cuda", "cuda-packed"),
+        help="auto: cuda where its provider starts, else cpu; portable: ai.onnx operations only; cuda-packed: computes "
+        "nothing for padding (default: auto)",
     )
     group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
     group.add_argument("--opset", type=int, metavar="N", help="ai.onnx opset (default: the target's)")

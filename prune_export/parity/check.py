@@ -14,6 +14,7 @@ from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import CaseResult, OutputResult
 
 Runner = Callable[[Batch], Outputs]
+Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 
 
 def check(
@@ -21,20 +22,33 @@ def check(
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     cases: Iterable[Case],
     *,
+    select: Select | None = None,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
-    """Runs every case through the oracle and every candidate, and compares; `progress` is called after each case."""
+    """Runs every case through the oracle and every candidate, and compares; `progress` is called after each case.
+
+    `select` picks what is compared of an output (None: all).
+    """
     results: list[CaseResult] = []
     for case in cases:
         reference = oracle(case.inputs)
         for name, (candidate, tolerance) in candidates.items():
-            results.append(_compare(name, case, reference, candidate, tolerance))
+            results.append(_compare(name, case, reference, candidate, tolerance, select))
         if progress is not None:
             progress()
     return tuple(results)
 
 
-def _compare(name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance) -> CaseResult:
+def real_tokens(values: NDArray[np.float32], mask: NDArray[np.int64], *, by_token: bool) -> NDArray[np.float32]:
+    """Of an output, what belongs to real tokens: `[tokens, …]` of `[batch, sequence, …]`, or with `by_token` False of
+    `[batch, …]`, which reads the first token, the rows whose first token is real."""
+    chosen = mask == 1 if by_token else mask[:, 0] == 1
+    return np.asarray(values[chosen])
+
+
+def _compare(
+    name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, select: Select | None
+) -> CaseResult:
     try:
         found = candidate(case.inputs)
     except Exception as error:  # a model that cannot run its input has failed; onnxruntime's errors have no common base
@@ -48,7 +62,10 @@ def _compare(name: str, case: Case, reference: Outputs, candidate: Runner, toler
         if expected.shape != found[output].shape:
             problem = f"{output} has shape {list(found[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
-        outputs.append(_output(output, expected, found[output], tolerance))
+        mask = case.inputs["attention_mask"]
+        pair = (expected, found[output]) if select is None else (select(expected, mask), select(found[output], mask))
+        if pair[0].size:
+            outputs.append(_output(output, *pair, tolerance))
     return CaseResult(name, case.name, tuple(outputs), _agreement(case, reference, found, tolerance))
 
 

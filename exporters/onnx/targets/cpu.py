@@ -1,11 +1,11 @@
 """ONNX Runtime's CPU provider.
 
-Plain operations win there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
-LayerNormalization into its slower SkipLayerNormalization, and sequence-first, so that heads split with one axis moved.
+The fastest there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
+LayerNormalization into its slower SkipLayerNormalization, and attention as one operation with its projections in it.
 """
 
 from exporters.onnx.activation import erf_gelu
-from exporters.onnx.attention import plain_attention
+from exporters.onnx.attention import fused_attention
 from exporters.onnx.context import Target
 from exporters.onnx.norm import add_then_norm
 from exporters.session import SessionSettings
@@ -14,9 +14,9 @@ CPU = Target(
     name="cpu",
     provider="CPUExecutionProvider",
     opset=17,
-    sequence_first=True,
+    layout="rows",
     head_alignment=1,
-    attention=plain_attention,
+    attention=fused_attention,
     residual_norm=add_then_norm,
     gelu=erf_gelu,
     # Attention's scores are what leaves the cache when batches are long; parts also need a third less memory.

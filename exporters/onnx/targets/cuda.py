@@ -1,10 +1,15 @@
 """ONNX Runtime's CUDA provider: its fused operations.
 
 The fused attention kernels need head sizes in multiples of 8, and lengths in multiples of 8 (fp16) or 16 (fp32).
+
+CUDA_PACKED computes nothing for padding: it pays where lengths in a batch differ much and cannot be sorted. Its shapes
+follow from how many tokens are real, so CUDA graphs cannot capture it, and each run waits once for the device.
 """
 
+from dataclasses import replace
+
 from exporters.onnx.activation import contrib_gelu
-from exporters.onnx.attention import multi_head_attention
+from exporters.onnx.attention import multi_head_attention, packed_multi_head_attention
 from exporters.onnx.context import Target
 from exporters.onnx.norm import skip_layer_norm
 from exporters.session import SessionSettings
@@ -13,10 +18,14 @@ CUDA = Target(
     name="cuda",
     provider="CUDAExecutionProvider",
     opset=17,
-    sequence_first=False,
+    layout="batch-first",
     head_alignment=8,
     attention=multi_head_attention,
     residual_norm=skip_layer_norm,
     gelu=contrib_gelu,
     sessions={"fp16": SessionSettings(length_multiple=8), "fp32": SessionSettings(length_multiple=16)},
+)
+
+CUDA_PACKED = replace(
+    CUDA, name="cuda-packed", layout="packed", attention=packed_multi_head_attention, sessions={}, cuda_only=True
 )
