@@ -67,14 +67,22 @@ def conditions(results: Sequence[dict[str, Any]]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in wanted if name in machine["versions"])
     rounds = " or ".join(str(count) for count in sorted({found["conditions"]["rounds"] for found in results}))
     noise = max(shape["noise"] for found in results for shape in found["shapes"])
-    lines = [
+    text = (
         f"Batch × length, no padding, {how['threads']} threads on {machine['cores']} cores of an {machine['processor']}, "
         f"{how['provider']}, {rounds} alternating rounds of {how['seconds']:g} s, each row in a process of its own; "
         f"medians. Speed-up is the median over rounds of the ratio within a round, which was off by {100 * noise:.0f} % at "
-        f"most. {machine['date']}, {versions}. `make bench` measures again."
-    ]
-    lines += sorted({f"Warning: {found['network']}: {text}." for found in results for text in found["warnings"]})
-    return "\n\n".join(lines)
+        f"most: do not trust smaller differences. {machine['date']}, {versions}. `make bench` measures again."
+    )
+    if any("openvino" in row["kind"] for found in results for row in found["rows"]):
+        text += " The rows of OpenVINO are for reference: `python -m benchmarks.speed --openvino`."
+    # What the machine's noise is worth has been said; anything else has not.
+    others = {
+        f"Warning: {found['network']}: {warning}."
+        for found in results
+        for warning in found["warnings"]
+        if not warning.startswith("noisy machine")
+    }
+    return "\n\n".join([text, *sorted(others)])
 
 
 def panels(results: Sequence[dict[str, Any]]) -> list[Panel]:
