@@ -29,7 +29,7 @@ test: $(VENV)/ready
 test-transformers-5: $(VENV5)/ready
 	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow" $(ALIKE:%=--ignore=tests/test_%.py)
 
-# About 25 minutes on two cores that do nothing else: networks of published structures, measured, and the README's figures.
+# About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the README's figures.
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
