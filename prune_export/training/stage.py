@@ -34,9 +34,7 @@ class Objective(Protocol):
     def attach(self, model: nn.Module) -> None:
         """Called once with the network to be trained, on its device."""
 
-    def loss(
-        self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole loss of a batch, and its parts (scalars) for the log.
 
         `outputs` are the network's own, `inputs` what it was given, labels included.
