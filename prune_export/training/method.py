@@ -15,8 +15,8 @@ from prune_export.training.layers import LayerModules
 class ParameterGroup:
     """Parameters of a method (scores, gates, multipliers) with settings of their own.
 
-    They are registered in the model, each under one name, so that the Trainer's checkpoints hold them. `learning_rate` is the
-    peak; it follows the schedule of the model's own unless `constant_rate`. `maximize`: gradient ascent, for multipliers.
+    They are registered in the model, each under one name, so that the Trainer's checkpoints hold them. `learning_rate` is
+    the peak; it follows the schedule of the model's own unless `constant_rate`. `maximize`: gradient ascent (multipliers).
     """
 
     name: str
@@ -30,7 +30,7 @@ class ParameterGroup:
 class Method(Protocol):
     """Puts masks on an untouched transformers model as parametrizations, and takes them off again.
 
-    The order: `attach` once, then for each optimiser step `set_step`, forward passes, `penalty`, backward; at the end `fold`.
+    The order: `attach` once, then for each optimiser step `set_step`, forward passes, `penalty`, backward; then `fold`.
     What `set_step` does must follow from the step and from what the model's state dict holds, and random numbers come from
     torch's default generators, which the Trainer's checkpoints hold: resuming is exact then.
     """

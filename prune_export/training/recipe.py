@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prune_export.training.distillation.config import Distillation
+from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.l0.config import L0Config
 from prune_export.training.movement.config import MovementConfig
@@ -72,7 +73,7 @@ class NoMethod:
     """`kind = "none"`: trains as the checkpoint is."""
 
 
-Method = NoMethod | MovementConfig | L0Config | GradualConfig
+Method = NoMethod | MovementConfig | L0Config | GradualConfig | StudentConfig
 
 # The name after `kind =` in the section [method], and its parameters.
 METHODS: dict[str, type[Method]] = {
@@ -80,6 +81,7 @@ METHODS: dict[str, type[Method]] = {
     "movement": MovementConfig,
     "l0": L0Config,
     "gradual": GradualConfig,
+    "student": StudentConfig,
 }
 
 

@@ -48,19 +48,19 @@ class Objective(Protocol):
 class Stage:
     """One training.
 
-    `prepare(start, folder, context)` writes the checkpoint to start from into `folder`, which does not exist yet, out of the
-    one in `start`; None: it starts from `start` itself. `method(context, checkpoint)` makes what puts masks on; None: zeros
-    stay where they are, and nothing is pruned further. `objective(context, checkpoint)` makes a loss; None: the task's own.
-    `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back; only
-    without a method. `steps`, `learning_rate`: None for the recipe's own. `publish`: the result is also put beside `final/`
-    under the stage's name.
+    `prepare(start, folder, context)` writes the checkpoint to start from into `folder`, which does not exist yet, out of
+    the one in `start`; None: it starts from `start` itself. `method(context, checkpoint)` makes what puts masks on; None:
+    nothing is pruned further. `objective(context, checkpoint)` makes a loss; None: the task's own.
+    `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back (None:
+    where something is pruned); only without a method. `steps`, `epochs`, `learning_rate`: None for the recipe's own.
+    `publish`: the result is put beside `final/` under the stage's name.
     """
 
     name: str
     prepare: Callable[[Path, Path, Context], None] | None = None
     method: Callable[[Context, Checkpoint], Method] | None = None
     objective: Callable[[Context, Checkpoint], Objective] | None = None
-    slim: bool = False
+    slim: bool | None = False
     steps: int | None = None
     epochs: float | None = None
     learning_rate: float | None = None
