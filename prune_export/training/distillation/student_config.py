@@ -14,9 +14,10 @@ class StudentConfig:
        `prediction_teacher`, where that is another one than the recipe's.
     3. *Fine-tuning*: the task's own loss (`fine_tuning_*`).
 
-    A training of 0 steps and epochs is left out. `keep` are the layers that the student begins with, counted from 0; empty:
-    `layers` of them at even distances, the last one included. The defaults are those published for deepset/tinyroberta-6l-768d
-    (intermediate), deepset/tinyroberta-squad2 (prediction) and deepset/roberta-base-squad2 (fine-tuning).
+    A training of 0 steps and epochs is left out. `keep` are the layers that the student begins with, counted from 0;
+    empty: `layers` of them at even distances, the last one included. The defaults are those published for
+    deepset/tinyroberta-6l-768d (intermediate), deepset/tinyroberta-squad2 (prediction) and deepset/roberta-base-squad2
+    (fine-tuning).
     """
 
     layers: int = 6

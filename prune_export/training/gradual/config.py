@@ -10,11 +10,12 @@ from typing import Literal
 class GradualConfig:
     """`[method]` with `kind = "gradual"`: prune a step, train what is left, and again, to each of the budget's `flops`.
 
-    A step keeps `step` of the FLOPs that the one before left, or a little more, so that steps to a budget are alike. Each is
-    what `prune-export prune` does once: scores from `samples` training examples, exact selection, `rearrangement`,
-    `reconstruction` ("full", "scales", "none"). `recovery_steps` or `recovery_epochs` of training follow a step on the way, the
-    schedule's `steps` or `epochs` one that reaches a budget; each time the learning rate begins anew. Columns stay in multiples of
-    `align`, `keep_layers` lose nothing, and without `drop_blocks` no block goes as a whole.
+    A step keeps `step` of the FLOPs that the one before left, or a little more, so that steps to a budget are alike.
+    Each is what `prune-export prune` does once: scores from `samples` training examples, exact selection,
+    `rearrangement`, `reconstruction` ("full", "scales", "none"). `recovery_steps` or `recovery_epochs` of training
+    follow a step on the way, the schedule's `steps` or `epochs` one that reaches a budget; each time the learning rate
+    begins anew. Columns stay in multiples of `align`, `keep_layers` lose nothing, and without `drop_blocks` no block
+    goes as a whole.
     """
 
     score: Literal["fisher", "taylor"] = "fisher"

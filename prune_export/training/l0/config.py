@@ -13,17 +13,18 @@ Constraint = Literal["lagrangian", "penalty"]
 class L0Config:
     """`[method]` with `kind = "l0"`: hard concrete gates on heads and feed-forward columns, then retraining.
 
-    `frozen`: the gates are trained alone (McCarley et al. 2019); otherwise together with the weights. `blocks` says what has
-    gates. A budget of `flops` is for both kinds of blocks jointly, one of `heads` and `columns` for each separately.
-    `constraint`: "lagrangian" holds what is expected to be left at a target that moves from 1 to the budget between the
-    schedule's `warmup` and `cooldown` (Wang et al. 2020); "penalty" adds `attention_penalty` and `feed_forward_penalty` times
-    the expected fraction of heads and columns that are open (McCarley et al. 2019). Whatever the constraint, no more than the
-    budget is left at the end; with "penalty" and no budget, gates that are 0 at test time go.
+    `frozen`: the gates are trained alone (McCarley et al. 2019); otherwise together with the weights. `blocks` says
+    what has gates. A budget of `flops` is for both kinds of blocks jointly, one of `heads` and `columns` for each
+    separately. `constraint`: "lagrangian" holds what is expected to be left at a target that moves from 1 to the
+    budget between the schedule's `warmup` and `cooldown` (Wang et al. 2020); "penalty" adds `attention_penalty` and
+    `feed_forward_penalty` times the expected fraction of heads and columns that are open (McCarley et al. 2019).
+    Whatever the constraint, no more than the budget is left at the end; with "penalty" and no budget, gates that are 0
+    at test time go.
 
-    Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: the same), at
-    constant rates. `initial` is log α at the start, `temperature` β. `distil_gates`: the recipe's distillation also while
-    gates are trained, not only afterwards. `retrain_steps` or `retrain_epochs` train what is left, as a slim network; both
-    None: no retraining.
+    Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: the
+    same), at constant rates. `initial` is log α at the start, `temperature` β. `distil_gates`: the recipe's
+    distillation also while gates are trained, not only afterwards. `retrain_steps` or `retrain_epochs` train what is
+    left, as a slim network; both None: no retraining.
     """
 
     frozen: bool = True

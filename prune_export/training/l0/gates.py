@@ -1,8 +1,8 @@
 """Gates as parametrizations: a factor on what each head or column contributes.
 
-McCarley et al. 2019, "Structured Pruning of a BERT-based Question Answering Model", section 3: a gate multiplies each head's
-context, or each column's activation. On a linear map's inputs that is the same as on the columns of its weight, so the gates of
-a layer sit on the weights of its attention output and down projections.
+McCarley et al. 2019, "Structured Pruning of a BERT-based Question Answering Model", section 3: a gate multiplies each
+head's context, or each column's activation. On a linear map's inputs that is the same as on the columns of its weight,
+so the gates of a layer sit on the weights of its attention output and down projections.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from prune_export.training.l0 import hard_concrete
 class Gates(nn.Module):
     """`units` gates on the columns of a weight `[out_features, units * size]`.
 
-    While training, the gates are those of the uniform numbers of the last `draw`; in evaluation mode (and before any draw) they
-    are ẑ.
+    While training, the gates are those of the uniform numbers of the last `draw`; in evaluation mode (and before any
+    draw) they are ẑ.
     """
 
     def __init__(self, units: int, size: int, *, initial: float, temperature: float) -> None:

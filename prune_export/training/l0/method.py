@@ -26,8 +26,8 @@ _SEED_STRIDE = 1_000_003  # seeds of neighbouring runs share no step's numbers
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What stays, as fractions: `flops` of both kinds of blocks together, or of `heads` and `columns` each; all None: as much as
-    the gates leave."""
+    """What stays, as fractions: `flops` of both kinds of blocks together, or of `heads` and `columns` each; all None:
+    as much as the gates leave."""
 
     flops: float | None = None
     heads: float | None = None
@@ -51,8 +51,8 @@ class _Gated:
 class L0Gates:
     """One gate a head on each attention output projection, one a column on each down projection.
 
-    `costs` are those of the network in `checkpoint`'s layers; `seed` decides the gates' noise, which is that of the step alone:
-    every process draws the same, and a run that goes on draws what it would have drawn.
+    `costs` are those of the network in `checkpoint`'s layers; `seed` decides the gates' noise, which is that of the
+    step alone: every process draws the same, and a run that goes on draws what it would have drawn.
     """
 
     def __init__(
