@@ -60,9 +60,10 @@ def trained(network: Pruned, model: SlimModel) -> Pruned:
 
 
 def trained_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: Pruned) -> dict[str, Tensor]:
-    """What differs in `network` from the checkpoint's `tensors`: as `full_size_tensors`, and with embeddings, norms
-    and head.""" changed = full_size_tensors(checkpoint, tensors, network) everything = state_dict(checkpoint.family,
-    checkpoint.config, network.encoder) for name, value in everything.items():
+    """What `network` changes of the checkpoint's `tensors`: `full_size_tensors`, and embeddings, norms and head."""
+    changed = full_size_tensors(checkpoint, tensors, network)
+    everything = state_dict(checkpoint.family, checkpoint.config, network.encoder)
+    for name, value in everything.items():
         if name in tensors and name not in changed:
             changed[name] = value.to(tensors[name].dtype)
     return changed

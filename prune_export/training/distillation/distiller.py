@@ -19,8 +19,7 @@ _PROJECTION = "distillation_projection"  # the name in the student's state dict
 
 
 class Distiller:
-    """`loss = (1 - weight) · task + weight · logits + hidden_weight · hidden states`; `task_weight` None is 1 -
-    weight."""
+    """task_weight · task + weight · logits + hidden_weight · hidden states; `task_weight` None is 1 - weight."""
 
     def __init__(
         self, settings: Distillation, student: Checkpoint, teacher: Teacher, *, task_weight: float | None = None

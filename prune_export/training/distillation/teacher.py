@@ -52,8 +52,8 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
 
 
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
-    """The layers of a transformers model of `checkpoint`, or of a slim network made of it, in the order in which they
-    run.""" if isinstance(model, SlimModel):
+    """The layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
+    if isinstance(model, SlimModel):
         return [model.layers[place] for place in model.order]
     family = checkpoint.family
     sizes = family.dimensions(checkpoint.config)

@@ -1,5 +1,4 @@
-"""The hard concrete distribution: gates in [0, 1] that are exactly 0 and exactly 1 with a probability that can be
-learnt.
+"""The hard concrete distribution: gates in [0, 1] that are exactly 0, and exactly 1, with probabilities to be learnt.
 
 Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization", section 2.2 and equations 10 to 13.
 With u uniform on (0, 1) and the parameter log α:

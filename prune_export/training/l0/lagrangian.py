@@ -19,7 +19,8 @@ def lagrangian(sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
 
 
 def target_at(step: int, total: int, final: float, *, warmup: float, cooldown: float) -> float:
-    """t before optimiser step `step` of `total`: 0 in the first `warmup` of the steps, `final` in the last
-    `cooldown`.""" first, last = warmup * total, (1 - cooldown) * total if step >= last:
+    """t before step `step` of `total`: 0 in the first `warmup` of the steps, `final` in the last `cooldown`."""
+    first, last = warmup * total, (1 - cooldown) * total
+    if step >= last:
         return final
     return final * max(0.0, step - first) / (last - first)
