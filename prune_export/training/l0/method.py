@@ -70,6 +70,7 @@ class L0Gates:
         self.learning_rate, self.warmup, self.cooldown, self.seed = learning_rate, warmup, cooldown, seed
         self._gated: list[_Gated] = []
         self._progress = 0.0  # how much of the way to the target is asked for
+        self._left: dict[str, float] | None = None  # after the end
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,8 @@ class L0Gates:
         ).sum()
 
     def statistics(self) -> dict[str, float]:
+        if self._left is not None:
+            return self._left
         with torch.no_grad():
             found = {
                 "heads_left": float(self._expected("heads")),
@@ -133,7 +136,9 @@ class L0Gates:
 
     def fold(self) -> None:
         kept = self.kept()
-        factors = {(part.kind, part.layer): self._folded(part, kept) for part in self._gated}
+        factors: dict[tuple[str, int], Tensor] = {
+            (part.kind, part.layer): self._folded(part, kept) for part in self._gated
+        }
         for part in self._gated:
             layer, unit_factors = self._layers[part.layer], factors[part.kind, part.layer]
             module = layer.attention_output if part.kind == "heads" else layer.down
@@ -147,7 +152,7 @@ class L0Gates:
         if self.config.constraint == "lagrangian":
             delattr(self._model, _MULTIPLIERS)
         self._model.requires_grad_(True)
-        self._gated = []
+        self._left = self._counts(factors)
 
     # --- what is left -------------------------------------------------------------------------------------------------
 
@@ -204,6 +209,21 @@ class L0Gates:
         stays = torch.zeros_like(values)
         stays[list(kept[part.layer][0 if part.kind == "heads" else 1])] = 1
         return values * stays
+
+    def _counts(self, factors: dict[tuple[str, int], Tensor]) -> dict[str, float]:
+        """The figures of the network with these factors."""
+        counts = tuple(
+            (
+                int(factors["heads", index].ne(0).sum()) if ("heads", index) in factors else layer.heads,
+                int(factors["columns", index].ne(0).sum()) if ("columns", index) in factors else layer.columns,
+            )
+            for index, layer in enumerate(self._layers)
+        )
+        return {
+            "heads_left": float(sum(heads for heads, _ in counts)),
+            "columns_left": float(sum(columns for _, columns in counts)),
+            "flops_left": self.costs.total(counts) / self.costs.dense,
+        }
 
     # --- the constraint -----------------------------------------------------------------------------------------------
 

@@ -58,10 +58,18 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
 def _gates(context: Context, checkpoint: Checkpoint, *, config: L0Config, target: Target) -> Method:
     recipe = context.recipe
     length = recipe.budget.sequence_length or usual_length(checkpoint.encoder)
+    costs = flops_costs(checkpoint.encoder, sequence_length=length)
+    without = {"both": (), "attention": costs.columns, "feed_forward": costs.heads}[config.blocks]
+    least = (costs.fixed + sum(part[-1] for part in without)) / costs.dense
+    if target.flops is not None and target.flops < least:
+        raise UsageError(
+            f"budget.flops = {target.flops:g} cannot be met with method.blocks = '{config.blocks}': the blocks without "
+            f"gates take {least:.3g} of the FLOPs; ask for more, or put gates on both"
+        )
     return L0Gates(
         config,
         target,
-        flops_costs(checkpoint.encoder, sequence_length=length),
+        costs,
         learning_rate=recipe.optimiser.score_learning_rate,
         warmup=recipe.schedule.warmup,
         cooldown=recipe.schedule.cooldown,
