@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from exporters.errors import UsageError
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.gradual.rungs import rungs
@@ -16,8 +17,11 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
     """A stage for every step; those that reach a budget are published under its name.
 
     Raises:
-        UsageError: the budgets or the step are out of range.
+        UsageError: the budgets or another number are out of range.
     """
+    for name, least in (("samples", 2), ("align", 1)):
+        if getattr(config, name) < least:
+            raise UsageError(f"method.{name} = {getattr(config, name)}: expected {least} or more")
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
     found = []
     for fraction, is_budget in rungs(recipe.budget.flops, config.step):

@@ -39,6 +39,7 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
     """
     checkpoint = load_checkpoint(start, task=context.original.task)
     network = standing(checkpoint)
+    rules = _rules(config, network)
     calibration = _calibration(context, config.samples)
     sequence_length = context.recipe.budget.sequence_length or usual_length(context.original.encoder)
     costs = flops_costs(context.original.encoder, sequence_length=sequence_length)
@@ -60,7 +61,6 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
             "check the data and the learning rate"
         )
     scores = (fisher if config.score == "fisher" else taylor)(gradients)
-    rules = Rules(config.align, frozenset(config.keep_layers), config.drop_blocks)
     kept = select(scores, costs, fraction * costs.dense, rules)
     if config.rearrangement:
         kept = tuple(
@@ -90,6 +90,17 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
     }
     changed = trained_tensors(checkpoint, weights, smaller)
     write_masked(checkpoint, smaller.plan, folder, changed=changed, **record)
+
+
+def _rules(config: GradualConfig, network: Pruned) -> Rules:
+    """With the distinct layers that stand at the places `keep_layers`."""
+    layers = network.encoder.layers
+    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
+    if wrong:
+        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(layers) - 1}; found {wrong[0]}")
+    places = {key: place for place, key in enumerate(dict.fromkeys(map(id, layers)))}
+    kept = frozenset(places[id(layers[layer])] for layer in config.keep_layers)
+    return Rules(config.align, kept, config.drop_blocks)
 
 
 def _calibration(context: Context, samples: int) -> Calibration:
