@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from exporters.errors import UsageError
+from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.recipe import Recipe
 
 
@@ -13,7 +14,8 @@ def check_recipe(recipe: Recipe) -> None:
         UsageError: one is out of range, or two contradict each other.
     """
     schedule, optimiser, budget, data = recipe.schedule, recipe.optimiser, recipe.budget, recipe.data
-    if (schedule.steps is None) == (schedule.epochs is None):
+    scheduled = (schedule.steps is not None) + (schedule.epochs is not None)
+    if scheduled != 1 and not (scheduled == 0 and isinstance(recipe.method, StudentConfig)):  # it has its own
         raise UsageError("schedule: expected either steps or epochs")
     for name, number, least in (
         ("schedule.steps", schedule.steps, 1),

@@ -21,8 +21,8 @@ class L0Config:
     Whatever the constraint, no more than the budget is left at the end; with "penalty" and no budget, gates that are 0
     at test time go.
 
-    Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: the
-    same), at constant rates. `initial` is log α at the start, `temperature` β. `distil_gates`: the recipe's
+    Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: ten times
+    that), at constant rates. `initial` is log α at the start, `temperature` β. `distil_gates`: the recipe's
     distillation also while gates are trained, not only afterwards. `retrain_steps` or `retrain_epochs` train what is
     left, as a slim network; both None: no retraining.
     """

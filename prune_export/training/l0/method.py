@@ -21,6 +21,9 @@ from prune_export.training.layers import LayerModules
 from prune_export.training.method import ParameterGroup
 
 _MULTIPLIERS = "l0_multipliers"  # the name in the model's state dict
+# The gradient of the constraint with respect to one column's gate is that column's share of all FLOPs: λ has to grow large, and
+# within a run of hundreds of steps only a fast one does.
+_MULTIPLIERS_AHEAD = 10
 _SEED_STRIDE = 1_000_003  # seeds of neighbouring runs share no step's numbers
 
 
@@ -97,7 +100,7 @@ class L0Gates:
         groups = [ParameterGroup("gates", gates, self.learning_rate, constant_rate=True)]
         if self.config.constraint == "lagrangian":
             rate = self.config.multiplier_learning_rate
-            rate = self.learning_rate if rate is None else rate
+            rate = _MULTIPLIERS_AHEAD * self.learning_rate if rate is None else rate
             groups.append(ParameterGroup("multipliers", (self._multipliers,), rate, maximize=True, constant_rate=True))
         return groups
 
