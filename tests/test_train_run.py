@@ -18,10 +18,13 @@ from safetensors.torch import load_file
 
 import prune_export
 from exporters.errors import DataError, OutputError, TrainingError, UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
+from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
-from tests.models import FAMILY_CASES
-from tests.tiny_training import checkpoint_folder, questions_file, recipe_data, tiny_recipe
+from tests.models import FAMILY_CASES, example_inputs
+from tests.tiny_training import checkpoint_folder, recipe_data, tiny_recipe
 
 pytest.importorskip("accelerate")
 
@@ -86,6 +89,18 @@ def test_text_classification_with_an_albert(tmp_path: Path) -> None:
     assert all(layer.after.heads == 2 and layer.after.columns == 12 for layer in result.summary.layers)
 
 
+def test_a_pretrained_body_gets_a_head(tmp_path: Path) -> None:
+    """Whose classes are those of the data."""
+    checkpoint_folder(tmp_path / "model", "fill-mask")
+    lines = ["sentence\tlabel", *(f"abc {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    data = recipe_data(tmp_path, task="text-classification", schedule={"steps": 2})
+    data["data"] = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "max_seq_length": 16}
+    result = train(recipe_from(data))
+    assert json.loads((result.final / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+    assert prune_export.inspect(result.final).checkpoint.task == "text-classification"
+
+
 # --- resuming -----------------------------------------------------------------------------------------------------------
 
 
@@ -138,16 +153,21 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     data = recipe_data(tmp_path, method=HYBRID, budget={"flops": 0.6}, optimiser={"batch_size": 8})
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
     one = train(tmp_path / "recipe.toml")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launcher += ["-m", "prune_export.cli", "train", str(tmp_path / "recipe.toml"), "--set", "optimiser.batch_size=4"]
-    found = subprocess.run(
-        [*launcher, "--output", str(tmp_path / "two"), "--json"], capture_output=True, text=True, env=dict(os.environ)
+    launched = subprocess.run(
+        [*launcher, "--output", str(tmp_path / "two"), "--json"], capture_output=True, text=True, timeout=200
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.count('"final"') == 1  # only the first process prints
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.stdout.count('"final"') == 1  # only the first process prints
     left, right = weights(one.final), weights(tmp_path / "two/final")
-    for name in left:
-        assert torch.allclose(left[name], right[name], atol=2e-5), name
+    # Biases of the key and of the span logits change no answer: their gradients are rounding errors, which Adam makes large.
+    assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left if name.endswith("weight"))
+    inputs = example_inputs(load_oracle(load_checkpoint(one.final)))
+    found = [
+        load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
+    ]
+    assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------------

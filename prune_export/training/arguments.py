@@ -104,6 +104,7 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int) -
         "disable_tqdm": True,
         "report_to": [],
         "log_level": "error",
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     try:

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 from exporters.errors import DataError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate
-from prune_export.data.examples import Data, QuestionData, TextData, sample
+from prune_export.data.examples import Data, QuestionData, TextData, part_of, sample
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
@@ -121,7 +122,7 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
     count = len(data.examples)
     progress.stage("Making features", count)
     starts = range(0, count, _CHUNK)
-    parts = [replace(data, examples=data.examples[start : start + _CHUNK]) for start in starts]
+    parts = [part_of(data, start, start + _CHUNK) for start in starts]
     found: list[Feature] = []
 
     def take(start: int, features: tuple[Feature, ...]) -> None:
@@ -193,7 +194,7 @@ def _read(path: Path) -> tuple[Feature, ...] | None:
             ids, types, rows, labels = (file[name] for name in ("ids", "types", "rows", "labels"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         path.unlink(missing_ok=True)  # damaged: made anew
         return None
     ids, types = ids.astype(np.int64), types.astype(np.int64)

@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from exporters import artifact
 from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
@@ -29,6 +30,7 @@ from prune_export.surgeon import operate
 from prune_export.training.arguments import check_trainer_section, total_steps, training_arguments
 from prune_export.training.checks import check_recipe
 from prune_export.training.features import Collator, Features, training_features
+from prune_export.training.head import needs_head, write_with_head
 from prune_export.training.kinds import stages_of
 from prune_export.training.network import finished_tensors, make_network
 from prune_export.training.recipe import Recipe
@@ -88,7 +90,7 @@ def train(
         if _is_first():
             _open_folder(folder, recipe, resume=resume, overwrite=overwrite)
         _wait()
-        context, features = _context(recipe, progress)
+        context, features = _context(recipe, folder, progress)
         start, published = context.original.source.folder, []
         for number, stage in enumerate(stages, 1):
             last = number == len(stages)
@@ -153,10 +155,17 @@ def _check_same(used: Path, recipe: Recipe) -> None:
             )
 
 
-def _context(recipe: Recipe, progress: Progress) -> tuple[Context, Features]:
+def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context, Features]:
     progress.pause()
     source = resolve(recipe.model)
     progress.stage("Reading the checkpoint")
+    if needs_head(source, recipe.task):
+        begun = folder / STAGES / "00-head"
+        begun.parent.mkdir(exist_ok=True)
+        if _is_first() and not begun.is_dir():
+            write_with_head(source, recipe, begun)
+        _wait()
+        source = replace(source, folder=begun)
     checkpoint = load_checkpoint(source, task=recipe.task)
     if checkpoint.form not in ("plain", "masked"):
         raise CheckpointError(
@@ -209,10 +218,10 @@ def _run_stage(
             data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
             callbacks=callbacks,
         )
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]
         schedule.trainer = trainer
         if objective is not None:
-            objective.attach(trainer.model)
+            objective.attach(network.model)
         try:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         except TrainingError as error:
@@ -270,18 +279,15 @@ def _copy(start: Path, final: Path) -> None:
 
 @contextmanager
 def _one_line_errors(folder: Path) -> Iterator[None]:
-    """What the operating system and the libraries that save say where a disk is full, in one line."""
+    """What the operating system and safetensors say where something cannot be written."""
     try:
         yield
     except OSError as error:
         raise artifact.explained(error, folder) from error
-    except Exception as error:  # safetensors and torch.save have errors of their own for a failed write
-        if "No space left" in str(error) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
-            raise OutputError(
-                f"cannot write in {folder}: no space left; complete checkpoints there are untouched: make room and go on "
-                "with --resume"
-            ) from error
-        raise
+    except SafetensorError as error:
+        raise OutputError(
+            f"cannot write in {folder}: {' '.join(str(error).split())}; make room, then --resume"
+        ) from error
 
 
 def _result(folder: Path, final: Path, published: tuple[Path, ...]) -> TrainResult:

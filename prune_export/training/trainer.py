@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from exporters.errors import TrainingError
+from exporters.errors import OutputError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.training.method import Method, ParameterGroup
 from prune_export.training.stage import Objective
@@ -29,13 +31,15 @@ class PruningTrainer(Trainer):
 
     def __init__(self, *, method: Method | None, objective: Objective | None, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.method, self.objective = method, objective
+        self.method: Method | None = method
+        self.objective: Objective | None = objective
+        self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
         self.model_accepts_loss_kwargs = False  # losses here are means: accumulated batches are averaged
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._batches = 0
         self._groups: list[ParameterGroup] = []
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
         """The loss of a batch, a scalar in float32."""
@@ -57,7 +61,7 @@ class PruningTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _stop(self, what: str, parts: dict[str, Tensor]) -> None:
-        found = ", ".join(f"{name} {float(value):g}" for name, value in parts.items())
+        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
         raise TrainingError(
             f"step {self.state.global_step + 1} of {self.state.max_steps}: the {what} is not a number"
             + (f" ({found})" if found else "")
@@ -67,7 +71,7 @@ class PruningTrainer(Trainer):
         """Stops where a gradient is not a number: the step would spoil every weight."""
         if self.args.fp16:  # the gradient scaler skips such steps by itself
             return
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.network.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
                 self._stop(f"gradient of {name}", {})
 
@@ -78,7 +82,7 @@ class PruningTrainer(Trainer):
         if self.optimizer is None:
             self._groups = [] if self.method is None else self.method.parameter_groups()
             special = {id(parameter) for group in self._groups for parameter in group.parameters}
-            own = [p for p in (model or self.model).parameters() if p.requires_grad and id(p) not in special]
+            own = [p for p in (model or self.network).parameters() if p.requires_grad and id(p) not in special]
             groups: list[dict[str, Any]] = [
                 {"params": [p for p in own if p.ndim > 1], "weight_decay": self.args.weight_decay},
                 {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0},
@@ -86,7 +90,7 @@ class PruningTrainer(Trainer):
             for group in self._groups:
                 rates = {"lr": group.learning_rate, "weight_decay": group.weight_decay, "maximize": group.maximize}
                 groups.append({"params": list(group.parameters), **rates})
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind([group for group in groups if group["params"]], **options)
             self._constant = [group.constant_rate for group in self._groups if group.parameters]
         return self.optimizer
@@ -121,15 +125,33 @@ class PruningTrainer(Trainer):
         """The state dict as it is, masks and scores included, under the names that it has while training."""
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        found = self.model.state_dict() if state_dict is None else state_dict
+        found = self.network.state_dict() if state_dict is None else state_dict
         save_file({name: value.contiguous() for name, value in found.items()}, folder / SAFETENSORS)
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        super()._save_checkpoint(*arguments, **options)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (folder / COMPLETE).touch()
+        """As transformers', and `COMPLETE` at the end; what cannot be completed is taken away again.
+
+        Raises:
+            OutputError: there is no space, or no permission; earlier checkpoints are untouched.
+        """
+        folder = Path(self.args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*arguments, **options)  # type: ignore[no-untyped-call]
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (folder / COMPLETE).touch()
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch.save raises RuntimeError where it cannot write
+            shutil.rmtree(folder, ignore_errors=True)
+            good = last_checkpoint(folder.parent)
+            raise OutputError(
+                f"{folder}: the checkpoint cannot be written: {' '.join(str(error).split())[:200]}. "
+                + (f"The last good one is {good}" if good is not None else "There is none before it")
+                + "; make room and go on with --resume"
+            ) from error
 
 
 def _unchanged(_step: int) -> float:

@@ -105,7 +105,7 @@ class Board(TrainerCallback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # the package is a part of the extra "train", not needed for anything else
             return
-        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step or None)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step or None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         for key, value in (logs or {}).items():
