@@ -21,7 +21,7 @@ from prune_export.training.layers import LayerModules
 from prune_export.training.method import ParameterGroup
 
 _MULTIPLIERS = "l0_multipliers"  # the name in the model's state dict
-# The gradient of the constraint with respect to one column's gate is that column's share of all FLOPs: λ has to grow large, and
+# The constraint's gradient with respect to one column's gate is that column's share of all FLOPs: λ has to grow large, which
 # within a run of hundreds of steps only a fast one does.
 _MULTIPLIERS_AHEAD = 10
 _SEED_STRIDE = 1_000_003  # seeds of neighbouring runs share no step's numbers
