@@ -42,7 +42,7 @@ def test_features_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise AssertionError("made again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "make_features", fails)
+        patch.setattr(module, "labelled_features", fails)
         again = training_features(section, checkpoint, seed=0)
         assert again.digest == first.digest
         assert [f.start for f in again.features] == [f.start for f in first.features]

@@ -73,7 +73,7 @@ def test_thresholds() -> None:
 
 
 def test_the_gradient_of_a_score_is_that_of_its_mask() -> None:
-    """Sanh et al. 2020, equation 2: dL/dS = sum over the block of dL/dW' * W, for masked blocks as well."""
+    """Sanh et al. 2020: dL/dS = sum over the block of dL/dW' * W, for masked blocks as well."""
     linear = torch.nn.Linear(4, 4)
     weight = linear.weight.detach().clone()
     scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], requires_grad=True)
@@ -91,7 +91,7 @@ def test_the_gradient_of_a_score_is_that_of_its_mask() -> None:
 
 
 def test_the_schedule_is_cubic_between_warm_ups() -> None:
-    """Sanh et al. 2020, section 5: v_f + (v_i - v_f) (1 - (t - t_i) / (N - t_i - t_f))^3."""
+    """Sanh et al. 2020: v_f + (v_i - v_f) (1 - (t - t_i) / (N - t_i - t_f))^3."""
 
     def value(step: int) -> float:
         return cubic(step, 100, initial=1.0, final=0.2, warmup=0.1, cooldown=0.3)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,12 @@ def same(one: Path, other: Path) -> bool:
 
 def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None:
     method = HYBRID | {"fill": True, "fill_steps": 3}
-    result = train(tiny_recipe(tmp_path, method=method, budget={"flops": 0.5}, distillation={"weight": 0.5}))
+    recipe = tiny_recipe(tmp_path, method=method, budget={"flops": 0.5}, distillation={"weight": 0.5})
+    data = replace(recipe.data, eval=recipe.data.train, eval_samples=20)
+    result = train(replace(recipe, data=data))
+    assert result.evaluation is not None
+    assert result.evaluation.examples == 20
+    assert json.loads((tmp_path / "run/evaluation.json").read_text()) == result.evaluation.to_json()
     kept = result.summary.flops_after[40] / result.summary.flops_before[40]  # 40 positions are all it has
     assert 0.45 < kept <= 0.51
     masked = weights(tmp_path / "run/stages/01-movement")
@@ -226,21 +233,18 @@ def test_a_loss_that_is_not_a_number_stops(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: every write beyond it fails."""
-    data = recipe_data(tmp_path, method=HYBRID, trainer={"save_steps": 2})
-    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
-    code = (
-        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
-        "from prune_export.cli.main import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code, "train", str(tmp_path / "recipe.toml"), "--quiet"], capture_output=True, text=True
-    )
-    assert found.returncode == 1
-    assert found.stderr.count("\n") == 1, found.stderr
-    assert "cannot" in found.stderr
-    result = train(tmp_path / "recipe.toml", resume=True)
-    assert result.final.is_dir()
+    recipe = tiny_recipe(tmp_path, method=HYBRID, trainer={"save_steps": 2})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(
+            OutputError, match=r"checkpoint-2: the checkpoint cannot be written: .* go on with --resume"
+        ):
+            train(recipe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "run/checkpoints/01-movement").iterdir())
+    assert train(recipe, resume=True).final.is_dir()
 
 
 def test_a_run_does_not_begin_over_other_things(tmp_path: Path) -> None:

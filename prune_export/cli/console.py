@@ -228,12 +228,18 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
     if json_output:
         _print_json(
             {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
+            | {"evaluation": None if result.evaluation is None else result.evaluation.to_json()}
             | {"summary": result.summary.to_json(), **result.record}
         )
     elif not quiet:
         console = Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
+        if result.evaluation is not None:
+            from prune_export.report.evaluation_table import evaluation_table, evaluation_title
+
+            console.print(evaluation_title(result.evaluation), style="bold", highlight=False, soft_wrap=True)
+            console.print(evaluation_table(result.evaluation))
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
 

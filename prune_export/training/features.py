@@ -23,11 +23,12 @@ from exporters.errors import DataError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate
 from prune_export.data.examples import Data, QuestionData, TextData, part_of, sample
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
+from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.progress import SILENT, Progress
+from prune_export.training.labelled import labelled_features, labelled_features_of
 from prune_export.training.recipe import DataSection
 
 _FORMAT = "1"
@@ -70,7 +71,7 @@ def training_features(
         UsageError, UnsupportedError: the labels are not the model's, or a length is out of range.
     """
     progress.stage("Reading the data")
-    data = read_examples(section.train, task=checkpoint.task, dataset=section.dataset)
+    data = read_examples(section.train, task=checkpoint.task, dataset=section.dataset, training=True)
     if section.samples is not None:
         data = sample(data, section.samples, seed=seed)
     if isinstance(data, QuestionData) and not any(example.spans for example in data.examples):
@@ -132,12 +133,12 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
     processes = min(len(parts), _processors())
     if count < _PARALLEL_FROM or processes < 2:
         for start, part in zip(starts, parts, strict=True):
-            take(start, _labelled(part, options, tokenizer))
+            take(start, labelled_features(part, options, tokenizer))
         return tuple(found)
     # Spawned, not forked: tokenizers and torch have threads of their own already.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        made = pool.map(_in_process, parts, [folder] * len(parts), [options] * len(parts))
+        made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
         for start, features in zip(starts, made, strict=True):
             take(start, features)
     return tuple(found)
@@ -145,16 +146,6 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _in_process(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process
-    return _labelled(part, options, load_tokenizer(folder))
-
-
-def _labelled(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
-    features = make_features(part, tokenizer, labelled=True, **options)
-    return tuple(replace(feature, offsets=None) for feature in features)  # training has no use for them
 
 
 # --- the cache: all sequences joined, and one row of numbers for each ------------------------------------------------------

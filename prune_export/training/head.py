@@ -42,7 +42,7 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     family = FAMILIES[read_config(source.folder)["model_type"]]
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
-        data = read_examples(recipe.data.train, task=recipe.task, dataset=recipe.data.dataset)
+        data = read_examples(recipe.data.train, task=recipe.task, dataset=recipe.data.dataset, training=True)
         assert isinstance(data, TextData)
         labels = data.glue.labels
         options["num_labels"] = max(1, len(labels))

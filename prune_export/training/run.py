@@ -21,6 +21,8 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.data.tokenizer import load_tokenizer
+from prune_export.evaluation.evaluating import evaluate
+from prune_export.evaluation.result import Evaluation
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
@@ -37,24 +39,23 @@ from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
 
-RECIPE, FINAL, CHECKPOINTS, STAGES, LOG, BOARD = (
-    "recipe.toml",
-    "final",
-    "checkpoints",
-    "stages",
-    "log.jsonl",
-    "tensorboard",
-)
+RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
+FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainResult:
-    """`final` is the masked checkpoint in the run's `folder`; `published` are those of budgets on the way to it."""
+    """`final` is the masked checkpoint in the run's `folder`; `published` are those of budgets on the way to it.
+
+    `evaluation` holds the official metrics of `final` on the recipe's `data.eval` (None: it names none), `record` what
+    pruning.json holds beside the plan.
+    """
 
     folder: Path
     final: Path
     published: tuple[Path, ...]
     summary: Summary
+    evaluation: Evaluation | None
     record: dict[str, Any]
 
 
@@ -105,7 +106,7 @@ def train(
         if _is_first() and not (final / PLAN_FILE).is_file():
             _copy(start, final)
         _wait()
-    return _result(folder, final, tuple(published))
+        return _result(recipe, folder, final, tuple(published), progress)
 
 
 def _check_libraries() -> None:
@@ -290,9 +291,24 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _result(folder: Path, final: Path, published: tuple[Path, ...]) -> TrainResult:
+def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ...], progress: Progress) -> TrainResult:
     checkpoint = load_checkpoint(final)
     record = json.loads((final / PLAN_FILE).read_text(encoding="utf-8"))
     plan = plan_from_zeros(checkpoint.encoder)
     summary = summarize(checkpoint, operate(checkpoint.encoder, plan), plan)
-    return TrainResult(folder, final, published, summary, record)
+    evaluation = None
+    if recipe.data.eval is not None and _is_first():
+        evaluation = evaluate(
+            final,
+            recipe.data.eval,
+            dataset=recipe.data.dataset,
+            limit=recipe.data.eval_samples,
+            max_seq_length=recipe.data.max_seq_length,
+            doc_stride=recipe.data.doc_stride,
+            labels=recipe.data.labels,
+            progress=progress,
+        )
+        aside = folder / f".{EVALUATION}"
+        aside.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+        aside.replace(folder / EVALUATION)
+    return TrainResult(folder, final, published, summary, evaluation, record)

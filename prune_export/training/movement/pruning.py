@@ -23,7 +23,8 @@ from prune_export.training.movement.masks import BlockMask, Level, RowMask, Scor
 from prune_export.training.movement.schedule import cubic
 from prune_export.training.recipe import ScheduleSection
 
-# Louizos et al. 2018, equation 12, with their beta = 2/3, gamma = -0.1, zeta = 1.1: the chance that a gate is not 0.
+# Louizos et al. 2018: with beta = 2/3, gamma = -0.1, zeta = 1.1 the chance that a hard concrete gate is not 0 is the
+# sigmoid of its score minus this.
 _L0_SHIFT = 2 / 3 * log(0.1 / 1.1)
 
 
@@ -188,7 +189,7 @@ class MovementPruning:
         """`weight * ramp * 1/2 * sum over (attention, feed-forward) of its weight * mean over score tensors of R(S)`.
 
         R is the mean of sigmoid(S) ("l1") or of sigmoid(S - 2/3 log(0.1/1.1)) ("l0", Louizos et al. 2018): the penalty of
-        Lagunas et al. 2021, section 3.3, in the form of nn_pruning's `regularization_loss`.
+        Lagunas et al. 2021, as nn_pruning's `regularization_loss` has it.
         """
         kind = self.config.penalty
         if kind is None:
