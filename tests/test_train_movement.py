@@ -16,9 +16,11 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.plan import plan_from_zeros
 from prune_export.pruning.costs import flops_costs
+from prune_export.pruning.scores import LayerScores
 from prune_export.training.layers import LayerModules, layer_modules
 from prune_export.training.movement.binarize import above, straight_through, top_k
 from prune_export.training.movement.config import MovementConfig
+from prune_export.training.movement.initial import ranked
 from prune_export.training.movement.masks import Scores
 from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
 from prune_export.training.movement.schedule import cubic
@@ -217,6 +219,44 @@ def test_what_a_budget_keeps_is_what_scores_highest(tmp_path: Path) -> None:
     assert gone.numel()
     # One level of scores divides them, but for the few units that fill the budget up exactly.
     assert (gone > kept.min()).sum() <= 2
+
+
+@pytest.mark.parametrize("shape", ["struct", "hybrid"])
+def test_scores_may_begin_in_the_order_of_their_worth(shape: Any, tmp_path: Path) -> None:
+    """Half of the FLOPs then goes to what one-shot selection would keep."""
+    _, checkpoint, layers, method = attached(tmp_path, MovementConfig(shape=shape, block=(8, 8)), budget=0.5, **SIZES)
+    costs = flops_costs(checkpoint.encoder, sequence_length=LENGTH)
+    generator = torch.Generator().manual_seed(1)
+    worth = [
+        (torch.rand(4, generator=generator).double(), torch.rand(24, generator=generator).double()) for _ in layers
+    ]
+    found = [
+        LayerScores(heads * costs.heads[place][1], columns * costs.columns[place][1])
+        for place, (heads, columns) in enumerate(worth)
+    ]
+    units = ranked(found, costs, 2.0)
+    everything = torch.cat([part for pair in units for part in pair])
+    assert (everything.min(), everything.max()) == (-2.0, 2.0)
+    assert torch.equal(everything.argsort(), torch.cat([part for pair in worth for part in pair]).argsort())
+    for group in method.parameter_groups():
+        for scores in group.parameters:
+            scores.data.zero_()
+    method.begin_at(units)
+    method.set_step(100, 100)
+    method.fold()
+    kept = [
+        [int(head) for head in layer.value.weight.view(4, 8, 32).ne(0).any(dim=2).any(dim=1).nonzero()]
+        for layer in layers
+    ]
+    level = [float(heads[keep].min()) for (heads, _), keep in zip(units, kept, strict=True) if keep]
+    gone = [
+        float(heads[head])
+        for (heads, _), keep in zip(units, kept, strict=True)
+        for head in range(4)
+        if head not in keep
+    ]
+    assert gone
+    assert min(level) > max(gone)  # one level divides all heads
 
 
 def test_scores_stand_once_in_the_state_dict(tmp_path: Path) -> None:

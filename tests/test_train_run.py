@@ -73,13 +73,12 @@ def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None
 
 def test_training_learns(tmp_path: Path) -> None:
     """The digits are found: the loss falls although half of the network goes."""
-    recipe = tiny_recipe(
-        tmp_path, method=HYBRID, budget={"flops": 0.6}, schedule={"steps": 60}, optimiser={"batch_size": 16}
-    )
-    train(recipe)
+    method = HYBRID | {"initial": "fisher", "initial_samples": 8}
+    schedule, optimiser = {"steps": 60}, {"batch_size": 16}
+    train(tiny_recipe(tmp_path, method=method, budget={"flops": 0.6}, schedule=schedule, optimiser=optimiser))
     losses = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     losses = [line["loss_task"] for line in losses if "loss_task" in line]
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.75 * losses[0]
 
 
 def test_text_classification_with_an_albert(tmp_path: Path) -> None:
@@ -201,6 +200,7 @@ def test_bad_recipes_are_one_line(
     sections: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(recipe_data(tmp_path, **sections)))
+    capsys.readouterr()
     assert main(["train", str(tmp_path / "recipe.toml"), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import TOKENIZER_FILES, Source
 from prune_export.data.examples import TextData
 from prune_export.data.read import read_examples
@@ -50,21 +51,20 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
             options["id2label"] = dict(enumerate(labels))
             options["label2id"] = {label: index for index, label in enumerate(labels)}
     transformers.set_seed(recipe.seed)
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # its advice to train the new head
-    try:
-        model_class = getattr(transformers, family.class_name(recipe.task))
-        model = model_class.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
-        )
-    except Exception as error:  # transformers raises many kinds for what it cannot take
-        message = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"'{source.name}': transformers cannot load it for {recipe.task}: {message}") from error
-    finally:
-        transformers.utils.logging.set_verbosity(verbosity)
+    model_class = getattr(transformers, family.class_name(recipe.task))
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    with quiet_transformers():  # it advises to train the new head
+        try:
+            model = model_class.from_pretrained(
+                source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
+            )
+        except Exception as error:  # transformers raises many kinds for what it cannot take
+            message = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"'{source.name}': transformers cannot load it for {recipe.task}: {message}"
+            ) from error
+        model.save_pretrained(aside)
     for name in TOKENIZER_FILES:
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, aside / name)

@@ -221,8 +221,15 @@ def _run_stage(
         )
         trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]
         schedule.trainer = trainer
+        if network.method is not None and trainer.shards_parameters:
+            raise UsageError(
+                f"stage {stage.name}: masks need whole parameters in every process; found FSDP or DeepSpeed ZeRO-3, which "
+                "shard them. Use DDP, or ZeRO-1 or 2 (other stages take any)"
+            )
         if objective is not None:
             objective.attach(network.model)
+        if stage.begin is not None and last is None:
+            stage.begin(context, checkpoint, network.method)
         try:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         except TrainingError as error:

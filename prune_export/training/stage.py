@@ -50,7 +50,8 @@ class Stage:
 
     `prepare(start, folder, context)` writes the checkpoint to start from into `folder`, which does not exist yet, out of
     the one in `start`; None: it starts from `start` itself. `method(context, checkpoint)` makes what puts masks on; None:
-    nothing is pruned further. `objective(context, checkpoint)` makes a loss; None: the task's own.
+    nothing is pruned further. `begin(context, checkpoint, method)` is called once, with the method attached, where a
+    training begins (not where it goes on). `objective(context, checkpoint)` makes a loss; None: the task's own.
     `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back (None:
     where something is pruned); only without a method. `steps`, `epochs`, `learning_rate`: None for the recipe's own.
     `publish`: the result is put beside `final/` under the stage's name.
@@ -59,6 +60,7 @@ class Stage:
     name: str
     prepare: Callable[[Path, Path, Context], None] | None = None
     method: Callable[[Context, Checkpoint], Method] | None = None
+    begin: Callable[[Context, Checkpoint, Any], None] | None = None
     objective: Callable[[Context, Checkpoint], Objective] | None = None
     slim: bool | None = False
     steps: int | None = None

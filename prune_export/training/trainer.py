@@ -39,6 +39,12 @@ class PruningTrainer(Trainer):
         self._batches = 0
         self._groups: list[ParameterGroup] = []
 
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
+
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:

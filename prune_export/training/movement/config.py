@@ -8,6 +8,7 @@ from typing import Literal
 Shape = Literal["hybrid", "struct", "block", "unstructured"]
 Selection = Literal["topk", "threshold", "sigmoid_threshold"]
 Penalty = Literal["l1", "l0", "none"]
+Initial = Literal["constant", "fisher"]
 
 # (initial, final): the fraction that is kept, or the threshold.
 THRESHOLDS: dict[Selection, tuple[float, float]] = {
@@ -25,6 +26,8 @@ class MovementConfig:
     everywhere) or "unstructured" (single weights). `block` is rows and columns of a block of the query, key and value
     weights (transposed in the output projection) and, with "block", of the feed-forward weights.
     `initial_threshold` and `final_threshold` are fractions kept for "topk", thresholds otherwise (None: THRESHOLDS).
+    Scores begin at `initial_score` ("constant"), or around it, up to `initial_spread` away, in the order of the Fisher
+    information of `initial_samples` training examples ("fisher", with "hybrid" or "struct").
     `penalty` (None: "l1" with a threshold, else "none") has the weight `penalty_weight`, times `attention_penalty` or
     `feed_forward_penalty`. At least the fraction `least` of each score tensor stays with a threshold.
     With a budget of FLOPs, which needs "hybrid" or "struct", scores only rank: `selection` and thresholds mean nothing, and
@@ -38,7 +41,10 @@ class MovementConfig:
     selection: Selection = "sigmoid_threshold"
     initial_threshold: float | None = None
     final_threshold: float | None = None
+    initial: Initial = "constant"
     initial_score: float = 0.0
+    initial_spread: float = 1.0
+    initial_samples: int = 512
     least: float = 0.005
     penalty: Penalty | None = None
     penalty_weight: float = 10.0

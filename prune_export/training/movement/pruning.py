@@ -128,6 +128,16 @@ class MovementPruning:
         initial = self.config.initial_score
         return Scores(rows, columns, self._level, initial=initial, chosen=self.budget is not None)
 
+    @torch.no_grad()
+    def begin_at(self, units: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Adds to the scores of each layer what `units` says for its heads and columns; blocks get that of their head."""
+        for layer, scores, (heads, columns) in zip(self._layers, self._scores, units, strict=True):
+            for part in scores.attention:
+                turned = part is scores.attention_output and len(scores.attention) > 1
+                values = part.values.T if turned else part.values
+                values += heads.to(values.device).repeat_interleave(values.shape[0] // layer.heads)[:, None]
+            scores.up.values += columns.to(scores.up.values.device)[:, None]
+
     def parameter_groups(self) -> list[ParameterGroup]:
         values = tuple(part.values for layer in self._scores for part in (*layer.attention, *layer.feed_forward))
         return [ParameterGroup("scores", values, self.score_learning_rate)]

@@ -11,6 +11,7 @@ from prune_export.pruning.latency import usual_length
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.method import Method
 from prune_export.training.movement.config import MovementConfig
+from prune_export.training.movement.initial import fisher_information, ranked
 from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Context, Stage
@@ -24,7 +25,12 @@ def stages(recipe: Recipe, config: MovementConfig) -> tuple[Stage, ...]:
     """
     _check(recipe, config)
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
-    pruning = Stage("movement", method=partial(_movement, config=config), objective=objective)
+    pruning = Stage(
+        "movement",
+        method=partial(_movement, config=config),
+        begin=partial(_begin, config=config) if config.initial == "fisher" else None,
+        objective=objective,
+    )
     if not config.fill:
         return (pruning,)
     filling = Stage(
@@ -47,7 +53,13 @@ def _check(recipe: Recipe, config: MovementConfig) -> None:
             f"budget.flops with method.shape = '{config.shape}': expected 'hybrid' or 'struct', whose units are heads and "
             "columns; otherwise a threshold decides what stays"
         )
+    if config.initial == "fisher" and config.shape not in ("hybrid", "struct"):
+        raise UsageError(
+            "method.initial = 'fisher': expected shape 'hybrid' or 'struct', whose units are heads and columns"
+        )
     for name, value, fine, expected in (
+        ("initial_spread", config.initial_spread, config.initial_spread >= 0, "0 or more"),
+        ("initial_samples", config.initial_samples, config.initial_samples >= 2, "2 or more"),
         ("refresh", config.refresh, config.refresh >= 1, "1 or more"),
         ("least", config.least, 0 <= config.least <= 1, "a fraction"),
         ("penalty_weight", config.penalty_weight, config.penalty_weight >= 0, "0 or more"),
@@ -60,6 +72,13 @@ def _check(recipe: Recipe, config: MovementConfig) -> None:
         for name, fraction in (("initial", config.initial_threshold), ("final", config.final_threshold)):
             if fraction is not None and not 0 <= fraction <= 1:
                 raise UsageError(f"method.{name}_threshold = {fraction:g}: topk needs a fraction from 0 to 1")
+
+
+def _begin(context: Context, checkpoint: Checkpoint, method: MovementPruning, *, config: MovementConfig) -> None:
+    length = context.recipe.budget.sequence_length or usual_length(checkpoint.encoder)
+    costs = flops_costs(checkpoint.encoder, sequence_length=length)
+    found = fisher_information(context, checkpoint, config.initial_samples)
+    method.begin_at(ranked(found, costs, config.initial_spread))
 
 
 def _movement(context: Context, checkpoint: Checkpoint, *, config: MovementConfig) -> Method:
