@@ -248,6 +248,10 @@ def test_gates_on_a_frozen_network_then_retraining(tmp_path: Path) -> None:
     resumed = train(recipe, resume=True)
     again = load_file(resumed.final / "model.safetensors")
     assert all(torch.equal(again[key], straight[key]) for key in straight)
+    # Layers that run twice draw nothing anew, and frozen embeddings do not keep gradients from the gates.
+    thrifty = replace(recipe, optimiser=replace(recipe.optimiser, gradient_checkpointing=True))
+    found = load_file(train(replace(thrifty, output=str(tmp_path / "thrifty"))).final / "model.safetensors")
+    assert all(torch.allclose(found[key], straight[key], atol=1e-5) for key in straight)
 
 
 def test_gates_together_with_the_weights(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int) -
         "bf16": part.bf16,
         "fp16": part.fp16,
         "gradient_checkpointing": part.gradient_checkpointing,
+        # The reentrant form gives no gradients where the embeddings are frozen, as under L0 gates.
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if part.gradient_checkpointing else None,
         "use_cpu": not torch.cuda.is_available(),
         "remove_unused_columns": False,
         "save_strategy": "steps",
