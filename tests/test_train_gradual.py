@@ -19,6 +19,7 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
+from prune_export.training.features import Collator
 from prune_export.training.gradual.rungs import rungs
 from prune_export.training.gradual.step import one_window_each
 from prune_export.training.run import train
@@ -192,3 +193,20 @@ def test_bad_recipes(sections: dict[str, Any], message: str, tmp_path: Path) -> 
     pytest.importorskip("accelerate")
     with pytest.raises(UsageError, match=message):
         train(tiny_recipe(tmp_path, **{"method": GRADUAL} | sections))
+
+
+def test_stages_see_the_examples_in_orders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short stages would otherwise all be trained on the same first examples of a large data set."""
+    pytest.importorskip("accelerate")
+    seen: list[list[int]] = []
+    original = Collator.__call__
+
+    def noting(self: Collator, features: Any) -> Any:
+        seen.append([feature.example for feature in features])
+        return original(self, features)
+
+    monkeypatch.setattr(Collator, "__call__", noting)
+    method = GRADUAL | {"step": 0.5, "reconstruction": "none", "samples": 4}
+    train(tiny_recipe(tmp_path, method=method, budget={"flops": [0.6, 0.4]}, schedule={"steps": 2}))
+    first, second = seen[:2], seen[len(seen) // 2 :][:2]
+    assert first != second

@@ -72,7 +72,7 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
     return max(1, round(epochs * math.ceil(features / batch)))
 
 
-def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int) -> TrainingArguments:
+def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *, seed: int) -> TrainingArguments:
     """What the Trainer needs to know; [trainer] has the last word.
 
     Raises:
@@ -81,7 +81,7 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int) -
     part = recipe.optimiser
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
-        "seed": recipe.seed,
+        "seed": seed,
         "max_steps": total,
         "learning_rate": part.learning_rate if stage.learning_rate is None else stage.learning_rate,
         "weight_decay": part.weight_decay,

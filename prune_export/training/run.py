@@ -98,7 +98,7 @@ def train(
             name = f"{number:02}-{stage.name}"
             result = folder / (stage.name if stage.publish else FINAL if last else f"{STAGES}/{name}")
             if not (result / PLAN_FILE).is_file():
-                _run_stage(stage, name, start, result, folder, context, features)
+                _run_stage(stage, number, name, start, result, folder, context, features)
             if stage.publish:
                 published.append(result)
             start = result
@@ -179,7 +179,7 @@ def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context,
 
 
 def _run_stage(
-    stage: Stage, name: str, start: Path, result: Path, folder: Path, context: Context, features: Features
+    stage: Stage, number: int, name: str, start: Path, result: Path, folder: Path, context: Context, features: Features
 ) -> None:
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback
@@ -203,7 +203,8 @@ def _run_stage(
     saved = folder / CHECKPOINTS / name
     last = last_checkpoint(saved)
     if last is None or checkpoint_step(last) < total:
-        set_seed(recipe.seed)
+        seed = recipe.seed + number - 1  # a later stage sees the examples in another order
+        set_seed(seed)
         network = make_network(stage, context, checkpoint)
         objective = None if stage.objective is None else stage.objective(context, checkpoint)
         schedule = Schedule(network.method)
@@ -214,7 +215,7 @@ def _run_stage(
             method=network.method,
             objective=objective,
             model=network.model,
-            args=training_arguments(recipe, stage, saved, total),
+            args=training_arguments(recipe, stage, saved, total, seed=seed),
             train_dataset=features,
             data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
             callbacks=callbacks,
