@@ -135,8 +135,8 @@ class MovementPruning:
             for part in scores.attention:
                 turned = part is scores.attention_output and len(scores.attention) > 1
                 values = part.values.T if turned else part.values
-                values += heads.to(values.device).repeat_interleave(values.shape[0] // layer.heads)[:, None]
-            scores.up.values += columns.to(scores.up.values.device)[:, None]
+                values.add_(heads.to(values.device).repeat_interleave(values.shape[0] // layer.heads)[:, None])
+            scores.up.values.add_(columns.to(scores.up.values.device)[:, None])
 
     def parameter_groups(self) -> list[ParameterGroup]:
         values = tuple(part.values for layer in self._scores for part in (*layer.attention, *layer.feed_forward))
