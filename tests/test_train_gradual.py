@@ -26,7 +26,7 @@ from prune_export.training.run import train
 from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
-from tests.tiny_training import tiny_recipe
+from tests.tiny_training import checkpoint_folder, tiny_recipe
 
 # --- the way -------------------------------------------------------------------------------------------------------------
 
@@ -176,6 +176,29 @@ def test_whole_blocks_go_and_training_makes_good(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run/stages/01-flops-0.3-start/pruning.json").read_text())
     assert record["score"] == "taylor"
     assert record["data"]["samples"] == 24
+
+
+@pytest.mark.parametrize("kind", ["gradual", "l0"])
+def test_text_classification(kind: str, tmp_path: Path) -> None:
+    """Labels instead of spans; shared layers (ALBERT) are one layer, gates and all."""
+    pytest.importorskip("accelerate")
+    lines = ["sentence\tlabel", *(f"{'abc' if n % 2 else 'xyz'} {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    case = next(case for case in FAMILY_CASES if case.model_type == "albert")
+    checkpoint_folder(tmp_path / "model", "text-classification", case=case, num_labels=2)
+    data = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "max_seq_length": 16, "doc_stride": 0}
+    method = GRADUAL if kind == "gradual" else {"kind": "l0", "retrain_steps": 2}
+    recipe = tiny_recipe(
+        tmp_path,
+        data=data,
+        method=method,
+        budget={"flops": 0.5},
+        schedule={"steps": 2},
+        distillation={"hidden_weight": 0.1},
+    )
+    summary = train(recipe).summary
+    assert summary.flops_after[40] <= 0.52 * summary.flops_before[40]
+    assert len({(layer.after.heads, layer.after.columns) for layer in summary.layers}) == 1
 
 
 @pytest.mark.parametrize(
