@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.data.examples import Text
 from prune_export.data.features import make_features
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.training import features as module
+from prune_export.training.arguments import check_trainer_section
+from prune_export.training.checks import check_recipe
 from prune_export.training.features import Collator, training_features
+from prune_export.training.kinds import stages_of
 from prune_export.training.recipe import METHODS, DataSection, Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
+from tests.conftest import ROOT
 from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
 
 
@@ -53,6 +58,7 @@ def test_features_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(training_features(section, checkpoint, seed=0)) == len(first)
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
     section = DataSection(train=str(questions_file(tmp_path / "q.json", 60)), max_seq_length=24)
@@ -82,3 +88,23 @@ def test_changes(tmp_path: Path) -> None:
     assert (found.optimiser.learning_rate, found.model, found.output) == (1.0, "owner/name", "/a/b")
     assert found.method == METHODS["movement"](block=(16, 16))  # type: ignore[call-arg]
     assert found.data.samples == 10
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_ready_recipes_are_sound(path: Path) -> None:
+    recipe = read_recipe(path)
+    check_recipe(recipe)
+    check_trainer_section(recipe.trainer)
+    assert stages_of(recipe)
+    head = path.read_text().split("\n\n", 1)[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert "Published" in path.read_text()
+
+
+def test_training_reads_the_training_part(tmp_path: Path) -> None:
+    for name, text in (("train", "good"), ("dev", "bad")):
+        (tmp_path / f"{name}.tsv").write_text(f"sentence\tlabel\n{text}\t1\n")
+    for training, expected in ((True, "good"), (False, "bad")):
+        data = read_examples(tmp_path, dataset="sst2", training=training)
+        assert isinstance(data.examples[0], Text)
+        assert data.examples[0].text == expected

@@ -116,7 +116,9 @@ def test_the_penalty(tmp_path: Path, kind: Any, shift: float) -> None:
     columns = [1 / (1 + (-(part.double() - shift)).exp()) for part in group.parameters if len(part) == 24]
     ramp = 1 - 0.5**3
     mean = [sum(float(part.detach().mean()) for part in parts) / len(parts) for parts in (attention, columns)]
-    assert float(method.penalty()) == pytest.approx(8.0 * ramp * (0.5 * 3.0 * mean[0] + 0.5 * mean[1]), rel=1e-5)
+    assert float(method.penalty().detach()) == pytest.approx(
+        8.0 * ramp * (0.5 * 3.0 * mean[0] + 0.5 * mean[1]), rel=1e-5
+    )
     method.set_step(0, 100)
     assert float(method.penalty()) == 0.0
 

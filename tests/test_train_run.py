@@ -155,6 +155,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(tmp_path: Path) -> No
     assert not same(straight.final, again.final)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
     data = recipe_data(tmp_path, method=HYBRID, budget={"flops": 0.6}, optimiser={"batch_size": 8})
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
