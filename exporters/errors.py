@@ -13,6 +13,7 @@ PruneExportError
 ├── OutputError          the output cannot be put where it was asked for
 ├── ProviderError        the execution provider is not there
 ├── BenchmarkError       a row of a benchmark could not be measured
+├── TrainingError        a training cannot go on (a loss that is not a number)
 ├── ParityError          the exported model does not answer like the original         (exit 3)
 └── QualityError         a model scores below what was asked for                      (exit 4)
 
@@ -74,6 +75,10 @@ class ProviderError(PruneExportError):
 
 class BenchmarkError(PruneExportError):
     """A row of a benchmark could not be loaded or run."""
+
+
+class TrainingError(PruneExportError):
+    """A training cannot go on."""
 
 
 class ParityError(PruneExportError):

@@ -12,6 +12,7 @@
     measured = prune_export.bench("madlag/…", ["out"])           # a BenchReport
     found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
     results = prune_export.prune("dense", "train.json", "masked", flops=0.5)   # PruneResults: masked checkpoints
+    result = prune_export.train("recipe.toml")                   # a TrainResult: prunes while training
     answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from prune_export.pruning.profiling import profile
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
+    from prune_export.training.recipe import Recipe
+    from prune_export.training.recipe_file import read_recipe
+    from prune_export.training.run import TrainResult, train
     from prune_export.verification import verify
 
 __all__ = [
@@ -54,7 +58,9 @@ __all__ = [
     "Plan",
     "PruneExportError",
     "PruneResult",
+    "Recipe",
     "SlimModel",
+    "TrainResult",
     "bench",
     "evaluate",
     "export",
@@ -64,7 +70,9 @@ __all__ = [
     "profile",
     "prune",
     "read_plan",
+    "read_recipe",
     "slim",
+    "train",
     "verify",
 ]
 
@@ -79,7 +87,9 @@ _HOMES = {
     "Pipeline": "pipeline",
     "Plan": "plan",
     "PruneResult": "pruning.one_shot",
+    "Recipe": "training.recipe",
     "SlimModel": "slim_model.model",
+    "TrainResult": "training.run",
     "bench": "benchmark.run",
     "evaluate": "evaluation.evaluating",
     "export": "exporting",
@@ -89,7 +99,9 @@ _HOMES = {
     "profile": "pruning.profiling",
     "prune": "pruning.one_shot",
     "read_plan": "plan",
+    "read_recipe": "training.recipe_file",
     "slim": "slim_model.api",
+    "train": "training.run",
     "verify": "verification",
 }
 

@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, steps: int = 1) -> None:
         """So many more steps of the stage are done."""
 
+    def note(self, text: str) -> None:
+        """How the stage stands at present, in a few words."""
+
     def pause(self) -> None:
         """Until the next stage, a library reports by itself (huggingface_hub has bars of its own for downloads)."""
 
@@ -24,6 +27,8 @@ class Silent:
     def stage(self, description: str, total: int | None = None) -> None: ...
 
     def advance(self, steps: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def pause(self) -> None: ...
 

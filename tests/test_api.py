@@ -26,7 +26,9 @@ PUBLIC = [
     "Plan",
     "PruneExportError",
     "PruneResult",
+    "Recipe",
     "SlimModel",
+    "TrainResult",
     "bench",
     "evaluate",
     "export",
@@ -36,7 +38,9 @@ PUBLIC = [
     "profile",
     "prune",
     "read_plan",
+    "read_recipe",
     "slim",
+    "train",
     "verify",
 ]
 
@@ -57,12 +61,12 @@ def test_functions_stay_functions_whatever_is_imported_first() -> None:
         "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
         "import prune_export.slim_model.api, prune_export.benchmark.run\n"
         "import prune_export.evaluation.evaluating, prune_export.pipeline\n"
-        "import prune_export.pruning.one_shot, prune_export.pruning.profiling\n"
-        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate', 'prune', 'profile')\n"
+        "import prune_export.pruning.one_shot, prune_export.pruning.profiling, prune_export.training.run\n"
+        "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate', 'prune', 'profile', 'train')\n"
         "print([type(getattr(prune_export, name)).__name__ for name in names])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(["function"] * 9)
+    assert found.stdout.strip() == str(["function"] * 10)
 
 
 def test_importing_is_instant_and_light() -> None:
@@ -74,7 +78,10 @@ def test_importing_is_instant_and_light() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], *([verb, "--help"] for verb in ("export", "verify", "inspect", "evaluate", "bench", "prune"))],
+    [
+        ["--help"],
+        *([verb, "--help"] for verb in ("export", "verify", "inspect", "evaluate", "bench", "prune", "train")),
+    ],
 )
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     """0.5 s is the promise; what decides it is that no heavy library is imported."""

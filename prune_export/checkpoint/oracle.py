@@ -39,7 +39,7 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
         CheckpointError: transformers would have to invent weights.
     """
     model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
-    with _quiet():
+    with quiet_transformers():
         try:
             if transformers_can_load(checkpoint):
                 model = _from_files(checkpoint, model_class)
@@ -119,7 +119,7 @@ def _replace_norms(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without transformers' advice and progress bars; what matters is checked here."""
     from transformers.utils import logging
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
+    from prune_export.training.run import TrainResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
 
@@ -44,6 +45,10 @@ class _Listener:
     def advance(self, steps: int = 1) -> None:
         if self._current is not None:
             self._bars.advance(self._current, steps)
+
+    def note(self, text: str) -> None:
+        if self._current is not None:
+            self._bars.console.print(text, highlight=False)
 
     def pause(self) -> None:
         self.close()
@@ -102,6 +107,9 @@ class _Lines:
         self._console.print(f"{description} …", highlight=False)
 
     def advance(self, steps: int = 1) -> None: ...
+
+    def note(self, text: str) -> None:
+        self._console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def pause(self) -> None: ...
 
@@ -213,6 +221,27 @@ def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bo
             console.print(totals_table(result.summary))
             for line in budget_lines(result):
                 console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> None:
+    """The run's final checkpoint."""
+    if json_output:
+        _print_json(
+            {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
+            | {"evaluation": None if result.evaluation is None else result.evaluation.to_json()}
+            | {"summary": result.summary.to_json(), **result.record}
+        )
+    elif not quiet:
+        console = Console()
+        console.print(summary_table(result.summary))
+        console.print(totals_table(result.summary))
+        if result.evaluation is not None:
+            from prune_export.report.evaluation_table import evaluation_table, evaluation_title
+
+            console.print(evaluation_title(result.evaluation), style="bold", highlight=False, soft_wrap=True)
+            console.print(evaluation_table(result.evaluation))
+        for folder in (*result.published, result.final):
+            console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
 
 
 def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> None:

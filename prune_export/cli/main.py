@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from exporters.errors import PruneExportError
-from prune_export.cli import bench, evaluate, export, inspect, profile, prune, verify
+from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
 
 
 class Verb(Protocol):
@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "bench": bench,
     "prune": prune,
     "profile": profile,
+    "train": train,
 }
 
 _EPILOG = """\
@@ -48,6 +49,7 @@ verbs:
   prune-export evaluate …               measures models on real data with the official metrics
   prune-export bench …                  measures a checkpoint and its exports side by side
   prune-export prune …                  prunes a dense checkpoint to a budget, without training
+  prune-export train …                  prunes while training, by a recipe
   prune-export profile …                measures what heads and columns cost in time here
 """
 

@@ -99,5 +99,10 @@ def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
     return _with(data, tuple(data.examples[int(index)] for index in order))
 
 
+def part_of(data: AnyData, start: int, stop: int) -> AnyData:
+    """The examples from number `start` to before `stop`."""
+    return _with(data, data.examples[start:stop])
+
+
 def _with(data: AnyData, examples: Any) -> AnyData:
     return replace(data, examples=examples)

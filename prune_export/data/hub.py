@@ -20,8 +20,8 @@ def is_saved(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _SAVED)
 
 
-def read_saved(folder: Path, *, dataset: str | None = None) -> Data:
-    """The examples of a saved data set; of a `DatasetDict`, its validation split.
+def read_saved(folder: Path, *, dataset: str | None = None, training: bool = False) -> Data:
+    """The examples of a saved data set; of a `DatasetDict`, its validation split (`training`: its train split).
 
     Raises:
         DataError, UsageError, MissingDependencyError: as for `read_named`.
@@ -31,13 +31,14 @@ def read_saved(folder: Path, *, dataset: str | None = None) -> Data:
         found = library.load_from_disk(str(folder))
     except Exception as error:  # the library raises many kinds for what it cannot read
         raise DataError(f"{folder}: datasets cannot load it: {' '.join(str(error).split())[:300]}") from error
-    return _convert(_split_of(found, str(folder)), str(folder), dataset)
+    return _convert(_split_of(found, str(folder), training), str(folder), dataset)
 
 
-def read_named(name: str, *, dataset: str | None = None) -> Data:
+def read_named(name: str, *, dataset: str | None = None, training: bool = False) -> Data:
     """The examples of `name`, `name:split`, `name:config` or `name:config:split`, e.g. `squad`, `glue:sst2:validation`.
 
-    Without a split, the validation split. `dataset` says which GLUE task it is where the name does not.
+    Without a split, the validation split (`training`: the train split). `dataset` says which GLUE task it is where the
+    name does not.
 
     Raises:
         DataError: it cannot be loaded, or has the columns of no task.
@@ -56,7 +57,9 @@ def read_named(name: str, *, dataset: str | None = None) -> Data:
         raise DataError(
             f"'{name}': no such file, and datasets cannot load it by that name: {' '.join(str(error).split())[:300]}"
         ) from error
-    return _convert(_split_of(found, name), name, dataset or (config if config and glue_task(config) else None))
+    return _convert(
+        _split_of(found, name, training), name, dataset or (config if config and glue_task(config) else None)
+    )
 
 
 def _library() -> Any:
@@ -69,10 +72,10 @@ def _library() -> Any:
     return datasets
 
 
-def _split_of(found: Any, name: str) -> Any:
+def _split_of(found: Any, name: str, training: bool) -> Any:
     if not isinstance(found, dict):
         return found
-    for split in _SPLITS:
+    for split in ("train",) if training else _SPLITS:
         if split in found:
             return found[split]
     raise DataError(f"{name}: has the splits {', '.join(found)}; say which one: {name}:SPLIT")

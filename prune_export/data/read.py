@@ -19,13 +19,17 @@ DATA_TASKS = ("question-answering", "text-classification")
 _GZIP = b"\x1f\x8b"
 _FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tsv", ".txt", ".csv")
 _DEV_FILES = ("dev.tsv", "dev_matched.tsv")
+_TRAIN_FILE = "train.tsv"
 
 
-def read_examples(source: str | Path, *, task: str | None = None, dataset: str | None = None) -> Data:
+def read_examples(
+    source: str | Path, *, task: str | None = None, dataset: str | None = None, training: bool = False
+) -> Data:
     """The examples of `source`.
 
     `source` is a file (SQuAD JSON, MRQA JSON lines, a GLUE TSV; gzipped or not), a GLUE task's folder (its dev set; for MNLI
     the matched one), a folder of `datasets.save_to_disk`, or a name for `datasets`: `squad`, `glue:sst2:validation`.
+    `training` takes the training part instead of the validation part, where a folder or a name has both.
     `task` ("question-answering" or "text-classification") is what it must be for; None: whatever it is for. `dataset` names
     the GLUE task where the content alone cannot tell.
 
@@ -36,35 +40,36 @@ def read_examples(source: str | Path, *, task: str | None = None, dataset: str |
     """
     if task is not None and task not in DATA_TASKS:
         raise UsageError(f"--task {task}: data can be read for {' and '.join(DATA_TASKS)}")
-    data = _read(source, dataset)
+    data = _read(source, dataset, training)
     if task is not None and data.task != task:
         raise DataError(f"{source}: is for {data.task}; expected data for {task}")
     return data
 
 
-def _read(source: str | Path, dataset: str | None) -> Data:
+def _read(source: str | Path, dataset: str | None, training: bool) -> Data:
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return _read_folder(path, dataset)
+            return _read_folder(path, dataset, training)
         if path.is_file():
             return _parse(_text(path), str(source), dataset)
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error
     if isinstance(source, Path) or path.suffix in _FILE_ENDINGS or str(source).startswith(("/", ".", "~")):
         raise DataError(f"{source}: no such file or folder")
-    return read_named(source, dataset=dataset)
+    return read_named(source, dataset=dataset, training=training)
 
 
-def _read_folder(folder: Path, dataset: str | None) -> Data:
+def _read_folder(folder: Path, dataset: str | None, training: bool) -> Data:
     if is_saved(folder):
-        return read_saved(folder, dataset=dataset)
+        return read_saved(folder, dataset=dataset, training=training)
     mismatched = dataset is not None and dataset.lower() in ("mnli-mm", "mnli_mismatched")
-    for name in ("dev_mismatched.tsv",) if mismatched else _DEV_FILES:
+    names = (_TRAIN_FILE,) if training else ("dev_mismatched.tsv",) if mismatched else _DEV_FILES
+    for name in names:
         if (folder / name).is_file():
             return _parse(_text(folder / name), str(folder / name), dataset)
     raise DataError(
-        f"{folder}: expected a file, a GLUE task's folder with {' or '.join(_DEV_FILES)}, or a folder written by "
+        f"{folder}: expected a file, a GLUE task's folder with {' or '.join(names)}, or a folder written by "
         "datasets.save_to_disk"
     )
 

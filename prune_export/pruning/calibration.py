@@ -76,17 +76,24 @@ def read_calibration(
     chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)
     if len(chosen) < 2:
         raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
-    names = set(checkpoint.encoder.inputs) | {"attention_mask", "start_positions", "end_positions", "labels"}
+    return make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=seed)
+
+
+def make_calibration(
+    name: str, features: Sequence[Feature], tokenizer: Any, inputs: Sequence[str], *, seed: int
+) -> Calibration:
+    """Two or more labelled features as batches for a network that takes `inputs`, in an order that `seed` decides."""
+    names = {*inputs, "attention_mask", "start_positions", "end_positions", "labels"}
     batches = [
         {
             name: torch.from_numpy(values)
-            for name, values in collate([chosen[index] for index in batch], tokenizer).items()
+            for name, values in collate([features[index] for index in batch], tokenizer).items()
             if name in names
         }
-        for batch in _plan([len(feature.input_ids) for feature in chosen])
+        for batch in _plan([len(feature.input_ids) for feature in features])
     ]
     order = np.random.default_rng(seed).permutation(len(batches))
-    return Calibration(data.name, len(chosen), _digest(chosen), tuple(batches[int(index)] for index in order))
+    return Calibration(name, len(features), _digest(features), tuple(batches[int(index)] for index in order))
 
 
 def _one_window_each(data: QuestionData, features: Sequence[Feature]) -> list[Feature]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from exporters.encoder import Encoder
 from prune_export.checkpoint.slim import write_slim
@@ -38,6 +39,7 @@ class SlimModel(nn.Module):
         self.order = tuple(places[id(layer)] for layer in encoder.layers)  # layer of each step; shared ones repeat
         self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in distinct.values())
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
+        self._checkpointing: dict[str, Any] | None = None
         self.eval()
 
     def forward(
@@ -50,9 +52,25 @@ class SlimModel(nn.Module):
         x = self.embeddings(input_ids, token_type_ids)
         attends = None if attention_mask is None else _additive(attention_mask, x.dtype)
         for index in self.order:
-            x = self.layers[index](x, attends)
+            if self._checkpointing is not None and self.training:
+                x = checkpoint(self.layers[index], x, attends, **self._checkpointing)
+            else:
+                x = self.layers[index](x, attends)
         logits = self.head(x, self.embeddings.word)
         return task_output(self.task, logits, labels, self.config)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Layers run again for the backward pass while training, which saves the memory of their activations.
+
+        The arguments are those of torch.utils.checkpoint.checkpoint. The Trainer of transformers 4 calls this.
+        """
+        self._checkpointing = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """The same, under the name that the Trainer of transformers 5 calls."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
 
     def describe(self) -> Encoder:
         """The network as it is now, as an Encoder that shares this module's memory."""

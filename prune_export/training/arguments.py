@@ -1,0 +1,117 @@
+"""A recipe's numbers as `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from exporters.errors import UsageError
+from prune_export.training.recipe import Recipe
+from prune_export.training.stage import Stage
+
+# What a recipe says by a key of its own, or decides by itself.
+_ELSEWHERE = {
+    "output_dir": "output",
+    "seed": "seed",
+    "max_steps": "schedule.steps",
+    "num_train_epochs": "schedule.epochs",
+    "learning_rate": "optimiser.learning_rate",
+    "weight_decay": "optimiser.weight_decay",
+    "per_device_train_batch_size": "optimiser.batch_size",
+    "gradient_accumulation_steps": "optimiser.accumulation",
+    "warmup_steps": "optimiser.warmup",
+    "warmup_ratio": "optimiser.warmup",
+    "lr_scheduler_type": "optimiser.decay",
+    "max_grad_norm": "optimiser.max_gradient_norm",
+    "bf16": "optimiser.bf16",
+    "fp16": "optimiser.fp16",
+    "gradient_checkpointing": "optimiser.gradient_checkpointing",
+    "remove_unused_columns": "",
+    "resume_from_checkpoint": "",
+    "save_strategy": "",
+    "save_only_model": "",
+    "load_best_model_at_end": "",
+}
+
+
+def check_trainer_section(section: Mapping[str, Any]) -> None:
+    """Checks that [trainer] holds TrainingArguments that the recipe does not say elsewhere.
+
+    Raises:
+        UsageError: the message names the key and what to write instead.
+    """
+    known = {field.name for field in fields(TrainingArguments)}
+    for key in section:
+        if key not in known:
+            near = max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
+            raise UsageError(
+                f"trainer.{key}: transformers.TrainingArguments has no such field; the nearest is '{near}'"
+            )
+        if key in _ELSEWHERE:
+            instead = f"set {_ELSEWHERE[key]} instead" if _ELSEWHERE[key] else "it is decided by prune-export"
+            raise UsageError(f"trainer.{key}: {instead}")
+
+
+def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
+    """The optimiser steps of a stage with so many features, one or more."""
+    if stage.steps is not None:
+        return stage.steps
+    if stage.epochs is None and recipe.schedule.steps is not None:
+        return recipe.schedule.steps
+    epochs = stage.epochs if stage.epochs is not None else recipe.schedule.epochs
+    assert epochs is not None
+    batch = recipe.optimiser.batch_size * int(os.environ.get("WORLD_SIZE", "1")) * recipe.optimiser.accumulation
+    return max(1, round(epochs * math.ceil(features / batch)))
+
+
+def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *, seed: int) -> TrainingArguments:
+    """What the Trainer needs to know; [trainer] has the last word.
+
+    Raises:
+        UsageError: transformers refuses the arguments.
+    """
+    part = recipe.optimiser
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": total,
+        "learning_rate": part.learning_rate if stage.learning_rate is None else stage.learning_rate,
+        "weight_decay": part.weight_decay,
+        "per_device_train_batch_size": part.batch_size,
+        "gradient_accumulation_steps": part.accumulation,
+        "warmup_steps": round(part.warmup * total),
+        "lr_scheduler_type": "constant_with_warmup" if part.decay == "constant" else part.decay,
+        "max_grad_norm": part.max_gradient_norm,
+        "bf16": part.bf16,
+        "fp16": part.fp16,
+        "gradient_checkpointing": part.gradient_checkpointing,
+        # The reentrant form gives no gradients where the embeddings are frozen, as under L0 gates.
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if part.gradient_checkpointing else None,
+        "use_cpu": not torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "save_strategy": "steps",
+        "save_steps": max(1, min(500, math.ceil(total / 5))),
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_steps": max(1, min(50, total // 20)),
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": [],
+        "log_level": "error",
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    try:
+        return TrainingArguments(**arguments | dict(recipe.trainer))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise UsageError(
+            f"transformers refuses the training arguments: {' '.join(str(error).split())[:300]}"
+        ) from error

@@ -1,0 +1,55 @@
+"""Whether a recipe makes sense, before anything is loaded."""
+
+from __future__ import annotations
+
+from exporters.errors import UsageError
+from prune_export.training.distillation.student_config import StudentConfig
+from prune_export.training.recipe import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Checks the numbers of the sections that all methods share.
+
+    Raises:
+        UsageError: one is out of range, or two contradict each other.
+    """
+    schedule, optimiser, budget, data = recipe.schedule, recipe.optimiser, recipe.budget, recipe.data
+    scheduled = (schedule.steps is not None) + (schedule.epochs is not None)
+    if scheduled != 1 and not (scheduled == 0 and isinstance(recipe.method, StudentConfig)):  # it has its own
+        raise UsageError("schedule: expected either steps or epochs")
+    for name, number, least in (
+        ("schedule.steps", schedule.steps, 1),
+        ("data.samples", data.samples, 1),
+        ("data.eval_samples", data.eval_samples, 1),
+        ("data.max_seq_length", data.max_seq_length, 1),
+        ("data.doc_stride", data.doc_stride, 0),
+        ("optimiser.batch_size", optimiser.batch_size, 1),
+        ("optimiser.accumulation", optimiser.accumulation, 1),
+        ("budget.sequence_length", budget.sequence_length, 1),
+        ("seed", recipe.seed, 0),
+    ):
+        if number is not None and number < least:
+            raise UsageError(f"{name} = {number}: expected {least} or more")
+    for name, value in (
+        ("schedule.epochs", schedule.epochs),
+        ("optimiser.learning_rate", optimiser.learning_rate),
+        ("optimiser.score_learning_rate", optimiser.score_learning_rate),
+    ):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{name} = {value:g}: expected a number above 0")
+    for name, fraction in (
+        ("schedule.warmup", schedule.warmup),
+        ("schedule.cooldown", schedule.cooldown),
+        ("optimiser.warmup", optimiser.warmup),
+        ("budget.heads", budget.heads),
+        ("budget.columns", budget.columns),
+        *(("budget.flops", part) for part in budget.flops),
+    ):
+        if fraction is not None and not 0 <= fraction <= 1:
+            raise UsageError(f"{name} = {fraction:g}: expected a fraction from 0 to 1")
+    if schedule.warmup + schedule.cooldown > 1:
+        raise UsageError(
+            f"schedule.warmup + schedule.cooldown = {schedule.warmup + schedule.cooldown:g}: expected at most 1"
+        )
+    if optimiser.bf16 and optimiser.fp16:
+        raise UsageError("optimiser: expected bf16 or fp16, not both")

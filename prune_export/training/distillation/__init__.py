@@ -1,0 +1,1 @@
+"""Learning from a teacher: its logits, its hidden states; students of fewer layers."""

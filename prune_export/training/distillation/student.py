@@ -1,0 +1,65 @@
+"""A student of fewer layers: some of a network's layers, under the same head, as a checkpoint of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from exporters import artifact
+from exporters.errors import UsageError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.source import SAFETENSORS, TOKENIZER_FILES
+from prune_export.checkpoint.weights import read_weights
+from prune_export.families.names import Family
+
+
+def even_layers(count: int, layers: int) -> tuple[int, ...]:
+    """`count` of `layers` layers at even distances, counted from 0: the last of each block of them.
+
+    So that the student's layer m stands where TinyBERT's mapping (`hidden.even_map`) looks for its teacher.
+    """
+    return tuple(round((place + 1) * layers / count) - 1 for place in range(count))
+
+
+def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> None:
+    """Writes a checkpoint with the layers `keep` of `checkpoint`, counted from 0, in that order, into a new `folder`.
+
+    Where all layers share their weights (ALBERT), only their number changes.
+
+    Raises:
+        UsageError: `keep` names a layer that is not there, or one twice, or none.
+        OutputError: the folder is there already, or cannot be written.
+    """
+    family, config = checkpoint.family, checkpoint.config
+    layers = family.dimensions(config).layers
+    if not keep or len(set(keep)) < len(keep) or not all(0 <= layer < layers for layer in keep):
+        raise UsageError(
+            f"method.keep: expected different layers from 0 to {layers - 1}, at least one; found {list(keep)}"
+        )
+    weights = read_weights(checkpoint.source.folder, family.prefix)
+    smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
+    smaller.num_hidden_layers = len(keep)
+    with artifact.staging(artifact.destination(folder, overwrite=False)) as aside:
+        smaller.to_json_file(aside / "config.json", use_diff=False)
+        for name in TOKENIZER_FILES:
+            if (checkpoint.source.folder / name).is_file():
+                copyfile(checkpoint.source.folder / name, aside / name)
+        tensors = kept_layers(weights, family, config, keep)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SAFETENSORS, {"format": "pt"})
+
+
+def kept_layers(tensors: Mapping[str, Tensor], family: Family, config: Any, keep: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of a network with the layers `keep` alone, under its names."""
+    layers = family.dimensions(config).layers
+    old = [f"{family.prefix}.{family.layer(config, index)}." for index in range(layers)]
+    found = {name: value for name, value in tensors.items() if not any(name.startswith(path) for path in old)}
+    for place, layer in enumerate(keep):
+        for name, value in tensors.items():
+            if name.startswith(old[layer]):
+                found[old[place] + name.removeprefix(old[layer])] = value
+    return found

@@ -1,0 +1,78 @@
+"""A network that is only asked: in evaluation mode, without gradients, and not saved with the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.errors import CheckpointError
+from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.data.tokenizer import load_tokenizer
+from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import SlimModel
+from prune_export.training.distillation.hidden import HiddenStates
+from prune_export.training.layers import layer_modules
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """`states` is None where only the outputs are asked for."""
+
+    model: nn.Module
+    inputs: tuple[str, ...]
+    layers: int
+    hidden_size: int
+    states: HiddenStates | None
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
+        """The outputs for a batch, whose labels are not looked at."""
+        with torch.no_grad():
+            return self.model(**{name: inputs[name] for name in self.inputs if name in inputs})
+
+
+def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bool) -> Teacher:
+    """The teacher `name` (a folder or a hub id) for `student`.
+
+    Raises:
+        CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
+    """
+    checkpoint = load_checkpoint(name, task=student.task)
+    _check(checkpoint, student)
+    is_slim = checkpoint.form == "slim"
+    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_oracle(checkpoint)
+    model = model.to(device).eval().requires_grad_(False)
+    states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
+    encoder = checkpoint.encoder
+    return Teacher(model, encoder.inputs, len(encoder.layers), encoder.hidden_size, states)
+
+
+def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
+    """The layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
+    if isinstance(model, SlimModel):
+        return [model.layers[place] for place in model.order]
+    family = checkpoint.family
+    sizes = family.dimensions(checkpoint.config)
+    distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
+    prefix = "" if checkpoint.task == "feature-extraction" else f"{family.prefix}."
+    return [distinct[f"{prefix}{family.layer(checkpoint.config, index)}"] for index in range(sizes.layers)]
+
+
+def _check(teacher: Checkpoint, student: Checkpoint) -> None:
+    labels = [one.family.dimensions(one.config).labels for one in (teacher, student)]
+    if student.task in ("text-classification", "token-classification") and labels[0] != labels[1]:
+        raise CheckpointError(
+            f"the teacher '{teacher.source.name}' has {labels[0]} classes; expected the model's {labels[1]}"
+        )
+    if teacher.source.folder == student.source.folder:
+        return
+    vocabularies = [load_tokenizer(one.source.folder).get_vocab() for one in (teacher, student)]
+    if vocabularies[0] != vocabularies[1]:
+        raise CheckpointError(
+            f"the teacher '{teacher.source.name}' has another vocabulary ({len(vocabularies[0])} tokens) than "
+            f"'{student.source.name}' ({len(vocabularies[1])}); a teacher has to read the same tokens"
+        )

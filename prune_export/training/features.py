@@ -1,0 +1,199 @@
+"""Labelled features of training data: made once, in several processes, and cached by what they follow from."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from exporters.errors import DataError, OutputError, UsageError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.data.batches import collate
+from prune_export.data.examples import Data, QuestionData, TextData, part_of, sample
+from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
+from prune_export.data.model_classes import class_order
+from prune_export.data.read import read_examples
+from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
+from prune_export.progress import SILENT, Progress
+from prune_export.training.labelled import labelled_features, labelled_features_of
+from prune_export.training.recipe import DataSection
+
+_FORMAT = "1"
+_CHUNK = 1000  # examples a process makes features of at a time
+_PARALLEL_FROM = 4000  # fewer examples are ready before other processes have started
+
+
+class Features(Dataset[Feature]):
+    """Features as a data set for the Trainer; `digest` is the sha256 of what they were made from."""
+
+    def __init__(self, features: tuple[Feature, ...], digest: str, name: str) -> None:
+        self.features, self.digest, self.name = features, digest, name
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> Feature:
+        return self.features[index]
+
+
+class Collator:
+    """Batches as the model takes them: int64 `[batch, longest]`, and the labels."""
+
+    def __init__(self, tokenizer: Any, inputs: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._names = {*inputs, "start_positions", "end_positions", "labels"}
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        batch = collate(features, self._tokenizer)
+        return {name: torch.from_numpy(values) for name, values in batch.items() if name in self._names}
+
+
+def training_features(
+    section: DataSection, checkpoint: Checkpoint, *, seed: int, progress: Progress = SILENT
+) -> Features:
+    """The labelled features of the recipe's training data, from the cache where they are there.
+
+    Raises:
+        DataError: the data cannot be read, is for another task, or has no labels.
+        UsageError, UnsupportedError: the labels are not the model's, or a length is out of range.
+    """
+    progress.stage("Reading the data")
+    data = read_examples(section.train, task=checkpoint.task, dataset=section.dataset, training=True)
+    if section.samples is not None:
+        data = sample(data, section.samples, seed=seed)
+    if isinstance(data, QuestionData) and not any(example.spans for example in data.examples):
+        raise DataError(
+            f"{data.name}: no question in it has an answer that is found in its context; training needs answers"
+        )
+    folder = checkpoint.source.folder
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
+    length = min(usual, longest_input(config)) if section.max_seq_length is None else section.max_seq_length
+    if length > longest_input(config):
+        raise UsageError(f"data.max_seq_length = {length}: the model has positions for {longest_input(config)} tokens")
+    classes = class_order(data.glue, config, labels=section.labels) if isinstance(data, TextData) else ()
+    options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
+    digest = _digest(data, folder, options)
+    path = _cache_folder() / f"{digest}.npz"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # of several processes one makes them
+            found = _read(path)
+            if found is None:
+                found = _make(data, folder, options, tokenizer, progress)
+                _write(path, found)
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent}: features cannot be cached there: {error.strerror or error}; XDG_CACHE_HOME says where"
+        ) from error
+    if not found:
+        raise DataError(f"{data.name}: no example in it")
+    return Features(found, digest, data.name)
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "prune-export" / "features"
+
+
+def _digest(data: Data, folder: Path, options: dict[str, Any]) -> str:
+    found = hashlib.sha256(f"{_FORMAT} {options!r}".encode())
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"):
+        if (folder / name).is_file():
+            found.update((folder / name).read_bytes())
+    for example in data.examples:
+        found.update(repr(example).encode())
+    return found.hexdigest()
+
+
+def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, progress: Progress) -> tuple[Feature, ...]:
+    count = len(data.examples)
+    progress.stage("Making features", count)
+    starts = range(0, count, _CHUNK)
+    parts = [part_of(data, start, start + _CHUNK) for start in starts]
+    found: list[Feature] = []
+
+    def take(start: int, features: tuple[Feature, ...]) -> None:
+        found.extend(replace(feature, example=feature.example + start) for feature in features)
+        progress.advance(min(_CHUNK, count - start))
+
+    processes = min(len(parts), _processors())
+    if count < _PARALLEL_FROM or processes < 2:
+        for start, part in zip(starts, parts, strict=True):
+            take(start, labelled_features(part, options, tokenizer))
+        return tuple(found)
+    # Spawned, not forked: tokenizers and torch have threads of their own already.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
+        for start, features in zip(starts, made, strict=True):
+            take(start, features)
+    return tuple(found)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- the cache: all sequences joined, and one row of numbers for each ------------------------------------------------------
+
+
+def _write(path: Path, features: tuple[Feature, ...]) -> None:
+    labels = [feature.label for feature in features]
+    arrays = {
+        "ids": _joined([feature.input_ids for feature in features], np.int32),
+        "types": _joined([feature.token_type_ids for feature in features], np.int8),
+        "rows": np.array(
+            [
+                (f.example, len(f.input_ids), f.cls, -1 if f.start is None else f.start, -1 if f.end is None else f.end)
+                for f in features
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 5),
+        "labels": np.array([] if None in labels else labels),
+    }
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".npz")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _joined(parts: Sequence[Any], dtype: Any) -> Any:
+    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+
+def _read(path: Path) -> tuple[Feature, ...] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, types, rows, labels = (file[name] for name in ("ids", "types", "rows", "labels"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        path.unlink(missing_ok=True)  # damaged: made anew
+        return None
+    ids, types = ids.astype(np.int64), types.astype(np.int64)
+    found = []
+    end = 0
+    for index, (example, length, cls, start, last) in enumerate(rows.tolist()):
+        place, end = slice(end, end + length), end + length
+        label = labels[index].item() if len(labels) else None
+        span = (start, last) if start >= 0 else (None, None)
+        found.append(Feature(example, ids[place], types[place], None, cls, span[0], span[1], label))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""One-shot pruning in steps, with training between them."""

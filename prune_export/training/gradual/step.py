@@ -1,0 +1,125 @@
+"""One step of gradual pruning: what the one-shot method does, to a network that has been trained since the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters.errors import DataError, UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.weights import read_weights
+from prune_export.data.features import Feature
+from prune_export.pruning.calibration import Calibration, make_calibration
+from prune_export.pruning.costs import flops_costs
+from prune_export.pruning.cutting import Pruned, cut
+from prune_export.pruning.gates import slim_layers
+from prune_export.pruning.latency import usual_length
+from prune_export.pruning.rearrangement import rearrange
+from prune_export.pruning.reconstruction.layerwise import reconstruct
+from prune_export.pruning.scores import fisher, gate_gradients, taylor
+from prune_export.pruning.selection import Rules, select
+from prune_export.training.gradual.config import GradualConfig
+from prune_export.training.slim_network import slim_model, standing, trained_tensors
+from prune_export.training.stage import Context
+
+
+def prune_step(start: Path, folder: Path, context: Context, *, config: GradualConfig, fraction: float) -> None:
+    """Prunes the checkpoint in `start` to `fraction` of the original's FLOPs, and writes it, masked, into `folder`.
+
+    Scores are those of the network as it stands; reconstruction brings what is left near to that network, not to the
+    original.
+
+    Raises:
+        UsageError: the budget cannot be met, or the loss is not finite.
+        DataError: too few examples.
+    """
+    checkpoint = load_checkpoint(start, task=context.original.task)
+    network = standing(checkpoint)
+    rules = _rules(config, network)
+    calibration = _calibration(context, config.samples)
+    sequence_length = context.recipe.budget.sequence_length or usual_length(context.original.encoder)
+    costs = flops_costs(context.original.encoder, sequence_length=sequence_length)
+    model = slim_model(checkpoint, network)
+    context.progress.stage(f"Scoring for {fraction:.3g}", calibration.samples)
+    gradients = gate_gradients(
+        model,
+        slim_layers(model),
+        network.encoder.task,
+        network.encoder.inputs,
+        calibration.batches,
+        seed=context.recipe.seed,
+        device=context.device,
+        progress=context.progress,
+    )
+    if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in gradients):
+        raise UsageError(
+            f"the loss of '{checkpoint.source.name}' on {calibration.name} is not finite, so that nothing can be scored; "
+            "check the data and the learning rate"
+        )
+    scores = (fisher if config.score == "fisher" else taylor)(gradients)
+    kept = select(scores, costs, fraction * costs.dense, rules)
+    if config.rearrangement:
+        kept = tuple(
+            (rearrange(part.heads, heads), rearrange(part.columns, columns))
+            for part, (heads, columns) in zip(gradients, kept, strict=True)
+        )
+    smaller = cut(network, kept)
+    context.progress.stage(f"Reconstructing at {fraction:.3g}", len(smaller.encoder.layers))
+    encoder, fits = reconstruct(
+        network.encoder,
+        smaller.encoder,
+        calibration.batches,
+        method=config.reconstruction,
+        device=context.device,
+        progress=context.progress,
+    )
+    smaller = Pruned(encoder, smaller.heads, smaller.columns)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    record: dict[str, Any] = {
+        "method": "gradual",
+        "score": config.score,
+        "fraction": fraction,
+        "data": {"samples": calibration.samples, "sha256": calibration.digest},
+        "held_out_errors": [
+            {"layer": part.layer, "part": part.part, "before": part.before, "after": part.after} for part in fits
+        ],
+    }
+    changed = trained_tensors(checkpoint, weights, smaller)
+    write_masked(checkpoint, smaller.plan, folder, changed=changed, **record)
+
+
+def _rules(config: GradualConfig, network: Pruned) -> Rules:
+    """With the distinct layers that stand at the places `keep_layers`."""
+    layers = network.encoder.layers
+    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
+    if wrong:
+        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(layers) - 1}; found {wrong[0]}")
+    places = {key: place for place, key in enumerate(dict.fromkeys(map(id, layers)))}
+    kept = frozenset(places[id(layers[layer])] for layer in config.keep_layers)
+    return Rules(config.align, kept, config.drop_blocks)
+
+
+def _calibration(context: Context, samples: int) -> Calibration:
+    """So many of the training examples, one window of each."""
+    windows = one_window_each(context.features)
+    if len(windows) < 2:
+        raise DataError(f"data.train: found {len(windows)} examples to score with; expected 2 or more")
+    order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
+    chosen = [windows[int(index)] for index in sorted(order)]
+    inputs = context.original.encoder.inputs
+    return make_calibration(context.recipe.data.train, chosen, context.tokenizer, inputs, seed=context.recipe.seed)
+
+
+def one_window_each(features: Sequence[Feature]) -> list[Feature]:
+    """The first window of each example that holds an answer, or its first where none does."""
+    chosen: dict[int, Feature] = {}
+    for feature in features:
+        answered = feature.start is not None and feature.start != feature.cls
+        before = chosen.get(feature.example)
+        if before is None or (answered and before.start == before.cls):
+            chosen[feature.example] = feature
+    return list(chosen.values())

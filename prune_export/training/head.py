@@ -1,0 +1,72 @@
+"""A pretrained network without a head for the task gets a new one, drawn at random, to be trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import CheckpointError
+from prune_export.checkpoint.oracle import quiet_transformers
+from prune_export.checkpoint.source import TOKENIZER_FILES, Source
+from prune_export.data.examples import TextData
+from prune_export.data.read import read_examples
+from prune_export.data.tokenizer import read_config
+from prune_export.families import FAMILIES
+from prune_export.families.names import TASK_SUFFIXES
+from prune_export.pruning.objective import LABELLED
+from prune_export.training.recipe import Recipe
+
+
+def needs_head(source: Source, task: str | None) -> bool:
+    """Whether the checkpoint was saved for another task than `task` (None: whatever it was saved for)."""
+    config = read_config(source.folder)
+    if task not in LABELLED or config.get("model_type") not in FAMILIES:
+        return False
+    saved = config.get("architectures")
+    return not any(str(name).endswith(TASK_SUFFIXES[task]) for name in (saved if isinstance(saved, list) else ()))
+
+
+def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
+    """Writes the body of `source` with a head for the recipe's task into a new `folder`, and the tokenizer.
+
+    The head is what transformers draws with the recipe's seed; a classifier has the classes of the training data.
+
+    Raises:
+        CheckpointError: transformers cannot load the body.
+        DataError: the data cannot be read.
+    """
+    import transformers
+
+    assert recipe.task in LABELLED
+    family = FAMILIES[read_config(source.folder)["model_type"]]
+    options: dict[str, Any] = {}
+    if recipe.task == "text-classification":
+        data = read_examples(recipe.data.train, task=recipe.task, dataset=recipe.data.dataset, training=True)
+        assert isinstance(data, TextData)
+        labels = data.glue.labels
+        options["num_labels"] = max(1, len(labels))
+        if labels:
+            options["id2label"] = dict(enumerate(labels))
+            options["label2id"] = {label: index for index, label in enumerate(labels)}
+    transformers.set_seed(recipe.seed)
+    model_class = getattr(transformers, family.class_name(recipe.task))
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with quiet_transformers():  # it advises to train the new head
+        try:
+            model = model_class.from_pretrained(
+                source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
+            )
+        except Exception as error:  # transformers raises many kinds for what it cannot take
+            message = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"'{source.name}': transformers cannot load it for {recipe.task}: {message}"
+            ) from error
+        model.save_pretrained(aside)
+    for name in TOKENIZER_FILES:
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, aside / name)
+    (aside / "source.json").write_text(json.dumps({"name": source.name, "revision": source.revision}), encoding="utf-8")
+    aside.replace(folder)

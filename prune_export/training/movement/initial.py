@@ -1,0 +1,73 @@
+"""Scores that begin where the Fisher information of the unpruned network puts each head and column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporters.errors import DataError, UsageError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.pruning.calibration import make_calibration
+from prune_export.pruning.costs import Costs
+from prune_export.pruning.gates import hugging_face_layers
+from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
+from prune_export.training.gradual.step import one_window_each
+from prune_export.training.stage import Context
+
+
+def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -> tuple[LayerScores, ...]:
+    """What the one-shot method scores by, from `samples` of the training examples; an entry for each distinct layer.
+
+    Raises:
+        DataError: there are less than two examples.
+        UsageError: the loss is not finite.
+    """
+    windows = one_window_each(context.features)
+    if len(windows) < 2:
+        raise DataError(f"data.train: found {len(windows)} examples to score with; expected 2 or more")
+    order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
+    encoder = checkpoint.encoder
+    calibration = make_calibration(
+        context.recipe.data.train,
+        [windows[int(index)] for index in order],
+        context.tokenizer,
+        encoder.inputs,
+        seed=context.recipe.seed,
+    )
+    context.progress.stage("Scoring heads and columns", calibration.samples)
+    model = load_oracle(checkpoint)
+    found = fisher(
+        gate_gradients(
+            model,
+            hugging_face_layers(checkpoint, model),
+            checkpoint.task,
+            encoder.inputs,
+            calibration.batches,
+            seed=context.recipe.seed,
+            device=context.device,
+            progress=context.progress,
+        )
+    )
+    if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in found):
+        raise UsageError(f"the loss of '{checkpoint.source.name}' on the training data is not finite")
+    return found
+
+
+def ranked(found: Sequence[LayerScores], costs: Costs, spread: float) -> tuple[tuple[Tensor, Tensor], ...]:
+    """For each layer the scores of its heads and columns, from -spread to spread by their rank in the whole network.
+
+    The rank is that of the information for each FLOP that a unit costs: of two units, the one that `select` keeps first
+    begins higher.
+    """
+    worth = []
+    for place, part in enumerate(found):
+        worth += [part.heads / costs.heads[place][1], part.columns / costs.columns[place][1]]
+    joined = torch.cat(worth)
+    ranks = torch.empty(len(joined), dtype=torch.float64)
+    ranks[joined.argsort(stable=True)] = torch.linspace(-spread, spread, len(joined), dtype=torch.float64)
+    parts = ranks.float().split([len(part) for part in worth])
+    return tuple((parts[2 * place], parts[2 * place + 1]) for place in range(len(found)))

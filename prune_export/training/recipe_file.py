@@ -1,0 +1,159 @@
+"""Recipes in TOML: read strictly, changed by `--set`, written as they were used."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from exporters.errors import UsageError
+from prune_export.training.recipe import METHODS, Method, Recipe
+
+
+def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in the TOML file `path`, with `changes` ("section.key=value", the value in TOML's form or a bare string).
+
+    Raises:
+        UsageError: it cannot be read, a key is unknown (the message names the nearest known one), or a value is of the wrong
+            type.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}; expected a recipe (TOML)") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not readable as TOML: {error}") from error
+    for change in changes:
+        _change(data, change)
+    return recipe_from(data, source=str(path))
+
+
+def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+    """The recipe in parsed TOML; `source` names it in messages.
+
+    Raises:
+        UsageError: as for `read_recipe`.
+    """
+    data = dict(data)
+    method = data.pop("method", {"kind": "none"})
+    if not isinstance(method, dict):
+        raise UsageError(f"{source}: [method] is a table; found {method!r}")
+    made: Recipe = _build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
+    return made
+
+
+def _method(data: dict[str, Any], source: str) -> Method:
+    kind = data.pop("kind", None)
+    if kind not in METHODS:
+        near = f"; did you mean {_nearest(str(kind), METHODS)}?" if kind is not None else ""
+        raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {kind!r}{near}")
+    made: Method = _build(METHODS[kind], data, source, "method.")
+    return made
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The recipe with every default written out; `read_recipe` gives the same one back."""
+    data = asdict(recipe)
+    kind = next(name for name, config in METHODS.items() if type(recipe.method) is config)
+    data["method"] = {"kind": kind, **data["method"]}
+    return tomli_w.dumps(_plain(data))
+
+
+def _plain(value: Any) -> Any:
+    """Without None, which TOML has no word for, and with lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _change(data: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise UsageError(f"--set {change}: expected SECTION.KEY=VALUE, as in --set optimiser.learning_rate=1e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a string without quotes
+    place = data
+    for part in path[:-1]:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {change}: {part} is a value, not a section")
+        place = inner
+    place[path[-1]] = value
+
+
+# --- values of the right type ------------------------------------------------------------------------------------------
+
+
+def _build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) -> Any:
+    known = {field.name: field for field in fields(kind)}
+    for key in data:
+        if key not in known:
+            raise UsageError(
+                f"{source}: unknown key '{prefix}{key}'; the nearest known one is '{_near(prefix, key, known)}'"
+            )
+    missing = [
+        name
+        for name, field in known.items()
+        if name not in data and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if missing:
+        raise UsageError(f"{source}: '{prefix}{missing[0]}' is missing")
+    hints = get_type_hints(kind)
+    return kind(**{key: _value(hints[key], value, source, f"{prefix}{key}") for key, value in data.items()})
+
+
+def _near(prefix: str, key: str, known: Mapping[str, Any]) -> str:
+    return f"{prefix}{_nearest(key, known)}"
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    return max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
+
+
+def _value(hint: Any, value: Any, source: str, where: str) -> Any:
+    """`value` as `hint` says; whole numbers serve as floats, lists as tuples."""
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _build(hint, value, source, f"{where}.")
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if any(is_dataclass(option) and type(value) is option for option in options):
+            return value  # [method], which has been read already
+        options = tuple(option for option in options if option is not types.NoneType)
+        return _value(options[0], value, source, where)
+    if origin is Literal:
+        if value in options:
+            return value
+        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {value!r}")
+    if origin is tuple:
+        return _tuple(options, value, source, where)
+    if origin is Mapping or hint in (dict, Mapping) or origin is dict:
+        if isinstance(value, dict):
+            return value
+        raise UsageError(f"{source}: {where}: expected a table; found {value!r}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and not is_dataclass(hint) and type(value) is hint:
+        return value
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {value!r}")
+
+
+def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tuple[Any, ...]:
+    many = options[-1] is Ellipsis
+    if many and not isinstance(value, list):
+        value = [value]  # one value serves as a list of one
+    if not isinstance(value, list) or (not many and len(value) != len(options)):
+        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {value!r}")
+    kinds = [options[0]] * len(value) if many else options
+    return tuple(_value(kind, part, source, where) for kind, part in zip(kinds, value, strict=True))

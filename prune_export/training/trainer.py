@@ -1,0 +1,175 @@
+"""The Hugging Face Trainer with a method's masks and an objective's loss."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from exporters.errors import OutputError, TrainingError
+from prune_export.checkpoint.source import SAFETENSORS
+from prune_export.training.method import Method, ParameterGroup
+from prune_export.training.stage import Objective
+
+# Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
+COMPLETE = "complete"
+
+
+class PruningTrainer(Trainer):
+    """Task loss (or an objective's) + the method's penalty; the method's parameters at learning rates of their own.
+
+    Raises TrainingError from `train` at the first step whose loss or gradient is not a number.
+    """
+
+    def __init__(self, *, method: Method | None, objective: Objective | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.method: Method | None = method
+        self.objective: Objective | None = objective
+        self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
+        self.model_accepts_loss_kwargs = False  # losses here are means: accumulated batches are averaged
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
+        self._batches = 0
+        self._groups: list[ParameterGroup] = []
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
+
+    def compute_loss(  # type: ignore[override]
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """The loss of a batch, a scalar in float32."""
+        outputs = model(**inputs)
+        task_loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
+        loss, parts = task_loss, {"task": task_loss}
+        if self.objective is not None:
+            loss, more = self.objective.loss(task_loss, outputs, inputs)
+            parts |= more
+        if self.method is not None:
+            penalty = self.method.penalty()
+            loss = loss + penalty
+            parts["penalty"] = penalty
+        if not torch.isfinite(loss):
+            self._stop("loss", parts)
+        for name, value in parts.items():
+            self._sums[name] += value.detach().float()
+        self._batches += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _stop(self, what: str, parts: dict[str, Tensor]) -> None:
+        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
+        raise TrainingError(
+            f"step {self.state.global_step + 1} of {self.state.max_steps}: the {what} is not a number"
+            + (f" ({found})" if found else "")
+        )
+
+    def check_gradients(self) -> None:
+        """Stops where a gradient is not a number: the step would spoil every weight."""
+        if self.args.fp16:  # the gradient scaler skips such steps by itself
+            return
+        for name, parameter in self.network.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
+                self._stop(f"gradient of {name}", {})
+
+    # --- optimiser ------------------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Weights with decay, biases and norms without, then the method's groups."""
+        if self.optimizer is None:
+            self._groups = [] if self.method is None else self.method.parameter_groups()
+            special = {id(parameter) for group in self._groups for parameter in group.parameters}
+            own = [p for p in (model or self.network).parameters() if p.requires_grad and id(p) not in special]
+            groups: list[dict[str, Any]] = [
+                {"params": [p for p in own if p.ndim > 1], "weight_decay": self.args.weight_decay},
+                {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            for group in self._groups:
+                rates = {"lr": group.learning_rate, "weight_decay": group.weight_decay, "maximize": group.maximize}
+                groups.append({"params": list(group.parameters), **rates})
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = kind([group for group in groups if group["params"]], **options)
+            self._constant = [group.constant_rate for group in self._groups if group.parameters]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The recipe's schedule of learning rates; groups that ask for it keep theirs."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if any(self._constant):
+            rates: Any = scheduler
+            for place, constant in enumerate(reversed(self._constant), 1):
+                if constant:
+                    rates.lr_lambdas[-place] = _unchanged
+            for group, initial, rate in zip(
+                rates.optimizer.param_groups, rates.base_lrs, rates.lr_lambdas, strict=True
+            ):
+                group["lr"] = initial * rate(0)
+        return scheduler
+
+    # --- log and checkpoints --------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss (means since the last log) and the method's figures."""
+        if "loss" in logs and self._batches:
+            logs |= {f"loss_{name}": round(float(value) / self._batches, 6) for name, value in self._sums.items()}
+            self._sums.clear()
+            self._batches = 0
+            if self.method is not None:
+                logs |= self.method.statistics()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The state dict as it is, masks and scores included, under the names that it has while training."""
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        found = self.network.state_dict() if state_dict is None else state_dict
+        save_file({name: value.contiguous() for name, value in found.items()}, folder / SAFETENSORS)
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        """As transformers', and `COMPLETE` at the end; what cannot be completed is taken away again.
+
+        Raises:
+            OutputError: there is no space, or no permission; earlier checkpoints are untouched.
+        """
+        folder = Path(self.args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*arguments, **options)  # type: ignore[no-untyped-call]
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (folder / COMPLETE).touch()
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch.save raises RuntimeError where it cannot write
+            shutil.rmtree(folder, ignore_errors=True)
+            good = last_checkpoint(folder.parent)
+            raise OutputError(
+                f"{folder}: the checkpoint cannot be written: {' '.join(str(error).split())[:200]}. "
+                + (f"The last good one is {good}" if good is not None else "There is none before it")
+                + "; make room and go on with --resume"
+            ) from error
+
+
+def _unchanged(_step: int) -> float:
+    return 1.0
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in `folder`."""
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / COMPLETE).is_file()]
+    return max(found, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimiser steps that were done before the checkpoint `path`."""
+    return int(path.name.rsplit("-", 1)[1])

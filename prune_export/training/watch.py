@@ -1,0 +1,117 @@
+"""What looks on while the Trainer works: the method's schedule, progress, log file, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from prune_export.progress import Progress
+from prune_export.training.method import Method
+from prune_export.training.trainer import PruningTrainer
+
+
+class Schedule(TrainerCallback):
+    """Tells the method the step, looks at gradients, and has the last step saved."""
+
+    def __init__(self, method: Method | None) -> None:
+        self._method = method
+        self.trainer: PruningTrainer | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self._method is not None:
+            self._method.set_step(state.global_step, state.max_steps)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self.trainer is not None:
+            self.trainer.check_gradients()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:  # noqa: ARG002
+        if state.global_step >= state.max_steps:
+            control.should_save = True
+        return control
+
+
+class Bar(TrainerCallback):
+    """The progress of a stage, and at each log its losses, heads and sparsity beside it."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._progress.stage(f"Training: {self._name}", state.max_steps)
+        self._progress.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self._progress.advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        if logs and "loss" in logs:
+            self._progress.note(progress_line(state.global_step, logs))
+
+
+def progress_line(step: int, logs: dict[str, float]) -> str:
+    """Losses, and what is left, in one short line."""
+    parts = [f"step {step}", f"loss {logs['loss']:.3f}"]
+    parts += [f"{key[5:]} {logs[key]:.3f}" for key in logs if key.startswith("loss_") and logs[key]]
+    for key, name, form in (
+        ("sparsity", "sparsity", ".1%"),
+        ("flops_left", "FLOPs", ".1%"),
+        ("heads_left", "heads", ".0f"),
+        ("columns_left", "columns", ".0f"),
+    ):
+        if key in logs:
+            parts.append(f"{name} {logs[key]:{form}}")
+    return ", ".join(parts)
+
+
+class LogFile(TrainerCallback):
+    """One JSON object a line, `{"stage": …, "step": …, …}`; a stage that goes on first drops what comes again."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self._path, self._stage = path, stage
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if not self._path.is_file():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # cut off by a kill
+            if entry.get("stage") != self._stage or entry.get("step", 0) <= state.global_step:
+                kept.append(line)
+        aside = self._path.with_suffix(".new")
+        aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        aside.replace(self._path)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self._stage, "step": state.global_step, **(logs or {})}) + "\n")
+
+
+class Board(TrainerCallback):
+    """TensorBoard's event files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # the package is a part of the extra "train", not needed for anything else
+            return
+        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step or None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        for key, value in (logs or {}).items():
+            if self._writer is not None and isinstance(value, int | float):
+                self._writer.add_scalar(key, value, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self._writer is not None:
+            self._writer.close()

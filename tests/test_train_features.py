@@ -1,0 +1,110 @@
+"""Features of training data: made once, in parallel, cached by what they follow from; recipes to TOML and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.data.examples import Text
+from prune_export.data.features import make_features
+from prune_export.data.read import read_examples
+from prune_export.data.tokenizer import load_tokenizer
+from prune_export.training import features as module
+from prune_export.training.arguments import check_trainer_section
+from prune_export.training.checks import check_recipe
+from prune_export.training.features import Collator, training_features
+from prune_export.training.kinds import stages_of
+from prune_export.training.recipe import METHODS, DataSection, Recipe
+from prune_export.training.recipe_file import read_recipe, recipe_to_toml
+from tests.conftest import ROOT
+from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_features_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
+    section = DataSection(train=str(questions_file(tmp_path / "q.json")), max_seq_length=12, doc_stride=2)
+    first = training_features(section, checkpoint, seed=0)
+    tokenizer = load_tokenizer(tmp_path / "model")
+    expected = make_features(read_examples(section.train), tokenizer, max_seq_length=12, doc_stride=2, labelled=True)
+    assert len(first) == len(expected) > 48  # some contexts need two windows
+    for found, wanted in zip(first.features, expected, strict=True):
+        assert np.array_equal(found.input_ids, wanted.input_ids)
+        assert np.array_equal(found.token_type_ids, wanted.token_type_ids)
+        assert (found.example, found.start, found.end) == (wanted.example, wanted.start, wanted.end)
+    batch = Collator(tokenizer, checkpoint.encoder.inputs)(first.features[:3])
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions"}
+
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "labelled_features", fails)
+        again = training_features(section, checkpoint, seed=0)
+        assert again.digest == first.digest
+        assert [f.start for f in again.features] == [f.start for f in first.features]
+        with pytest.raises(AssertionError, match="made again"):
+            training_features(replace(section, max_seq_length=20), checkpoint, seed=0)
+    (damaged,) = (tmp_path / "cache").rglob("*.npz")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert len(training_features(section, checkpoint, seed=0)) == len(first)
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
+    section = DataSection(train=str(questions_file(tmp_path / "q.json", 60)), max_seq_length=24)
+    alone = training_features(section, checkpoint, seed=0)
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.unlink()
+    monkeypatch.setattr(module, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(module, "_CHUNK", 25)
+    monkeypatch.setattr(module, "_processors", lambda: 2)
+    together = training_features(section, checkpoint, seed=0)
+    assert [f.example for f in together.features] == [f.example for f in alone.features]
+    assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(together.features, alone.features, strict=True))
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_recipes_come_back_from_toml(kind: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, method={"kind": kind}, budget={"flops": [0.5, 0.25]}, distillation={"weight": 0.25})
+    (tmp_path / "used.toml").write_text(recipe_to_toml(recipe))
+    assert read_recipe(tmp_path / "used.toml") == recipe
+
+
+def test_changes(tmp_path: Path) -> None:
+    (tmp_path / "used.toml").write_text(recipe_to_toml(tiny_recipe(tmp_path)))
+    changes = ("optimiser.learning_rate=1", "model=owner/name", "method.kind=movement", "method.block=[16, 16]")
+    found = read_recipe(tmp_path / "used.toml", (*changes, "data.samples=10", "output=/a/b"))
+    assert isinstance(found, Recipe)
+    assert (found.optimiser.learning_rate, found.model, found.output) == (1.0, "owner/name", "/a/b")
+    assert found.method == METHODS["movement"](block=(16, 16))  # type: ignore[call-arg]
+    assert found.data.samples == 10
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_ready_recipes_are_sound(path: Path) -> None:
+    recipe = read_recipe(path)
+    check_recipe(recipe)
+    check_trainer_section(recipe.trainer)
+    assert stages_of(recipe)
+    head = path.read_text().split("\n\n", 1)[0]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert "Published" in path.read_text()
+
+
+def test_training_reads_the_training_part(tmp_path: Path) -> None:
+    for name, text in (("train", "good"), ("dev", "bad")):
+        (tmp_path / f"{name}.tsv").write_text(f"sentence\tlabel\n{text}\t1\n")
+    for training, expected in ((True, "good"), (False, "bad")):
+        data = read_examples(tmp_path, dataset="sst2", training=training)
+        assert isinstance(data.examples[0], Text)
+        assert data.examples[0].text == expected

@@ -1,0 +1,235 @@
+"""Gradual pruning: the way to the budgets, slim networks at full size and back, steps, whole runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prune_export
+from exporters.errors import UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.weights import read_weights
+from prune_export.data.features import Feature
+from prune_export.training.features import Collator
+from prune_export.training.gradual.rungs import rungs
+from prune_export.training.gradual.step import one_window_each
+from prune_export.training.run import train
+from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
+from tests.comparing import largest_difference, torch_outputs
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
+from tests.tiny_training import checkpoint_folder, tiny_recipe
+
+# --- the way -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budgets", "step", "expected"),
+    [
+        ([0.5], 0.5, [(0.5, True)]),
+        ([0.5], 0.8, [(0.5**0.25, False), (0.5**0.5, False), (0.5**0.75, False), (0.5, True)]),
+        ([0.25, 0.5], 0.6, [(0.5**0.5, False), (0.5, True), (0.5**1.5, False), (0.25, True)]),
+        ([0.9, 0.8], 0.5, [(0.9, True), (0.8, True)]),
+    ],
+)
+def test_rungs_by_hand(budgets: list[float], step: float, expected: list[tuple[float, bool]]) -> None:
+    found = rungs(budgets, step)
+    assert [part for _, part in found] == [part for _, part in expected]
+    assert [part for part, _ in found] == pytest.approx([part for part, _ in expected])
+
+
+@pytest.mark.parametrize("budgets", [[], [0.0], [1.0], [0.5, 0.5], [1.2]])
+def test_budgets_that_are_none(budgets: list[float]) -> None:
+    with pytest.raises(UsageError, match="expected one or more different fractions between 0 and 1"):
+        rungs(budgets, 0.8)
+    with pytest.raises(UsageError, match=r"method\.step"):
+        rungs([0.5], 1.0)
+
+
+def test_the_window_with_the_answer_stands_for_its_question() -> None:
+    def window(example: int, start: int) -> Feature:
+        return Feature(example, np.arange(4), np.zeros(4, np.int64), start=start, end=start)
+
+    windows = [window(0, 0), window(0, 3), window(0, 2), window(1, 0), window(1, 0)]  # 0 is [CLS]: no answer here
+    assert one_window_each(windows) == [windows[1], windows[3]]
+
+
+# --- slim networks -------------------------------------------------------------------------------------------------------
+
+
+def holed(case: FamilyCase, task: Any = "question-answering") -> Any:
+    """Heads, columns and whole blocks are gone; single weights of what stands are zero, too."""
+    model = make_model(case, task)
+    with torch.no_grad():
+        linear(model, case, 0, "attention_output").weight[:, 6:12] = 0
+        linear(model, case, 0, "query").weight[:3] = 0  # half of a head's query: it stands
+        linear(model, case, 0, "down").weight[:, [1, 5]] = 0
+        linear(model, case, 0, "up").weight[2] = 0  # its bias is not: a constant, which stands
+        if case.model_type != "albert":
+            linear(model, case, 1, "attention_output").weight.zero_()
+            linear(model, case, 2, "down").weight.zero_()
+    return model
+
+
+@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
+    """The slim network computes what the masked one does; what it is trained to is found at full size."""
+    checkpoint = load_checkpoint(save(holed(case), tmp_path / "masked"))
+    network = standing(checkpoint)
+    assert network.heads[0] == (0, 2, 3)
+    assert network.columns[0] == tuple(column for column in range(20) if column not in (1, 5))
+    model, oracle = slim_model(checkpoint, network), load_oracle(checkpoint)
+    inputs = example_inputs(oracle)
+
+    def difference(one: Any, other: Any) -> float:
+        return largest_difference(*(torch_outputs(part, checkpoint.encoder, inputs) for part in (one, other)))
+
+    assert difference(model, oracle) < 1e-4
+    with torch.no_grad():
+        for parameter in model.parameters():  # as training does: embeddings, norms and head as well
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    assert difference(model, oracle) > 0.01
+    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    after = trained(network, model)
+    write_masked(checkpoint, after.plan, tmp_path / "out", changed=trained_tensors(checkpoint, weights, after))
+    found = load_checkpoint(tmp_path / "out")
+    assert difference(model, load_oracle(found)) < 1e-4
+    assert standing(found).plan == network.plan
+    query = load_file(tmp_path / "out/model.safetensors")
+    name = next(key for key in query if key.endswith(f"{case_path(checkpoint)}.weight"))
+    assert query[name][:3].ne(0).all()  # zeros inside a head that stands were weights like others
+
+
+def case_path(checkpoint: Any) -> str:
+    return f"{checkpoint.family.layer(checkpoint.config, 0)}.{checkpoint.family.layers.query}"
+
+
+# --- whole runs ----------------------------------------------------------------------------------------------------------
+
+GRADUAL = {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 24}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_two_budgets_in_one_run_and_resuming(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    recipe = tiny_recipe(
+        tmp_path,
+        method=GRADUAL,
+        budget={"flops": [0.6, 0.2], "sequence_length": 40},
+        distillation={"weight": 0.5, "hidden_weight": 0.1},
+        trainer={"save_steps": 2, "logging_steps": 1},
+    )
+    result = train(recipe)
+    assert [path.name for path in result.published] == ["flops-0.6", "flops-0.2"]
+    for path, budget in zip(result.published, (0.6, 0.2), strict=True):
+        summary = prune_export.inspect(path).summary
+        kept = summary.flops_after[40] / summary.flops_before[40]
+        assert budget - 0.12 < kept <= budget
+    straight = load_file(result.final / "model.safetensors")
+    published = load_file(result.published[-1] / "model.safetensors")
+    assert all(torch.equal(straight[name], published[name]) for name in straight)
+    exported = prune_export.export(result.final, tmp_path / "onnx", samples=4)
+    assert exported.parity is not None
+    assert exported.parity.passed
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert {"loss_task", "loss_logits", "loss_hidden"} <= set(lines[0])
+    stages = list(dict.fromkeys(line["stage"] for line in lines))
+    assert stages[0] == "01-flops-0.775-on-the-way"
+    assert stages[1] == "02-flops-0.6"
+    # A run that was killed in its last training: the steps before are not done again, and the end is the same.
+    last = tmp_path / "run/checkpoints" / stages[-1]
+    for gone in (result.final, result.published[-1], last / "checkpoint-6"):
+        shutil.rmtree(gone)
+    stamp = (result.published[0] / "model.safetensors").stat().st_mtime_ns
+    resumed = train(recipe, resume=True)
+    assert (result.published[0] / "model.safetensors").stat().st_mtime_ns == stamp
+    again = load_file(resumed.final / "model.safetensors")
+    assert all(torch.equal(again[name], straight[name]) for name in straight)
+
+
+def test_whole_blocks_go_and_training_makes_good(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    recipe = tiny_recipe(
+        tmp_path,
+        method=GRADUAL | {"score": "taylor", "rearrangement": False, "reconstruction": "none", "step": 0.3},
+        budget={"flops": 0.3},
+        schedule={"steps": 60},
+        optimiser={"batch_size": 16, "learning_rate": 3e-3},
+    )
+    result = train(recipe)
+    assert any(layer.after.heads == 0 or layer.after.columns == 0 for layer in result.summary.layers)
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    record = json.loads((tmp_path / "run/stages/01-flops-0.3-start/pruning.json").read_text())
+    assert record["score"] == "taylor"
+    assert record["data"]["samples"] == 24
+
+
+@pytest.mark.parametrize("kind", ["gradual", "l0"])
+def test_text_classification(kind: str, tmp_path: Path) -> None:
+    """Labels instead of spans; shared layers (ALBERT) are one layer, gates and all."""
+    pytest.importorskip("accelerate")
+    lines = ["sentence\tlabel", *(f"{'abc' if n % 2 else 'xyz'} {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    case = next(case for case in FAMILY_CASES if case.model_type == "albert")
+    checkpoint_folder(tmp_path / "model", "text-classification", case=case, num_labels=2)
+    data = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "max_seq_length": 16, "doc_stride": 0}
+    method = GRADUAL if kind == "gradual" else {"kind": "l0", "retrain_steps": 2}
+    recipe = tiny_recipe(
+        tmp_path,
+        data=data,
+        method=method,
+        budget={"flops": 0.5},
+        schedule={"steps": 2},
+        distillation={"hidden_weight": 0.1},
+    )
+    summary = train(recipe).summary
+    assert summary.flops_after[40] <= 0.52 * summary.flops_before[40]
+    assert len({(layer.after.heads, layer.after.columns) for layer in summary.layers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "expected one or more different fractions"),
+        ({"budget": {"flops": 1.0}}, "expected one or more different fractions"),
+        ({"budget": {"flops": 0.05}, "method": GRADUAL | {"keep_layers": [0, 1]}}, "cannot be met"),
+        ({"budget": {"flops": 0.5}, "method": GRADUAL | {"keep_layers": [7]}}, "method.keep_layers"),
+        ({"budget": {"flops": 0.5}, "method": GRADUAL | {"samples": 0}}, "method.samples"),
+        ({"budget": {"flops": 0.5}, "method": GRADUAL | {"align": 0}}, "method.align"),
+    ],
+)
+def test_bad_recipes(sections: dict[str, Any], message: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    with pytest.raises(UsageError, match=message):
+        train(tiny_recipe(tmp_path, **{"method": GRADUAL} | sections))
+
+
+def test_stages_see_the_examples_in_orders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short stages would otherwise all be trained on the same first examples of a large data set."""
+    pytest.importorskip("accelerate")
+    seen: list[list[int]] = []
+    original = Collator.__call__
+
+    def noting(self: Collator, features: Any) -> Any:
+        seen.append([feature.example for feature in features])
+        return original(self, features)
+
+    monkeypatch.setattr(Collator, "__call__", noting)
+    method = GRADUAL | {"step": 0.5, "reconstruction": "none", "samples": 4}
+    train(tiny_recipe(tmp_path, method=method, budget={"flops": [0.6, 0.4]}, schedule={"steps": 2}))
+    first, second = seen[:2], seen[len(seen) // 2 :][:2]
+    assert first != second

@@ -1,0 +1,257 @@
+"""Whole trainings of a few steps: output, resuming after a kill, several processes, bad recipes, NaN, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from safetensors.torch import load_file
+
+import prune_export
+from exporters.errors import DataError, OutputError, TrainingError, UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.cli.main import main
+from prune_export.training.recipe_file import recipe_from
+from prune_export.training.run import train
+from tests.models import FAMILY_CASES, example_inputs
+from tests.tiny_training import checkpoint_folder, recipe_data, tiny_recipe
+
+pytest.importorskip("accelerate")
+
+HYBRID = {"kind": "movement", "shape": "hybrid", "block": [8, 8]}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    return set(left) == set(right) and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None:
+    method = HYBRID | {"fill": True, "fill_steps": 3}
+    recipe = tiny_recipe(tmp_path, method=method, budget={"flops": 0.5}, distillation={"weight": 0.5})
+    data = replace(recipe.data, eval=recipe.data.train, eval_samples=20)
+    result = train(replace(recipe, data=data))
+    assert result.evaluation is not None
+    assert result.evaluation.examples == 20
+    assert json.loads((tmp_path / "run/evaluation.json").read_text()) == result.evaluation.to_json()
+    kept = result.summary.flops_after[40] / result.summary.flops_before[40]  # 40 positions are all it has
+    assert 0.45 < kept <= 0.51
+    masked = weights(tmp_path / "run/stages/01-movement")
+    filled = weights(result.final)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert filled[name].ne(0).sum() > masked[name].ne(0).sum()  # zeros inside kept heads grew back
+    record = json.loads((result.final / "pruning.json").read_text())
+    assert record["recipe"]["method"]["shape"] == "hybrid"
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert {"heads_left", "columns_left", "flops_left", "sparsity", "loss_task", "loss_logits"} <= set(lines[0])
+    assert any(line["stage"] == "02-fill" for line in lines)
+    exported = prune_export.export(result.final, tmp_path / "onnx", samples=4)
+    assert exported.parity is not None
+    assert exported.parity.passed
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    """The digits are found: the loss falls although half of the network goes."""
+    method = HYBRID | {"initial": "fisher", "initial_samples": 8}
+    schedule, optimiser = {"steps": 60}, {"batch_size": 16}
+    train(tiny_recipe(tmp_path, method=method, budget={"flops": 0.6}, schedule=schedule, optimiser=optimiser))
+    losses = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    losses = [line["loss_task"] for line in losses if "loss_task" in line]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_text_classification_with_an_albert(tmp_path: Path) -> None:
+    """Shared layers, labels, thresholds and accumulation."""
+    lines = ["sentence\tlabel", *(f"{'abc' if n % 2 else 'xyz'} {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    case = next(case for case in FAMILY_CASES if case.model_type == "albert")
+    checkpoint_folder(tmp_path / "model", "text-classification", case=case, num_labels=2)
+    data = recipe_data(tmp_path, method={"kind": "movement", "shape": "struct", "selection": "topk"})
+    data["data"] = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "max_seq_length": 16}
+    data["optimiser"] |= {"accumulation": 2}
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
+    result = train(tmp_path / "recipe.toml")
+    assert all(layer.after.heads == 2 and layer.after.columns == 12 for layer in result.summary.layers)
+
+
+def test_a_pretrained_body_gets_a_head(tmp_path: Path) -> None:
+    """Whose classes are those of the data."""
+    checkpoint_folder(tmp_path / "model", "fill-mask")
+    lines = ["sentence\tlabel", *(f"abc {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    data = recipe_data(tmp_path, task="text-classification", schedule={"steps": 2})
+    data["data"] = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "max_seq_length": 16}
+    result = train(recipe_from(data))
+    assert json.loads((result.final / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
+    assert prune_export.inspect(result.final).checkpoint.task == "text-classification"
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------------
+
+
+def killed(command: list[str], after: Path, environment: dict[str, str]) -> None:
+    """Starts a training and kills it with -9 as soon as the file `after` is there."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not after.exists():
+        assert process.poll() is None, process.communicate()[1].decode()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(tmp_path: Path) -> None:
+    """Dropout, scores, schedule and the order of data are those of a run that nobody disturbed."""
+    checkpoint_folder(tmp_path / "model", hidden_dropout_prob=0.1)
+    method = HYBRID | {"fill": True, "fill_steps": 4}
+    sections: dict[str, Any] = {"method": method, "budget": {"flops": 0.5}, "schedule": {"steps": 20}}
+    data = recipe_data(tmp_path, **sections)
+    data["trainer"] |= {"save_steps": 5, "logging_steps": 5}
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
+    straight = train(tmp_path / "recipe.toml", changes=(f"output={json.dumps(str(tmp_path / 'straight'))}",))
+    command = [sys.executable, "-m", "prune_export", "train", str(tmp_path / "recipe.toml")]
+    killed(command, tmp_path / "run/checkpoints/01-movement/checkpoint-10/complete", dict(os.environ))
+    assert not (tmp_path / "run/final").exists()
+    with pytest.raises(OutputError, match="--resume goes on with it"):
+        train(tmp_path / "recipe.toml")
+    with pytest.raises(UsageError, match="seed was 0, now 1"):
+        train(tmp_path / "recipe.toml", resume=True, changes=("seed=1",))
+    resumed = train(tmp_path / "recipe.toml", resume=True)
+    assert same(straight.final, resumed.final)
+    one, other = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("straight", "run")
+    )
+    assert [(e["stage"], e["step"], e["loss"]) for e in one if "loss" in e] == [
+        (e["stage"], e["step"], e["loss"]) for e in other if "loss" in e
+    ]
+    # A run that is finished is not run again; another seed gives other weights.
+    stamp = (resumed.final / "model.safetensors").stat().st_mtime_ns
+    train(tmp_path / "recipe.toml", resume=True)
+    assert (resumed.final / "model.safetensors").stat().st_mtime_ns == stamp
+    again = train(tmp_path / "recipe.toml", overwrite=True, changes=("seed=1",))
+    assert not same(straight.final, again.final)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
+    data = recipe_data(tmp_path, method=HYBRID, budget={"flops": 0.6}, optimiser={"batch_size": 8})
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
+    one = train(tmp_path / "recipe.toml")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["-m", "prune_export.cli", "train", str(tmp_path / "recipe.toml"), "--set", "optimiser.batch_size=4"]
+    launched = subprocess.run(
+        [*launcher, "--output", str(tmp_path / "two"), "--json"], capture_output=True, text=True, timeout=200
+    )
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert launched.stdout.count('"final"') == 1  # only the first process prints
+    left, right = weights(one.final), weights(tmp_path / "two/final")
+    # Biases of the key and of the span logits change no answer: their gradients are rounding errors, which Adam makes large.
+    assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left if name.endswith("weight"))
+    inputs = example_inputs(load_oracle(load_checkpoint(one.final)))
+    found = [
+        load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
+    ]
+    assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optimizer": {}}, "unknown key 'optimizer'; the nearest known one is 'optimiser'"),
+        ({"optimiser": {"learning_rat": 1.0}}, "the nearest known one is 'optimiser.learning_rate'"),
+        ({"method": {"kind": "movment"}}, "did you mean movement?"),
+        ({"method": {"kind": "movement", "shape": "round"}}, "method.shape: expected one of hybrid, struct"),
+        ({"method": {"kind": "movement", "shape": "block"}, "budget": {"flops": 0.5}}, "expected 'hybrid' or 'struct'"),
+        ({"seed": "one"}, "seed: expected a whole number; found 'one'"),
+        ({"schedule": {"epochs": 2}}, "expected either steps or epochs"),
+        ({"budget": {"flops": 1.5}}, "expected a fraction from 0 to 1"),
+        ({"schedule": {"warmup": 0.9}}, "expected at most 1"),
+        ({"trainer": {"save_step": 5}}, "the nearest is 'save_steps'"),
+        ({"trainer": {"learning_rate": 5}}, "set optimiser.learning_rate instead"),
+        ({"data": {"max_seq_length": 100}}, "the model has positions for 40 tokens"),
+    ],
+)
+def test_bad_recipes_are_one_line(
+    sections: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(recipe_data(tmp_path, **sections)))
+    capsys.readouterr()
+    assert main(["train", str(tmp_path / "recipe.toml"), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_data_without_answers(tmp_path: Path) -> None:
+    data = {"version": "v2.0", "data": [{"paragraphs": [{"context": "abc", "qas": []}]}]}
+    entry = {"id": "1", "question": "the?", "answers": [], "is_impossible": True}
+    data["data"][0]["paragraphs"][0]["qas"].append(entry)  # type: ignore[index]
+    (tmp_path / "questions.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="training needs answers"):
+        train(tiny_recipe(tmp_path))
+
+
+def test_a_loss_that_is_not_a_number_stops(tmp_path: Path) -> None:
+    sections = {
+        "schedule": {"steps": 12},
+        "optimiser": {"learning_rate": 1e30, "max_gradient_norm": 1e30, "warmup": 0.7},
+    }
+    recipe = tiny_recipe(tmp_path, method=HYBRID, trainer={"save_steps": 1}, **sections)
+    with pytest.raises(
+        TrainingError, match=r"step \d+ of 12: the .* is not a number.*the last good checkpoint is"
+    ) as error:
+        train(recipe)
+    good = Path(str(error.value).split("checkpoint is ")[1].split(". A lower")[0])
+    assert all(value.isfinite().all() for value in weights(good).values())
+    assert not (tmp_path / "run/final").exists()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: every write beyond it fails."""
+    recipe = tiny_recipe(tmp_path, method=HYBRID, trainer={"save_steps": 2})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        with pytest.raises(
+            OutputError, match=r"checkpoint-2: the checkpoint cannot be written: .* go on with --resume"
+        ):
+            train(recipe)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "run/checkpoints/01-movement").iterdir())
+    assert train(recipe, resume=True).final.is_dir()
+
+
+def test_a_run_does_not_begin_over_other_things(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/mine.txt").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="holds other things than a run"):
+            train(tiny_recipe(tmp_path), overwrite=overwrite)
+    assert (tmp_path / "run/mine.txt").read_text() == "x"
