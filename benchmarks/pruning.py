@@ -29,6 +29,7 @@ from benchmarks.measuring import RESULTS, machine
 FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
+KEEP_BLOCKS = "no whole block dropped"
 # What each row is, by what `prune_export.pruning.stepping.Settings` calls it.
 ROWS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "rearrangement": False, "reconstruction": "none", "gradual": False},
@@ -39,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ scales": {"reconstruction": "scales", "gradual": False},
     "+ reconstruction": {"gradual": False},
     GRADUAL: {},
-    "no whole blocks dropped": {"drop_blocks": False},
+    KEEP_BLOCKS: {"drop_blocks": False},
 }
 _LATER_SEEDS = (0.7, 0.6, 0.5, 0.4)
 
@@ -104,6 +105,23 @@ def plan(task: Task, seeds: Sequence[int]) -> list[Point]:
     points += [Point(row, flops, seeds[0]) for flops in (0.9, 0.8, 0.3) for row in rows]
     points += [Point(GRADUAL, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS]
     return points
+
+
+def same_as(point: Point, found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """A measured point that this one must equal, because what it adds to that one does nothing here."""
+    from prune_export.pruning.budget import ladder
+
+    if point.row == GRADUAL and len(ladder(point.flops)) == 1:
+        row = "+ reconstruction"
+    elif point.row == KEEP_BLOCKS:
+        row = GRADUAL
+    else:
+        return None
+    for other in found:
+        if (other["row"], other["flops"], other["seed"]) == (row, point.flops, point.seed):
+            dropped = any(0 in pair for pair in other["kept"])
+            return None if point.row == KEEP_BLOCKS and dropped else other | {"row": point.row, "same_as": row}
+    return None
 
 
 class Bench:
@@ -238,9 +256,10 @@ def main() -> None:
     bench: Bench | None = None
     for point in wanted:
         with shared_lock(options.lock):
+            measured = same_as(point, read_results(path)["points"])
             if bench is None or bench.seed != point.seed:
                 bench = Bench(task, options.data, model, point.seed, samples, options.threads)
-            measured = bench.measure(point)
+            measured = measured or bench.measure(point)
         found = read_results(path)
         found |= {
             "machine": machine(),

@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from mask_minilm import packaged_minilm
 from transformers import (
     AutoModelForSequenceClassification,
@@ -67,6 +68,7 @@ def main() -> None:
         warmup_steps=100,
         weight_decay=0.01,
         bf16=True,
+        use_cpu=not torch.cuda.is_available(),
         seed=options.seed,
         save_strategy="no",
         logging_steps=100,
