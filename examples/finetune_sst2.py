@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mask_minilm import packaged_minilm
+from minilm import packaged_minilm
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
