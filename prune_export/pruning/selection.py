@@ -64,9 +64,10 @@ def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Ru
     cases = costs.cases or (costs,)
     least = min(case.total(tuple(_least(scores, case, index, rules) for index in range(len(scores)))) for case in cases)
     if budget < least:
+        fastest = f", {costs.dense / least:.3g} times as fast" if costs.unit == "ms" else ""
         raise UsageError(
             f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be "
-            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}); ask for that or more"
+            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}{fastest}); ask for that or more"
         )
     if costs.cases:
         return _best_case(scores, costs, budget, rules)
