@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and peak memory of the whole `prune-export prune`, imports and reading included.
 
-    python -m benchmarks.prune_cost --model ../shared/models/minilm-qa-dense --calibration ../shared/data/qa/squadshifts-*.json
+    python -m benchmarks.prune_cost --model ../shared/models/minilm-qa-dense --calibration train.json
 
 Adds a row to benchmarks/results/prune-cost.json; the same model, samples and budget again replace theirs.
 """

@@ -8,23 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from exporters.encoder import (
-    Attention,
-    ConstantBlock,
-    Encoder,
-    FeedForward,
-    Layer,
-    Linear,
-    MaskedLanguageHead,
-    SequenceHead,
-    SpanHead,
-    TaskHead,
-    TokenHead,
-    map_layers,
-)
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, map_layers
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
-from prune_export.families.names import Family
 from prune_export.plan import Indices, LayerPlan, Plan
 from prune_export.pruning.selection import Kept
 
@@ -159,25 +145,4 @@ def full_size_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], net
             put(f"{path}.{names.down}.bias", inner.down.bias, everything)
         else:
             put(f"{path}.{names.down}.bias", inner.bias, everything)
-    path, head = _head(family, network.encoder.head)
-    _, original = _head(family, checkpoint.encoder.head)
-    if head is not original and head is not None:
-        put(f"{path}.weight", head.weight, everything)
-        put(f"{path}.bias", head.bias, everything)
     return changed
-
-
-def _head(family: Family, head: TaskHead) -> tuple[str, Linear | None]:
-    """The first map of the task head, and where it is in the checkpoint."""
-    match head:
-        case SpanHead():
-            return family.span_output, head.output
-        case TokenHead():
-            return family.token_output, head.output
-        case MaskedLanguageHead():
-            return family.masked_language_head.dense, head.dense
-        case SequenceHead():
-            names = family.sequence_head
-            return (f"{family.prefix}.{names.dense}" if names.dense_in_body else names.dense), head.dense
-        case _:
-            return "", None

@@ -25,20 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from exporters.encoder import (
-    Attention,
-    ConstantBlock,
-    Encoder,
-    FeatureHead,
-    FeedForward,
-    Layer,
-    Linear,
-    MaskedLanguageHead,
-    Norm,
-    SequenceHead,
-    TaskHead,
-    map_layers,
-)
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, Norm, map_layers
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.reconstruction.forward import (
     attention_update,
@@ -126,7 +113,7 @@ class _Walk:
             fitted = self._layer(index, _to(reference, self.device), _to(layer, self.device))
             layers.append(_to(fitted, "cpu"))
             self.progress.advance()
-        return replace(pruned, layers=tuple(layers), head=self._inputs_of_head(len(layers), pruned.head))
+        return replace(pruned, layers=tuple(layers))
 
     def _layer(self, index: int, reference: Layer, layer: Layer) -> Layer:
         attention, feed_forward = layer.attention, layer.feed_forward
@@ -228,23 +215,6 @@ class _Walk:
         if found is None:
             return block
         return replace(block, up=Linear(*_through(found, block.up.weight, block.up.bias)))
-
-    def _inputs_of_head(self, index: int, head: TaskHead) -> TaskHead:
-        """The task head reads the pruned network's states, too. `index` is the number of layers."""
-        if isinstance(head, FeatureHead):
-            return head
-        if isinstance(head, SequenceHead):  # reads the first token only
-            first = [torch.zeros_like(mask) for mask in self.attended]
-            for mask in first:
-                mask[:, 0] = True
-            self.attended = first
-        found = self._input_map(index, "head inputs")
-        if found is None:
-            return head
-        found = found.cpu()
-        if isinstance(head, SequenceHead | MaskedLanguageHead):
-            return replace(head, dense=Linear(*_through(found, head.dense.weight, head.dense.bias)))
-        return replace(head, output=Linear(*_through(found, head.output.weight, head.output.bias)))
 
     def _input_map(self, index: int, part: str) -> Tensor | None:
         """P and its constant `[hidden, hidden + 1]`, float64; None where nothing has changed yet, or it does not help."""
