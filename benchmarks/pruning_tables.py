@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Puts what benchmarks/results/pruning-*.json hold into docs/pruning.md: tables, and pictures beside the results.
+"""Puts results into docs/pruning.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and so on for each task, is replaced; the rest is left alone.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone.
 
     python -m benchmarks.pruning_tables
 """
@@ -136,6 +136,42 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def speed(found: Mapping[str, Any]) -> str:
+    """Asked, predicted and measured speed-ups over the unpruned network of the same type."""
+    lines = ["| | asked | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
+    for dtype, part in found["dtypes"].items():
+        milliseconds = f"{part['unpruned_ms']:.1f} (predicted {part['unpruned_predicted_ms']:.1f})"
+        lines.append(f"| {dtype}, unpruned | | | 1.00× | | {milliseconds} |")
+        for row in part["asked"]:
+            low, high = row["measured_range"]
+            off = 100 * (row["measured"] / row["predicted"] - 1)
+            lines.append(
+                f"| {dtype} | {row['asked']:g}× | {row['predicted']:.2f}× | {row['measured']:.2f}× ({low:.2f} to {high:.2f}) "
+                f"| {off:+.1f} % | {row['measured_ms']:.1f} (predicted {row['predicted_ms']:.1f}) |"
+            )
+    machine = found["machine"]
+    noise = ", ".join(f"{dtype} {100 * part['noise']:.0f} %" for dtype, part in found["dtypes"].items())
+    lines.append(
+        f"\n{found['model']}, batch {found['batch_size']}, length {found['sequence_length']}, {machine['cores']} cores of an "
+        f"{machine['processor']}, each row in a process of its own, rounds alternating; ratios of a round are off by {noise}. "
+        f"{machine['date']}. `python -m benchmarks.asked_speed` measures again."
+    )
+    return "\n".join(lines)
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    """Time and memory of the whole command."""
+    lines = ["| | samples | FLOPs kept | seconds | peak memory |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['model']} | {row['samples']:,} | {row['flops']:g} | {row['seconds']['median']:.0f} | "
+            f"{row['peak_mib']['median']:,.0f} MiB |"
+        )
+    machine = found["machine"]
+    lines.append(f"\n{machine['cores']} cores of an {machine['processor']}, {machine['date']}.")
+    return "\n".join(lines)
+
+
 def sections(folder: Path) -> Sequence[tuple[str, dict[str, Any]]]:
     """The results that are there."""
     paths = [(task, folder / f"pruning-{task}.json") for task in TASKS]
@@ -155,6 +191,9 @@ def main() -> None:
             text = replace_between(text, task, section(results, relative))
         except ValueError as error:
             raise SystemExit(f"{PAGE.name}: {error}") from error
+    for name, path, content in (("speed", "asked-speed", speed), ("cost", "prune-cost", cost)):
+        if (file := RESULTS / f"{path}.json").is_file():
+            text = replace_between(text, name, content(json.loads(file.read_text(encoding="utf-8"))))
     PAGE.write_text(text, encoding="utf-8")
     print(f"{PAGE.name}: {', '.join(task for task, _ in found)}")
 
