@@ -145,16 +145,20 @@ def speed(found: Mapping[str, Any]) -> str:
         for row in part["asked"]:
             low, high = row["measured_range"]
             off = 100 * (row["measured"] / row["predicted"] - 1)
-            lines.append(
-                f"| {dtype} | {row['asked']:g}× | {row['predicted']:.2f}× | {row['measured']:.2f}× ({low:.2f} to {high:.2f}) "
-                f"| {off:+.1f} % | {row['measured_ms']:.1f} (predicted {row['predicted_ms']:.1f}) |"
+            cells = (
+                f"{row['asked']:g}×",
+                f"{row['predicted']:.2f}×",
+                f"{row['measured']:.2f}× ({low:.2f} to {high:.2f})",
+                f"{off:+.1f} %",
+                f"{row['measured_ms']:.1f} (predicted {row['predicted_ms']:.1f})",
             )
+            lines.append(f"| {dtype} | {' | '.join(cells)} |")
     machine = found["machine"]
     noise = ", ".join(f"{dtype} {100 * part['noise']:.0f} %" for dtype, part in found["dtypes"].items())
     lines.append(
-        f"\n{found['model']}, batch {found['batch_size']}, length {found['sequence_length']}, {machine['cores']} cores of an "
-        f"{machine['processor']}, each row in a process of its own, rounds alternating; ratios of a round are off by {noise}. "
-        f"{machine['date']}. `python -m benchmarks.asked_speed` measures again."
+        f"\n{found['model']}, batch {found['batch_size']}, length {found['sequence_length']}, {machine['cores']} cores of "
+        f"an {machine['processor']}, each row in a process of its own, rounds alternating; ratios of a round are off by "
+        f"{noise}. {machine['date']}. `python -m benchmarks.asked_speed` measures again."
     )
     return "\n".join(lines)
 
