@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Puts results into docs/pruning.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone. So is
+what stands between `<!-- pruned -->` and `<!-- /pruned -->` in the README, the short form.
 
     python -m benchmarks.pruning_tables
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning import DENSE, GRADUAL, ROWS, TASKS
-from benchmarks.readme import replace_between
+from benchmarks.readme import README, replace_between
 
 PAGE = RESULTS.parent.parent / "docs" / "pruning.md"
 NAMES = {"f1": "F1", "accuracy": "accuracy"}
@@ -136,6 +137,23 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def summary(found: Mapping[str, Any]) -> str:
+    """The README's table: the methods that people know, and all steps together."""
+    asked = [flops for flops in budgets(found) if scores(found, GRADUAL, flops)]
+    lines = [f"| FLOPs kept | 1.0 | {' | '.join(f'{flops:g}' for flops in asked)} |", f"|---|---|{'---|' * len(asked)}"]
+    dense = scores(found, DENSE, 1.0)[0]
+    names = {"magnitude": "magnitude alone", "fisher": "diagonal Fisher alone", GRADUAL: "all steps"}
+    for row, name in names.items():
+        cells = [scores(found, row, flops)[:1] for flops in asked]
+        if any(cells):
+            lines.append(f"| {name} | {dense:.1f} | {' | '.join(f'{cell[0]:.1f}' if cell else '' for cell in cells)} |")
+    lines.append(
+        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, calibrated "
+        f"with {found['samples']} questions of the squadshifts files."
+    )
+    return "\n".join(lines)
+
+
 def speed(found: Mapping[str, Any]) -> str:
     """Asked, predicted and measured speed-ups over the unpruned network of the same type."""
     lines = ["| | asked | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
@@ -199,6 +217,9 @@ def main() -> None:
         if (file := RESULTS / f"{path}.json").is_file():
             text = replace_between(text, name, content(json.loads(file.read_text(encoding="utf-8"))))
     PAGE.write_text(text, encoding="utf-8")
+    if "qa" in dict(found):
+        short = replace_between(README.read_text(encoding="utf-8"), "pruned", summary(dict(found)["qa"]))
+        README.write_text(short, encoding="utf-8")
     print(f"{PAGE.name}: {', '.join(task for task, _ in found)}")
 
 
