@@ -148,8 +148,8 @@ def summary(found: Mapping[str, Any]) -> str:
         if any(cells):
             lines.append(f"| {name} | {dense:.1f} | {' | '.join(f'{cell[0]:.1f}' if cell else '' for cell in cells)} |")
     lines.append(
-        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, calibrated "
-        f"with {found['samples']} questions of the squadshifts files."
+        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, "
+        f"calibrated with {found['samples']} questions of the squadshifts files."
     )
     return "\n".join(lines)
 
