@@ -18,7 +18,9 @@ ALIKE = artifact writer quantized surgeon session int8_export bench properties
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
-	$(VENV)/bin/python examples/mask_minilm.py --output $(DEMO)/masked --heads 0.75 --columns 0.6
+	$(VENV)/bin/python examples/library_texts.py $(DEMO)/texts.tsv
+	$(VENV)/bin/prune-export prune --model "$$($(VENV)/bin/python examples/minilm.py)" --task feature-extraction \
+		--calibration $(DEMO)/texts.tsv --flops 0.6 --output $(DEMO)/masked
 	$(VENV)/bin/prune-export --model $(DEMO)/masked --output $(DEMO)/onnx/model.onnx
 	$(VENV)/bin/prune-export verify --model $(DEMO)/masked --onnx $(DEMO)/onnx
 	$(VENV)/bin/python examples/ask.py $(DEMO)/onnx

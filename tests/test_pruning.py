@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from prune_export.cli.main import main
 from prune_export.inspection import inspect
 from prune_export.pruning import block_timing
 from prune_export.pruning.budget import Budget, ladder
-from prune_export.pruning.calibration import Calibration
+from prune_export.pruning.calibration import Calibration, read_calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
@@ -460,6 +462,19 @@ def test_prune_writes_checkpoints_that_export(dense: Path, questions: Path, tmp_
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_several_files_are_one_calibration(dense: Path, questions: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(dense)
+    other = tmp_path / "other.json"
+    other.write_text(questions.read_text(encoding="utf-8").replace("mat", "cap"), encoding="utf-8")
+    found = read_calibration([questions, other], checkpoint, samples=100, seed=0)
+    assert (found.name, found.samples) == ("train.json, other.json", 48)
+    one, two = (read_calibration(sources, checkpoint, samples=100, seed=0) for sources in (questions, [questions]))
+    assert one.digest == two.digest != found.digest
+    other.write_text(SST, encoding="utf-8")
+    with pytest.raises(DataError, match="is for text-classification"):
+        read_calibration([questions, other], checkpoint, samples=8, seed=0)
+
+
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not matter here."""
     for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
@@ -495,6 +510,61 @@ def test_prices_from_a_table(tmp_path: Path) -> None:
     assert costs.columns[0][1] == 1.0
     assert costs.columns[2][15] == pytest.approx(1.5)
     assert costs.dense == pytest.approx(1.0 + 3 * 3.0 + 3 * 2.0)
+
+
+@functools.cache
+def first_token_network() -> Encoder:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_checkpoint(save(make_model(BERT, "text-classification"), Path(folder))).encoder
+
+
+FIRST_TOKEN = LatencyTable(
+    {},
+    rest=1.0,
+    heads=((0, 0.0), (1, 2.0), (4, 8.0)),
+    columns=((0, 0.0), (20, 4.0)),
+    last_heads=((0, 0.0), (1, 1.5), (4, 3.0)),
+    last_columns=((0, 0.0), (20, 0.5)),
+)
+
+
+def test_prices_where_only_the_first_token_is_read() -> None:
+    """The last layer with attention, and what follows it, costs what it costs for one token: as the writer has it."""
+    costs = latency_costs(FIRST_TOKEN, first_token_network())
+    full = (4, 20)
+    assert costs.dense == costs.total((full, full, full)) == pytest.approx(1 + 2 * (8 + 4) + 3 + 0.5)
+    assert costs.total((full, (1, 20), (0, 20))) == pytest.approx(1 + 8 + 4 + 1.5 + 0.5 + 0.5)
+    assert costs.total((full, (0, 20), (0, 0))) == pytest.approx(1 + 3 + 0.5 + 0.5)
+    assert costs.total(((0, 20), (0, 20), (0, 0))) == pytest.approx(1 + 0.5 + 0.5)
+
+
+@given(st.lists(st.lists(NUMBERS, min_size=6, max_size=6), min_size=3, max_size=3), st.floats(1.5, 28.5))
+@settings(max_examples=15)
+def test_selection_where_only_the_first_token_is_read(values: list[list[float]], budget: float) -> None:
+    """Against every choice of counts, each priced by the case that it is."""
+    scores = [layer_scores(layer[:4], [layer[4]] * 10 + [layer[5]] * 10) for layer in values]
+    costs = latency_costs(FIRST_TOKEN, first_token_network())
+    kept = select(scores, costs, budget)
+    assert costs.total(tuple((len(heads), len(columns)) for heads, columns in kept)) <= budget
+    best = -1.0
+    for counts in itertools.product(itertools.product(range(5), (0, 10, 20)), repeat=3):
+        if costs.total(counts) <= budget - 0.01:
+            parts = zip(scores, counts, strict=True)
+            best = max(best, sum(float(_best(p.heads, h) + _best(p.columns, c)) for p, (h, c) in parts))
+    assert kept_score(scores, kept) >= best - 1e-9
+
+
+def _best(values: torch.Tensor, count: int) -> torch.Tensor:
+    return values.sort(descending=True).values[:count].sum()
+
+
+def test_a_classifiers_last_layer_has_prices_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table = latency_table(first_token_network(), sequence_length=8)
+    assert [count for count, _ in table.last_heads] == [0, 1, 2, 3, 4]
+    assert [count for count, _ in table.last_columns] == [0, 5, 15, 20]
+    assert latency_table(first_token_network(), sequence_length=8) == table
 
 
 def test_a_damaged_table_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calibration",
         required=True,
+        nargs="+",
         metavar="DATA",
-        help="examples with answers or labels: SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv, or a name for datasets",
+        help="examples with answers or labels: SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv, or a name for datasets; "
+        "several are mixed",
     )
     group.add_argument("--samples", type=int, default=512, metavar="N", help="examples that are used (default: 512)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="which examples (default: 0)")

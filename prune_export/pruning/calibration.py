@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.pruning.objective import LABELLED
 
+Source = str | Path | Data
+
 _BATCH_TOKENS = 2048
 _LEAST_BATCHES = 16  # so that some can be held out
 
@@ -38,7 +40,7 @@ class Calibration:
 
 
 def read_calibration(
-    source: str | Path | Data,
+    sources: Source | Sequence[Source],
     checkpoint: Checkpoint,
     *,
     samples: int,
@@ -47,9 +49,10 @@ def read_calibration(
     labels: Sequence[str] | None = None,
     max_seq_length: int | None = None,
 ) -> Calibration:
-    """Draws `samples` examples of `source` (what `read_examples` takes, or has read) with `seed`, or all if there are fewer.
+    """Draws `samples` examples of all `sources` together with `seed`, or takes all if there are fewer.
 
-    A question gives one window: the first that holds an answer, or the first where the data says that there is none.
+    A source is what `read_examples` takes, or has read; several are mixed by how many examples they have. A question gives
+    one window: the first that holds an answer, or the first where the data says that there is none.
 
     Raises:
         DataError: it cannot be read, is for another task, or has no labels.
@@ -57,13 +60,8 @@ def read_calibration(
     """
     task = checkpoint.task
     labelled = task in LABELLED
-    data = (
-        source
-        if isinstance(source, QuestionData | TextData)
-        else read_examples(source, task=task if labelled else None, dataset=dataset)
-    )
-    if labelled and data.task != task:
-        raise DataError(f"{data.name}: is for {data.task}; the model needs data for {task}")
+    wanted = task if labelled else None
+    data = _joined([_read(source, wanted, dataset) for source in _as_sequence(sources)])
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
@@ -94,6 +92,36 @@ def make_calibration(
     ]
     order = np.random.default_rng(seed).permutation(len(batches))
     return Calibration(name, len(features), _digest(features), tuple(batches[int(index)] for index in order))
+
+
+def _as_sequence(sources: Source | Sequence[Source]) -> Sequence[Source]:
+    found = [sources] if isinstance(sources, str | Path | QuestionData | TextData) else list(sources)
+    if not found:
+        raise UsageError("no calibration data; expected one file or more")
+    return found
+
+
+def _read(source: Source, task: str | None, dataset: str | None) -> Data:
+    if not isinstance(source, QuestionData | TextData):
+        return read_examples(source, task=task, dataset=dataset)
+    if task is not None and source.task != task:
+        raise DataError(f"{source.name}: is for {source.task}; the model needs data for {task}")
+    return source
+
+
+def _joined(found: Sequence[Data]) -> Data:
+    """All examples, in order. Whether questions may go unanswered can differ: calibration looks at each by itself."""
+    name = ", ".join(Path(data.name).name for data in found)
+    first = found[0]
+    if isinstance(first, QuestionData):
+        questions = [data for data in found if isinstance(data, QuestionData)]
+        if len(questions) == len(found):
+            return replace(first, name=name, examples=tuple(example for data in questions for example in data.examples))
+    else:
+        texts = [data for data in found if isinstance(data, TextData) and data.glue == first.glue]
+        if len(texts) == len(found):
+            return replace(first, name=name, examples=tuple(example for data in texts for example in data.examples))
+    raise DataError(f"{name}: files of different tasks; expected calibration data of one task")
 
 
 def _one_window_each(data: QuestionData, features: Sequence[Feature]) -> list[Feature]:

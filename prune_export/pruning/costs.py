@@ -17,6 +17,9 @@ class Costs:
 
     `heads[layer][n]` is what the attention of a distinct layer costs with n heads, all its applications together;
     `columns[layer][n]` likewise. `fixed` is what is there whatever goes, `dense` the whole unpruned network, all in `unit`.
+
+    Where what one block costs depends on whether another is there, no one sum serves every network. `cases` are then sums
+    that serve some networks each, infinite for the others, and the fields above are those of the unpruned network's case.
     """
 
     unit: str
@@ -24,9 +27,12 @@ class Costs:
     fixed: float
     heads: tuple[tuple[float, ...], ...]
     columns: tuple[tuple[float, ...], ...]
+    cases: tuple[Costs, ...] = ()
 
     def total(self, counts: tuple[tuple[int, int], ...]) -> float:
         """The cost of a network whose distinct layers keep so many (heads, columns)."""
+        if self.cases:
+            return min(case.total(counts) for case in self.cases)
         kept = zip(self.heads, self.columns, counts, strict=True)
         return self.fixed + sum(heads[h] + columns[c] for heads, columns, (h, c) in kept)
 

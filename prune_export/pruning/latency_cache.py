@@ -22,7 +22,8 @@ from exporters.onnx.writer import check_precision
 from prune_export.benchmark.machine import processor
 from prune_export.exporting import resolve_target
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.block_timing import largest_layer, measure_blocks
+from prune_export.pruning.block_networks import largest_layer
+from prune_export.pruning.block_timing import measure_blocks
 from prune_export.pruning.latency import FORMAT, VERSION, LatencyTable
 from prune_export.record import versions
 
@@ -114,8 +115,9 @@ def _read(path: Path, settings: dict[str, Any]) -> LatencyTable | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         if (data["format"], data["version"], data["settings"]) != (FORMAT, VERSION, settings):
             return None
-        heads, columns = (tuple((int(n), float(ms)) for n, ms in data[key]) for key in ("heads_ms", "columns_ms"))
-        return LatencyTable(settings, float(data["rest_ms"]), heads, columns)
+        parts = ("heads_ms", "columns_ms", "last_heads_ms", "last_columns_ms")
+        pairs = [tuple((int(count), float(ms)) for count, ms in data[key]) for key in parts]
+        return LatencyTable(settings, float(data["rest_ms"]), *pairs)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

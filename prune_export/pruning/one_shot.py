@@ -13,13 +13,12 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_weights, sha256
-from prune_export.data.examples import Data
 from prune_export.inspection import source_to_json
 from prune_export.plan import Plan, plan_from_zeros
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_timing import Speed, measure_speed
 from prune_export.pruning.budget import Budget, budgets
-from prune_export.pruning.calibration import Calibration, read_calibration
+from prune_export.pruning.calibration import Calibration, Source, read_calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
 from prune_export.pruning.cutting import full_size_tensors
 from prune_export.pruning.latency import LatencyTable, latency_costs, usual_length
@@ -54,7 +53,7 @@ class PruneResult:
 
 def prune(
     model: str | Path,
-    calibration: str | Path | Data,
+    calibration: Source | Sequence[Source],
     output: str | Path,
     *,
     flops: float | Sequence[float] | None = None,
@@ -90,7 +89,8 @@ def prune(
 ) -> tuple[PruneResult, ...]:
     """Prunes the checkpoint `model` (a folder or a hub id) without training and writes masked checkpoints.
 
-    `calibration` is what `evaluate` takes as data: `samples` examples of it are drawn with `seed`.
+    `calibration` is what `evaluate` takes as data, or several of them: `samples` examples of all together are drawn with
+    `seed`.
 
     Budgets, what stays: `flops` and `parameters` are fractions of those of the unpruned encoder layers; `speedup` a factor
     and `latency_ms` milliseconds, both measured with ONNX Runtime for `target`, `dtype`, `batch_size`, `sequence_length` and
@@ -270,7 +270,7 @@ def _record(
         "budget": asked | {"unit": costs.unit, "unpruned": costs.dense, "kept": cost},
         "seed": settings.seed,
         "align": settings.rules.align,
-        "data": {"name": Path(calibration.name).name, "samples": calibration.samples, "sha256": calibration.digest},
+        "data": {"name": calibration.name, "samples": calibration.samples, "sha256": calibration.digest},
         "source": source_to_json(checkpoint) | {"weights_sha256": digest, "weights": SAFETENSORS},
         "steps": [_step_to_json(step) for step in steps],
         "speed": speed.to_json() if speed is not None else None,

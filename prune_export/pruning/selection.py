@@ -61,15 +61,19 @@ def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Ru
     Raises:
         UsageError: nothing that the rules allow is within the budget; the message says what the least is.
     """
-    least = costs.total(tuple(_least(scores, index, rules) for index in range(len(scores))))
+    cases = costs.cases or (costs,)
+    least = min(case.total(tuple(_least(scores, case, index, rules) for index in range(len(scores)))) for case in cases)
     if budget < least:
+        fastest = f", {costs.dense / least:.3g} times as fast" if costs.unit == "ms" else ""
         raise UsageError(
             f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be "
-            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}); ask for that or more"
+            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}{fastest}); ask for that or more"
         )
+    if costs.cases:
+        return _best_case(scores, costs, budget, rules)
     head_cost, column_cost = _uniform(costs.heads), _uniform(costs.columns)
     if head_cost is None or column_cost is None:
-        return _by_table(scores, costs, budget, rules)
+        return _best_case(scores, costs, budget, rules)
     return _by_numbers(scores, head_cost, column_cost, budget - costs.fixed, rules)
 
 
@@ -158,7 +162,37 @@ def _kept(layers: int, heads: Sequence[_Group], columns: Sequence[_Group]) -> Ke
 # --- a price for every count ------------------------------------------------------------------------------------------
 
 
-def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Rules) -> Kept:
+def _best_case(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Rules) -> Kept:
+    """The case in which least is lost. One that forces more to go than another loses need not be worked out."""
+    best: Kept | None = None
+    least = np.inf
+    for case in costs.cases or (costs,):
+        if _forced_loss(scores, case) >= least:
+            continue
+        if (kept := _by_table(scores, case, budget, rules)) is not None and (lost := _lost(scores, kept)) < least:
+            best, least = kept, lost
+    if best is None:
+        raise UsageError(
+            f"the budget of {budget:.6g} {costs.unit} cannot be met within the table's rounding; ask for slightly more"
+        )
+    return best
+
+
+def _forced_loss(scores: Sequence[LayerScores], case: Costs) -> float:
+    """The scores of heads that a case has no price for."""
+    parts = zip(scores, case.heads, strict=True)
+    return sum(float(layer.heads.sum()) for layer, prices in parts if len(prices) > 1 and np.isinf(prices[1]))
+
+
+def _lost(scores: Sequence[LayerScores], kept: Kept) -> float:
+    lost = 0.0
+    for layer, (heads, columns) in zip(scores, kept, strict=True):
+        lost += float(layer.heads.sum() - layer.heads[list(heads)].sum())
+        lost += float(layer.columns.sum() - layer.columns[list(columns)].sum())
+    return lost
+
+
+def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Rules) -> Kept | None:
     """One count for each block, by dynamic programming over the time spent (multiple-choice knapsack)."""
     blocks: list[tuple[Tensor, tuple[float, ...], list[int]]] = []
     for index, layer in enumerate(scores):
@@ -166,7 +200,7 @@ def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules:
             (layer.heads, costs.heads[index], 1),
             (layer.columns, costs.columns[index], rules.align),
         ):
-            blocks.append((values, prices, _allowed(len(values), step, index, rules)))
+            blocks.append((values, prices, _priced(prices, _allowed(len(values), step, index, rules))))
     room = budget - costs.fixed
     least: NDArray[np.float64] = np.zeros(_TICKS + 1)
     choices: list[NDArray[np.int32]] = []
@@ -187,9 +221,7 @@ def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules:
         choices.append(choice)
         spent.append(ticks)
     if not np.isfinite(least[-1]):
-        raise UsageError(
-            f"the budget of {budget:.6g} {costs.unit} cannot be met within the table's rounding; ask for slightly more"
-        )
+        return None
     left, counts_kept = _TICKS, []
     for (_, _, counts), choice, ticks in zip(reversed(blocks), reversed(choices), reversed(spent), strict=True):
         option = int(choice[left])
@@ -217,9 +249,14 @@ def _allowed(units: int, step: int, layer: int, rules: Rules) -> list[int]:
     return counts if rules.drop_blocks or units == 0 else counts[1:]
 
 
-def _least(scores: Sequence[LayerScores], index: int, rules: Rules) -> tuple[int, int]:
+def _priced(prices: tuple[float, ...], counts: list[int]) -> list[int]:
+    """The counts that a case has a price for."""
+    return [count for count in counts if np.isfinite(prices[count])]
+
+
+def _least(scores: Sequence[LayerScores], costs: Costs, index: int, rules: Rules) -> tuple[int, int]:
+    """The fewest heads and columns; where a case allows none of the counts, one that it has no price for."""
     layer = scores[index]
-    return (
-        _allowed(len(layer.heads), 1, index, rules)[0],
-        _allowed(len(layer.columns), rules.align, index, rules)[0],
-    )
+    heads = _allowed(len(layer.heads), 1, index, rules)
+    columns = _allowed(len(layer.columns), rules.align, index, rules)
+    return (_priced(costs.heads[index], heads) or heads)[0], (_priced(costs.columns[index], columns) or columns)[0]

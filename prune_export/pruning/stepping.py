@@ -68,15 +68,17 @@ class Pruner:
         calibration: Calibration,
         settings: Settings,
         *,
+        gradients: tuple[LayerGradients, ...] | None = None,
         progress: Progress = SILENT,
     ) -> None:
+        """`gradients` are what `gate_gradients` gave for the unpruned network and this calibration, where they are known."""
         self.checkpoint, self.calibration, self.settings, self.progress = checkpoint, calibration, settings, progress
         # Steps on the way only prepare the last one: half of the (shuffled) batches will do, if some can be held out.
         enough = len(calibration.batches) >= _LEAST_TO_HALVE
         self._half = calibration.batches[::2] if enough else calibration.batches
         self._start = unpruned(checkpoint.encoder)
         self._steps: dict[tuple[Any, ...], Step] = {}
-        self._gradients: dict[int, tuple[LayerGradients, ...]] = {}
+        self._gradients = {} if gradients is None else {id(self._start): gradients}
 
     def prune(self, budget: Budget, costs: Costs, fraction: float) -> tuple[Step, ...]:
         """All steps to `fraction` of the unpruned cost (for "units": of the scarcer kind), the last of them the result.
@@ -151,6 +153,10 @@ class Pruner:
                 return magnitude(network.encoder), None
             case "random":
                 return chance(network.encoder, seed=self.settings.seed), None
+
+    def gradients(self) -> tuple[LayerGradients, ...]:
+        """What the unpruned network is scored by."""
+        return self._gradients_of(self._start)
 
     def _gradients_of(self, network: Pruned) -> tuple[LayerGradients, ...]:
         """The unpruned network is the untouched Hugging Face model; later ones are slim, which costs less."""

@@ -25,12 +25,19 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
 
 
 def latency_tables(table: LatencyTable) -> Iterator[Table]:
-    """Milliseconds of one attention block by heads, of one feed-forward block by columns."""
+    """Milliseconds of one attention block by heads, of one feed-forward block by columns; the last ones if they differ."""
     settings = table.settings
     where = f"{settings['target']}, {settings['dtype']}, {settings['batch_size']}×{settings['sequence_length']}"
-    for name, pairs in (("heads", table.heads), ("columns", table.columns)):
+    for name, pairs in (
+        ("heads", table.heads),
+        ("columns", table.columns),
+        ("heads of the last layer", table.last_heads),
+        ("columns of the last layer", table.last_columns),
+    ):
+        if not pairs:
+            continue
         found = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {where}", title_justify="left")
-        for heading in (name, "ms"):
+        for heading in (name.split()[0], "ms"):
             found.add_column(heading, justify="right")
         for count, milliseconds in pairs:
             found.add_row(str(count), f"{milliseconds:.3f}")

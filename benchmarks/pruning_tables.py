@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Puts results into docs/pruning.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
+
+The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone. So is
+what stands between `<!-- pruned -->` and `<!-- /pruned -->` in the README, the short form.
+
+    python -m benchmarks.pruning_tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+from benchmarks.pruning import DENSE, GRADUAL, ROWS, TASKS
+from benchmarks.readme import README, replace_between
+
+PAGE = RESULTS.parent.parent / "docs" / "pruning.md"
+NAMES = {"f1": "F1", "accuracy": "accuracy"}
+_COLOURS = ("#bbbbbb", "#999999", "#c4a484", "#8c8c40", "#6a9fb5", "#4878a8", "#55a868", "#c44e52", "#8172b2")
+
+
+def section(found: Mapping[str, Any], picture: str) -> str:
+    """A task's part of the page."""
+    return "\n\n".join([f"![{_title(found)}]({picture})", table(found), conditions(found), losses(found)])
+
+
+def _title(found: Mapping[str, Any]) -> str:
+    return f"{NAMES[found['metric']]} on {found['evaluation']} against the FLOPs that stay"
+
+
+def scores(found: Mapping[str, Any], row: str, flops: float) -> list[float]:
+    """The metric of every seed, in the order of the seeds."""
+    points = sorted(found["points"], key=lambda point: point["seed"])
+    return [point["metrics"][found["metric"]] for point in points if (point["row"], point["flops"]) == (row, flops)]
+
+
+def budgets(found: Mapping[str, Any]) -> list[float]:
+    return sorted({point["flops"] for point in found["points"] if point["row"] != DENSE}, reverse=True)
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A row a method, a column a budget. Rows with several seeds show the first, and below it the mean and the range."""
+    dense = scores(found, DENSE, 1.0)[0]
+    asked = budgets(found)
+    lines = [
+        f"| {NAMES[found['metric']]} (dense {dense:.2f}), FLOPs kept | {' | '.join(f'{flops:g}' for flops in asked)} |",
+        f"|---|{'---|' * len(asked)}",
+    ]
+    for row in ROWS:
+        cells = [scores(found, row, flops) for flops in asked]
+        if any(cells):
+            lines.append(f"| {row} | {' | '.join(f'{cell[0]:.2f}' if cell else '' for cell in cells)} |")
+        if any(len(cell) > 1 for cell in cells):
+            spread = [
+                f"{mean(cell):.2f} ({min(cell):.2f} to {max(cell):.2f})" if len(cell) > 1 else "" for cell in cells
+            ]
+            count = max(len(cell) for cell in cells)
+            lines.append(f"| {row}, {count} seeds: mean and range | {' | '.join(spread)} |")
+    lost = [scores(found, GRADUAL, flops) for flops in asked]
+    lines.append(
+        f"| *lost by the last method* | {' | '.join(f'*{dense - mean(cell):.2f}*' if cell else '' for cell in lost)} |"
+    )
+    return "\n".join(lines)
+
+
+def conditions(found: Mapping[str, Any]) -> str:
+    """What the figures hold for."""
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
+    return (
+        f"Calibrated with {found['samples']:,} examples of {', '.join(found['calibration'])}, judged on all "
+        f"{found['examples']:,} of {found['evaluation']}. FLOPs are those of the encoder layers at length "
+        f"{found['sequence_length']}; every point keeps at most what was asked for. {machine['date']}, {versions}. "
+        f"`python -m benchmarks.pruning --task {found['task']}` measures again."
+    )
+
+
+def losses(found: Mapping[str, Any]) -> str:
+    """What stays, and how far each block's output is from the dense network's, on samples that no weight was fitted to."""
+    points = [point for point in found["points"] if point["row"] == GRADUAL and point["seed"] == 0]
+    points.sort(key=lambda point: -point["flops"])
+    layers = range(len(points[0]["kept"])) if points else range(0)
+    lines = [
+        f"| heads/columns that stay (error in %) | {' | '.join(f'layer {layer}' for layer in layers)} |",
+        f"|---|{'---|' * len(layers)}",
+    ]
+    for point in points:
+        cells = []
+        for layer, (heads, columns) in enumerate(point["kept"]):
+            errors = {part: after for place, part, _, after in point["held_out_errors"] if place == layer}
+            both = " / ".join(
+                f"{100 * errors[part]:.1f}" if part in errors else "–" for part in ("attention output", "down")
+            )
+            cells.append(f"{heads}/{columns} ({both})")
+        lines.append(f"| {point['flops']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Lines of the metric over the FLOPs that stay, one a row; bars where there are several seeds."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    dense = scores(found, DENSE, 1.0)[0]
+    # A fixed salt and no date: the same figures give the same file.
+    with rc_context({"svg.hashsalt": "prune-export", "font.size": 9, "axes.edgecolor": "#aaaaaa"}):
+        figure: Any = Figure(figsize=(7.6, 4.4), layout="constrained")
+        axis = figure.subplots()
+        axis.axhline(dense, color="black", linewidth=0.8, linestyle=":")
+        for colour, row in zip(_COLOURS, ROWS, strict=True):
+            measured = [(flops, scores(found, row, flops)) for flops in budgets(found)]
+            shown = [(1.0, [dense])] + [(flops, values) for flops, values in measured if values]
+            if len(shown) == 1:
+                continue
+            places, values = [flops for flops, _ in shown], [mean(cell) for _, cell in shown]
+            spread = [
+                [value - min(cell) for value, (_, cell) in zip(values, shown, strict=True)],
+                [max(cell) - value for value, (_, cell) in zip(values, shown, strict=True)],
+            ]
+            width = 2.0 if row == GRADUAL else 1.2
+            axis.errorbar(
+                places, values, yerr=spread, label=row, color=colour, marker=".", linewidth=width, elinewidth=0.8
+            )
+        axis.invert_xaxis()
+        axis.set_xlabel("FLOPs kept (fraction of the encoder's)")
+        axis.set_ylabel(NAMES[found["metric"]])
+        axis.set_title(_title(found), fontsize=10)
+        axis.grid(color="#eeeeee")
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """The README's table: the methods that people know, and all steps together."""
+    asked = [flops for flops in budgets(found) if scores(found, GRADUAL, flops)]
+    lines = [f"| FLOPs kept | 1.0 | {' | '.join(f'{flops:g}' for flops in asked)} |", f"|---|---|{'---|' * len(asked)}"]
+    dense = scores(found, DENSE, 1.0)[0]
+    names = {"magnitude": "magnitude alone", "fisher": "diagonal Fisher alone", GRADUAL: "all steps"}
+    for row, name in names.items():
+        cells = [scores(found, row, flops)[:1] for flops in asked]
+        if any(cells):
+            lines.append(f"| {name} | {dense:.1f} | {' | '.join(f'{cell[0]:.1f}' if cell else '' for cell in cells)} |")
+    lines.append(
+        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, "
+        f"calibrated with {found['samples']} questions of the squadshifts files."
+    )
+    return "\n".join(lines)
+
+
+def speed(found: Mapping[str, Any]) -> str:
+    """Asked, predicted and measured speed-ups over the unpruned network of the same type."""
+    lines = ["| | asked | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
+    for dtype, part in found["dtypes"].items():
+        milliseconds = f"{part['unpruned_ms']:.1f} (predicted {part['unpruned_predicted_ms']:.1f})"
+        lines.append(f"| {dtype}, unpruned | | | 1.00× | | {milliseconds} |")
+        for row in part["asked"]:
+            low, high = row["measured_range"]
+            off = 100 * (row["measured"] / row["predicted"] - 1)
+            cells = (
+                f"{row['asked']:g}×",
+                f"{row['predicted']:.2f}×",
+                f"{row['measured']:.2f}× ({low:.2f} to {high:.2f})",
+                f"{off:+.1f} %",
+                f"{row['measured_ms']:.1f} (predicted {row['predicted_ms']:.1f})",
+            )
+            lines.append(f"| {dtype} | {' | '.join(cells)} |")
+    machine = found["machine"]
+    noise = ", ".join(f"{dtype} {100 * part['noise']:.0f} %" for dtype, part in found["dtypes"].items())
+    lines.append(
+        f"\n{found['model']}, batch {found['batch_size']}, length {found['sequence_length']}, {machine['cores']} cores of "
+        f"an {machine['processor']}, each row in a process of its own, rounds alternating; ratios of a round are off by "
+        f"{noise}. {machine['date']}. `python -m benchmarks.asked_speed` measures again."
+    )
+    return "\n".join(lines)
+
+
+def cost(found: Mapping[str, Any]) -> str:
+    """Time and memory of the whole command."""
+    lines = ["| | samples | FLOPs kept | seconds | peak memory |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['model']} | {row['samples']:,} | {row['flops']:g} | {row['seconds']['median']:.0f} | "
+            f"{row['peak_mib']['median']:,.0f} MiB |"
+        )
+    machine = found["machine"]
+    lines.append(f"\n{machine['cores']} cores of an {machine['processor']}, {machine['date']}.")
+    return "\n".join(lines)
+
+
+def sections(folder: Path) -> Sequence[tuple[str, dict[str, Any]]]:
+    """The results that are there."""
+    paths = [(task, folder / f"pruning-{task}.json") for task in TASKS]
+    return [(task, json.loads(path.read_text(encoding="utf-8"))) for task, path in paths if path.is_file()]
+
+
+def main() -> None:
+    found = sections(RESULTS)
+    if not found:
+        raise SystemExit("no results: run python -m benchmarks.pruning first")
+    text = PAGE.read_text(encoding="utf-8")
+    for task, results in found:
+        picture = RESULTS / f"pruning-{task}.svg"
+        draw(results, picture)
+        relative = f"../{picture.relative_to(PAGE.parent.parent).as_posix()}"
+        try:
+            text = replace_between(text, task, section(results, relative))
+        except ValueError as error:
+            raise SystemExit(f"{PAGE.name}: {error}") from error
+    for name, path, content in (("speed", "asked-speed", speed), ("cost", "prune-cost", cost)):
+        if (file := RESULTS / f"{path}.json").is_file():
+            text = replace_between(text, name, content(json.loads(file.read_text(encoding="utf-8"))))
+    PAGE.write_text(text, encoding="utf-8")
+    if "qa" in dict(found):
+        short = replace_between(README.read_text(encoding="utf-8"), "pruned", summary(dict(found)["qa"]))
+        README.write_text(short, encoding="utf-8")
+    print(f"{PAGE.name}: {', '.join(task for task, _ in found)}")
+
+
+if __name__ == "__main__":
+    main()
