@@ -25,7 +25,8 @@ _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "Layer
 
 # How torch's weights-only unpickler names an object that it will not make (torch/_weights_only_unpickler.py).
 _REFUSED = re.compile(
-    r"GLOBAL (\S*\w\.\w\S*)|unrecognized function (.+)|via `add_safe_globals`,? but got (.+)|(``torch\..+``) must be imported"
+    r"GLOBAL (\S*\w\.\w\S*)|unrecognized function (.+)|via `add_safe_globals`,? but got (.+)|"
+    r"(``torch\..+``) must be imported"
 )
 _LFS_POINTER = b"version https://git-lfs"
 
