@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 import prune_export
-from exporters.errors import DataError, OutputError, TrainingError, UsageError
+from exporters.errors import DataError, OutputError, PruneExportError, TrainingError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 from tests.models import FAMILY_CASES, example_inputs
-from tests.tiny_training import checkpoint_folder, recipe_data, tiny_recipe
+from tests.tiny_training import checkpoint_folder, questions_file, recipe_data, tiny_recipe
 
 pytest.importorskip("accelerate")
 
@@ -255,3 +255,14 @@ def test_a_run_does_not_begin_over_other_things(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="holds other things than a run"):
             train(tiny_recipe(tmp_path), overwrite=overwrite)
     assert (tmp_path / "run/mine.txt").read_text() == "x"
+
+
+def test_a_run_that_failed_before_anything_was_made_can_be_begun_again(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, data={"train": str(tmp_path / "missing.json")})
+    with pytest.raises(PruneExportError, match=r"missing\.json"):
+        train(recipe)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.toml"]
+    questions_file(tmp_path / "missing.json")
+    assert train(recipe).final.is_dir()
+    with pytest.raises(OutputError, match="holds a run already"):
+        train(recipe)

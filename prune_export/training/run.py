@@ -133,6 +133,9 @@ def _open_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
     if folder.exists() and any(folder.iterdir()):
         if not used.is_file():
             raise OutputError(f"{folder} holds other things than a run; choose another output")
+        untouched = [path.name for path in folder.iterdir()] == [RECIPE]  # it failed before anything was made
+        if untouched:
+            overwrite, resume = True, False
         if resume:
             _check_same(used, recipe)
             return
