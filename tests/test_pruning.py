@@ -252,9 +252,12 @@ def counted(encoder: Encoder, kind: str) -> int:
 
 
 def test_the_ladder_has_the_same_rungs_for_every_budget() -> None:
-    assert ladder(0.6) == (0.6,)
+    assert ladder(0.8) == (0.8,)
+    assert ladder(0.7) == (0.8, 0.7)
+    assert ladder(0.6) == (0.8, 0.6)
     assert ladder(0.5) == (0.65, 0.5)
     assert ladder(0.3) == (0.65, 0.65**2, 0.3)
+    assert ladder(0.6, gradual=False) == (0.6,)
     assert ladder(0.3, gradual=False) == (0.3,)
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from exporters.errors import DataError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.data.examples import Text
+from prune_export.data.examples import Text, joined
 from prune_export.data.features import make_features
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
@@ -18,6 +21,7 @@ from prune_export.training.arguments import check_trainer_section
 from prune_export.training.checks import check_recipe
 from prune_export.training.features import Collator, training_features
 from prune_export.training.kinds import stages_of
+from prune_export.training.order import LengthGroups
 from prune_export.training.recipe import METHODS, DataSection, Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from tests.conftest import ROOT
@@ -31,10 +35,10 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_features_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
-    section = DataSection(train=str(questions_file(tmp_path / "q.json")), max_seq_length=12, doc_stride=2)
+    section = DataSection(train=(str(questions_file(tmp_path / "q.json")),), max_seq_length=12, doc_stride=2)
     first = training_features(section, checkpoint, seed=0)
     tokenizer = load_tokenizer(tmp_path / "model")
-    expected = make_features(read_examples(section.train), tokenizer, max_seq_length=12, doc_stride=2, labelled=True)
+    expected = make_features(read_examples(section.train[0]), tokenizer, max_seq_length=12, doc_stride=2, labelled=True)
     assert len(first) == len(expected) > 48  # some contexts need two windows
     for found, wanted in zip(first.features, expected, strict=True):
         assert np.array_equal(found.input_ids, wanted.input_ids)
@@ -61,7 +65,7 @@ def test_features_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
-    section = DataSection(train=str(questions_file(tmp_path / "q.json", 60)), max_seq_length=24)
+    section = DataSection(train=(str(questions_file(tmp_path / "q.json", 60)),), max_seq_length=24)
     alone = training_features(section, checkpoint, seed=0)
     for path in (tmp_path / "cache").rglob("*.npz"):
         path.unlink()
@@ -71,6 +75,48 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     together = training_features(section, checkpoint, seed=0)
     assert [f.example for f in together.features] == [f.example for f in alone.features]
     assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(together.features, alone.features, strict=True))
+
+
+def test_several_files_are_one_training_set(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
+    paths = [str(questions_file(tmp_path / f"{count}.json", count)) for count in (8, 5)]
+    apart = [training_features(DataSection(train=(path,)), checkpoint, seed=0).features for path in paths]
+    both = training_features(DataSection(train=tuple(paths)), checkpoint, seed=0)
+    assert both.lengths() == [len(feature.input_ids) for part in apart for feature in part]
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\nabc\t1\n")
+    with pytest.raises(DataError):
+        training_features(
+            DataSection(train=(paths[0], str(tmp_path / "train.tsv")), dataset="sst2"), checkpoint, seed=0
+        )
+    with pytest.raises(DataError, match="expected one file or more"):
+        training_features(DataSection(train=()), checkpoint, seed=0)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=300), step=st.integers(1, 9), seed=st.integers(0, 10**6)
+)
+def test_groups_of_like_length_hold_every_example_once(lengths: list[int], step: int, seed: int) -> None:
+    order = LengthGroups(lengths, step=step, seed=seed)
+    found = list(order)
+    assert sorted(found) == list(range(len(lengths)))
+    assert len(order) == len(lengths)
+    assert list(LengthGroups(lengths, step=step, seed=seed)) == found
+    # No order wastes less padding in as many steps as are sorted together.
+    together = found[: 50 * step]
+    if len(together) % step == 0:
+        padded = [max(lengths[index] for index in together[at : at + step]) for at in range(0, len(together), step)]
+        best = sorted(lengths[index] for index in together)[step - 1 :: step]
+        assert sorted(padded) == best
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    order = LengthGroups(list(range(100)), step=4, seed=3)
+    first = list(order)
+    assert first != sorted(first)
+    order.set_epoch(1)
+    assert list(order) != first
+    order.set_epoch(0)
+    assert list(order) == first
 
 
 @pytest.mark.parametrize("kind", METHODS)

@@ -50,7 +50,7 @@ def same(one: Path, other: Path) -> bool:
 def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None:
     method = HYBRID | {"fill": True, "fill_steps": 3}
     recipe = tiny_recipe(tmp_path, method=method, budget={"flops": 0.5}, distillation={"weight": 0.5})
-    data = replace(recipe.data, eval=recipe.data.train, eval_samples=20)
+    data = replace(recipe.data, eval=recipe.data.train[0], eval_samples=20)
     result = train(replace(recipe, data=data))
     assert result.evaluation is not None
     assert result.evaluation.examples == 20
@@ -122,13 +122,15 @@ def killed(command: list[str], after: Path, environment: dict[str, str]) -> None
     process.wait()
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grouped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(grouped: bool, tmp_path: Path) -> None:
     """Dropout, scores, schedule and the order of data are those of a run that nobody disturbed."""
     checkpoint_folder(tmp_path / "model", hidden_dropout_prob=0.1)
     method = HYBRID | {"fill": True, "fill_steps": 4}
     sections: dict[str, Any] = {"method": method, "budget": {"flops": 0.5}, "schedule": {"steps": 20}}
     data = recipe_data(tmp_path, **sections)
     data["trainer"] |= {"save_steps": 5, "logging_steps": 5}
+    data["data"]["group_by_length"] = grouped
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(data))
     straight = train(tmp_path / "recipe.toml", changes=(f"output={json.dumps(str(tmp_path / 'straight'))}",))
     command = [sys.executable, "-m", "prune_export", "train", str(tmp_path / "recipe.toml")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -104,5 +106,24 @@ def part_of(data: AnyData, start: int, stop: int) -> AnyData:
     return _with(data, data.examples[start:stop])
 
 
-def _with(data: AnyData, examples: Any) -> AnyData:
-    return replace(data, examples=examples)
+def joined(found: Sequence[Data]) -> Data:
+    """All examples of several files of one task, in order. Each question says by itself whether it has an answer, so that
+    SQuAD v1 and v2 may be mixed.
+
+    Raises:
+        DataError: the tasks differ.
+    """
+    name = ", ".join(Path(data.name).name for data in found) if len(found) > 1 else found[0].name
+    first = found[0]
+    same = [
+        data
+        for data in found
+        if type(data) is type(first) and getattr(data, "glue", None) == getattr(first, "glue", None)
+    ]
+    if len(same) < len(found):
+        raise DataError(f"{name}: files of different tasks; expected data of one task")
+    return _with(first, tuple(example for data in found for example in data.examples), name)
+
+
+def _with(data: AnyData, examples: Any, name: str | None = None) -> AnyData:
+    return replace(data, examples=examples, name=data.name if name is None else name)

@@ -25,6 +25,7 @@ from prune_export.pruning.latency import LatencyTable, latency_costs, reads_firs
 _WIDTHS = 16  # feed-forward widths that are measured, beside 0
 _ROUNDS = 7
 _SECONDS = 0.02  # the least that a session runs in a round
+_GROUP = 5  # sessions between two runs of the unpruned network, the yardstick
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,17 @@ class Speed:
 def measure_speed(dense: Encoder, slim: Encoder, table: LatencyTable, *, predicted_ms: float) -> Speed:
     """Both networks as they are exported, run in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        found = _time([_session(part, table.settings, Path(folder)) for part in (dense, slim)])
-    return Speed(predicted_ms, found[1], latency_costs(table, dense).dense, found[0])
+        yardstick, run = (_session(part, table.settings, Path(folder)) for part in (dense, slim))
+        dense_ms, (slim_ms,) = _time(yardstick, [run])
+    return Speed(predicted_ms, slim_ms, latency_costs(table, dense).dense, dense_ms)
 
 
 def measure_blocks(encoder: Encoder, settings: dict[str, Any], *, progress: Progress = SILENT) -> LatencyTable:
-    """Measures the blocks of networks shaped like the unpruned `encoder`, as `settings` (those of the table) say."""
+    """Measures the blocks of networks shaped like the unpruned `encoder`, as `settings` (those of the table) say.
+
+    Blocks are measured among copies of themselves; what that changes is taken back by one factor for all of them, so that
+    the unpruned network takes the time that it was measured with.
+    """
     shape = largest_layer(encoder)
     head_counts = list(range(1, shape.heads + 1))
     short = reads_first_token(encoder)
@@ -70,18 +76,20 @@ def measure_blocks(encoder: Encoder, settings: dict[str, Any], *, progress: Prog
         networks += [blocks.last(heads=1, columns=count) for count in last_widths]
     with tempfile.TemporaryDirectory() as name:
         progress.stage("Preparing block sessions", len(networks))
-        runs = []
+        yardstick, runs = _session(encoder, settings, Path(name)), []
         for network in networks:
             runs.append(_session(network, settings, Path(name)))
             progress.advance()
         progress.stage("Measuring blocks", _ROUNDS)
-        rest, empty, *times = _time(runs, progress.advance)
+        dense, (rest, empty, *times) = _time(yardstick, runs, progress.advance)
     found = iter(times)
     heads = [(count, max(0.0, (next(found) - empty) / COPIES)) for count in head_counts]
     columns = [(count, max(0.0, (next(found) - empty) / COPIES)) for count in widths]
     last_heads = [(count, max(0.0, next(found) - rest)) for count in (head_counts if short else ())]
     last_columns = [(count, max(0.0, next(found) - rest - last_heads[0][1])) for count in last_widths]
-    return LatencyTable(settings, rest, *(_from_none(pairs) for pairs in (heads, columns, last_heads, last_columns)))
+    table = LatencyTable(settings, rest, *(_from_none(pairs) for pairs in (heads, columns, last_heads, last_columns)))
+    predicted = latency_costs(table, encoder).dense
+    return table.scaled((dense - rest) / (predicted - rest)) if min(dense, predicted) > rest else table
 
 
 def _from_none(pairs: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
@@ -109,18 +117,37 @@ def _session(encoder: Encoder, settings: dict[str, Any], folder: Path) -> Callab
     return lambda: session.run(inputs)
 
 
-def _time(runs: Sequence[Callable[[], object]], advance: Callable[[], None] = lambda: None) -> list[float]:
-    """Milliseconds of one run of each: the median over rounds of the median within a round, all in turns."""
-    for run in runs:
+def _time(
+    yardstick: Callable[[], object], runs: Sequence[Callable[[], object]], advance: Callable[[], None] = lambda: None
+) -> tuple[float, list[float]]:
+    """Milliseconds of one run of `yardstick`, and of each of `runs`, in turns.
+
+    A machine's clock changes, for seconds or minutes. So each time is a fraction of the yardstick's just before and after
+    it; the median of the fractions counts.
+    """
+    for run in (yardstick, *runs):
         run()
-    found: list[list[float]] = [[] for _ in runs]
+    lengths: list[float] = []
+    fractions: list[list[float]] = [[] for _ in runs]
     for _ in range(_ROUNDS):
-        for place, run in enumerate(runs):
-            times: list[float] = []
-            while sum(times) < _SECONDS or len(times) < 3:
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-            found[place].append(statistics.median(times))
+        before = _once(yardstick)
+        for start in range(0, len(runs), _GROUP):
+            group = [_once(run) for run in runs[start : start + _GROUP]]
+            after = _once(yardstick)
+            for place, seconds in enumerate(group, start):
+                fractions[place].append(2 * seconds / (before + after))
+            lengths.append(after)
+            before = after
         advance()
-    return [1000 * statistics.median(times) for times in found]
+    whole = 1000 * statistics.median(lengths)
+    return whole, [whole * statistics.median(found) for found in fractions]
+
+
+def _once(run: Callable[[], object]) -> float:
+    """Seconds: the median of a few runs."""
+    times: list[float] = []
+    while sum(times) < _SECONDS or len(times) < 3:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -14,6 +14,8 @@ Kind = Literal["flops", "parameters", "speedup", "latency-ms", "units"]
 # rest. A rung keeps this part of the one before; a step that would be shorter than the second number is left out.
 RUNG = 0.65
 _SHORTEST_STEP = 0.85
+_NEAR_RUNG = 0.8  # the one rung of budgets that are too near for RUNG
+_SHORTEST_NEAR_STEP = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ def ladder(fraction: float, *, gradual: bool = True) -> tuple[float, ...]:
     while gradual and rung * _SHORTEST_STEP > fraction > 0:
         rungs.append(rung)
         rung *= RUNG
+    if gradual and not rungs and fraction < _NEAR_RUNG * _SHORTEST_NEAR_STEP:
+        rungs.append(_NEAR_RUNG)
     return (*rungs, fraction)
 
 

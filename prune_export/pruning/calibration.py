@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate, plan_batches
-from prune_export.data.examples import Data, QuestionData, TextData, sample
+from prune_export.data.examples import Data, QuestionData, TextData, joined, sample
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
@@ -61,7 +61,7 @@ def read_calibration(
     task = checkpoint.task
     labelled = task in LABELLED
     wanted = task if labelled else None
-    data = _joined([_read(source, wanted, dataset) for source in _as_sequence(sources)])
+    data = joined([_read(source, wanted, dataset) for source in _as_sequence(sources)])
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
@@ -107,21 +107,6 @@ def _read(source: Source, task: str | None, dataset: str | None) -> Data:
     if task is not None and source.task != task:
         raise DataError(f"{source.name}: is for {source.task}; the model needs data for {task}")
     return source
-
-
-def _joined(found: Sequence[Data]) -> Data:
-    """All examples, in order. Whether questions may go unanswered can differ: calibration looks at each by itself."""
-    name = ", ".join(Path(data.name).name for data in found)
-    first = found[0]
-    if isinstance(first, QuestionData):
-        questions = [data for data in found if isinstance(data, QuestionData)]
-        if len(questions) == len(found):
-            return replace(first, name=name, examples=tuple(example for data in questions for example in data.examples))
-    else:
-        texts = [data for data in found if isinstance(data, TextData) and data.glue == first.glue]
-        if len(texts) == len(found):
-            return replace(first, name=name, examples=tuple(example for data in texts for example in data.examples))
-    raise DataError(f"{name}: files of different tasks; expected calibration data of one task")
 
 
 def _one_window_each(data: QuestionData, features: Sequence[Feature]) -> list[Feature]:

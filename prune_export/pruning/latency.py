@@ -50,6 +50,14 @@ class LatencyTable:
             "last_columns_ms": [list(pair) for pair in self.last_columns],
         }
 
+    def scaled(self, factor: float) -> LatencyTable:
+        """The same table with every block's time multiplied by `factor`."""
+        parts: dict[str, Any] = {
+            name: tuple((count, factor * value) for count, value in getattr(self, name))
+            for name in ("heads", "columns", "last_heads", "last_columns")
+        }
+        return replace(self, **parts)
+
 
 def reads_first_token(encoder: Encoder) -> bool:
     """Whether the task reads the first token only."""

@@ -34,6 +34,8 @@ _ELSEWHERE = {
     "bf16": "optimiser.bf16",
     "fp16": "optimiser.fp16",
     "gradient_checkpointing": "optimiser.gradient_checkpointing",
+    "group_by_length": "data.group_by_length",
+    "train_sampling_strategy": "data.group_by_length",
     "remove_unused_columns": "",
     "resume_from_checkpoint": "",
     "save_strategy": "",

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from exporters.errors import DataError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate
-from prune_export.data.examples import Data, QuestionData, TextData, part_of, sample
+from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
@@ -48,6 +48,10 @@ class Features(Dataset[Feature]):
     def __getitem__(self, index: int) -> Feature:
         return self.features[index]
 
+    def lengths(self) -> list[int]:
+        """Tokens of each feature, without padding."""
+        return [len(feature.input_ids) for feature in self.features]
+
 
 class Collator:
     """Batches as the model takes them: int64 `[batch, longest]`, and the labels."""
@@ -71,7 +75,7 @@ def training_features(
         UsageError, UnsupportedError: the labels are not the model's, or a length is out of range.
     """
     progress.stage("Reading the data")
-    data = read_examples(section.train, task=checkpoint.task, dataset=section.dataset, training=True)
+    data = training_data(section, checkpoint.task)
     if section.samples is not None:
         data = sample(data, section.samples, seed=seed)
     if isinstance(data, QuestionData) and not any(example.spans for example in data.examples):
@@ -102,6 +106,17 @@ def training_features(
     if not found:
         raise DataError(f"{data.name}: no example in it")
     return Features(found, digest, data.name)
+
+
+def training_data(section: DataSection, task: str | None) -> Data:
+    """All that the recipe's `data.train` names.
+
+    Raises:
+        DataError: none is named, one cannot be read, or their tasks differ.
+    """
+    if not section.train:
+        raise DataError("data.train: expected one file or more; found none")
+    return joined([read_examples(path, task=task, dataset=section.dataset, training=True) for path in section.train])
 
 
 def _cache_folder() -> Path:

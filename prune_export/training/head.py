@@ -11,11 +11,11 @@ from exporters.errors import CheckpointError
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import TOKENIZER_FILES, Source
 from prune_export.data.examples import TextData
-from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import read_config
 from prune_export.families import FAMILIES
 from prune_export.families.names import TASK_SUFFIXES
 from prune_export.pruning.objective import LABELLED
+from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe
 
 
@@ -43,7 +43,7 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     family = FAMILIES[read_config(source.folder)["model_type"]]
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
-        data = read_examples(recipe.data.train, task=recipe.task, dataset=recipe.data.dataset, training=True)
+        data = training_data(recipe.data, recipe.task)
         assert isinstance(data, TextData)
         labels = data.glue.labels
         options["num_labels"] = max(1, len(labels))

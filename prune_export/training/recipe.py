@@ -15,10 +15,11 @@ from prune_export.training.movement.config import MovementConfig
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """`train`, `eval`: what `prune-export evaluate` takes as data. `samples`: so many examples, drawn by the recipe's seed
-    (None: all). Lengths are in tokens, as in `prune_export.data.features`."""
+    """`train` (several are mixed), `eval`: what `prune-export evaluate` takes as data. `samples`: so many examples, drawn by
+    the recipe's seed (None: all). Lengths are in tokens, as in `prune_export.data.features`. `group_by_length`: examples of
+    like length share a batch, which saves padding."""
 
-    train: str
+    train: tuple[str, ...]
     eval: str | None = None
     dataset: str | None = None
     labels: tuple[str, ...] | None = None
@@ -26,6 +27,7 @@ class DataSection:
     eval_samples: int | None = None
     max_seq_length: int | None = None
     doc_stride: int = 128
+    group_by_length: bool = False
 
 
 @dataclass(frozen=True, slots=True)

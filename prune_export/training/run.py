@@ -217,6 +217,7 @@ def _run_stage(
         trainer = PruningTrainer(
             method=network.method,
             objective=objective,
+            lengths=features.lengths() if recipe.data.group_by_length else None,
             model=network.model,
             args=training_arguments(recipe, stage, saved, total, seed=seed),
             train_dataset=features,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from exporters.errors import OutputError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.training.method import Method, ParameterGroup
+from prune_export.training.order import LengthGroups
 from prune_export.training.stage import Objective
 
 # Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
@@ -26,11 +28,21 @@ COMPLETE = "complete"
 class PruningTrainer(Trainer):
     """Task loss (or an objective's) + the method's penalty; the method's parameters at learning rates of their own.
 
+    `lengths`: the examples' lengths in tokens, when those of like length are to share a batch.
+
     Raises TrainingError from `train` at the first step whose loss or gradient is not a number.
     """
 
-    def __init__(self, *, method: Method | None, objective: Objective | None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        method: Method | None,
+        objective: Objective | None,
+        lengths: Sequence[int] | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
+        self._lengths = lengths
         self.method: Method | None = method
         self.objective: Objective | None = objective
         self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
@@ -80,6 +92,12 @@ class PruningTrainer(Trainer):
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
                 self._stop(f"gradient of {name}", {})
+
+    def _get_train_sampler(self, *arguments: Any) -> Any:
+        if self._lengths is None:
+            return super()._get_train_sampler(*arguments)
+        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroups(self._lengths, step=step, seed=self.args.seed)
 
     # --- optimiser ------------------------------------------------------------------------------------------------------
 

@@ -110,8 +110,8 @@ def _calibration(context: Context, samples: int) -> Calibration:
         raise DataError(f"data.train: found {len(windows)} examples to score with; expected 2 or more")
     order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
     chosen = [windows[int(index)] for index in sorted(order)]
-    inputs = context.original.encoder.inputs
-    return make_calibration(context.recipe.data.train, chosen, context.tokenizer, inputs, seed=context.recipe.seed)
+    name, inputs = ", ".join(context.recipe.data.train), context.original.encoder.inputs
+    return make_calibration(name, chosen, context.tokenizer, inputs, seed=context.recipe.seed)
 
 
 def one_window_each(features: Sequence[Feature]) -> list[Feature]:

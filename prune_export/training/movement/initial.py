@@ -32,7 +32,7 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
     order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
     encoder = checkpoint.encoder
     calibration = make_calibration(
-        context.recipe.data.train,
+        ", ".join(context.recipe.data.train),
         [windows[int(index)] for index in order],
         context.tokenizer,
         encoder.inputs,

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""What each method of `prune-export train` gives: runs that fit a machine of two cores, beside the dense model trained on.
+
+All runs of a task start from the same dense model, see the same data for as many optimiser steps, and prune to half of the
+encoder's FLOPs (gradual pruning goes on to a quarter). A run that was killed goes on; one that is finished is not run again.
+
+    python -m benchmarks.training train --data ../shared
+    python -m benchmarks.training train --data ../shared --task sst2 --model build/minilm-sst2 --runs trained-on gradual
+    python -m benchmarks.training speed --data ../shared     # all exports beside the dense model, on a machine at rest
+    python -m benchmarks.training_tables                     # docs/methods.md out of the results
+
+The teacher of what is pruned is the first run, the dense model trained on.
+
+Results go to benchmarks/results/training-TASK.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.measuring import RESULTS, machine
+from prune_export.benchmark.rows import Shape
+from prune_export.benchmark.run import run_rows
+from prune_export.benchmark.sources import onnx_row, torch_row
+from prune_export.cli.console import progress
+from prune_export.evaluation.evaluating import evaluate
+from prune_export.exporting import export
+from prune_export.training.recipe_file import recipe_from
+from prune_export.training.run import train
+
+TRAINED_ON = "trained-on"
+DISTILLATION = {"weight": 0.9, "temperature": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Paths are relative to the data folder; `steps` of the optimiser are those of every run at half of the FLOPs."""
+
+    name: str
+    model: str
+    train: tuple[str, ...]
+    evaluation: str
+    metric: str
+    max_seq_length: int
+    flops_length: int
+    speed_length: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="qa",
+            model="models/minilm-qa-dense",
+            train=tuple(f"data/qa/squadshifts-{name}.json" for name in ("new_wiki", "reddit", "amazon")),
+            evaluation="data/qa/xquad-en.json",
+            metric="f1",
+            max_seq_length=256,
+            flops_length=192,
+            speed_length=384,
+            steps=600,
+            batch_size=16,
+            learning_rate=1e-4,
+        ),
+        Task(
+            name="sst2",
+            model="",
+            train=("data/glue/SST-2/train.tsv",),
+            evaluation="data/glue/SST-2/dev.tsv",
+            metric="accuracy",
+            max_seq_length=64,
+            flops_length=32,
+            speed_length=128,
+            steps=800,
+            batch_size=32,
+            learning_rate=5e-5,
+        ),
+    )
+}
+
+
+RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct", "l0", "trained-on-twice-as-long")
+
+
+def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
+    """What a run's recipe says beside data, optimiser and distillation; `steps` in all to half of the FLOPs."""
+    half, some = steps // 2, steps // 12
+    movement = {"kind": "movement", "initial": "fisher"}
+    budget = {"flops": 0.5}
+    match run:
+        case "trained-on":
+            return {"method": {"kind": "none"}, "schedule": {"steps": steps}}
+        case "trained-on-twice-as-long":
+            return {"method": {"kind": "none"}, "schedule": {"steps": 2 * steps}}
+        case "gradual":
+            method = {"kind": "gradual", "recovery_steps": some}
+            return {"method": method, "schedule": {"steps": steps - 3 * some}, "budget": {"flops": [0.5, 0.25]}}
+        case "hybrid-filled":
+            method = movement | {"shape": "hybrid", "fill": True, "fill_steps": half}
+            return {"method": method, "schedule": {"steps": half}, "budget": budget}
+        case "struct":
+            method = movement | {"shape": "struct"}
+            return {"method": method, "schedule": {"steps": steps, "cooldown": 0.5}, "budget": budget}
+        case "l0":
+            method = {"kind": "l0", "retrain_steps": half}
+            return {"method": method, "schedule": {"steps": half, "warmup": 0.0}, "budget": budget}
+    raise ValueError(f"{run}: expected one of {', '.join(RUNS)}")
+
+
+def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed: int) -> dict[str, Any]:
+    """A run's recipe, as TOML would say it."""
+    recipe: dict[str, Any] = {
+        "model": str(model),
+        "output": str(work / run),
+        "seed": seed,
+        "data": {
+            "train": [str(data / path) for path in task.train],
+            "max_seq_length": task.max_seq_length,
+            "group_by_length": True,
+        },
+        "optimiser": {
+            "learning_rate": task.learning_rate,
+            "score_learning_rate": 0.1 if run == "l0" else 1e-2,
+            "batch_size": task.batch_size,
+            "bf16": True,
+        },
+        "trainer": {"logging_steps": 20},
+        **sections(run, task.steps),
+    }
+    if "budget" in recipe:
+        recipe["budget"] |= {"sequence_length": task.flops_length}
+        recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": {"weight": 0.9, "temperature": 2.0}}
+    return recipe
+
+
+def judge(task: Task, folder: Path, data: Path) -> dict[str, Any]:
+    """The official metrics of a checkpoint and of its export, which parity has let through."""
+    onnx = folder.with_name(f"{folder.name}-onnx")
+    with progress(quiet=False) as listener:
+        exported = export(folder, onnx, target="cpu", overwrite=True, progress=listener)
+        found = evaluate([folder, onnx], data / task.evaluation, progress=listener)
+    pytorch, ours = found.results
+    names = ("exact_match", "f1", "accuracy")
+    return {
+        "pytorch": {name: round(value, 3) for name, value in pytorch.metrics.items() if name in names},
+        "onnx": {name: round(value, 3) for name, value in ours.metrics.items() if name in names},
+        "answers": len(pytorch.predictions),
+        "answers_that_differ": sum(ours.predictions[key] != answer for key, answer in pytorch.predictions.items()),
+        "kept": [[len(layer.heads), len(layer.columns)] for layer in exported.summary.layers],
+    }
+
+
+def results_of(task: Task) -> dict[str, Any]:
+    path = RESULTS / f"training-{task.name}.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    return {"task": task.name, "metric": task.metric, "evaluation": Path(task.evaluation).name, "runs": []}
+
+
+def write(task: Task, found: dict[str, Any]) -> None:
+    """A kill leaves the old file or the new one."""
+    path = RESULTS / f"training-{task.name}.json"
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def add(task: Task, row: dict[str, Any]) -> None:
+    """Puts `row` into the results, in the place of an earlier one of the same run, budget and seed."""
+    found, same = results_of(task), ("run", "flops", "seed")
+    others = [old for old in found["runs"] if any(old[key] != row[key] for key in same)]
+    write(task, found | {"runs": [*others, row]})
+    print({name: row[name] for name in ("run", "flops", "pytorch", "onnx", "kept")}, flush=True)
+
+
+def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int, threads: int) -> None:
+    """Trains (or goes on), exports, judges, and writes a row for each budget; the model itself is the first row."""
+    import torch
+
+    torch.set_num_threads(threads)
+    conditions = {"seed": seed, "machine": machine() | {"threads": threads}}
+    if not results_of(task)["runs"]:
+        start = work / "dense"
+        shutil.copytree(model, start / "final", dirs_exist_ok=True)
+        add(task, {"run": "dense", "flops": 1.0, **conditions, **judge(task, start / "final", data)})
+    recipe = recipe_data(task, run, data, model, work, seed)
+    began = time.perf_counter()
+    with progress(quiet=False) as listener:
+        train(recipe_from(recipe), resume=(work / run).is_dir(), progress=listener)
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    said = {
+        key: recipe[key]
+        for key in ("method", "schedule", "budget", "distillation", "optimiser", "data")
+        if key in recipe
+    }
+    said["data"] = said["data"] | {"train": [Path(path).name for path in task.train]}
+    published = [
+        (float(path.name.split("-")[1]), path) for path in (work / run).glob("flops-?.*") if "onnx" not in path.name
+    ]
+    last = (recipe["budget"]["flops"] if "budget" in recipe else 1.0, work / run / "final")
+    for flops, folder in sorted(published, reverse=True) or [last]:
+        row = {"run": run, "flops": flops, **conditions, "minutes": minutes, "recipe": said}
+        add(task, row | judge(task, folder, data))
+
+
+def exports(work: Path) -> list[tuple[str, Path]]:
+    """Every export that a run has left, by run and budget."""
+    found = [(path.parent.name, path) for path in sorted(work.glob("*/final-onnx"))]
+    return found + [
+        (f"{path.parent.name} {path.name.split('-')[1]}", path) for path in sorted(work.glob("*/flops-*-onnx"))
+    ]
+
+
+def speed(task: Task, model: Path, work: Path, rounds: int, seconds: float) -> None:
+    """All exports beside the dense model in PyTorch, in one run, each in a process of its own."""
+    rows = [torch_row(model, "pytorch", name="PyTorch")]
+    rows += [onnx_row(path, name=name) for name, path in exports(work)]
+    shape = Shape(1, task.speed_length)
+    with progress(quiet=False) as listener:
+        report = run_rows(rows, [shape], rounds=rounds, seconds=seconds, progress=listener)
+    (result,) = report.shapes
+    measured = {
+        latency.row: {
+            "milliseconds": median(latency.milliseconds),
+            "speed_up": latency.speed_up,
+            "range": [min(latency.speed_ups), max(latency.speed_ups)],
+        }
+        for latency in result.rows
+    }
+    conditions = {"batch_size": 1, "sequence_length": task.speed_length, "machine": machine(), "noise": result.noise}
+    write(task, results_of(task) | {"speed": conditions | {"rows": measured}})
+    print(json.dumps(measured, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("train", "speed"))
+    parser.add_argument("--task", choices=TASKS, default="qa")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
+    parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder (default: the task's, in --data)")
+    parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    options = parser.parse_args()
+    task = TASKS[options.task]
+    model, work = options.model or options.data / task.model, options.work / task.name
+    if options.step == "speed":
+        speed(task, model, work, options.rounds, options.seconds)
+        return
+    for run in options.runs:
+        perform(task, run, options.data, model, work, options.seed, options.threads)
+
+
+if __name__ == "__main__":
+    main()
