@@ -84,10 +84,8 @@ def test_several_files_are_one_training_set(tmp_path: Path) -> None:
     both = training_features(DataSection(train=tuple(paths)), checkpoint, seed=0)
     assert both.lengths() == [len(feature.input_ids) for part in apart for feature in part]
     (tmp_path / "train.tsv").write_text("sentence\tlabel\nabc\t1\n")
-    with pytest.raises(DataError):
-        training_features(
-            DataSection(train=(paths[0], str(tmp_path / "train.tsv")), dataset="sst2"), checkpoint, seed=0
-        )
+    with pytest.raises(DataError, match="files of different tasks"):
+        joined([read_examples(paths[0]), read_examples(tmp_path / "train.tsv", dataset="sst2")])
     with pytest.raises(DataError, match="expected one file or more"):
         training_features(DataSection(train=()), checkpoint, seed=0)
 
