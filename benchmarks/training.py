@@ -90,7 +90,7 @@ TASKS = {
 }
 
 
-RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct", "l0", "trained-on-twice-as-long")
+RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
 
 
 def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
@@ -109,9 +109,9 @@ def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
         case "hybrid-filled":
             method = movement | {"shape": "hybrid", "fill": True, "fill_steps": half}
             return {"method": method, "schedule": {"steps": half}, "budget": budget}
-        case "struct":
-            method = movement | {"shape": "struct"}
-            return {"method": method, "schedule": {"steps": steps, "cooldown": 0.5}, "budget": budget}
+        case "struct-filled":
+            method = movement | {"shape": "struct", "fill": True, "fill_steps": half}
+            return {"method": method, "schedule": {"steps": half}, "budget": budget}
         case "l0":
             method = {"kind": "l0", "retrain_steps": half}
             return {"method": method, "schedule": {"steps": half, "warmup": 0.0}, "budget": budget}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForQuestionAnswering
 
 import prune_export
 from exporters.cost import flops_per_token, layer_shape
 from exporters.encoder import Encoder, FeedForward, Linear, map_layers
-from exporters.errors import DataError, PruneExportError, UsageError
+from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
-from prune_export.cli.main import main
 from prune_export.inspection import inspect
-from prune_export.pruning import block_timing
 from prune_export.pruning.budget import Budget, ladder
-from prune_export.pruning.calibration import Calibration, read_calibration
+from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.pruning.latency import LatencyTable, latency_costs
-from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.rearrangement import lost, rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
@@ -45,8 +37,8 @@ from prune_export.pruning.stepping import Pruner, Settings
 from prune_export.slim_model.api import module_of
 from prune_export.surgeon import operate
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
+from tests.made_scores import NUMBERS, kept_score, layer_scores
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
-from tests.tiny_tokenizers import bert_tokenizer
 
 BERT = FAMILY_CASES[0]
 
@@ -160,21 +152,7 @@ def test_every_task_has_scores(task: Any, tmp_path: Path) -> None:
 
 # --- selection --------------------------------------------------------------------------------------------------------
 
-NUMBERS = st.floats(0.01, 1.0).map(lambda value: round(value, 4))
-
-
-def layer_scores(heads: list[float], columns: list[float]) -> LayerScores:
-    return LayerScores(torch.tensor(heads, dtype=torch.float64), torch.tensor(columns, dtype=torch.float64))
-
-
 SMALL = st.builds(layer_scores, st.lists(NUMBERS, min_size=2, max_size=2), st.lists(NUMBERS, min_size=3, max_size=3))
-
-
-def kept_score(scores: list[LayerScores], kept: Any) -> float:
-    return sum(
-        float(part.heads[list(heads)].sum() + part.columns[list(columns)].sum())
-        for part, (heads, columns) in zip(scores, kept, strict=True)
-    )
 
 
 def best_by_trying(scores: list[LayerScores], costs: Costs, budget: float) -> float:
@@ -398,219 +376,3 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
         assert largest_difference(masked, outputs) < 2e-5
     assert largest_difference(torch_outputs(model, checkpoint.encoder, inputs), masked) > 1e-3
     assert costs.total(counts_of(found.slim)) <= 0.4 * costs.dense
-
-
-QUESTIONS = {
-    "version": "1.1",
-    "data": [
-        {
-            "title": "t",
-            "paragraphs": [
-                {
-                    "context": f"the cat {index} sat on a mat",
-                    "qas": [
-                        {
-                            "id": str(index),
-                            "question": "who sat?",
-                            "answers": [{"text": f"cat {index}", "answer_start": 4}],
-                        }
-                    ],
-                }
-                for index in range(24)
-            ],
-        }
-    ],
-}
-
-
-@pytest.fixture
-def dense(tmp_path: Path) -> Path:
-    folder = tmp_path / "dense"
-    save(make_model(BERT, "question-answering", vocab_size=90, max_position_embeddings=64), folder)
-    bert_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps(QUESTIONS), encoding="utf-8")
-    return path
-
-
-def test_prune_writes_checkpoints_that_export(dense: Path, questions: Path, tmp_path: Path) -> None:
-    results = prune_export.prune(
-        dense, questions, tmp_path / "out", flops=[0.7, 0.5], heads=0.5, columns=0.4, samples=16
-    )
-    assert [result.folder.name for result in results] == ["flops-0.7", "flops-0.5", "heads-0.5-columns-0.4"]
-    last = results[-1]
-    assert sum(len(layer.heads) for layer in last.plan.layers) == 6
-    assert sum(len(layer.columns) for layer in last.plan.layers) == 24
-    for result in results[:2]:
-        assert 0.95 * result.budget.value < result.cost / result.dense <= result.budget.value
-        record = json.loads((result.folder / "pruning.json").read_text(encoding="utf-8"))
-        assert record["method"] == "fisher"
-        assert record["seed"] == 0
-        assert record["data"]["samples"] == 16
-        assert len(record["data"]["sha256"]) == 64
-        assert {"budget", "steps"} <= set(record)
-        assert str(tmp_path) not in json.dumps(record["data"])
-    AutoModelForQuestionAnswering.from_pretrained(results[1].folder)
-    exported = prune_export.export(results[1].folder, tmp_path / "onnx", samples=4)
-    assert exported.parity is not None
-    assert exported.parity.passed
-    assert exported.record["source"]["form"] == "masked"
-    again = prune_export.prune(dense, questions, tmp_path / "again", flops=0.5, samples=16)
-    files = [folder / "model.safetensors" for folder in (results[1].folder, again[0].folder)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_several_files_are_one_calibration(dense: Path, questions: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(dense)
-    other = tmp_path / "other.json"
-    other.write_text(questions.read_text(encoding="utf-8").replace("mat", "cap"), encoding="utf-8")
-    found = read_calibration([questions, other], checkpoint, samples=100, seed=0)
-    assert (found.name, found.samples) == ("train.json, other.json", 48)
-    one, two = (read_calibration(sources, checkpoint, samples=100, seed=0) for sources in (questions, [questions]))
-    assert one.digest == two.digest != found.digest
-    other.write_text(SST, encoding="utf-8")
-    with pytest.raises(DataError, match="is for text-classification"):
-        read_calibration([questions, other], checkpoint, samples=8, seed=0)
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here."""
-    for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
-        monkeypatch.setattr(block_timing, name, value)
-
-
-def test_prune_to_a_measured_speed(
-    dense: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The table is measured once and found again; nothing here depends on how fast the machine is."""
-    hurry(monkeypatch)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    words = ["--model", str(dense), "--sequence-length", "32", "--json", "--quiet"]
-    assert main(["profile", *words]) == 0
-    table = json.loads(capsys.readouterr().out)
-    assert [count for count, _ in table["heads_ms"]] == [0, 1, 2, 3, 4]
-    budget = table["rest_ms"] * 1.0001 + 1e-6
-    arguments = ["--calibration", str(questions), "--output", str(tmp_path / "out"), "--latency-ms", str(budget)]
-    assert main(["prune", *words, *arguments, "--samples", "8"]) == 0
-    result = json.loads(capsys.readouterr().out)["results"][0]
-    assert result["speed"]["predicted_ms"] <= budget
-    assert result["speed"]["measured_ms"] > 0
-    assert main(["prune", *words, *arguments[:-1], "1e-9", "--overwrite"]) == 2
-    assert "cannot be met" in json.loads(capsys.readouterr().out)["error"]
-
-
-def test_prices_from_a_table(tmp_path: Path) -> None:
-    _, checkpoint = saved(BERT, tmp_path)
-    table = LatencyTable({}, 1.0, ((0, 0.0), (1, 2.0), (2, 1.5), (4, 3.0)), ((0, 0.0), (10, 1.0), (20, 2.0)))
-    costs = latency_costs(table, checkpoint.encoder)
-    assert costs.heads[0] == (0.0, 2.0, 2.0, 2.25, 3.0)  # a measurement below a smaller one is noise
-    assert costs.columns[0][0] == 0.0  # the block's own cost comes with its first column
-    assert costs.columns[0][1] == 1.0
-    assert costs.columns[2][15] == pytest.approx(1.5)
-    assert costs.dense == pytest.approx(1.0 + 3 * 3.0 + 3 * 2.0)
-
-
-@functools.cache
-def first_token_network() -> Encoder:
-    with tempfile.TemporaryDirectory() as folder:
-        return load_checkpoint(save(make_model(BERT, "text-classification"), Path(folder))).encoder
-
-
-FIRST_TOKEN = LatencyTable(
-    {},
-    rest=1.0,
-    heads=((0, 0.0), (1, 2.0), (4, 8.0)),
-    columns=((0, 0.0), (20, 4.0)),
-    last_heads=((0, 0.0), (1, 1.5), (4, 3.0)),
-    last_columns=((0, 0.0), (20, 0.5)),
-)
-
-
-def test_prices_where_only_the_first_token_is_read() -> None:
-    """The last layer with attention, and what follows it, costs what it costs for one token: as the writer has it."""
-    costs = latency_costs(FIRST_TOKEN, first_token_network())
-    full = (4, 20)
-    assert costs.dense == costs.total((full, full, full)) == pytest.approx(1 + 2 * (8 + 4) + 3 + 0.5)
-    assert costs.total((full, (1, 20), (0, 20))) == pytest.approx(1 + 8 + 4 + 1.5 + 0.5 + 0.5)
-    assert costs.total((full, (0, 20), (0, 0))) == pytest.approx(1 + 3 + 0.5 + 0.5)
-    assert costs.total(((0, 20), (0, 20), (0, 0))) == pytest.approx(1 + 0.5 + 0.5)
-
-
-@given(st.lists(st.lists(NUMBERS, min_size=6, max_size=6), min_size=3, max_size=3), st.floats(1.5, 28.5))
-@settings(max_examples=15)
-def test_selection_where_only_the_first_token_is_read(values: list[list[float]], budget: float) -> None:
-    """Against every choice of counts, each priced by the case that it is."""
-    scores = [layer_scores(layer[:4], [layer[4]] * 10 + [layer[5]] * 10) for layer in values]
-    costs = latency_costs(FIRST_TOKEN, first_token_network())
-    kept = select(scores, costs, budget)
-    assert costs.total(tuple((len(heads), len(columns)) for heads, columns in kept)) <= budget
-    best = -1.0
-    for counts in itertools.product(itertools.product(range(5), (0, 10, 20)), repeat=3):
-        if costs.total(counts) <= budget - 0.01:
-            parts = zip(scores, counts, strict=True)
-            best = max(best, sum(float(_best(p.heads, h) + _best(p.columns, c)) for p, (h, c) in parts))
-    assert kept_score(scores, kept) >= best - 1e-9
-
-
-def _best(values: torch.Tensor, count: int) -> torch.Tensor:
-    return values.sort(descending=True).values[:count].sum()
-
-
-def test_a_classifiers_last_layer_has_prices_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    table = latency_table(first_token_network(), sequence_length=8)
-    assert [count for count, _ in table.last_heads] == [0, 1, 2, 3, 4]
-    assert [count for count, _ in table.last_columns] == [0, 5, 15, 20]
-    assert latency_table(first_token_network(), sequence_length=8) == table
-
-
-def test_a_damaged_table_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _, checkpoint = saved(BERT, tmp_path / "model", num_hidden_layers=1, num_attention_heads=2, intermediate_size=2)
-    first = latency_table(checkpoint.encoder, sequence_length=8)
-    (path,) = tmp_path.glob("prune-export/latency/*.json")
-    assert latency_table(checkpoint.encoder, sequence_length=8) == first
-    path.write_text("{", encoding="utf-8")
-    latency_table(checkpoint.encoder, sequence_length=8)
-    assert json.loads(path.read_text(encoding="utf-8"))["settings"] == first.settings
-
-
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-SST = "sentence\tlabel\nfine\t1\nbad\t0\n"
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({}, UsageError, "no budget"),
-        ({"flops": 1.5}, UsageError, "--flops 1.5: expected a fraction"),
-        ({"flops": [0.5, 0.5]}, UsageError, "twice"),
-        ({"speedup": 0.5}, UsageError, "--speedup 0.5: expected a factor of 1 or more"),
-        ({"flops": 0.5, "method": "best"}, UsageError, "--method best"),
-        ({"flops": 0.5, "samples": 1}, UsageError, "--samples 1"),
-        ({"flops": 0.5, "keep_layers": [3]}, UsageError, "layers 0 to 2"),
-        ({"flops": 0.5, "sequence_length": 65}, UsageError, "expected 1 to 64"),
-        ({"flops": 0.1, "keep_layers": [0]}, UsageError, "cannot be met"),
-        ({"flops": 0.5, "calibration": SST}, DataError, "is for text-classification"),
-        ({"flops": 0.5, "calibration": ""}, DataError, "is empty"),
-    ],
-    ids=lambda value: str(value)[:30] if isinstance(value, dict) else None,
-)
-def test_bad_input_is_one_line(
-    options: dict[str, Any], error: type[PruneExportError], message: str, dense: Path, questions: Path, tmp_path: Path
-) -> None:
-    content = options.pop("calibration", None)
-    if content is not None:
-        questions.write_text(content, encoding="utf-8")
-    with pytest.raises(error, match=message) as caught:
-        prune_export.prune(dense, questions, tmp_path / "out", **({"samples": 8} | options))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()

@@ -113,7 +113,7 @@ def joined(found: Sequence[Data]) -> Data:
     Raises:
         DataError: the tasks differ.
     """
-    name = ", ".join(Path(data.name).name for data in found) if len(found) > 1 else found[0].name
+    name = ", ".join(Path(data.name).name for data in found)
     first = found[0]
     same = [
         data

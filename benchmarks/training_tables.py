@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Puts results of benchmarks.training into docs/methods.md, with the one-shot results of benchmarks.pruning beside them.
+
+The text between `<!-- qa -->` and `<!-- /qa -->`, and likewise sst2, is replaced; the rest is left alone.
+
+    python -m benchmarks.training_tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+from benchmarks.pruning import GRADUAL
+from benchmarks.readme import replace_between
+from benchmarks.training import TASKS
+from prune_export.training.gradual.config import GradualConfig
+from prune_export.training.gradual.rungs import rungs
+
+PAGE = RESULTS.parent.parent / "docs" / "methods.md"
+TITLES = {
+    "dense": "as it came",
+    "trained-on": "trained on",
+    "trained-on-twice-as-long": "trained on, twice as long",
+    "gradual": "gradual",
+    "hybrid-filled": "movement, hybrid, filled",
+    "struct-filled": "movement, struct, filled",
+    "l0": "L0 gates, then retraining",
+}
+METRICS = {"f1": "F1", "exact_match": "EM", "accuracy": "accuracy"}
+
+
+def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
+    """A row a network, the most FLOPs first; among those that keep as much, what is not trained comes first."""
+    names = [name for name in METRICS if name in found["runs"][0]["pytorch"]]
+    head = ["", "FLOPs", "steps", "heads/columns of each layer", *(METRICS[name] for name in names)]
+    rows = [[*head, "by ONNX", "ONNX speed-up"], ["---"] * (len(head) + 2)]
+    order = list(TITLES)
+    for flops in sorted({run["flops"] for run in found["runs"]}, reverse=True):
+        for point in one_shot["points"]:
+            if (point["row"], point["flops"], point["seed"]) == (GRADUAL, flops, 0):
+                figures = [f"{point['metrics'][name]:.2f}" for name in names]
+                rows.append(["one-shot (`prune`)", f"{flops:g}", "0", _kept(point["kept"]), *figures, "", ""])
+        runs = [run for run in found["runs"] if run["flops"] == flops]
+        for run in sorted(runs, key=lambda run: order.index(run["run"])):
+            figures = [f"{run['pytorch'][name]:.2f}" for name in names]
+            same = run["onnx"] == run["pytorch"]
+            ours = "the same" if same else ", ".join(f"{run['onnx'][name]:.2f}" for name in names)
+            rows.append(
+                [TITLES[run["run"]], f"{flops:g}", steps(run), _kept(run["kept"]), *figures, ours, speed(found, run)]
+            )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def steps(run: Mapping[str, Any]) -> str:
+    """Optimiser steps from the dense model to this network."""
+    if "recipe" not in run:
+        return "0"
+    method, last = run["recipe"]["method"], run["recipe"]["schedule"]["steps"]
+    if method["kind"] == "gradual":
+        count = 0
+        for budget, reached in rungs(run["recipe"]["budget"]["flops"], GradualConfig().step):
+            count += last if reached else method["recovery_steps"]
+            if budget == run["flops"]:
+                break
+        return f"{count:,}"
+    return f"{last + method.get('fill_steps', 0) + method.get('retrain_steps', 0):,}"
+
+
+def speed(found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """Over the dense model in PyTorch."""
+    name = f"{run['run']} {run['flops']:g}" if run["run"] == "gradual" else run["run"]
+    row = found.get("speed", {}).get("rows", {}).get(name)
+    return "" if row is None else f"{row['speed_up']:.2f}×"
+
+
+def _kept(kept: Any) -> str:
+    if all(pair == kept[0] for pair in kept):
+        return f"{kept[0][0]}/{kept[0][1]} each"
+    return ", ".join(f"{heads}/{columns}" for heads, columns in kept)
+
+
+def conditions(found: Mapping[str, Any]) -> str:
+    """What the figures hold for."""
+    task, first = TASKS[found["task"]], found["runs"][0]
+    trained = next(run for run in found["runs"] if "recipe" in run)
+    recipe, machine = trained["recipe"], trained["machine"]
+    optimiser = recipe["optimiser"]
+    sources, rate = ", ".join(recipe["data"]["train"]), f"learning rate {optimiser['learning_rate']:g}"
+    words = [
+        f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
+        f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
+        f"{found['evaluation']}; seed {trained['seed']}. FLOPs are those of the encoder layers at length "
+        f"{task.flops_length}. What is pruned learns from the model that was trained on for {task.steps} steps."
+    ]
+    if "speed" in found:
+        part = found["speed"]
+        words.append(
+            "Speed-ups are those of the fp32 export on the CPU over the dense model in PyTorch, batch "
+            f"{part['batch_size']}, length {part['sequence_length']}, {part['machine']['cores']} cores of an "
+            f"{part['machine']['processor']}, all in one run; a round's ratios are off by {100 * part['noise']:.0f} %."
+        )
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
+    words.append(f"{machine['date']}, {versions}. `python -m benchmarks.training` measures again.")
+    return " ".join(words)
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for task in TASKS:
+        path, other = (RESULTS / f"{name}-{task}.json" for name in ("training", "pruning"))
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            one_shot = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {"points": []}
+            text = replace_between(text, task, f"{table(found, one_shot)}\n\n{conditions(found)}")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
