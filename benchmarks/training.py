@@ -157,7 +157,7 @@ def judge(task: Task, folder: Path, data: Path) -> dict[str, Any]:
         "onnx": {name: round(value, 3) for name, value in ours.metrics.items() if name in names},
         "answers": len(pytorch.predictions),
         "answers_that_differ": sum(ours.predictions[key] != answer for key, answer in pytorch.predictions.items()),
-        "kept": [[len(layer.heads), len(layer.columns)] for layer in exported.summary.layers],
+        "kept": [[layer.after.heads, layer.after.columns] for layer in exported.summary.layers],
     }
 
 

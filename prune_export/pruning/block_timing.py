@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from prune_export.pruning.latency import LatencyTable, latency_costs, reads_firs
 _WIDTHS = 16  # feed-forward widths that are measured, beside 0
 _ROUNDS = 7
 _SECONDS = 0.02  # the least that a session runs in a round
+# Threads of a session that has run wait for its next run in a busy loop, and would take the processors of another session.
+_ALONE = {"session.force_spinning_stop": "1"}
 _GROUP = 5  # sessions between two runs of the unpruned network, the yardstick
 
 
@@ -101,11 +103,12 @@ def _session(encoder: Encoder, settings: dict[str, Any], folder: Path) -> Callab
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
     target, precision = TARGETS[settings["target"]], PRECISIONS[settings["dtype"]]
     save(build(encoder, target, precision), path)
+    usual = target.settings(precision, encoder.embeddings.max_length)
     session = Session(
         path,
         provider=settings["provider"],
         threads=settings["threads"],
-        settings=target.settings(precision, encoder.embeddings.max_length),
+        settings=replace(usual, entries={**usual.entries, **_ALONE}),
     )
     shape = (settings["batch_size"], settings["sequence_length"])
     numbers = np.random.default_rng(0).integers(0, encoder.embeddings.word.shape[0], size=shape)
