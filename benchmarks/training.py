@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -196,10 +195,8 @@ def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int
         shutil.copytree(model, start / "final", dirs_exist_ok=True)
         add(task, {"run": "dense", "flops": 1.0, **conditions, **judge(task, start / "final", data)})
     recipe = recipe_data(task, run, data, model, work, seed)
-    began = time.perf_counter()
     with progress(quiet=False) as listener:
         train(recipe_from(recipe), resume=(work / run).is_dir(), progress=listener)
-    minutes = round((time.perf_counter() - began) / 60, 1)
     said = {
         key: recipe[key]
         for key in ("method", "schedule", "budget", "distillation", "optimiser", "data")
@@ -211,7 +208,7 @@ def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int
     ]
     last = (recipe["budget"]["flops"] if "budget" in recipe else 1.0, work / run / "final")
     for flops, folder in sorted(published, reverse=True) or [last]:
-        row = {"run": run, "flops": flops, **conditions, "minutes": minutes, "recipe": said}
+        row = {"run": run, "flops": flops, **conditions, "recipe": said}
         add(task, row | judge(task, folder, data))
 
 

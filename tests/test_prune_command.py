@@ -288,6 +288,7 @@ SST = "sentence\tlabel\nfine\t1\nbad\t0\n"
         ({"flops": 0.5, "keep_layers": [3]}, UsageError, "layers 0 to 2"),
         ({"flops": 0.5, "sequence_length": 65}, UsageError, "expected 1 to 64"),
         ({"flops": 0.1, "keep_layers": [0]}, UsageError, "cannot be met"),
+        ({"flops": [0.9, 0.1], "keep_layers": [0]}, UsageError, "cannot be met"),
         ({"flops": 0.5, "calibration": SST}, DataError, "is for text-classification"),
         ({"flops": 0.5, "calibration": ""}, DataError, "is empty"),
     ],

@@ -20,9 +20,10 @@ from prune_export.checkpoint.oracle import load_oracle
 from prune_export.training.distillation.hidden import HiddenStates, check_map, even_map, hidden_loss
 from prune_export.training.distillation.logits import logits_loss
 from prune_export.training.distillation.student import even_layers, write_student
-from prune_export.training.distillation.teacher import layers_of, load_teacher
+from prune_export.training.distillation.teacher import layers_of, load_teacher, segments
 from prune_export.training.run import train
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
+from tests.tiny_tokenizers import bert_tokenizer
 from tests.tiny_training import checkpoint_folder, tiny_recipe
 
 ONE = torch.ones(1, 2, dtype=torch.int64)
@@ -90,7 +91,7 @@ def test_layers_at_even_distances() -> None:
     assert even_map(4, 6)[-1] == 6
     assert even_layers(4, 6)[-1] == 5
     assert check_map((0, -1, 3), 2, 3) == (0, -1, 3)
-    for wrong in ((0, 1), (0, 1, 4), (0, -2, 1)):
+    for wrong in ((0, 1), (0, 1, 4), (0, -2, 1), (-1, -1, -1)):
         with pytest.raises(UsageError, match="expected 3 numbers"):
             check_map(wrong, 2, 3)
 
@@ -116,6 +117,39 @@ def test_hidden_states_are_transformers_own(case: FamilyCase, tmp_path: Path) ->
             kept.remove()
             network(**inputs)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in slim.modules())
+
+
+def test_a_bert_teaches_a_distilbert_as_it_reads_itself(tmp_path: Path) -> None:
+    """A DistilBERT is given no token types; its teacher tells the segments apart all the same."""
+    case = next(case for case in FAMILY_CASES if case.model_type == "distilbert")
+    student = load_checkpoint(checkpoint_folder(tmp_path / "student", case=case))
+    teacher = load_teacher(str(checkpoint_folder(tmp_path / "teacher")), student, device="cpu", with_states=False)
+    tokenizer = bert_tokenizer()
+    batch = dict(tokenizer(["the?", "a b c"], ["abc", "x y"], padding=True, return_tensors="pt"))
+    types = batch.pop("token_type_ids")
+    attended = batch["attention_mask"].bool()
+    assert torch.equal(segments(batch["input_ids"], tokenizer.sep_token_id)[attended], types[attended])
+    assert types.any()
+    with torch.no_grad():
+        expected = teacher.model(**batch, token_type_ids=types)
+        without = teacher.model(**batch)
+    found = teacher(batch)
+    assert torch.allclose(found.start_logits[attended], expected.start_logits[attended], atol=1e-6)
+    assert not torch.allclose(found.start_logits[attended], without.start_logits[attended], atol=1e-4)
+
+
+def test_a_teachers_classes_may_have_another_order(tmp_path: Path) -> None:
+    names = {0: "contradiction", 1: "Entailment", 2: "neutral"}
+    folders = [
+        checkpoint_folder(tmp_path / place, "text-classification", id2label=labels)
+        for place, labels in (("student", {0: "entailment", 1: "neutral", 2: "contradiction"}), ("teacher", names))
+    ]
+    student = load_checkpoint(folders[0])
+    teacher = load_teacher(str(folders[1]), student, device="cpu", with_states=False)
+    inputs = example_inputs(teacher.model)
+    with torch.no_grad():
+        own = teacher.model(**inputs).logits
+    assert torch.equal(teacher(inputs).logits, own[:, [1, 2, 0]])
 
 
 def test_a_teacher_is_only_asked(tmp_path: Path) -> None:

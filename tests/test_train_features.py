@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from prune_export.training.arguments import check_trainer_section
 from prune_export.training.checks import check_recipe
 from prune_export.training.features import Collator, training_features
 from prune_export.training.kinds import stages_of
-from prune_export.training.order import LengthGroups
+from prune_export.training.order import Order
 from prune_export.training.recipe import METHODS, DataSection, Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from tests.conftest import ROOT
@@ -94,11 +95,11 @@ def test_several_files_are_one_training_set(tmp_path: Path) -> None:
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=300), step=st.integers(1, 9), seed=st.integers(0, 10**6)
 )
 def test_groups_of_like_length_hold_every_example_once(lengths: list[int], step: int, seed: int) -> None:
-    order = LengthGroups(lengths, step=step, seed=seed)
+    order = Order(len(lengths), lengths=lengths, step=step, seed=seed)
     found = list(order)
     assert sorted(found) == list(range(len(lengths)))
     assert len(order) == len(lengths)
-    assert list(LengthGroups(lengths, step=step, seed=seed)) == found
+    assert list(Order(len(lengths), lengths=lengths, step=step, seed=seed)) == found
     # No order wastes less padding in as many steps as are sorted together.
     together = found[: 50 * step]
     if len(together) % step == 0:
@@ -107,8 +108,9 @@ def test_groups_of_like_length_hold_every_example_once(lengths: list[int], step:
         assert sorted(padded) == best
 
 
-def test_each_epoch_has_an_order_of_its_own() -> None:
-    order = LengthGroups(list(range(100)), step=4, seed=3)
+@pytest.mark.parametrize("lengths", [None, range(100)])
+def test_each_epoch_has_an_order_of_its_own(lengths: Sequence[int] | None) -> None:
+    order = Order(100, lengths=lengths, step=4, seed=3)
     first = list(order)
     assert first != sorted(first)
     order.set_epoch(1)

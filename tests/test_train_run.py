@@ -19,10 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 import prune_export
-from exporters.errors import DataError, OutputError, PruneExportError, TrainingError, UsageError
+from exporters.errors import CheckpointError, DataError, OutputError, PruneExportError, TrainingError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
+from prune_export.training import run
+from prune_export.training.distillation.config import Distillation
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 from tests.models import FAMILY_CASES, example_inputs
@@ -197,6 +199,13 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         ({"trainer": {"save_step": 5}}, "the nearest is 'save_steps'"),
         ({"trainer": {"learning_rate": 5}}, "set optimiser.learning_rate instead"),
         ({"data": {"max_seq_length": 100}}, "the model has positions for 40 tokens"),
+        ({"trainer": {"label_smoothing_factor": 0.1}}, "it is decided by prune-export"),
+        ({"optimiser": {"weight_decay": -1.0}}, "optimiser.weight_decay = -1: expected 0 or more"),
+        ({"method": {"kind": "gradual", "recovery_steps": 0}, "budget": {"flops": 0.5}}, "steps of the stage"),
+        ({"method": {"kind": "l0", "retrain_steps": -1}, "budget": {"flops": 0.5}}, "expected 1 or more; found -1"),
+        ({"method": {"kind": "l0", "blocks": "attention"}, "budget": {"columns": 0.5}}, "columns have no gates"),
+        ({"method": {"kind": "gradual"}, "budget": {"flops": 0.5, "heads": 0.5}}, "found heads or columns"),
+        ({"method": HYBRID | {"block": [16, 8]}, "budget": {"flops": 0.5}}, "whose size is 8 here"),
     ],
 )
 def test_bad_recipes_are_one_line(
@@ -208,6 +217,34 @@ def test_bad_recipes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_run_goes_on_to_the_length_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs are fewer steps where there are more processes."""
+    recipe = tiny_recipe(tmp_path, trainer={"save_steps": 2})
+    epochs = replace(recipe, schedule=replace(recipe.schedule, steps=None, epochs=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(epochs)
+        patch.setattr(run, "total_steps", lambda *_: 6)
+        with pytest.raises(UsageError, match="begun with 12 optimiser steps, now there would be 6"):
+            train(epochs, resume=True)
+    assert train(epochs, resume=True).final.is_dir()
+
+
+def test_what_is_needed_at_the_end_is_asked_for_at_the_beginning(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
+    with pytest.raises(DataError, match=r"missing\.json"):
+        train(replace(recipe, data=replace(recipe.data, eval=str(tmp_path / "missing.json"))))
+    checkpoint_folder(tmp_path / "other", num_hidden_layers=3)
+    (tmp_path / "other/model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        train(replace(recipe, teacher=str(tmp_path / "other"), distillation=Distillation()))
+    checkpoint_folder(tmp_path / "masked-words", "fill-mask")
+    with pytest.raises(UsageError, match="training needs a task with labels"):
+        train(replace(recipe, model=str(tmp_path / "masked-words")))
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_data_without_answers(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except MemoryError as error:
         return _fail(_with_notes("out of memory", error), 1, options)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
+            raise
+        advice = "out of the GPU's memory; smaller batches need less"
+        return _fail(_with_notes(advice, error), 1, options)
 
 
 def _import_libraries() -> None:

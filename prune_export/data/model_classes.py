@@ -32,7 +32,7 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
         return ()
     expected = ", ".join(task.labels)
     if labels is not None:
-        given = [_plain(label) for label in labels]
+        given = [plain_name(label) for label in labels]
         if sorted(given) != sorted(task.labels):
             raise UsageError(
                 f"--labels {' '.join(labels)}: expected the labels of {task.name} in some order: {expected}"
@@ -44,7 +44,7 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
         raise UnsupportedError(
             f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: {', '.join(names)}"
         )
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
     if sorted(plain) == sorted(task.labels):
         return tuple(plain.index(label) for label in task.labels)
     if all(re.fullmatch(r"(label_)?\d+", name) for name in plain):
@@ -63,6 +63,7 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels", 2))))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class's name in lower case, without spaces, and by the tasks' own word where it has several."""
     lower = re.sub(r"[\s-]+", "_", name.strip().lower())
     return _SYNONYMS.get(lower, lower)

@@ -151,11 +151,12 @@ def prune(
     settings = Settings(method, rearrangement, reconstruction, gradual, rules, seed, device)  # type: ignore[arg-type]
     pruner = Pruner(checkpoint, read, settings, progress=progress)
     digest = sha256(checkpoint.weights_files)
+    planned = [(budget, _costs(checkpoint, budget, table, length)) for budget in asked]
+    for budget, costs in planned:
+        pruner.check(budget, costs, _fraction(budget, costs))
     results = []
-    for budget, folder in zip(asked, folders, strict=True):
-        costs = _costs(checkpoint, budget, table, length)
-        fraction = _fraction(budget, costs)
-        steps = pruner.prune(budget, costs, fraction)
+    for (budget, costs), folder in zip(planned, folders, strict=True):
+        steps = pruner.prune(budget, costs, _fraction(budget, costs))
         results.append(
             _write(checkpoint, budget, costs, steps, settings, read, digest, table, folder, overwrite, progress)
         )

@@ -80,6 +80,15 @@ class Pruner:
         self._steps: dict[tuple[Any, ...], Step] = {}
         self._gradients = {} if gradients is None else {id(self._start): gradients}
 
+    def check(self, budget: Budget, costs: Costs, fraction: float) -> None:
+        """Before anything takes time: whether the budget can be met.
+
+        Raises:
+            UsageError: it cannot; the message says what can.
+        """
+        if budget.kind != "units":
+            self._select(self._start, None, budget, costs, fraction)
+
     def prune(self, budget: Budget, costs: Costs, fraction: float) -> tuple[Step, ...]:
         """All steps to `fraction` of the unpruned cost (for "units": of the scarcer kind), the last of them the result.
 
@@ -89,8 +98,7 @@ class Pruner:
         gradual = (
             self.settings.gradual and self.settings.reconstruction == "full" and self.settings.method in _WITH_GRADIENTS
         )
-        if budget.kind != "units":
-            self._select(self._start, None, budget, costs, fraction)  # a budget that cannot be met is an error at once
+        self.check(budget, costs, fraction)
         steps: list[Step] = []
         network = self._start
         for rung in ladder(fraction, gradual=gradual):

@@ -37,6 +37,11 @@ _ELSEWHERE = {
     "group_by_length": "data.group_by_length",
     "train_sampling_strategy": "data.group_by_length",
     "remove_unused_columns": "",
+    "label_smoothing_factor": "",
+    "do_eval": "",
+    "eval_strategy": "",
+    "eval_on_start": "",
+    "push_to_hub": "",
     "resume_from_checkpoint": "",
     "save_strategy": "",
     "save_only_model": "",
@@ -112,7 +117,10 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     try:
-        return TrainingArguments(**arguments | dict(recipe.trainer))
+        made = TrainingArguments(**arguments | dict(recipe.trainer))
+        if made.n_gpu > 1:  # one process is one GPU: DataParallel would train copies that masks know nothing of
+            made._n_gpu = 1
+        return made
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise UsageError(
             f"transformers refuses the training arguments: {' '.join(str(error).split())[:300]}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from exporters.errors import UsageError
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.recipe import Recipe
+from prune_export.training.stage import Stage
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -53,3 +56,27 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if optimiser.bf16 and optimiser.fp16:
         raise UsageError("optimiser: expected bf16 or fp16, not both")
+    for name, value in (("weight_decay", optimiser.weight_decay), ("max_gradient_norm", optimiser.max_gradient_norm)):
+        if value < 0:
+            raise UsageError(f"optimiser.{name} = {value:g}: expected 0 or more")
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Checks what a method makes of its own lengths and learning rates.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    for stage in stages:
+        for name, number, fine, expected in (
+            ("steps", stage.steps, stage.steps is None or stage.steps >= 1, "1 or more"),
+            ("epochs", stage.epochs, stage.epochs is None or stage.epochs > 0, "more than 0"),
+            (
+                "learning rate",
+                stage.learning_rate,
+                (stage.learning_rate if stage.learning_rate is not None else 1.0) > 0,
+                "a number above 0",
+            ),
+        ):
+            if not fine:
+                raise UsageError(f"method: {name} of the stage '{stage.name}': expected {expected}; found {number:g}")

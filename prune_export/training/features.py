@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 
 from exporters.errors import DataError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.batches import collate
 from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
@@ -90,7 +92,7 @@ def training_features(
         raise UsageError(f"data.max_seq_length = {length}: the model has positions for {longest_input(config)} tokens")
     classes = class_order(data.glue, config, labels=section.labels) if isinstance(data, TextData) else ()
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
-    digest = _digest(data, folder, options)
+    digest = _digest(data, folder, options, tokenizer)
     path = _cache_folder() / f"{digest}.npz"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +126,11 @@ def _cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "prune-export" / "features"
 
 
-def _digest(data: Data, folder: Path, options: dict[str, Any]) -> str:
-    found = hashlib.sha256(f"{_FORMAT} {options!r}".encode())
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"):
+def _digest(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any) -> str:
+    # What a tokenizer does follows from its files and its class, which may come from the model's config.json.
+    kind = (type(tokenizer).__name__, tuple(tokenizer.model_input_names), tokenizer.padding_side)
+    found = hashlib.sha256(f"{_FORMAT} {options!r} {kind!r}".encode())
+    for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             found.update((folder / name).read_bytes())
     for example in data.examples:
@@ -152,10 +156,16 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
         return tuple(found)
     # Spawned, not forked: tokenizers and torch have threads of their own already.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
-        for start, features in zip(starts, made, strict=True):
-            take(start, features)
+    try:
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
+            for start, features in zip(starts, made, strict=True):
+                take(start, features)
+    except BrokenProcessPool:  # as in a script that trains without asking whether it is the main module
+        found.clear()
+        progress.stage("Making features", count)
+        for start, part in zip(starts, parts, strict=True):
+            take(start, labelled_features(part, options, tokenizer))
     return tuple(found)
 
 

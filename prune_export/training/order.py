@@ -1,36 +1,42 @@
-"""The order in which a training sees its examples, when those of like length share a batch."""
+"""The order in which a training sees its examples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Generator
 from torch.utils.data import Sampler
 
 # So many steps' examples are drawn together and sorted: enough to save most of the padding, few enough to stay random.
 _STEPS_TOGETHER = 50
 
 
-class LengthGroups(Sampler[int]):
-    """Each run of `step` examples (all that one optimiser step sees) is of nearly one length; which, and when, is random.
+class Order(Sampler[int]):
+    """A random order of `count` examples, another in each epoch.
 
-    The order is a function of `seed` and epoch alone, so that a resumed training sees what it would have seen.
+    With `lengths`, each run of `step` examples (all that one optimiser step sees) is of nearly one length; which, and when,
+    is random. The order is a function of `seed` and epoch alone, so that a resumed training sees what it would have seen.
     """
 
-    def __init__(self, lengths: Sequence[int], *, step: int, seed: int) -> None:
+    def __init__(self, count: int, *, step: int, seed: int, lengths: Sequence[int] | None = None) -> None:
         super().__init__()
-        self._lengths, self._step, self._seed, self._epoch = torch.tensor(lengths), step, seed, 0
+        self._count, self._step, self._seed, self._epoch = count, step, seed, 0
+        self._lengths = None if lengths is None else torch.tensor(lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of each epoch."""
+        """Called at the start of each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return self._count
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 100_003 + self._epoch)
-        drawn = torch.randperm(len(self._lengths), generator=generator)
+        generator = Generator().manual_seed(self._seed * 100_003 + self._epoch)
+        drawn = torch.randperm(self._count, generator=generator)
+        if self._lengths is None:
+            yield from drawn.tolist()
+            return
         for some in drawn.split(self._step * _STEPS_TOGETHER):
             ordered = some[self._lengths[some].argsort(stable=True)]
             steps = ordered.split(self._step)

@@ -33,7 +33,7 @@ class DataSection:
 @dataclass(frozen=True, slots=True)
 class ScheduleSection:
     """How long: `steps` of the optimiser, or `epochs`. `warmup`, the fraction of steps before anything is pruned, and
-    `cooldown`, the fraction at the end with the final masks, are for methods that prune gradually."""
+    `cooldown`, the fraction at the end in which the budget or threshold is the final one, are for movement and l0."""
 
     steps: int | None = None
     epochs: float | None = None

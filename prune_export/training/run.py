@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,21 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_safetensors
+from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
+from prune_export.pruning.objective import LABELLED
 from prune_export.record import versions
 from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
 from prune_export.training.arguments import check_trainer_section, total_steps, training_arguments
-from prune_export.training.checks import check_recipe
+from prune_export.training.checks import check_recipe, check_stages
+from prune_export.training.distillation.student_config import StudentConfig
+from prune_export.training.distillation.teacher import check_teacher
 from prune_export.training.features import Collator, Features, training_features
 from prune_export.training.head import needs_head, write_with_head
 from prune_export.training.kinds import stages_of
@@ -40,6 +45,7 @@ from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
 
 RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
+_PATIENCE = timedelta(hours=12)
 FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
 
@@ -87,6 +93,7 @@ def train(
     _check_libraries()
     check_trainer_section(recipe.trainer)
     folder = Path(recipe.output).expanduser()
+    check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():
             _open_folder(folder, recipe, resume=resume, overwrite=overwrite)
@@ -125,7 +132,8 @@ def _wait() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+        # The first process may be at work alone for long: it prunes, reads data, writes.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE).wait_for_everyone()
 
 
 def _open_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
@@ -175,10 +183,28 @@ def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context,
         raise CheckpointError(
             f"'{source.name}' is in {checkpoint.form} format; training needs a checkpoint with weights of full size"
         )
+    if checkpoint.task not in LABELLED:
+        raise UsageError(
+            f"'{source.name}' is for {checkpoint.task}; training needs a task with labels: say in the recipe "
+            f"task = {' or '.join(repr(task) for task in LABELLED)}"
+        )
+    _check_what_comes_later(recipe, checkpoint)
     features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(checkpoint.source.folder)
     return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features
+
+
+def _check_what_comes_later(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Reads what is needed after hours only: it should fail now, if at all."""
+    if recipe.data.eval is not None:
+        read_examples(recipe.data.eval, task=checkpoint.task, dataset=recipe.data.dataset)
+    is_student = isinstance(recipe.method, StudentConfig)
+    teachers = {recipe.teacher} if recipe.distillation is not None or is_student else set()
+    if isinstance(recipe.method, StudentConfig):
+        teachers.add(recipe.method.prediction_teacher)
+    for name in teachers - {None}:
+        check_teacher(load_checkpoint(str(name), task=checkpoint.task), checkpoint)
 
 
 def _run_stage(
@@ -205,6 +231,8 @@ def _run_stage(
     total = total_steps(recipe, stage, len(features))
     saved = folder / CHECKPOINTS / name
     last = last_checkpoint(saved)
+    if last is not None:
+        _check_length(last, total)
     if last is None or checkpoint_step(last) < total:
         seed = recipe.seed + number - 1  # a later stage sees the examples in another order
         set_seed(seed)
@@ -231,6 +259,17 @@ def _run_stage(
                 f"stage {stage.name}: masks need whole parameters in every process; found FSDP or DeepSpeed ZeRO-3, which "
                 "shard them. Use DDP, or ZeRO-1 or 2 (other stages take any)"
             )
+        if network.method is not None and trainer.has_foreign_optimiser:
+            raise UsageError(
+                f"stage {stage.name}: masks and scores have learning rates of their own; leave 'optimizer' and 'scheduler' "
+                "out of the DeepSpeed configuration"
+            )
+        if recipe.optimiser.gradient_checkpointing and not getattr(
+            network.model, "supports_gradient_checkpointing", True
+        ):
+            raise UsageError(
+                f"optimiser.gradient_checkpointing: transformers has none for '{context.original.source.name}'"
+            )
         if objective is not None:
             objective.attach(network.model)
         if stage.begin is not None and last is None:
@@ -250,6 +289,16 @@ def _run_stage(
         assert last is not None
         _finish(stage, checkpoint, last, total, result, context, features)
     _wait()
+
+
+def _check_length(last: Path, total: int) -> None:
+    """A stage goes on to the length that it began with."""
+    before = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+    if before != total:
+        raise UsageError(
+            f"{last}: the training was begun with {before} optimiser steps, now there would be {total}: go on with as many "
+            "processes as it was begun with"
+        )
 
 
 def _finish(
@@ -318,6 +367,7 @@ def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ..
             max_seq_length=recipe.data.max_seq_length,
             doc_stride=recipe.data.doc_stride,
             labels=recipe.data.labels,
+            provider="cuda" if torch.cuda.is_available() else None,
             progress=progress,
         )
         aside = folder / f".{EVALUATION}"

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from exporters.errors import OutputError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.training.method import Method, ParameterGroup
-from prune_export.training.order import LengthGroups
+from prune_export.training.order import Order
 from prune_export.training.stage import Objective
 
 # Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
@@ -42,7 +42,6 @@ class PruningTrainer(Trainer):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self._lengths = lengths
         self.method: Method | None = method
         self.objective: Objective | None = objective
         self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
@@ -50,12 +49,26 @@ class PruningTrainer(Trainer):
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._batches = 0
         self._groups: list[ParameterGroup] = []
+        self._constant: list[bool] = []
+        part = self.args
+        self._order = Order(
+            len(arguments["train_dataset"]),
+            step=part.per_device_train_batch_size * part.gradient_accumulation_steps * part.world_size,
+            seed=part.seed,
+            lengths=lengths,
+        )
 
     @property
     def shards_parameters(self) -> bool:
         """Whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
+
+    @property
+    def has_foreign_optimiser(self) -> bool:
+        """Whether DeepSpeed's own configuration says what the optimiser is."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return plugin is not None and "optimizer" in plugin.deepspeed_config
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
@@ -65,7 +78,8 @@ class PruningTrainer(Trainer):
         task_loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
         loss, parts = task_loss, {"task": task_loss}
         if self.objective is not None:
-            loss, more = self.objective.loss(task_loss, outputs, inputs)
+            with self.accelerator.autocast():  # the teacher in the type that the network trains in
+                loss, more = self.objective.loss(task_loss, outputs, inputs)
             parts |= more
         if self.method is not None:
             penalty = self.method.penalty()
@@ -89,15 +103,20 @@ class PruningTrainer(Trainer):
         """Stops where a gradient is not a number: the step would spoil every weight."""
         if self.args.fp16:  # the gradient scaler skips such steps by itself
             return
-        for name, parameter in self.network.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad.sum()):
-                self._stop(f"gradient of {name}", {})
+        gradients = {n: p.grad for n, p in self.network.named_parameters() if p.grad is not None}
+        if not gradients:
+            return
+        fine = torch.stack([gradient.sum() for gradient in gradients.values()]).isfinite().tolist()
+        wrong = [name for name, is_fine in zip(gradients, fine, strict=True) if not is_fine]
+        if wrong:  # clipping makes all of them what one is
+            self._stop(f"gradient of {wrong[0]}" if len(wrong) < len(fine) else "gradient", {})
 
-    def _get_train_sampler(self, *arguments: Any) -> Any:
-        if self._lengths is None:
-            return super()._get_train_sampler(*arguments)
-        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroups(self._lengths, step=step, seed=self.args.seed)
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the order of the examples; not every version of transformers and accelerate gets through to it."""
+        self._order.set_epoch(epoch)
+
+    def _get_train_sampler(self, *_: Any) -> Order:
+        return self._order
 
     # --- optimiser ------------------------------------------------------------------------------------------------------
 

@@ -14,11 +14,15 @@ from prune_export.training.trainer import PruningTrainer
 
 
 class Schedule(TrainerCallback):
-    """Tells the method the step, looks at gradients, and has the last step saved."""
+    """Tells the method the step and the trainer the epoch, looks at gradients, and has the last step saved."""
 
     def __init__(self, method: Method | None) -> None:
         self._method = method
         self.trainer: PruningTrainer | None = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self.trainer is not None:
+            self.trainer.set_epoch(int((state.epoch or 0) + 1e-6))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self._method is not None:

@@ -32,10 +32,11 @@ def check_map(layer_map: Sequence[int], student_layers: int, teacher_layers: int
     """
     if not layer_map:
         return even_map(student_layers, teacher_layers)
-    if len(layer_map) != student_layers + 1 or not all(-1 <= layer <= teacher_layers for layer in layer_map):
+    sound = all(-1 <= layer <= teacher_layers for layer in layer_map) and max(layer_map) >= 0
+    if len(layer_map) != student_layers + 1 or not sound:
         raise UsageError(
             f"distillation.layer_map: expected {student_layers + 1} numbers (the student's embeddings and {student_layers} "
-            f"layers) from -1 to {teacher_layers} (the teacher's layers); found {list(layer_map)}"
+            f"layers) from -1 to {teacher_layers} (the teacher's layers), not all of them -1; found {list(layer_map)}"
         )
     return tuple(layer_map)
 
@@ -57,7 +58,7 @@ def hidden_loss(
     for states, place in zip(student, layer_map, strict=True):
         if place < 0:
             continue
-        found = states if projection is None else projection(states)
+        found = states if projection is None else projection(states.float())
         squared = (found.float() - teacher[place].float()).square().mean(dim=-1)  # [batch, sequence]
         errors.append((squared * tokens).sum() / count)
     total = errors[0]

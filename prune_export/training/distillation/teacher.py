@@ -12,27 +12,48 @@ from torch import Tensor, nn
 from exporters.errors import CheckpointError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.data.tokenizer import load_tokenizer
+from prune_export.data.model_classes import class_names, plain_name
+from prune_export.data.tokenizer import load_tokenizer, read_config
 from prune_export.slim_model.api import module_of
 from prune_export.slim_model.model import SlimModel
 from prune_export.training.distillation.hidden import HiddenStates
 from prune_export.training.layers import layer_modules
 
+_WITH_CLASSES = ("text-classification", "token-classification")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """`states` is None where only the outputs are asked for."""
+    """`states` is None where only the outputs are asked for.
+
+    `classes` are the teacher's classes in the student's order (None: they are the same). `separator` is the id of the token
+    that ends a segment, for teachers that tell segments apart, of students that do not (BERT of DistilBERT).
+    """
 
     model: nn.Module
     inputs: tuple[str, ...]
     layers: int
     hidden_size: int
     states: HiddenStates | None
+    classes: tuple[int, ...] | None = None
+    separator: int | None = None
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
         """The outputs for a batch, whose labels are not looked at."""
+        given = {name: inputs[name] for name in self.inputs if name in inputs}
+        if self.separator is not None:
+            given["token_type_ids"] = segments(inputs["input_ids"], self.separator)
         with torch.no_grad():
-            return self.model(**{name: inputs[name] for name in self.inputs if name in inputs})
+            outputs = self.model(**given)
+        if self.classes is not None:
+            outputs["logits"] = outputs["logits"][..., list(self.classes)]
+        return outputs
+
+
+def segments(input_ids: Tensor, separator: int) -> Tensor:
+    """BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
+    ends = (input_ids == separator).long()
+    return ((ends.cumsum(dim=1) - ends) > 0).long()
 
 
 def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bool) -> Teacher:
@@ -42,13 +63,16 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
         CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
     """
     checkpoint = load_checkpoint(name, task=student.task)
-    _check(checkpoint, student)
+    check_teacher(checkpoint, student)
     is_slim = checkpoint.form == "slim"
     model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_oracle(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
-    return Teacher(model, encoder.inputs, len(encoder.layers), encoder.hidden_size, states)
+    tells_segments = "token_type_ids" in encoder.inputs and "token_type_ids" not in student.encoder.inputs
+    separator = load_tokenizer(checkpoint.source.folder).sep_token_id if tells_segments else None
+    classes = _class_order(checkpoint, student)
+    return Teacher(model, encoder.inputs, len(encoder.layers), encoder.hidden_size, states, classes, separator)
 
 
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
@@ -62,9 +86,26 @@ def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
     return [distinct[f"{prefix}{family.layer(checkpoint.config, index)}"] for index in range(sizes.layers)]
 
 
-def _check(teacher: Checkpoint, student: Checkpoint) -> None:
+def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
+    """Where the student's classes are among the teacher's, if both have the same names in another order."""
+    if student.task not in _WITH_CLASSES:
+        return None
+    theirs, own = (
+        [plain_name(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
+    )
+    if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
+        return None
+    return tuple(theirs.index(name) for name in own)
+
+
+def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
+    """Checks that `teacher` can teach `student`.
+
+    Raises:
+        CheckpointError: it has other classes, or splits texts into other tokens.
+    """
     labels = [one.family.dimensions(one.config).labels for one in (teacher, student)]
-    if student.task in ("text-classification", "token-classification") and labels[0] != labels[1]:
+    if student.task in _WITH_CLASSES and labels[0] != labels[1]:
         raise CheckpointError(
             f"the teacher '{teacher.source.name}' has {labels[0]} classes; expected the model's {labels[1]}"
         )

@@ -34,6 +34,13 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
         value = getattr(target, name)
         if value is not None and not 0 < value <= 1:
             raise UsageError(f"budget.{name}: expected a fraction above 0, at most 1; found {value:g}")
+    for name, without in (("heads", "feed_forward"), ("columns", "attention")):
+        if getattr(target, name) is not None and config.blocks == without:
+            raise UsageError(f"budget.{name} with method.blocks = '{without}': {name} have no gates then")
+    if config.multiplier_learning_rate is not None and config.multiplier_learning_rate <= 0:
+        raise UsageError(
+            f"method.multiplier_learning_rate: expected a number above 0; found {config.multiplier_learning_rate:g}"
+        )
     if config.temperature <= 0:
         raise UsageError(f"method.temperature: expected a number above 0; found {config.temperature:g}")
     objective = None if recipe.distillation is None else distiller(recipe.distillation)

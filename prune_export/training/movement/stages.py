@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from exporters.cost import layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.pruning.costs import flops_costs
@@ -84,6 +85,13 @@ def _begin(context: Context, checkpoint: Checkpoint, method: MovementPruning, *,
 def _movement(context: Context, checkpoint: Checkpoint, *, config: MovementConfig) -> Method:
     recipe = context.recipe
     length = recipe.budget.sequence_length or usual_length(checkpoint.encoder)
+    if config.shape == "hybrid" and (recipe.budget.flops or config.initial == "fisher"):
+        head_size = max(layer_shape(layer).query_key_size for layer in checkpoint.encoder.layers)
+        if head_size % config.block[0]:
+            raise UsageError(
+                f"method.block = {list(config.block)}: with a budget of FLOPs, or initial = 'fisher', a block's rows "
+                f"have to lie within one head, whose size is {head_size} here"
+            )
     budget = None
     if recipe.budget.flops:
         budget = FlopsBudget(recipe.budget.flops[0], flops_costs(checkpoint.encoder, sequence_length=length))
