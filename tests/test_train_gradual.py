@@ -21,8 +21,8 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
 from prune_export.training.features import Collator
 from prune_export.training.gradual.rungs import rungs
-from prune_export.training.gradual.step import one_window_each
 from prune_export.training.run import train
+from prune_export.training.scoring import one_window_each
 from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer, Task
+from exporters.errors import UsageError
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import GatedLayer, gated
 from prune_export.pruning.objective import sample_losses
@@ -50,6 +51,9 @@ def gate_gradients(
     """One entry for each of `layers`. `inputs` names what the model takes; `batches` hold the labels, too.
 
     The model is left as it was: gates are hooks, and no gradient of a parameter is computed.
+
+    Raises:
+        UsageError: a loss is not finite.
     """
     found: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in layers]
     generator = torch.Generator().manual_seed(seed)
@@ -65,6 +69,11 @@ def gate_gradients(
             for index, (heads, columns) in enumerate(found):
                 heads.append(gradients[2 * index].cpu())
                 columns.append(gradients[2 * index + 1].cpu())
+            if not all(part.isfinite().all() for part in gradients):
+                raise UsageError(
+                    "the loss of an example is not finite, so that nothing can be scored; the model and the data do not "
+                    "belong together, or training went astray"
+                )
             progress.advance(len(there["input_ids"]))
     return tuple(LayerGradients(torch.cat(heads), torch.cat(columns)) for heads, columns in found)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.progress import SILENT, Progress
@@ -190,12 +189,4 @@ class Pruner:
             progress=self.progress,
         )
         self._gradients[id(network)] = found
-        self._check(found)
         return found
-
-    def _check(self, gradients: tuple[LayerGradients, ...]) -> None:
-        if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in gradients):
-            raise UsageError(
-                f"the loss of '{self.checkpoint.source.name}' on {self.calibration.name} is not finite; the model and the "
-                "data do not belong together"
-            )

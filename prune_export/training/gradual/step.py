@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from exporters.errors import DataError, UsageError
+from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.weights import read_weights
-from prune_export.data.features import Feature
-from prune_export.pruning.calibration import Calibration, make_calibration
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.cutting import Pruned, cut
 from prune_export.pruning.gates import slim_layers
@@ -23,6 +18,7 @@ from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.scores import fisher, gate_gradients, taylor
 from prune_export.pruning.selection import Rules, select
 from prune_export.training.gradual.config import GradualConfig
+from prune_export.training.scoring import training_calibration
 from prune_export.training.slim_network import slim_model, standing, trained_tensors
 from prune_export.training.stage import Context
 
@@ -40,7 +36,7 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
     checkpoint = load_checkpoint(start, task=context.original.task)
     network = standing(checkpoint)
     rules = _rules(config, network)
-    calibration = _calibration(context, config.samples)
+    calibration = training_calibration(context, config.samples)
     sequence_length = context.recipe.budget.sequence_length or usual_length(context.original.encoder)
     costs = flops_costs(context.original.encoder, sequence_length=sequence_length)
     model = slim_model(checkpoint, network)
@@ -55,11 +51,6 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
         device=context.device,
         progress=context.progress,
     )
-    if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in gradients):
-        raise UsageError(
-            f"the loss of '{checkpoint.source.name}' on {calibration.name} is not finite, so that nothing can be scored; "
-            "check the data and the learning rate"
-        )
     scores = (fisher if config.score == "fisher" else taylor)(gradients)
     kept = select(scores, costs, fraction * costs.dense, rules)
     if config.rearrangement:
@@ -101,25 +92,3 @@ def _rules(config: GradualConfig, network: Pruned) -> Rules:
     places = {key: place for place, key in enumerate(dict.fromkeys(map(id, layers)))}
     kept = frozenset(places[id(layers[layer])] for layer in config.keep_layers)
     return Rules(config.align, kept, config.drop_blocks)
-
-
-def _calibration(context: Context, samples: int) -> Calibration:
-    """So many of the training examples, one window of each."""
-    windows = one_window_each(context.features)
-    if len(windows) < 2:
-        raise DataError(f"data.train: found {len(windows)} examples to score with; expected 2 or more")
-    order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
-    chosen = [windows[int(index)] for index in sorted(order)]
-    name, inputs = ", ".join(context.recipe.data.train), context.original.encoder.inputs
-    return make_calibration(name, chosen, context.tokenizer, inputs, seed=context.recipe.seed)
-
-
-def one_window_each(features: Sequence[Feature]) -> list[Feature]:
-    """The first window of each example that holds an answer, or its first where none does."""
-    chosen: dict[int, Feature] = {}
-    for feature in features:
-        answered = feature.start is not None and feature.start != feature.cls
-        before = chosen.get(feature.example)
-        if before is None or (answered and before.start == before.cls):
-            chosen[feature.example] = feature
-    return list(chosen.values())

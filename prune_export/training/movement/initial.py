@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.pruning.calibration import make_calibration
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
-from prune_export.training.gradual.step import one_window_each
+from prune_export.training.scoring import training_calibration
 from prune_export.training.stage import Context
 
 
@@ -26,35 +23,21 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
         DataError: there are less than two examples.
         UsageError: the loss is not finite.
     """
-    windows = one_window_each(context.features)
-    if len(windows) < 2:
-        raise DataError(f"data.train: found {len(windows)} examples to score with; expected 2 or more")
-    order = np.random.default_rng(context.recipe.seed).permutation(len(windows))[:samples]
-    encoder = checkpoint.encoder
-    calibration = make_calibration(
-        ", ".join(context.recipe.data.train),
-        [windows[int(index)] for index in order],
-        context.tokenizer,
-        encoder.inputs,
-        seed=context.recipe.seed,
-    )
+    calibration = training_calibration(context, samples)
     context.progress.stage("Scoring heads and columns", calibration.samples)
     model = load_oracle(checkpoint)
-    found = fisher(
+    return fisher(
         gate_gradients(
             model,
             hugging_face_layers(checkpoint, model),
             checkpoint.task,
-            encoder.inputs,
+            checkpoint.encoder.inputs,
             calibration.batches,
             seed=context.recipe.seed,
             device=context.device,
             progress=context.progress,
         )
     )
-    if not all(part.heads.isfinite().all() and part.columns.isfinite().all() for part in found):
-        raise UsageError(f"the loss of '{checkpoint.source.name}' on the training data is not finite")
-    return found
 
 
 def ranked(found: Sequence[LayerScores], costs: Costs, spread: float) -> tuple[tuple[Tensor, Tensor], ...]:
