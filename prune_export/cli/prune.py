@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refit weights that stay, one scale a unit, or nothing (default: full)",
     )
     group.add_argument("--no-gradual", action="store_true", help="prune in one step, however far")
-    group.add_argument("--align", type=int, default=1, metavar="N", help="columns in multiples of N (default: 1)")
+    group.add_argument(
+        "--align", type=int, metavar="N", help="columns in multiples of N (default: 32 for budgets in time, else 1)"
+    )
     group.add_argument(
         "--keep-layers", type=int, nargs="+", default=[], metavar="N", help="layers, from 0, that lose nothing"
     )

@@ -34,6 +34,8 @@ from prune_export.surgeon import operate
 SAMPLES = 512
 SEED = 0
 
+_TIMED_ALIGN = 32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruneResult:
@@ -68,7 +70,7 @@ def prune(
     gradual: bool = True,
     samples: int = SAMPLES,
     seed: int = SEED,
-    align: int = 1,
+    align: int | None = None,
     keep_layers: Sequence[int] = (),
     drop_layers: bool = True,
     target: str = "cpu",
@@ -98,8 +100,9 @@ def prune(
     checkpoint's folder, with several it holds one folder for each.
 
     `method` is "fisher", "taylor", "magnitude" or "random". `rearrangement`, `reconstruction` ("full", "scales", "none") and
-    `gradual` switch what follows the scores. Columns stay in multiples of `align`; `keep_layers` lose nothing; without
-    `drop_layers` no attention and no feed-forward block goes as a whole. `sequence_length` (None: 384 for question
+    `gradual` switch what follows the scores. Columns stay in multiples of `align` (None: 32 with a budget in time, because
+    kernels compute in blocks and widths between them are slower than the table says; else 1); `keep_layers` lose nothing;
+    without `drop_layers` no attention and no feed-forward block goes as a whole. `sequence_length` (None: 384 for question
     answering, else 128) also weighs attention's products in FLOPs. `device` is "cpu" or "cuda".
 
     Raises:
@@ -110,6 +113,9 @@ def prune(
     asked = budgets(
         flops=flops, parameters=parameters, speedup=speedup, latency_ms=latency_ms, heads=heads, columns=columns
     )
+    timed = any(budget.kind in ("speedup", "latency-ms") for budget in asked)
+    if align is None:
+        align = _TIMED_ALIGN if timed else 1
     _check_options(method, reconstruction, samples, seed, align, batch_size, device)
     folders = [Path(output)] if len(asked) == 1 else [Path(output) / budget.name for budget in asked]
     for folder in folders:
@@ -138,7 +144,7 @@ def prune(
         max_seq_length=max_seq_length,
     )
     table = None
-    if any(budget.kind in ("speedup", "latency-ms") for budget in asked):
+    if timed:
         table = latency_table(
             checkpoint.encoder,
             target=target,
