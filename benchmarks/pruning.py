@@ -79,7 +79,6 @@ TASKS = {
             metric="accuracy",
             sequence_length=32,
             samples=2048,
-            rows=("random", "magnitude", "fisher", "+ rearrangement", "+ scales", "+ reconstruction", GRADUAL),
         ),
     )
 }
