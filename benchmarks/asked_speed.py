@@ -56,7 +56,8 @@ def prunes(model: Path, calibration: list[Path], work: Path, dtypes: list[str], 
             for result in results:
                 assert result.speed is not None
                 found = result.speed.to_json() | {
-                    "kept": [[len(layer.heads), len(layer.columns)] for layer in result.plan.layers]
+                    "samples": samples,
+                    "kept": [[len(layer.heads), len(layer.columns)] for layer in result.plan.layers],
                 }
                 (work / f"{dtype}-{result.budget.value:g}.json").write_text(json.dumps(found), encoding="utf-8")
                 onnx = work / f"{dtype}-{result.budget.value:g}"
@@ -89,6 +90,7 @@ def measures(work: Path, dtypes: list[str], rounds: int, seconds: float) -> dict
                     "kept": predicted["kept"],
                 }
             )
+        found[dtype]["samples"] = predicted["samples"]
         found[dtype]["unpruned_ms"] = median(result.rows[0].milliseconds)
         found[dtype]["unpruned_predicted_ms"] = predicted["dense_predicted_ms"]
     return found

@@ -172,11 +172,13 @@ def speed(found: Mapping[str, Any]) -> str:
             )
             lines.append(f"| {dtype} | {' | '.join(cells)} |")
     machine = found["machine"]
+    samples = " and ".join(sorted({f"{part['samples']}" for part in found["dtypes"].values()}))
     noise = ", ".join(f"{dtype} {100 * part['noise']:.0f} %" for dtype, part in found["dtypes"].items())
     lines.append(
-        f"\n{found['model']}, batch {found['batch_size']}, length {found['sequence_length']}, {machine['cores']} cores of "
-        f"an {machine['processor']}, each row in a process of its own, rounds alternating; ratios of a round are off by "
-        f"{noise}. {machine['date']}. `python -m benchmarks.asked_speed` measures again."
+        f"\n{found['model']}, pruned with {samples} examples, batch {found['batch_size']}, length "
+        f"{found['sequence_length']}, {machine['cores']} cores of an {machine['processor']}, each row in a process of its "
+        f"own, rounds alternating; ratios of a round are off by {noise}. {machine['date']}. "
+        "`python -m benchmarks.asked_speed` measures again."
     )
     return "\n".join(lines)
 

@@ -26,6 +26,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measuring import RESULTS, machine
+from benchmarks.pruning import TASKS as PRUNING
+from benchmarks.pruning import Task as PruningTask
 from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row, torch_row
@@ -41,15 +43,11 @@ DISTILLATION = {"weight": 0.9, "temperature": 2.0}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Paths are relative to the data folder; `steps` of the optimiser are those of every run at half of the FLOPs."""
+    """`data` says what is trained with (what one-shot pruning is calibrated with) and judged on, and at which length FLOPs
+    count; `steps` of the optimiser are those of every run at half of the FLOPs."""
 
-    name: str
-    model: str
-    train: tuple[str, ...]
-    evaluation: str
-    metric: str
+    data: PruningTask
     max_seq_length: int
-    flops_length: int
     speed_length: int
     steps: int
     batch_size: int
@@ -57,38 +55,9 @@ class Task:
 
 
 TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            name="qa",
-            model="models/minilm-qa-dense",
-            train=tuple(f"data/qa/squadshifts-{name}.json" for name in ("new_wiki", "reddit", "amazon")),
-            evaluation="data/qa/xquad-en.json",
-            metric="f1",
-            max_seq_length=256,
-            flops_length=192,
-            speed_length=384,
-            steps=600,
-            batch_size=16,
-            learning_rate=1e-4,
-        ),
-        Task(
-            name="sst2",
-            model="",
-            train=("data/glue/SST-2/train.tsv",),
-            evaluation="data/glue/SST-2/dev.tsv",
-            metric="accuracy",
-            max_seq_length=64,
-            flops_length=32,
-            speed_length=128,
-            steps=800,
-            batch_size=32,
-            learning_rate=5e-5,
-        ),
-    )
+    "qa": Task(PRUNING["qa"], max_seq_length=256, speed_length=384, steps=600, batch_size=16, learning_rate=1e-4),
+    "sst2": Task(PRUNING["sst2"], max_seq_length=64, speed_length=128, steps=800, batch_size=32, learning_rate=5e-5),
 }
-
-
 RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
 
 
@@ -124,7 +93,7 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
         "output": str(work / run),
         "seed": seed,
         "data": {
-            "train": [str(data / path) for path in task.train],
+            "train": [str(data / path) for path in task.data.calibration],
             "max_seq_length": task.max_seq_length,
             "group_by_length": True,
         },
@@ -138,7 +107,7 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
         **sections(run, task.steps),
     }
     if "budget" in recipe:
-        recipe["budget"] |= {"sequence_length": task.flops_length}
+        recipe["budget"] |= {"sequence_length": task.data.sequence_length}
         recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": {"weight": 0.9, "temperature": 2.0}}
     return recipe
 
@@ -148,7 +117,7 @@ def judge(task: Task, folder: Path, data: Path) -> dict[str, Any]:
     onnx = folder.with_name(f"{folder.name}-onnx")
     with progress(quiet=False) as listener:
         exported = export(folder, onnx, target="cpu", overwrite=True, progress=listener)
-        found = evaluate([folder, onnx], data / task.evaluation, progress=listener)
+        found = evaluate([folder, onnx], data / task.data.evaluation, progress=listener)
     pytorch, ours = found.results
     names = ("exact_match", "f1", "accuracy")
     return {
@@ -161,16 +130,21 @@ def judge(task: Task, folder: Path, data: Path) -> dict[str, Any]:
 
 
 def results_of(task: Task) -> dict[str, Any]:
-    path = RESULTS / f"training-{task.name}.json"
+    path = RESULTS / f"training-{task.data.name}.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    return {"task": task.name, "metric": task.metric, "evaluation": Path(task.evaluation).name, "runs": []}
+    return {
+        "task": task.data.name,
+        "metric": task.data.metric,
+        "evaluation": Path(task.data.evaluation).name,
+        "runs": [],
+    }
 
 
 def write(task: Task, found: dict[str, Any]) -> None:
     """A kill leaves the old file or the new one."""
-    path = RESULTS / f"training-{task.name}.json"
+    path = RESULTS / f"training-{task.data.name}.json"
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
@@ -202,7 +176,7 @@ def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int
         for key in ("method", "schedule", "budget", "distillation", "optimiser", "data")
         if key in recipe
     }
-    said["data"] = said["data"] | {"train": [Path(path).name for path in task.train]}
+    said["data"] = said["data"] | {"train": [Path(path).name for path in task.data.calibration]}
     published = [
         (float(path.name.split("-")[1]), path) for path in (work / run).glob("flops-?.*") if "onnx" not in path.name
     ]
@@ -255,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     task = TASKS[options.task]
-    model, work = options.model or options.data / task.model, options.work / task.name
+    model, work = options.model or options.data / task.data.model, options.work / task.data.name
     if options.step == "speed":
         speed(task, model, work, options.rounds, options.seconds)
         return

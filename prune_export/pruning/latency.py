@@ -15,7 +15,7 @@ from prune_export.pruning.costs import Costs
 from prune_export.pruning.scores import distinct_layers
 
 FORMAT = "prune-export/latency"
-VERSION = 2
+VERSION = 3  # another with each way of measuring, so that no older table is taken for one of this
 
 
 Pairs = tuple[tuple[int, float], ...]
