@@ -14,7 +14,8 @@ from prune_export.pruning.one_shot import PruneResult
 def budget_lines(result: PruneResult) -> Iterator[str]:
     """What was asked for and what it came to."""
     kept = f"{result.cost / result.dense:.3f} of the unpruned network's"
-    yield f"{result.budget.name}: {result.cost:,.6g} {result.unit}, {kept}"
+    digits = 2 if result.unit == "ms" else 0
+    yield f"{result.budget.name}: {result.cost:,.{digits}f} {result.unit}, {kept}"
     if (speed := result.speed) is not None:
         found = speed.to_json()
         yield (
