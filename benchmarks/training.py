@@ -9,9 +9,8 @@ encoder's FLOPs (gradual pruning goes on to a quarter). A run that was killed go
     python -m benchmarks.training speed --data ../shared     # all exports beside the dense model, on a machine at rest
     python -m benchmarks.training_tables                     # docs/methods.md out of the results
 
-The teacher of what is pruned is the first run, the dense model trained on.
-
-Results go to benchmarks/results/training-TASK.json.
+Several runs may go on at once, each on a core of its own (`--runs`, `--threads 1`, taskset). What is pruned learns from the
+dense model as it came. Results go to benchmarks/results/training-TASK.json.
 """
 
 from __future__ import annotations
@@ -20,10 +19,13 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.measuring import RESULTS, machine
 from benchmarks.pruning import TASKS as PRUNING
@@ -37,14 +39,11 @@ from prune_export.exporting import export
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 
-TRAINED_ON = "trained-on"
-DISTILLATION = {"weight": 0.9, "temperature": 2.0}
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """`data` says what is trained with (what one-shot pruning is calibrated with) and judged on, and at which length FLOPs
-    count; `steps` of the optimiser are those of every run at half of the FLOPs."""
+    count; `steps` of the optimiser are those of every run at half of the FLOPs. `distillation` is for what is pruned."""
 
     data: PruningTask
     max_seq_length: int
@@ -52,13 +51,30 @@ class Task:
     steps: int
     batch_size: int
     learning_rate: float
+    distillation: Mapping[str, Any]
 
 
 TASKS = {
-    "qa": Task(PRUNING["qa"], max_seq_length=256, speed_length=384, steps=600, batch_size=16, learning_rate=1e-4),
-    "sst2": Task(PRUNING["sst2"], max_seq_length=64, speed_length=128, steps=800, batch_size=32, learning_rate=5e-5),
+    "qa": Task(
+        PRUNING["qa"],
+        max_seq_length=256,
+        speed_length=384,
+        steps=1200,
+        batch_size=16,
+        learning_rate=1e-4,
+        distillation={"weight": 0.9, "temperature": 2.0, "hidden_weight": 10.0},
+    ),
+    "sst2": Task(
+        PRUNING["sst2"],
+        max_seq_length=64,
+        speed_length=128,
+        steps=800,
+        batch_size=32,
+        learning_rate=5e-5,
+        distillation={"weight": 0.9, "temperature": 2.0},
+    ),
 }
-RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
+RUNS = ("trained-on", "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
 
 
 def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
@@ -81,7 +97,7 @@ def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
             method = movement | {"shape": "struct", "fill": True, "fill_steps": half}
             return {"method": method, "schedule": {"steps": half}, "budget": budget}
         case "l0":
-            method = {"kind": "l0", "retrain_steps": half}
+            method = {"kind": "l0", "frozen": False, "initial": "fisher", "distil_gates": True, "retrain_steps": half}
             return {"method": method, "schedule": {"steps": half, "warmup": 0.0}, "budget": budget}
     raise ValueError(f"{run}: expected one of {', '.join(RUNS)}")
 
@@ -108,7 +124,8 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
     }
     if "budget" in recipe:
         recipe["budget"] |= {"sequence_length": task.data.sequence_length}
-        recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": {"weight": 0.9, "temperature": 2.0}}
+        recipe["distillation"] = dict(task.distillation)
+        recipe["optimiser"]["dropout"] = 0.0
     return recipe
 
 
@@ -152,9 +169,11 @@ def write(task: Task, found: dict[str, Any]) -> None:
 
 def add(task: Task, row: dict[str, Any]) -> None:
     """Puts `row` into the results, in the place of an earlier one of the same run, budget and seed."""
-    found, same = results_of(task), ("run", "flops", "seed")
-    others = [old for old in found["runs"] if any(old[key] != row[key] for key in same)]
-    write(task, found | {"runs": [*others, row]})
+    same = ("run", "flops", "seed")
+    with FileLock(RESULTS / f".training-{task.data.name}.lock"):
+        found = results_of(task)
+        others = [old for old in found["runs"] if any(old[key] != row[key] for key in same)]
+        write(task, found | {"runs": [*others, row]})
     print({name: row[name] for name in ("run", "flops", "pytorch", "onnx", "kept")}, flush=True)
 
 

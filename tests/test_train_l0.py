@@ -85,7 +85,7 @@ def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Pat
     """The oracle multiplies by hooks, where McCarley et al. put their gates."""
     without = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "qa_dropout")
     original = make_model(case, "question-answering", **dict.fromkeys(without, 0.0))
-    method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial=0.3), Target(flops=0.5))
+    method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial_log_alpha=0.3), Target(flops=0.5))
     method.set_step(5, 100)
     model.train()  # gates are drawn; there is no dropout
     inputs = example_inputs(model)
@@ -114,6 +114,19 @@ def test_a_step_draws_the_same_whatever_was_drawn_before(tmp_path: Path) -> None
     assert not torch.equal(other._gated[0].gates.uniform, first[0])
     other.set_step(7, 100)
     assert all(torch.equal(part.gates.uniform, seen) for part, seen in zip(other._gated, first, strict=True))
+
+
+def test_gates_may_begin_in_the_order_of_their_worth(tmp_path: Path) -> None:
+    folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
+    method, _, _ = attached(folder, L0Config(initial_log_alpha=2.0), Target(flops=0.5))
+    units = [(torch.linspace(-1, 1, 4) + place, torch.linspace(1, -1, 20) * place) for place in range(3)]
+    method.begin_at(units)
+    for part in method._gated:
+        wanted = 2.0 + units[part.layer][0 if part.kind == "heads" else 1]
+        assert torch.equal(part.gates.log_alpha, wanted)
+    best = method.kept()
+    assert best[2][1] == tuple(range(len(best[2][1])))  # the first columns of the last layer are worth most
+    assert len(best[0][0]) < len(best[2][0])
 
 
 def test_the_expected_flops_by_hand(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from prune_export.checkpoint.oracle import load_oracle
 from prune_export.plan import plan_from_zeros
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.scores import LayerScores
+from prune_export.training.initial import ranked
 from prune_export.training.layers import LayerModules, layer_modules
 from prune_export.training.movement.binarize import above, straight_through, top_k
 from prune_export.training.movement.config import MovementConfig
-from prune_export.training.movement.initial import ranked
 from prune_export.training.movement.masks import Scores
 from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
 from prune_export.training.movement.schedule import cubic

@@ -112,6 +112,23 @@ def test_the_hugging_face_trainer_takes_it(tmp_path: Path) -> None:
     assert prune_export.load_slim(tmp_path / "slim").task == "text-classification"
 
 
+@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+@pytest.mark.parametrize("slim", [False, True])
+def test_dropout_as_the_recipe_wants_it(case: FamilyCase, slim: bool, tmp_path: Path) -> None:
+    """Without dropout a training network computes what one in evaluation mode does; with the configuration's it does not."""
+    from prune_export.training.dropout import set_dropout
+
+    made = make_model(case, "text-classification")
+    model = prune_export.slim(save(made, tmp_path)) if slim else made
+    inputs = example_inputs(made, batch=2, length=9)
+    with torch.no_grad():
+        wanted = model.eval()(**inputs)["logits"]
+        model.train()
+        assert not torch.allclose(model(**inputs)["logits"], wanted, atol=1e-4)
+        set_dropout(model, 0.0)
+        assert torch.allclose(model(**inputs)["logits"], wanted, atol=1e-6)
+
+
 def test_a_folder_that_is_not_slim_is_refused(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
     with pytest.raises(prune_export.PruneExportError, match="no slim checkpoint"):

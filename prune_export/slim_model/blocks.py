@@ -87,7 +87,7 @@ class SlimAttention(nn.Module):
 
     def __init__(self, part: description.Attention, dropout: float) -> None:
         super().__init__()
-        self.heads, self.scale, self.dropout = part.heads, part.scale, dropout
+        self.heads, self.scale, self.dropout_prob = part.heads, part.scale, dropout
         self.query = make_linear(description.Linear(part.query_weight.flatten(0, 1), part.query_bias.flatten()))
         self.key = make_parameter(part.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
         self.value = make_parameter(part.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
@@ -105,7 +105,7 @@ class SlimAttention(nn.Module):
             )
         )
         contexts = functional.scaled_dot_product_attention(
-            query, key, value, attends, dropout_p=self.dropout if self.training else 0.0, scale=self.scale
+            query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output

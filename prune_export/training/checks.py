@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
         ("schedule.warmup", schedule.warmup),
         ("schedule.cooldown", schedule.cooldown),
         ("optimiser.warmup", optimiser.warmup),
+        ("optimiser.dropout", optimiser.dropout),
         ("budget.heads", budget.heads),
         ("budget.columns", budget.columns),
         *(("budget.flops", part) for part in budget.flops),

@@ -93,6 +93,7 @@ def training_features(
     classes = class_order(data.glue, config, labels=section.labels) if isinstance(data, TextData) else ()
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
+    _refuse_while_starting()
     path = _cache_folder() / f"{digest}.npz"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +168,13 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
         for start, part in zip(starts, parts, strict=True):
             take(start, labelled_features(part, options, tokenizer))
     return tuple(found)
+
+
+def _refuse_while_starting() -> None:
+    """Ends a process of our own pool that runs the user's script again because it does not ask whether it is the main
+    module: it would wait for the lock that its parent holds while the parent waits for it."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError("training features are being made already by the process that started this one")
 
 
 def _processors() -> int:

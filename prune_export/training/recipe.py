@@ -55,7 +55,8 @@ class BudgetSection:
 @dataclass(frozen=True, slots=True)
 class OptimiserSection:
     """AdamW. `batch_size` is that of one process and one forward pass; `accumulation` passes make a step. `warmup` is the
-    fraction of steps in which learning rates rise."""
+    fraction of steps in which learning rates rise. `dropout` is the probability of all dropouts (None: what the model's
+    configuration says)."""
 
     learning_rate: float = 3e-5
     score_learning_rate: float = 1e-2
@@ -65,6 +66,7 @@ class OptimiserSection:
     warmup: float = 0.1
     decay: Literal["linear", "cosine", "constant"] = "linear"
     max_gradient_norm: float = 1.0
+    dropout: float | None = None
     bf16: bool = False
     fp16: bool = False
     gradient_checkpointing: bool = False

@@ -36,6 +36,7 @@ from prune_export.training.arguments import check_trainer_section, total_steps, 
 from prune_export.training.checks import check_recipe, check_stages
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import check_teacher
+from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features, training_features
 from prune_export.training.head import needs_head, write_with_head
 from prune_export.training.kinds import stages_of
@@ -237,6 +238,8 @@ def _run_stage(
         seed = recipe.seed + number - 1  # a later stage sees the examples in another order
         set_seed(seed)
         network = make_network(stage, context, checkpoint)
+        if recipe.optimiser.dropout is not None:
+            set_dropout(network.model, recipe.optimiser.dropout)
         objective = None if stage.objective is None else stage.objective(context, checkpoint)
         schedule = Schedule(network.method)
         callbacks: list[Any] = [schedule]

@@ -7,6 +7,7 @@ from typing import Literal
 
 Blocks = Literal["both", "attention", "feed_forward"]
 Constraint = Literal["lagrangian", "penalty"]
+Initial = Literal["constant", "fisher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,10 @@ class L0Config:
     at test time go.
 
     Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: ten times
-    that), at constant rates. `initial` is log α at the start, `temperature` β. `distil_gates`: the recipe's
-    distillation also while gates are trained, not only afterwards. `retrain_steps` or `retrain_epochs` train what is
-    left, as a slim network; both None: no retraining.
+    that), at constant rates. log α begins at `initial_log_alpha` ("constant"), or around it, up to `initial_spread`
+    away, in the order of the Fisher information of `initial_samples` training examples ("fisher"); `temperature` is β.
+    `distil_gates`: the recipe's distillation also while gates are trained, not only afterwards. `retrain_steps` or
+    `retrain_epochs` train what is left, as a slim network; both None: no retraining.
     """
 
     frozen: bool = True
@@ -33,7 +35,10 @@ class L0Config:
     attention_penalty: float = 1.0
     feed_forward_penalty: float = 1.0
     multiplier_learning_rate: float | None = None
-    initial: float = 2.5
+    initial: Initial = "constant"
+    initial_log_alpha: float = 2.5
+    initial_spread: float = 1.0
+    initial_samples: int = 512
     temperature: float = 2 / 3
     distil_gates: bool = False
     retrain_steps: int | None = None

@@ -81,7 +81,7 @@ class L0Gates:
         if self.config.frozen:
             model.requires_grad_(False)
         self._model, self._layers = model, tuple(layers)
-        options = {"initial": self.config.initial, "temperature": self.config.temperature}
+        options = {"initial": self.config.initial_log_alpha, "temperature": self.config.temperature}
         for index, layer in enumerate(layers):
             if self.config.blocks != "feed_forward":
                 gates = Gates(layer.heads, layer.head_size, **options)
@@ -94,6 +94,13 @@ class L0Gates:
         if self.config.constraint == "lagrangian":
             zeros = torch.zeros(len(self._constraints()), 2, device=layers[0].down.bias.device)
             model.register_parameter(_MULTIPLIERS, nn.Parameter(zeros))
+
+    @torch.no_grad()
+    def begin_at(self, units: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Adds to each log α what `units` says for its layer's heads or columns."""
+        for part in self._gated:
+            heads, columns = units[part.layer]
+            part.gates.log_alpha.add_((heads if part.kind == "heads" else columns).to(part.gates.log_alpha.device))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         gates = tuple(part.gates.log_alpha for part in self._gated)

@@ -9,6 +9,7 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.latency import usual_length
 from prune_export.training.distillation.distiller import distiller
+from prune_export.training.initial import fisher_order
 from prune_export.training.l0.config import L0Config
 from prune_export.training.l0.method import L0Gates, Target
 from prune_export.training.method import Method
@@ -43,10 +44,16 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
         )
     if config.temperature <= 0:
         raise UsageError(f"method.temperature: expected a number above 0; found {config.temperature:g}")
+    if config.initial_spread < 0 or config.initial_samples < 2:
+        raise UsageError(
+            "method: expected an initial_spread of 0 or more and initial_samples of 2 or more; found "
+            f"{config.initial_spread:g} and {config.initial_samples}"
+        )
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
     gates = Stage(
         name="gates",
         method=partial(_gates, config=config, target=target),
+        begin=partial(_begin, config=config) if config.initial == "fisher" else None,
         objective=objective if config.distil_gates else None,
     )
     if not (config.retrain_steps or config.retrain_epochs):
@@ -60,6 +67,10 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
         learning_rate=config.retrain_learning_rate,
     )
     return (gates, retraining)
+
+
+def _begin(context: Context, checkpoint: Checkpoint, method: L0Gates, *, config: L0Config) -> None:
+    method.begin_at(fisher_order(context, checkpoint, samples=config.initial_samples, spread=config.initial_spread))
 
 
 def _gates(context: Context, checkpoint: Checkpoint, *, config: L0Config, target: Target) -> Method:

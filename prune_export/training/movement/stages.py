@@ -10,9 +10,9 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.latency import usual_length
 from prune_export.training.distillation.distiller import distiller
+from prune_export.training.initial import fisher_order
 from prune_export.training.method import Method
 from prune_export.training.movement.config import MovementConfig
-from prune_export.training.movement.initial import fisher_information, ranked
 from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Context, Stage
@@ -76,10 +76,7 @@ def _check(recipe: Recipe, config: MovementConfig) -> None:
 
 
 def _begin(context: Context, checkpoint: Checkpoint, method: MovementPruning, *, config: MovementConfig) -> None:
-    length = context.recipe.budget.sequence_length or usual_length(checkpoint.encoder)
-    costs = flops_costs(checkpoint.encoder, sequence_length=length)
-    found = fisher_information(context, checkpoint, config.initial_samples)
-    method.begin_at(ranked(found, costs, config.initial_spread))
+    method.begin_at(fisher_order(context, checkpoint, samples=config.initial_samples, spread=config.initial_spread))
 
 
 def _movement(context: Context, checkpoint: Checkpoint, *, config: MovementConfig) -> Method:

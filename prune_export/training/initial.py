@@ -9,11 +9,26 @@ from torch import Tensor
 
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.pruning.costs import Costs
+from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.gates import hugging_face_layers
+from prune_export.pruning.latency import usual_length
 from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
 from prune_export.training.scoring import training_calibration
 from prune_export.training.stage import Context
+
+
+def fisher_order(
+    context: Context, checkpoint: Checkpoint, *, samples: int, spread: float
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """`ranked` by the Fisher information of `samples` training examples, for FLOPs at the budget's length.
+
+    Raises:
+        DataError: there are less than two examples.
+        UsageError: the loss is not finite.
+    """
+    length = context.recipe.budget.sequence_length or usual_length(checkpoint.encoder)
+    costs = flops_costs(checkpoint.encoder, sequence_length=length)
+    return ranked(fisher_information(context, checkpoint, samples), costs, spread)
 
 
 def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -> tuple[LayerScores, ...]:
