@@ -43,7 +43,8 @@ from prune_export.training.run import train
 @dataclass(frozen=True, slots=True)
 class Task:
     """`data` says what is trained with (what one-shot pruning is calibrated with) and judged on, and at which length FLOPs
-    count; `steps` of the optimiser are those of every run at half of the FLOPs. `distillation` is for what is pruned."""
+    count; `steps` of the optimiser are those of every run at half of the FLOPs. `distillation` and `learning_rate` are for
+    what is pruned, `plain_learning_rate` is that of the dense model trained on."""
 
     data: PruningTask
     max_seq_length: int
@@ -51,6 +52,7 @@ class Task:
     steps: int
     batch_size: int
     learning_rate: float
+    plain_learning_rate: float
     distillation: Mapping[str, Any]
 
 
@@ -61,8 +63,9 @@ TASKS = {
         speed_length=384,
         steps=1200,
         batch_size=16,
-        learning_rate=1e-4,
-        distillation={"weight": 0.9, "temperature": 2.0, "hidden_weight": 10.0},
+        learning_rate=2e-4,
+        plain_learning_rate=5e-5,
+        distillation={"weight": 0.9, "temperature": 2.0, "hidden_weight": 1000.0},
     ),
     "sst2": Task(
         PRUNING["sst2"],
@@ -71,6 +74,7 @@ TASKS = {
         steps=800,
         batch_size=32,
         learning_rate=5e-5,
+        plain_learning_rate=5e-5,
         distillation={"weight": 0.9, "temperature": 2.0},
     ),
 }
@@ -114,7 +118,7 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
             "group_by_length": True,
         },
         "optimiser": {
-            "learning_rate": task.learning_rate,
+            "learning_rate": task.plain_learning_rate,
             "score_learning_rate": 0.1 if run == "l0" else 1e-2,
             "batch_size": task.batch_size,
             "bf16": True,
@@ -125,7 +129,7 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
     if "budget" in recipe:
         recipe["budget"] |= {"sequence_length": task.data.sequence_length}
         recipe["distillation"] = dict(task.distillation)
-        recipe["optimiser"]["dropout"] = 0.0
+        recipe["optimiser"] |= {"learning_rate": task.learning_rate, "dropout": 0.0}
     return recipe
 
 

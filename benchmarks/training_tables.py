@@ -93,7 +93,7 @@ def conditions(found: Mapping[str, Any]) -> str:
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
         f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
         f"{found['evaluation']}; seed {trained['seed']}. FLOPs are those of the encoder layers at length "
-        f"{task.data.sequence_length}. What is pruned learns from the model that was trained on for {task.steps} steps."
+        f"{task.data.sequence_length}. {distilled(found)}"
     ]
     if "speed" in found:
         part = found["speed"]
@@ -105,6 +105,19 @@ def conditions(found: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
     words.append(f"{machine['date']}, {versions}. `python -m benchmarks.training` measures again.")
     return " ".join(words)
+
+
+def distilled(found: Mapping[str, Any]) -> str:
+    """What the pruned networks learn from, and how."""
+    recipe = next(run["recipe"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
+    part = recipe["distillation"]
+    hidden = f", hidden states {part['hidden_weight']:g}" if part.get("hidden_weight") else ""
+    dropout, teacher = recipe["optimiser"].get("dropout"), recipe.get("teacher", TITLES["dense"])
+    return (
+        f"What is pruned learns from the model {teacher}: the loss weighs logits {part['weight']:g} (temperature "
+        f"{part['temperature']:g}){hidden} and the task {1 - part['weight']:g}"
+        f"{'' if dropout is None else f'; dropout {dropout:g}'}."
+    )
 
 
 def main() -> None:
