@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +78,24 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     together = training_features(section, checkpoint, seed=0)
     assert [f.example for f in together.features] == [f.example for f in alone.features]
     assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(together.features, alone.features, strict=True))
+
+
+@pytest.mark.slow
+def test_a_script_that_does_not_ask_whether_it_is_the_main_module(tmp_path: Path) -> None:
+    """Its processes run the script again when they start; they must not wait for the lock that the first one holds."""
+    checkpoint_folder(tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from prune_export.checkpoint.load import load_checkpoint\n"
+        "from prune_export.training import features\n"
+        "from prune_export.training.recipe import DataSection\n"
+        "features._PARALLEL_FROM, features._CHUNK, features._processors = 0, 25, lambda: 2\n"
+        f"section = DataSection(train=({str(questions_file(tmp_path / 'q.json', 60))!r},), max_seq_length=24)\n"
+        f"found = features.training_features(section, load_checkpoint({str(tmp_path / 'model')!r}), seed=0)\n"
+        "print(len(found), 'features')\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout == "60 features\n", done.stderr[-2000:]
 
 
 def test_several_files_are_one_training_set(tmp_path: Path) -> None:
