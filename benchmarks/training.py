@@ -37,7 +37,7 @@ from prune_export.cli.console import progress
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.exporting import export
 from prune_export.training.recipe_file import recipe_from
-from prune_export.training.run import train
+from prune_export.training.run import LOG, train
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ RUNS = ("trained-on", "gradual", "hybrid-filled", "struct-filled", "l0", "traine
 
 def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
     """What a run's recipe says beside data, optimiser and distillation; `steps` in all to half of the FLOPs."""
-    half, some = steps // 2, steps // 12
+    half, some = steps // 2, steps // 6
     movement = {"kind": "movement", "initial": "fisher"}
     budget = {"flops": 0.5}
     match run:
@@ -92,8 +92,8 @@ def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
         case "trained-on-twice-as-long":
             return {"method": {"kind": "none"}, "schedule": {"steps": 2 * steps}}
         case "gradual":
-            method = {"kind": "gradual", "recovery_steps": some}
-            return {"method": method, "schedule": {"steps": steps - 3 * some}, "budget": {"flops": [0.5, 0.25]}}
+            method = {"kind": "gradual", "step": 0.7, "recovery_steps": some}  # one step on the way to each budget
+            return {"method": method, "schedule": {"steps": steps - some}, "budget": {"flops": [0.5, 0.25]}}
         case "hybrid-filled":
             method = movement | {"shape": "hybrid", "fill": True, "fill_steps": half}
             return {"method": method, "schedule": {"steps": half}, "budget": budget}
@@ -207,8 +207,23 @@ def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int
     ]
     last = (recipe["budget"]["flops"] if "budget" in recipe else 1.0, work / run / "final")
     for flops, folder in sorted(published, reverse=True) or [last]:
-        row = {"run": run, "flops": flops, **conditions, "recipe": said}
+        row = {"run": run, "flops": flops, **conditions, "minutes": minutes(work / run, flops), "recipe": said}
         add(task, row | judge(task, folder, data))
+
+
+def minutes(run: Path, flops: float) -> float:
+    """How long a finished run trained until it had a network of `flops`, pruning between trainings left out."""
+    took: dict[str, float] = {}
+    for line in (run / LOG).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if "train_runtime" in entry:
+            took[entry["stage"]] = entry["train_runtime"]
+    seconds = 0.0
+    for stage, value in took.items():
+        seconds += value
+        if stage.endswith(f"-flops-{flops:g}"):
+            break
+    return round(seconds / 60, 1)
 
 
 def exports(work: Path) -> list[tuple[str, Path]]:

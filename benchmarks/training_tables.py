@@ -35,21 +35,25 @@ METRICS = {"f1": "F1", "exact_match": "EM", "accuracy": "accuracy"}
 def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
     """A row a network, the most FLOPs first; among those that keep as much, what is not trained comes first."""
     names = [name for name in METRICS if name in found["runs"][0]["pytorch"]]
-    head = ["", "FLOPs", "steps", "heads/columns of each layer", *(METRICS[name] for name in names)]
+    timed = any("minutes" in run for run in found["runs"])
+    head = ["", "FLOPs", "steps", *(["minutes"] if timed else [])]
+    head += ["heads/columns of each layer", *(METRICS[name] for name in names)]
     rows = [[*head, "by ONNX", "ONNX speed-up"], ["---"] * (len(head) + 2)]
     order = list(TITLES)
     for flops in sorted({run["flops"] for run in found["runs"]}, reverse=True):
         for point in one_shot["points"]:
             if (point["row"], point["flops"], point["seed"]) == (GRADUAL, flops, 0):
                 figures = [f"{point['metrics'][name]:.2f}" for name in names]
-                rows.append(["one-shot (`prune`)", f"{flops:g}", "0", _kept(point["kept"]), *figures, "", ""])
+                cost = ["0"] * (1 + timed)
+                rows.append(["one-shot (`prune`)", f"{flops:g}", *cost, _kept(point["kept"]), *figures, "", ""])
         runs = [run for run in found["runs"] if run["flops"] == flops]
         for run in sorted(runs, key=lambda run: order.index(run["run"])):
             figures = [f"{run['pytorch'][name]:.2f}" for name in names]
             same = run["onnx"] == run["pytorch"]
             ours = "the same" if same else ", ".join(f"{run['onnx'][name]:.2f}" for name in names)
+            cost = [steps(run), *([f"{run.get('minutes', 0):.0f}"] if timed else [])]
             rows.append(
-                [TITLES[run["run"]], f"{flops:g}", steps(run), _kept(run["kept"]), *figures, ours, speed(found, run)]
+                [TITLES[run["run"]], f"{flops:g}", *cost, _kept(run["kept"]), *figures, ours, speed(found, run)]
             )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -61,7 +65,7 @@ def steps(run: Mapping[str, Any]) -> str:
     method, last = run["recipe"]["method"], run["recipe"]["schedule"]["steps"]
     if method["kind"] == "gradual":
         count = 0
-        for budget, reached in rungs(run["recipe"]["budget"]["flops"], GradualConfig().step):
+        for budget, reached in rungs(run["recipe"]["budget"]["flops"], method.get("step", GradualConfig().step)):
             count += last if reached else method["recovery_steps"]
             if budget == run["flops"]:
                 break
