@@ -305,3 +305,18 @@ def test_a_run_that_failed_before_anything_was_made_can_be_begun_again(tmp_path:
     assert train(recipe).final.is_dir()
     with pytest.raises(OutputError, match="holds a run already"):
         train(recipe)
+
+
+def test_dropout_is_what_the_recipe_says(tmp_path: Path) -> None:
+    """A network whose configuration has dropout trains like one without, if the recipe says so, and not otherwise."""
+    finals = []
+    for name, configured, wanted in (("none", 0.0, {}), ("off", 0.5, {"dropout": 0.0}), ("on", 0.5, {})):
+        folder = tmp_path / name
+        folder.mkdir()
+        checkpoint_folder(folder / "model", hidden_dropout_prob=configured, attention_probs_dropout_prob=configured)
+        recipe = tiny_recipe(
+            folder, method=HYBRID | {"fill": True, "fill_steps": 2}, budget={"flops": 0.5}, optimiser=wanted
+        )
+        finals.append(train(recipe).final)
+    assert same(finals[0], finals[1])
+    assert not same(finals[0], finals[2])
