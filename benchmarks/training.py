@@ -9,8 +9,9 @@ encoder's FLOPs (gradual pruning goes on to a quarter). A run that was killed go
     python -m benchmarks.training speed --data ../shared     # all exports beside the dense model, on a machine at rest
     python -m benchmarks.training_tables                     # docs/methods.md out of the results
 
-Several runs may go on at once, each on a core of its own (`--runs`, `--threads 1`, taskset). What is pruned learns from the
-dense model as it came. Results go to benchmarks/results/training-TASK.json.
+Several runs may go on at once, each on a core of its own (`--runs`, `--threads 1`, taskset). What is pruned starts from
+the dense model as it came and learns from the first run, that model trained on, which has to be finished before others
+begin. Results go to benchmarks/results/training-TASK.json.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ TASKS = {
         distillation={"weight": 0.9, "temperature": 2.0},
     ),
 }
-RUNS = ("trained-on", "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
+TRAINED_ON = "trained-on"
+RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
 
 
 def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
@@ -130,7 +132,7 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
     }
     if "budget" in recipe:
         recipe["budget"] |= {"sequence_length": task.data.sequence_length}
-        recipe["distillation"] = dict(task.distillation)
+        recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": dict(task.distillation)}
         recipe["optimiser"] |= {"learning_rate": task.learning_rate, "dropout": 0.0}
     return recipe
 
@@ -201,6 +203,8 @@ def perform(task: Task, run: str, data: Path, model: Path, work: Path, seed: int
         for key in ("method", "schedule", "budget", "distillation", "optimiser", "data")
         if key in recipe
     }
+    if "teacher" in recipe:
+        said["teacher"] = TRAINED_ON
     said["data"] = said["data"] | {"train": [Path(path).name for path in task.data.calibration]}
     published = [
         (float(path.name.split("-")[1]), path) for path in (work / run).glob("flops-?.*") if "onnx" not in path.name

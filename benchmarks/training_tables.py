@@ -116,7 +116,7 @@ def distilled(found: Mapping[str, Any]) -> str:
     recipe = next(run["recipe"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
     part = recipe["distillation"]
     hidden = f", hidden states {part['hidden_weight']:g}" if part.get("hidden_weight") else ""
-    dropout, teacher = recipe["optimiser"].get("dropout"), recipe.get("teacher", TITLES["dense"])
+    dropout, teacher = recipe["optimiser"].get("dropout"), TITLES[recipe["teacher"]]
     return (
         f"What is pruned learns from the model {teacher}: the loss weighs logits {part['weight']:g} (temperature "
         f"{part['temperature']:g}){hidden} and the task {1 - part['weight']:g}"
