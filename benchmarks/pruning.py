@@ -103,6 +103,7 @@ def plan(task: Task, seeds: Sequence[int]) -> list[Point]:
     points += [Point(row, flops, seeds[0]) for row in others for flops in _LATER_SEEDS]
     points += [Point(row, flops, seeds[0]) for flops in (0.9, 0.8, 0.3) for row in rows]
     points += [Point(GRADUAL, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS]
+    points.append(Point(GRADUAL, 0.25, seeds[0]))  # beside benchmarks.training
     return points
 
 
