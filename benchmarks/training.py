@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -267,12 +267,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
     parser.add_argument("--model", type=Path, help="a checkpoint's folder (default: the task's, in --data)")
     parser.add_argument("--work", type=Path, default=Path("build/training"))
+    parser.add_argument("--steps", type=int, help="optimiser steps to half of the FLOPs (default: the task's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     task = TASKS[options.task]
+    task = replace(task, steps=options.steps or task.steps)
     model, work = options.model or options.data / task.data.model, options.work / task.data.name
     if options.step == "speed":
         speed(task, model, work, options.rounds, options.seconds)
