@@ -36,7 +36,7 @@ def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
     """A row a network, the most FLOPs first; among those that keep as much, what is not trained comes first."""
     names = [name for name in METRICS if name in found["runs"][0]["pytorch"]]
     timed = any("minutes" in run for run in found["runs"])
-    head = ["", "FLOPs", "steps", *(["minutes"] if timed else [])]
+    head = ["", "FLOPs", "steps", *(["minutes of training"] if timed else [])]
     head += ["heads/columns of each layer", *(METRICS[name] for name in names)]
     rows = [[*head, "by ONNX", "ONNX speed-up"], ["---"] * (len(head) + 2)]
     order = list(TITLES)
@@ -51,7 +51,8 @@ def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
             figures = [f"{run['pytorch'][name]:.2f}" for name in names]
             same = run["onnx"] == run["pytorch"]
             ours = "the same" if same else ", ".join(f"{run['onnx'][name]:.2f}" for name in names)
-            cost = [steps(run), *([f"{run.get('minutes', 0):.0f}"] if timed else [])]
+            took = run.get("minutes", None if "recipe" in run else 0)
+            cost = [steps(run), *(["" if took is None else f"{took:.0f}"] if timed else [])]
             rows.append(
                 [TITLES[run["run"]], f"{flops:g}", *cost, _kept(run["kept"]), *figures, ours, speed(found, run)]
             )
@@ -93,6 +94,9 @@ def conditions(found: Mapping[str, Any]) -> str:
     recipe, machine = trained["recipe"], trained["machine"]
     optimiser = recipe["optimiser"]
     sources, rate = ", ".join(recipe["data"]["train"]), f"learning rate {optimiser['learning_rate']:g}"
+    pruned = next(run["recipe"]["optimiser"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
+    if pruned["learning_rate"] != optimiser["learning_rate"]:
+        rate += f" ({pruned['learning_rate']:g} for what is pruned)"
     words = [
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
         f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
