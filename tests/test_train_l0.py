@@ -279,9 +279,26 @@ def test_gates_together_with_the_weights(tmp_path: Path) -> None:
     assert not torch.equal(load_file(result.final / "model.safetensors")[name], before[name])
 
 
+def test_a_training_begins_in_the_order_of_the_fisher_information(tmp_path: Path) -> None:
+    """Six steps at 0.05 move no gate far: at the end they lie as far apart as they were put."""
+    pytest.importorskip("accelerate")
+    spreads = {}
+    for initial in ("fisher", "constant"):
+        method = {"kind": "l0", "initial": initial, "initial_spread": 20.0, "initial_samples": 8}
+        recipe = tiny_recipe(tmp_path, output=str(tmp_path / initial), method=method, budget={"flops": 0.5})
+        train(recipe)
+        (saved,) = (tmp_path / initial / "checkpoints/01-gates").glob("checkpoint-6/model.safetensors")
+        gates = torch.cat([value for name, value in load_file(saved).items() if name.endswith("log_alpha")])
+        spreads[initial] = float(gates.max() - gates.min())
+    assert spreads["fisher"] == pytest.approx(40.0, abs=2.0)
+    assert spreads["constant"] < 2.0
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        ({"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_samples": 1}}, "initial_samples of 2 or more"),
+        ({"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_spread": -1.0}}, "initial_spread of 0 or more"),
         ({}, "a Lagrangian needs a target"),
         ({"budget": {"flops": [0.5, 0.3]}}, "l0 gates lead to one budget"),
         ({"budget": {"flops": 0.5, "heads": 0.5}}, "expected flops \\(jointly\\), or heads and columns"),
