@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporters import artifact, runtime
-from exporters.errors import MissingDependencyError, OutputError, ParityError, ProviderError, UsageError
+from exporters import runtime
+from exporters.errors import MissingDependencyError, ParityError, ProviderError, UsageError
 from exporters.onnx import serialize
 from exporters.onnx.context import Target
 from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
+from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
+from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.data.examples import Data
+from prune_export.files.transaction import transaction
 from prune_export.inspection import Inspection, operate_on, source_to_json
+from prune_export.outputs.destination import check_space, model_destination
+from prune_export.outputs.kinds import CONFIG, RECORD
 from prune_export.parity.inputs import check_samples
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
@@ -117,11 +120,14 @@ def export(
             f"graphs for the target {chosen.name} run on ONNX Runtime's CUDA provider only, which does not start here: "
             "export where it does, or give --no-verify here and run prune-export verify there"
         )
-    place = artifact.destination(output, overwrite=overwrite)
+    place = model_destination(output, overwrite=overwrite)
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task, plan=plan)
+    copied = (CONFIG, *tokenizer_files(source.folder))
+    check_beside(source.folder, copied)
+    place.check(copied)
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
@@ -130,18 +136,18 @@ def export(
         found = operate_on(checkpoint, progress=progress)
         settings = chosen.settings(precision, found.slim.embeddings.max_length)
         reference = load_reference(checkpoint, goal=goal, progress=progress) if verify else None
-        with artifact.staging(place) as folder:
+        with transaction(place.target) as folder:
             parity = None
             for attempt in attempts(found, chosen, precision, options, progress=progress):
                 graph = build(found.slim, chosen, precision, opset=opset, quantization=attempt.quantization)
                 size = serialize.weights_size(graph)
-                artifact.check_space(place, size)
+                check_space(place, size)
                 progress.stage("Writing ONNX", size)
-                written = serialize.save(graph, folder / place.model, progress=progress.advance)
+                written = serialize.save(graph, folder / place.kind.last, progress=progress.advance)
                 if reference is None:
                     break
                 parity = _compare(
-                    found, reference, folder / place.model, chosen, settings, tolerance, samples, seed, progress
+                    found, reference, folder / place.kind.last, chosen, settings, tolerance, samples, seed, progress
                 )
                 if parity.passed or not parity.first_alone_failed:
                     break
@@ -149,7 +155,7 @@ def export(
                 raise ParityError(
                     f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
                 )
-            copied = _copy_beside(source.folder, folder)
+            copy_beside(source.folder, folder, copied)
             summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
             progress.stage("Moving into place")
             files = (*(path.name for path in written), *copied)
@@ -159,7 +165,7 @@ def export(
                 "target": chosen.name,
                 "dtype": dtype,
                 "opset": graph.opset_imports[""],
-                "model": place.model,
+                "model": place.kind.last,
                 "files": list(files),
                 "session": settings.to_json(),
                 "quantization": attempt.to_json() if precision.quantized else None,
@@ -171,7 +177,7 @@ def export(
             }
             write_record(record, folder)
     notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
-    return ExportResult(place.folder, place.path, (*files, artifact.RECORD), record, summary, parity, notes)
+    return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
 
 
 def _compare(
@@ -249,14 +255,3 @@ def _notes(
             f"parity ran on {parity.provider}, because {target.provider} does not start here. Run prune-export verify "
             "--provider cuda where it does"
         )
-
-
-def _copy_beside(source: Path, folder: Path) -> tuple[str, ...]:
-    """Copies config.json and the tokenizer's files; returns their names."""
-    names = tuple(name for name in ("config.json", *TOKENIZER_FILES) if (source / name).is_file())
-    for name in names:
-        try:
-            shutil.copyfile(source / name, folder / name)
-        except PermissionError as error:
-            raise OutputError(f"cannot copy {source / name}: {error.strerror}") from error
-    return names

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from exporters.artifact import RECORD
 from exporters.errors import OutputError
 from exporters.onnx.precision import PRECISIONS
 from exporters.session import SessionSettings, settings_from_json
+from prune_export.outputs.kinds import RECORD
 
 FORMAT = "prune-export/record"
 VERSION = 1

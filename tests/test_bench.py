@@ -27,7 +27,7 @@ from exporters.errors import BenchmarkError, UsageError
 from prune_export.benchmark import neighbours
 from prune_export.benchmark import onnx_row as onnx_loader
 from prune_export.benchmark.cost import cost_of_layers, cost_of_record
-from prune_export.benchmark.files import write_report
+from prune_export.benchmark.files import write_files
 from prune_export.benchmark.inputs import lengths, make_batch
 from prune_export.benchmark.markdown import markdown, number
 from prune_export.benchmark.neighbours import Moment
@@ -209,7 +209,7 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 def test_json_and_markdown(tmp_path: Path) -> None:
     found = report(TIMES)
-    write_report(found, tmp_path)
+    write_files(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
     data = json.loads((tmp_path / "bench.json").read_text())
     assert list(data) == ["format", "version", "machine", "conditions", "rows", "shapes", "warnings"]

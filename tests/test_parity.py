@@ -16,9 +16,10 @@ from onnx import numpy_helper
 
 import prune_export
 from exporters.errors import ParityError, UsageError
+from prune_export.outputs.report import check_report
 from prune_export.parity.answers import best_span, compare_answers, compare_labels
 from prune_export.parity.inputs import MAX_BATCH, cases
-from prune_export.parity.junit import check_writable, write_junit
+from prune_export.parity.junit import write_junit
 from prune_export.parity.tolerance import TOLERANCES, tolerance_for
 from tests.models import FAMILY_CASES, FamilyCase, make_model, save
 
@@ -260,7 +261,7 @@ def test_junit_names_what_failed(exported: tuple[Path, Path], tmp_path: Path) ->
     checkpoint, onnx_folder = exported
     wrong = damaged(onnx_folder, tmp_path / "damaged", change_weight("head/output.bias", 1.0))
     report = prune_export.verify(checkpoint, wrong, samples=5)
-    check_writable(tmp_path / "reports" / "parity.xml")
+    check_report(tmp_path / "reports" / "parity.xml")
     write_junit(report, tmp_path / "reports" / "parity.xml")
     suite = ElementTree.parse(tmp_path / "reports" / "parity.xml").getroot()[0]
     assert suite.get("tests") == "5"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from exporters.errors import MissingDependencyError, UsageError
 from prune_export.benchmark.results import BenchReport, Latency
 
 FORMATS = (".svg", ".png")
+MARK = b"prune-export bench"  # in the metadata of every picture
 _BAR, _LIMIT, _TEXT = "#4878a8", "#c44e52", "#333333"
 
 
@@ -70,8 +71,8 @@ def can_draw() -> bool:
     return True
 
 
-def draw(panels: Sequence[Panel], path: Path, *, baseline: str, columns: int = 2) -> None:
-    """Draws the panels, `columns` beside each other, and writes `path`, an .svg or .png file."""
+def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, baseline: str, columns: int = 2) -> None:
+    """Draws the panels, `columns` beside each other, and writes them to `file` in the format `form`, "svg" or "png"."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -89,8 +90,9 @@ def draw(panels: Sequence[Panel], path: Path, *, baseline: str, columns: int = 2
                 _draw_panel(axis, panels[index], with_labels=index % columns == 0)
             else:
                 axis.remove()
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata, dpi=150)
+        mark = MARK.decode()
+        metadata = {"Date": None, "Creator": mark} if form == "svg" else {"Software": mark}
+        figure.savefig(file, format=form, metadata=metadata, dpi=150)
 
 
 def _draw_panel(axis: Any, panel: Panel, *, with_labels: bool) -> None:

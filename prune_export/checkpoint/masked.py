@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exporters import artifact
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, TOKENIZER_FILES
+from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
+from prune_export.files.transaction import transaction
+from prune_export.outputs.destination import Destination, folder_destination
+from prune_export.outputs.kinds import CONFIG, MASKED
 from prune_export.plan import Plan, check_fits, plan_to_json
+
+
+def masked_destination(folder: str | Path, source: Path, *, overwrite: bool) -> tuple[Destination, tuple[str, ...]]:
+    """Decides where the masked checkpoint of the one in `source` goes, and which files of that are copied.
+
+    Raises:
+        CheckpointError: a file that is copied is a link that leads out of `source`.
+        OutputError: the folder is there already, is `source`, or cannot be written.
+    """
+    place = folder_destination(folder, MASKED, overwrite=overwrite)
+    place.refuse_source(source)
+    copied = (CONFIG, *tokenizer_files(source))
+    check_beside(source, copied)
+    place.check(copied)
+    return place, copied
 
 
 def write_masked(
@@ -39,7 +55,7 @@ def write_masked(
     Raises:
         CheckpointError: the checkpoint is not of full size (hub or slim format).
         PlanError: the plan does not fit it.
-        OutputError: the folder is there already, or cannot be written.
+        OutputError: the folder is there already, is the checkpoint's own, or cannot be written.
     """
     if checkpoint.form not in ("plain", "masked"):
         raise CheckpointError(
@@ -49,12 +65,10 @@ def write_masked(
     weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
     if changed is None:
         changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
-    place = replace(artifact.destination(folder, overwrite=overwrite), model=SAFETENSORS)
-    with artifact.staging(place) as aside:
-        for name in ("config.json", *TOKENIZER_FILES):
-            if (checkpoint.source.folder / name).is_file():
-                shutil.copyfile(checkpoint.source.folder / name, aside / name)
+    place, copied = masked_destination(folder, checkpoint.source.folder, overwrite=overwrite)
+    with transaction(place.target) as aside:
+        copy_beside(checkpoint.source.folder, aside, copied)
         tensors = {name: value.contiguous() for name, value in {**weights, **changed}.items()}
         save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
-        record = plan_to_json(plan) | provenance
+        record = plan_to_json(plan) | {"files": [*copied, SAFETENSORS, PLAN_FILE]} | provenance
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ the attention block is a constant. Tensors carry the names of the dataclasses in
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exporters import artifact
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -43,6 +42,9 @@ from prune_export.checkpoint.source import PLAN_FILE, SLIM
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.families.describe import norm_type
 from prune_export.families.names import Dimensions, Family
+from prune_export.files.transaction import transaction
+from prune_export.outputs.destination import folder_destination
+from prune_export.outputs.kinds import CONFIG, SLIM_CHECKPOINT
 
 FORMAT = "prune-export/slim"
 VERSION = 1
@@ -51,11 +53,11 @@ VERSION = 1
 def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     """Writes `encoder` and its configuration into `folder`, which is made if needed.
 
-    As with every checkpoint that is saved while training, an older one there is replaced; all files are prepared aside
-    and moved into place.
+    As with every checkpoint that is saved while training, an older slim one there is replaced; files that are not of one are
+    not. All files are prepared aside and moved into place.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder holds files of these names that are not of a slim checkpoint, or cannot be written.
     """
     distinct = list({id(layer): layer for layer in encoder.layers}.values())
     order = [next(place for place, layer in enumerate(distinct) if layer is one) for one in encoder.layers]
@@ -73,6 +75,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     record = {
         "format": FORMAT,
         "version": VERSION,
+        "files": [CONFIG, PLAN_FILE, SLIM],
         "task": encoder.task,
         "order": order,
         "layers": [
@@ -80,9 +83,10 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
             for layer in distinct
         ],
     }
-    place = replace(artifact.destination(folder, overwrite=True), model=SLIM)
-    with artifact.staging(place) as aside:
-        config.to_json_file(aside / "config.json", use_diff=False)
+    is_slim = bool(SLIM_CHECKPOINT.removable(folder))
+    place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
+    with transaction(place.target) as aside:
+        config.to_json_file(aside / CONFIG, use_diff=False)
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SLIM)
 

@@ -44,20 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from prune_export.benchmark.files import JSON, PICTURE, write_picture, write_report
+    from prune_export.benchmark.files import PICTURE, check_files, write_files, write_picture
     from prune_export.benchmark.picture import can_draw, check_picture
     from prune_export.benchmark.run import bench
     from prune_export.cli.console import print_bench, progress
-    from prune_export.parity.junit import check_writable
 
     picture = options.picture
     if picture is not None:
         check_picture(picture)
-        check_writable(picture)
-    if options.output is not None:
-        check_writable(options.output / JSON)
-        if picture is None and can_draw():
-            picture = options.output / PICTURE
+    if options.output is not None and picture is None and can_draw():
+        picture = options.output / PICTURE
+    check_files(options.output, picture)
     with progress(quiet=options.quiet) as listener:
         report = bench(
             options.model,
@@ -78,10 +75,11 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-    written = write_report(report, options.output) if options.output is not None else []
+    written = []
+    if options.output is not None:
+        written = write_files(report, options.output)
     if picture is not None:
-        write_picture(report, picture)
-        written.append(picture)
+        written.append(write_picture(report, picture))
     notes = []
     if options.output is not None and picture is None:
         notes.append("no picture was drawn, because matplotlib is not installed: pip install 'prune-export[bench]'")

@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--predictions", type=Path, metavar="FILE", help="also write the answers, as the official scripts"
     )
+    group.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
     group.add_argument(
         "--fail-below",
         action="append",
@@ -79,12 +80,11 @@ def run(options: argparse.Namespace) -> int:
     from exporters.errors import QualityError
     from prune_export.cli.console import print_evaluation, progress
     from prune_export.evaluation.evaluating import evaluate
-    from prune_export.evaluation.prediction_files import write_predictions
-    from prune_export.parity.junit import check_writable
+    from prune_export.evaluation.prediction_files import check_predictions, write_predictions
 
     limits = parse_limits(options.fail_below)
     if options.predictions is not None:
-        check_writable(options.predictions)
+        check_predictions(options.model, options.data, options.predictions, overwrite=options.overwrite)
     with progress(quiet=options.quiet) as listener:
         found = evaluate(
             options.model,
@@ -106,7 +106,9 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-    written = write_predictions(found, options.predictions) if options.predictions is not None else ()
+    written: tuple[Path, ...] = ()
+    if options.predictions is not None:
+        written = write_predictions(found, options.predictions, overwrite=options.overwrite)
     failures = found.below(limits)
     print_evaluation(found, written, failures, json_output=options.json, quiet=options.quiet)
     if not failures:

@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from exporters.errors import ParityError
     from prune_export.cli.console import print_parity, progress
-    from prune_export.parity.junit import check_writable, write_junit
+    from prune_export.outputs.report import check_report
+    from prune_export.parity.junit import MARK, write_junit
     from prune_export.verification import verify
 
     if options.junit is not None:
-        check_writable(options.junit)
+        check_report(options.junit, mark=MARK)
     with progress(quiet=options.quiet) as listener:
         report = verify(
             options.model,

@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.evaluation.result import Evaluation
+from prune_export.outputs.report import check_report, write_report
 
 
-def write_predictions(evaluation: Evaluation, path: Path) -> tuple[Path, ...]:
+def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite: bool) -> None:
+    """Finds out before the work whether the predictions of `models` on `data` can be written.
+
+    Raises:
+        OutputError: a file is there already, and `overwrite` is not given; it is one that is read; or it cannot be written.
+    """
+    for place in _paths(models, path):
+        for name in (place, _odds(place)):
+            found = check_report(name, overwrite=overwrite)
+            read = [source for source in (data, *models) if Path(source).exists() and found.exists()]
+            if any(found.samefile(source) or found.parent.samefile(source) for source in read):
+                raise OutputError(
+                    f"{found} is there already and is read or lies in a model's folder; choose another name"
+                )
+
+
+def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
     """Writes `{id: answer}` to `path`, and for SQuAD 2.0 `{id: odds}` (--na-prob-file) beside it; returns the files.
 
     `path` is `predictions.json`, say: the odds go to `predictions.null_odds.json`. With several models each has files of its
     own, with its name before the ending: `predictions.minilm.json`, `predictions.minilm.null_odds.json`.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file is there already, and `overwrite` is not given, or it cannot be written.
     """
     written: list[Path] = []
-    names = short_names([result.model for result in evaluation.results])
-    for name, result in zip(names, evaluation.results, strict=True):
-        stem = path.stem if len(names) == 1 else f"{path.stem}.{name.replace('/', '_')}"
-        ending = path.suffix or ".json"
-        written.append(_write(result.predictions, path.with_name(stem + ending)))
+    places = _paths([result.model for result in evaluation.results], path)
+    for place, result in zip(places, evaluation.results, strict=True):
+        written.append(_write(result.predictions, place, overwrite))
         if result.null_odds is not None:
-            written.append(_write(result.null_odds, path.with_name(f"{stem}.null_odds{ending}")))
+            written.append(_write(result.null_odds, _odds(place), overwrite))
     return tuple(written)
+
+
+def _paths(models: Sequence[str], path: Path) -> list[Path]:
+    if len(models) == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}.{name.replace('/', '_')}{path.suffix}") for name in short_names(models)]
+
+
+def _odds(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.null_odds{path.suffix}")
 
 
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
@@ -46,13 +70,6 @@ def short_names(models: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _write(content: Mapping[str, object], path: Path) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+def _write(content: Mapping[str, object], path: Path, overwrite: bool) -> Path:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return write_report(path, text.encode(errors="surrogatepass"), overwrite=overwrite)

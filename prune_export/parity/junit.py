@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-from exporters.errors import OutputError
+from prune_export.outputs.report import write_report
 from prune_export.parity.verdict import ParityReport
+
+MARK = b'<testsuite name="prune-export parity"'
 
 
 def write_junit(report: ParityReport, path: Path) -> None:
     """One test case a case, named after its comparison; failures carry their figures.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is there and no earlier report.
     """
     suite = ElementTree.Element(
         "testsuite",
@@ -34,21 +35,5 @@ def write_junit(report: ParityReport, path: Path) -> None:
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
-    try:
-        ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-
-
-def check_writable(path: Path) -> None:
-    """Finds out before the work whether `path` can be written; makes the folder that it goes into.
-
-    Raises:
-        OutputError: it cannot.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: expected a file name in a folder that can be written")
+    content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    write_report(path, content, mark=MARK)

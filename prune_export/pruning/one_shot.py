@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters import artifact
 from exporters.errors import CheckpointError, ProviderError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.masked import masked_destination, write_masked
 from prune_export.checkpoint.source import SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_weights, sha256
 from prune_export.inspection import source_to_json
+from prune_export.outputs.destination import folder_destination
+from prune_export.outputs.kinds import MASKED
 from prune_export.plan import Plan, plan_from_zeros
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_timing import Speed, measure_speed
@@ -119,9 +120,11 @@ def prune(
     _check_options(method, reconstruction, samples, seed, align, batch_size, device)
     folders = [Path(output)] if len(asked) == 1 else [Path(output) / budget.name for budget in asked]
     for folder in folders:
-        artifact.destination(folder, overwrite=overwrite)
+        folder_destination(folder, MASKED, overwrite=overwrite)
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    for folder in folders:
+        masked_destination(folder, source.folder, overwrite=overwrite)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task)
     if checkpoint.form not in ("plain", "masked"):

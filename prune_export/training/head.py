@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.beside import copy_beside, tokenizer_files
 from prune_export.checkpoint.oracle import quiet_transformers
-from prune_export.checkpoint.source import TOKENIZER_FILES, Source
+from prune_export.checkpoint.source import Source
 from prune_export.data.examples import TextData
 from prune_export.data.tokenizer import read_config
 from prune_export.families import FAMILIES
 from prune_export.families.names import TASK_SUFFIXES
+from prune_export.files.transaction import transaction
+from prune_export.outputs.destination import folder_destination
+from prune_export.outputs.kinds import DENSE
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe
@@ -52,9 +55,8 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
             options["label2id"] = {label: index for index, label in enumerate(labels)}
     transformers.set_seed(recipe.seed)
     model_class = getattr(transformers, family.class_name(recipe.task))
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    with quiet_transformers():  # it advises to train the new head
+    place = folder_destination(folder, DENSE, overwrite=False)
+    with transaction(place.target) as aside, quiet_transformers():  # it advises to train the new head
         try:
             model = model_class.from_pretrained(
                 source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
@@ -65,8 +67,6 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
                 f"'{source.name}': transformers cannot load it for {recipe.task}: {message}"
             ) from error
         model.save_pretrained(aside)
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).is_file():
-            shutil.copyfile(source.folder / name, aside / name)
-    (aside / "source.json").write_text(json.dumps({"name": source.name, "revision": source.revision}), encoding="utf-8")
-    aside.replace(folder)
+        copy_beside(source.folder, aside, tokenizer_files(source.folder))
+        origin = json.dumps({"name": source.name, "revision": source.revision})
+        (aside / "source.json").write_text(origin, encoding="utf-8")

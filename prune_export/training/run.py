@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,8 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from exporters import artifact
 from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
+from prune_export.checkpoint.beside import copy_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, resolve
@@ -25,7 +24,27 @@ from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
+from prune_export.files.errors import explained
+from prune_export.files.transaction import transaction
+from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
+from prune_export.outputs.destination import folder_destination
+from prune_export.outputs.kinds import MASKED
+from prune_export.outputs.run import (
+    BOARD,
+    CHECKPOINTS,
+    EVALUATION,
+    FINAL,
+    FORMAT,
+    LOG,
+    MARKER,
+    RECIPE,
+    RUN,
+    STAGES,
+    VERSION,
+    is_run,
+    run_target,
+)
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.objective import LABELLED
@@ -45,9 +64,7 @@ from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
 
-RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
 _PATIENCE = timedelta(hours=12)
-FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +104,7 @@ def train(
         TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
         DataError, CheckpointError, MissingDependencyError: what is wrong, and where.
     """
+    read = None if isinstance(recipe, Recipe) else Path(recipe)
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, changes)
     check_recipe(recipe)
@@ -97,7 +115,7 @@ def train(
     check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():
-            _open_folder(folder, recipe, resume=resume, overwrite=overwrite)
+            _open_folder(folder, recipe, read, resume=resume, overwrite=overwrite)
         _wait()
         context, features = _context(recipe, folder, progress)
         start, published = context.original.source.folder, []
@@ -137,24 +155,35 @@ def _wait() -> None:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE).wait_for_everyone()
 
 
-def _open_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def _open_folder(folder: Path, recipe: Recipe, read: Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Marks `folder` as that of a run and puts the recipe there as used; `read` is the file that it came from.
+
+    Raises:
+        OutputError: the folder holds a run already, or other things.
+        UsageError: the run to be resumed was begun with another recipe.
+    """
+    place = folder_destination(folder, RUN, overwrite=True)
+    folder = place.folder
     used = folder / RECIPE
     if folder.exists() and any(folder.iterdir()):
-        if not used.is_file():
-            raise OutputError(f"{folder} holds other things than a run; choose another output")
-        untouched = [path.name for path in folder.iterdir()] == [RECIPE]  # it failed before anything was made
-        if untouched:
-            overwrite, resume = True, False
-        if resume:
+        if not is_run(folder):
+            raise OutputError(
+                f"{folder} holds other things than a run (there is no {MARKER} of ours); choose another output"
+            )
+        untouched = {path.name for path in folder.iterdir()} == {MARKER, RECIPE}  # it failed before anything was made
+        if resume and not untouched:
             _check_same(used, recipe)
             return
-        if not overwrite:
+        if not overwrite and not untouched:
             raise OutputError(f"{folder} holds a run already; --resume goes on with it, --overwrite begins it anew")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{RECIPE}"
-    aside.write_text(recipe_to_toml(recipe), encoding="utf-8")
-    aside.replace(used)
+        if read is not None and used.exists() and read.expanduser().samefile(used):
+            raise OutputError(
+                f"{used} is the recipe that is read, and would be replaced; put it elsewhere, or choose another output"
+            )
+    with transaction(run_target(folder, overwrite=True)) as aside:
+        (aside / RECIPE).write_text(recipe_to_toml(recipe), encoding="utf-8")
+        marker = {"format": FORMAT, "version": VERSION}
+        (aside / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
 
 
 def _check_same(used: Path, recipe: Recipe) -> None:
@@ -174,7 +203,6 @@ def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context,
     progress.stage("Reading the checkpoint")
     if needs_head(source, recipe.task):
         begun = folder / STAGES / "00-head"
-        begun.parent.mkdir(exist_ok=True)
         if _is_first() and not begun.is_dir():
             write_with_head(source, recipe, begun)
         _wait()
@@ -221,11 +249,7 @@ def _run_stage(
     if stage.prepare is not None:
         prepared = folder / STAGES / f"{name}-start"
         if _is_first() and not prepared.is_dir():
-            aside = prepared.with_name(f".{prepared.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            stage.prepare(start, aside, context)
-            aside.replace(prepared)
+            stage.prepare(start, prepared, context)
         _wait()
         start = prepared
     checkpoint = load_checkpoint(start, task=context.original.task)
@@ -322,7 +346,6 @@ def _finish(
         checkpoint,
         plan,
         result,
-        overwrite=True,
         changed=changed,
         method=type(context.recipe.method).__name__.removesuffix("Config").lower(),
         stage=stage.name,
@@ -336,10 +359,8 @@ def _finish(
 
 
 def _copy(start: Path, final: Path) -> None:
-    aside = final.with_name(f".{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(start, aside)
-    aside.replace(final)
+    with transaction(folder_destination(final, MASKED, overwrite=False).target) as aside:
+        copy_beside(start, aside, MASKED.removable(start))
 
 
 @contextmanager
@@ -348,7 +369,7 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise artifact.explained(error, folder) from error
+        raise explained(error, folder) from error
     except SafetensorError as error:
         raise OutputError(
             f"cannot write in {folder}: {' '.join(str(error).split())}; make room, then --resume"
@@ -373,7 +394,6 @@ def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ..
             provider="cuda" if torch.cuda.is_available() else None,
             progress=progress,
         )
-        aside = folder / f".{EVALUATION}"
-        aside.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-        aside.replace(folder / EVALUATION)
+        text = json.dumps(evaluation.to_json(), indent=1) + "\n"
+        write_file(folder / EVALUATION, text.encode(), overwrite=True)
     return TrainResult(folder, final, published, summary, evaluation, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +17,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from exporters.errors import OutputError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
+from prune_export.files.writing import sync_files
+from prune_export.outputs.run import COMPLETE, remove_checkpoint
 from prune_export.training.method import Method, ParameterGroup
 from prune_export.training.order import Order
 from prune_export.training.stage import Objective
 
-# Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
-COMPLETE = "complete"
+_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d{{1,12}}")
 
 
 class PruningTrainer(Trainer):
@@ -50,6 +51,10 @@ class PruningTrainer(Trainer):
         self._batches = 0
         self._groups: list[ParameterGroup] = []
         self._constant: list[bool] = []
+        self._kept_checkpoints, self.args.save_total_limit = (
+            self.args.save_total_limit,
+            None,
+        )  # we remove them ourselves
         part = self.args
         self._order = Order(
             len(arguments["train_dataset"]),
@@ -182,19 +187,29 @@ class PruningTrainer(Trainer):
             super()._save_checkpoint(*arguments, **options)  # type: ignore[no-untyped-call]
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                sync_files(folder)
                 (folder / COMPLETE).touch()
+                self._remove_older(folder)
         except (
             OSError,
             RuntimeError,
             SafetensorError,
         ) as error:  # torch.save raises RuntimeError where it cannot write
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_checkpoint(folder)
             good = last_checkpoint(folder.parent)
             raise OutputError(
                 f"{folder}: the checkpoint cannot be written: {' '.join(str(error).split())[:200]}. "
                 + (f"The last good one is {good}" if good is not None else "There is none before it")
                 + "; make room and go on with --resume"
             ) from error
+
+    def _remove_older(self, newest: Path) -> None:
+        """Removes the oldest checkpoints beside `newest` that are too many; files that are not the Trainer's stay."""
+        if self._kept_checkpoints is None or self._kept_checkpoints < 1:
+            return
+        others = sorted((path for path in checkpoints(newest.parent) if path != newest), key=checkpoint_step)
+        for path in others[: max(0, len(others) + 1 - self._kept_checkpoints)]:
+            remove_checkpoint(path)
 
 
 def _unchanged(_step: int) -> float:
@@ -203,8 +218,14 @@ def _unchanged(_step: int) -> float:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in `folder`."""
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / COMPLETE).is_file()]
-    return max(found, key=checkpoint_step, default=None)
+    complete = [path for path in checkpoints(folder) if (path / COMPLETE).is_file()]
+    return max(complete, key=checkpoint_step, default=None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, complete or not."""
+    found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return [path for path in found if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
 
 def checkpoint_step(path: Path) -> int:

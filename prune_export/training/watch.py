@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from prune_export.files.writing import write_file
 from prune_export.progress import Progress
 from prune_export.training.method import Method
 from prune_export.training.trainer import PruningTrainer
@@ -88,9 +89,7 @@ class LogFile(TrainerCallback):
                 continue  # cut off by a kill
             if entry.get("stage") != self._stage or entry.get("step", 0) <= state.global_step:
                 kept.append(line)
-        aside = self._path.with_suffix(".new")
-        aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        aside.replace(self._path)
+        write_file(self._path, "".join(f"{line}\n" for line in kept).encode(), overwrite=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         with self._path.open("a", encoding="utf-8") as file:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from exporters import artifact
 from exporters.errors import UsageError
+from prune_export.checkpoint.beside import copy_beside, tokenizer_files
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.source import SAFETENSORS, TOKENIZER_FILES
+from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
 from prune_export.families.names import Family
+from prune_export.files.transaction import transaction
+from prune_export.outputs.destination import folder_destination
+from prune_export.outputs.kinds import CONFIG, DENSE
 
 
 def even_layers(count: int, layers: int) -> tuple[int, ...]:
@@ -44,11 +46,9 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
     weights = read_weights(checkpoint.source.folder, family.prefix)
     smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
     smaller.num_hidden_layers = len(keep)
-    with artifact.staging(artifact.destination(folder, overwrite=False)) as aside:
-        smaller.to_json_file(aside / "config.json", use_diff=False)
-        for name in TOKENIZER_FILES:
-            if (checkpoint.source.folder / name).is_file():
-                copyfile(checkpoint.source.folder / name, aside / name)
+    with transaction(folder_destination(folder, DENSE, overwrite=False).target) as aside:
+        smaller.to_json_file(aside / CONFIG, use_diff=False)
+        copy_beside(checkpoint.source.folder, aside, tokenizer_files(checkpoint.source.folder))
         tensors = kept_layers(weights, family, config, keep)
         save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SAFETENSORS, {"format": "pt"})
 

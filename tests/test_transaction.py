@@ -1,6 +1,6 @@
 """Nothing half-written: whatever stops a run, and wherever, the destination is as it was or complete.
 
-Kills and interruptions are tried at every line of `exporters.artifact` that a run executes, in a forked child.
+Kills and interruptions are tried at every line of `prune_export.files` that a run executes, in a forked child.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from exporters import artifact
-from exporters.artifact import RECORD, Destination, clear_remains, destination, staging
 from exporters.errors import OutputError
+from prune_export.files import journal, writing
+from prune_export.files import transaction as module
+from prune_export.files.journal import Entry
+from prune_export.files.state import state_folder
+from prune_export.files.transaction import recover, transaction
+from prune_export.outputs.destination import Destination, check_space
+from prune_export.outputs.destination import model_destination as destination
+from prune_export.outputs.kinds import RECORD
+
+FILES = (module.__file__, journal.__file__, writing.__file__)
 
 Snapshot = dict[str, bytes | str]
 
@@ -35,13 +42,15 @@ NEW = {
     "config.json": b"new config",
     "model.onnx": b"new model",
     "model.onnx_data": b"new weights",
-    RECORD: json.dumps({"files": ["config.json", "model.onnx", "model.onnx_data"]}).encode(),
+    RECORD: json.dumps(
+        {"format": "prune-export/record", "files": ["config.json", "model.onnx", "model.onnx_data"]}
+    ).encode(),
 }
 OLD = {
     "config.json": b"old config",
     "model.onnx": b"old model",
     "vocab.txt": b"only in the old export",
-    RECORD: json.dumps({"files": ["config.json", "model.onnx", "vocab.txt"]}).encode(),
+    RECORD: json.dumps({"format": "prune-export/record", "files": ["config.json", "model.onnx", "vocab.txt"]}).encode(),
 }
 
 
@@ -54,7 +63,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 def run(output: str | Path, *, overwrite: bool = False, files: dict[str, bytes] = NEW) -> Destination:
     place = destination(output, overwrite=overwrite)
-    with staging(place) as folder:
+    with transaction(place.target) as folder:
         fill(folder, files)
     return place
 
@@ -91,12 +100,12 @@ def in_child(work: Callable[[], object]) -> int:
 
 @contextmanager
 def each_line(act: Callable[[int], object]) -> Iterator[None]:
-    """Calls `act` before every line that runs in exporters/artifact.py, with its number, counted from 1."""
+    """Calls `act` before every line that runs in FILES, with its number, counted from 1."""
     count = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal count
-        if frame.f_code.co_filename != artifact.__file__:
+        if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
             count += 1
@@ -161,7 +170,7 @@ def situated(situation: Situation, root: Path) -> Iterator[Path]:
     output = situation.make(root)
     with pytest.MonkeyPatch.context() as patch:
         if not situation.swap:
-            patch.setattr(artifact, "_swap", lambda *_: False)
+            patch.setattr(module, "swap", lambda *_: False)
         if situation.inside:
             patch.chdir(output)
             output = Path("model.onnx")
@@ -189,7 +198,7 @@ def test_nothing_remains_of_an_error(situation: Situation, tmp_path: Path) -> No
     with situated(situation, tmp_path) as output:
         before, folders = snapshot(tmp_path), sorted(tmp_path.rglob("*"))
         place = destination(output, overwrite=situation.overwrite)
-        with pytest.raises(ZeroDivisionError), staging(place) as folder:
+        with pytest.raises(ZeroDivisionError), transaction(place.target) as folder:
             _ = fill(folder, NEW).stat().st_mode // 0
         assert snapshot(tmp_path) == before
         assert sorted(tmp_path.rglob("*")) == folders
@@ -213,7 +222,7 @@ def steps(situation: Situation, root: Path) -> list[int]:
 
     with situated(situation, root) as output:
         place = destination(output, overwrite=situation.overwrite)
-        with each_line(note), staging(place) as folder:
+        with each_line(note), transaction(place.target) as folder:
             fill(folder, NEW)
     return sorted(found.values())
 
@@ -234,7 +243,7 @@ def test_a_kill_at_any_line_leaves_the_old_or_the_new(situation: Situation, root
 
             def work(output: Path = output, kill: Callable[[int], None] = kill) -> None:
                 place = destination(output, overwrite=situation.overwrite)
-                with each_line(kill), staging(place) as folder:
+                with each_line(kill), transaction(place.target) as folder:
                     fill(folder, NEW)
 
             assert in_child(work) == -signal.SIGKILL
@@ -265,13 +274,13 @@ def test_ctrl_c_at_any_line_leaves_the_old_or_says_that_it_is_done(situation: Si
                     signal.raise_signal(signal.SIGINT)
 
             try:
-                with each_line(press), staging(place) as folder:
+                with each_line(press), transaction(place.target) as folder:
                     fill(folder, NEW)
                 interrupted = False
             except KeyboardInterrupt as error:
                 complete = any("complete" in note for note in getattr(error, "__notes__", ()))
             leftovers += bool(hidden(root))
-            clear_remains(place.folder if place.folder.is_dir() and not place.whole else place.folder.parent)
+            recover(place.folder)
             assert snapshot(root) == (after if not interrupted or complete else before), f"before line {line}"
             assert not hidden(root)
     assert line > 50
@@ -279,16 +288,19 @@ def test_ctrl_c_at_any_line_leaves_the_old_or_says_that_it_is_done(situation: Si
 
 
 class _Renames:
-    """Path.rename, failing from call `first` (counted from 1) up to call `last`."""
+    """os.rename, failing from call `first` (counted from 1) up to call `last`."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last, self.count = first, last, 0
 
-    def __call__(self, path: Path, target: Path) -> None:
+    def __call__(self, path: str, target: str, **folders: int) -> None:
         self.count += 1
         if self.first <= self.count <= self.last:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path), None, str(target))
-        os.rename(path, target)  # noqa: PTH104
+        RENAME(path, target, **folders)
+
+
+RENAME = os.rename
 
 
 @EACH_SITUATION
@@ -301,9 +313,9 @@ def test_a_move_that_fails_is_undone(situation: Situation, lasting: bool, root: 
             before = snapshot(root)
             renames = _Renames(number, sys.maxsize if lasting else number)
             place = destination(output, overwrite=situation.overwrite)
-            patch.setattr(Path, "rename", lambda path, target, renames=renames: renames(path, target))
+            patch.setattr(os, "rename", renames)
             try:
-                with staging(place) as folder:
+                with transaction(place.target) as folder:
                     fill(folder, NEW)
                 failed = False
             except OutputError as error:
@@ -327,7 +339,7 @@ def test_a_move_that_fails_is_undone(situation: Situation, lasting: bool, root: 
 @contextmanager
 def situated_again(situation: Situation) -> Iterator[None]:
     """`patch.undo()` gave back the real renames; the working directory and the swap are still the situation's."""
-    assert situation.swap or not artifact._swap(Path("a"), Path("b"))
+    assert situation.swap or not module.swap(0, 0, "a")
     yield
 
 
@@ -337,7 +349,7 @@ def situated_again(situation: Situation) -> Iterator[None]:
 def test_a_folder_of_ours_needs_overwrite(tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", OLD)
     for output in (folder, folder / "model.onnx", folder / "another.onnx"):
-        with pytest.raises(OutputError, match=r"holds an earlier export; --overwrite replaces it"):
+        with pytest.raises(OutputError, match=r"holds an exported model already; --overwrite replaces it"):
             destination(output, overwrite=False)
     assert snapshot(folder) == OLD
 
@@ -354,7 +366,7 @@ def test_a_folder_of_ours_with_something_else_in_it_is_not_exchanged(tmp_path: P
     folder = fill(tmp_path / "out", OLD | {"notes.txt": b"mine"})
     inode = folder.stat().st_ino
     run(folder, overwrite=True)
-    assert snapshot(folder) == OLD | NEW | {"notes.txt": b"mine"}
+    assert snapshot(folder) == NEW | {"notes.txt": b"mine"}  # vocab.txt, of the old export alone, is gone
     assert folder.stat().st_ino == inode
 
 
@@ -370,8 +382,9 @@ def test_a_folder_with_a_damaged_record_is_not_ours(record: str, tmp_path: Path)
 def test_the_model_is_placed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
     placed = []
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda path, target: (placed.append(Path(target).name), rename(path, target)))
+    monkeypatch.setattr(
+        os, "rename", lambda path, target, **folders: (placed.append(target), RENAME(path, target, **folders))
+    )
     run(folder / "a.onnx", files={"a.onnx": b"model", "a.onnx_data": b"weights", "vocab.txt": b"words", RECORD: b"{}"})
     assert placed == ["a.onnx_data", RECORD, "vocab.txt", "a.onnx"]
 
@@ -396,7 +409,7 @@ def test_a_link_that_leads_nowhere_is_there(tmp_path: Path) -> None:
 def test_a_file_that_appears_during_the_work_is_not_touched(name: str, tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
     place = destination(folder / "model.onnx", overwrite=False)
-    with pytest.raises(OutputError, match=f"already holds {name}"), staging(place) as new:
+    with pytest.raises(OutputError, match=f"already holds {name}"), transaction(place.target) as new:
         _ = fill(new, NEW | {"vocab.txt": b"ours"}), fill(folder, {name: b"theirs"})
     assert snapshot(folder) == {"notes.txt": b"mine", name: b"theirs"}
 
@@ -405,8 +418,8 @@ def test_a_file_that_appears_during_the_work_is_not_touched(name: str, tmp_path:
 def test_a_folder_that_appears_during_the_work_is_not_touched(overwrite: bool, tmp_path: Path) -> None:
     place = destination(tmp_path / "out", overwrite=overwrite)
     with (
-        pytest.raises(OutputError, match=r"out appeared while the export ran; nothing was changed there"),
-        staging(place),
+        pytest.raises(OutputError, match=r"out appeared or changed while the run went on; nothing was changed there"),
+        transaction(place.target),
     ):
         fill(tmp_path / "out", {"notes.txt": b"mine"})
     assert snapshot(tmp_path) == {"out/notes.txt": b"mine"}
@@ -508,14 +521,14 @@ FULL = (errno.ENOSPC, "No space left on device")
 )
 def test_errors_are_explained_in_one_line(error: OSError, message: str, tmp_path: Path) -> None:
     place = destination(tmp_path / "out", overwrite=False)
-    with pytest.raises(OutputError) as caught, staging(place):
+    with pytest.raises(OutputError) as caught, transaction(place.target):
         raise error
     assert re.fullmatch(message, str(caught.value))
     assert not any(tmp_path.iterdir())
 
 
 def test_a_reader_that_has_gone_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), staging(destination(tmp_path / "out", overwrite=False)):
+    with pytest.raises(BrokenPipeError), transaction(destination(tmp_path / "out", overwrite=False).target):
         raise BrokenPipeError
     assert not any(tmp_path.iterdir())
 
@@ -527,9 +540,8 @@ def test_sigterm_waits_where_it_is_handled(tmp_path: Path, monkeypatch: pytest.M
         raise Terminated
 
     folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
-    rename = Path.rename
     monkeypatch.setattr(
-        Path, "rename", lambda path, target: (signal.raise_signal(signal.SIGTERM), rename(path, target))
+        os, "rename", lambda *names, **folders: (signal.raise_signal(signal.SIGTERM), RENAME(*names, **folders))
     )
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -562,7 +574,7 @@ def another_run(output: Path, *, overwrite: bool) -> Iterator[Callable[[], int]]
         code = 1
         try:
             place = destination(output, overwrite=overwrite)
-            with staging(place) as folder:
+            with transaction(place.target) as folder:
                 fill(folder, NEW | {"model.onnx": b"the other's"})
                 os.write(ready_there, b".")
                 os.read(go_there, 1)
@@ -622,7 +634,7 @@ def test_many_runs_at_once(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_killed_run_is_cleared(tmp_path: Path) -> None:
     def work() -> None:
-        with staging(destination(tmp_path / "out", overwrite=False)) as folder:
+        with transaction(destination(tmp_path / "out", overwrite=False).target) as folder:
             fill(folder, NEW)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -634,52 +646,199 @@ def test_the_rest_of_a_killed_run_is_cleared(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "out") == NEW
 
 
-def test_what_only_looks_like_the_rest_of_a_run_is_not_touched(tmp_path: Path) -> None:
+# --- hidden folders that others made ------------------------------------------------------------------------------------
+
+
+HOSTILE = {
+    "the old journal": {
+        "moving.json": json.dumps({"away": ["mine"], "placed": ["mine"]}).encode(),
+        "old/mine": b"theirs",
+    },
+    "names that lead out": {
+        "moving.json": json.dumps({"away": ["../mine", "/mine"], "placed": ["../../mine"]}).encode(),
+        "new/mine": b"theirs",
+    },
+    "nothing but folders": {"new/model.onnx": b"theirs", "old/config.json": b"theirs", "lock": b""},
+    "a journal that is no JSON": {"moving.json": b"{", "old/mine": b"theirs"},
+    "somebody's notes": {"notes.txt": b"theirs"},
+}
+
+
+def hostile(place: Path, files: dict[str, bytes], name: str = ".prune-export-0123456789abcdef") -> Path:
+    for path, content in files.items():
+        fill((place / name / path).parent, {Path(path).name: content})
+    return place / name
+
+
+@pytest.mark.parametrize("files", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("place", ["out", "."], ids=["inside", "beside"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_hidden_folder_that_came_with_a_download_is_left_alone(
+    files: dict[str, bytes], place: str, overwrite: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything that is cloned or unpacked belongs to the user who does it."""
+    folder = fill(tmp_path / "out", {"mine": b"mine", "notes.txt": b"mine"})
+    fill(tmp_path, {"mine": b"mine"})
+    aside = hostile(tmp_path / place, files)
+    (aside / "link").symlink_to(tmp_path)
+    before = snapshot(tmp_path)
+    run(folder / "model.onnx", overwrite=overwrite)
+    assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
+    assert f"{aside}: left alone" in caplog.text
+    with pytest.raises(ZeroDivisionError), transaction(destination(folder / "a.onnx", overwrite=True).target):
+        _ = 1 // 0
+    assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
+
+
+def test_hidden_files_and_links_are_left_alone(tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", {".prune-export-file": b"mine"})
-    fill(folder / ".prune-export-folder", {"notes.txt": b"mine"})
     (folder / ".prune-export-link").symlink_to(fill(tmp_path / "elsewhere", {"new": b"mine"}))
     before = snapshot(tmp_path)
     run(folder / "model.onnx")
     assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
 
 
-def test_a_hidden_folder_of_another_user_is_not_touched(tmp_path: Path) -> None:
-    """It could hold a journal that moves our files about."""
-    if os.getuid() != 0:
-        pytest.skip("only root can make another user's folder")
-    aside = fill(tmp_path / ".prune-export-theirs", {"moving.json": b'{"away": [], "placed": ["mine"]}'})
-    os.chown(aside, 65534, 65534)
+def killed(output: Path, moment: str, *, files: dict[str, bytes] = NEW) -> Entry:
+    """A run to `output`, killed when its journal says `moment`; returns the journal's entry."""
+
+    def work() -> None:
+        write = journal.write
+
+        def note(entry: Entry) -> bool:
+            done = write(entry)
+            if entry.phase == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+        journal.write = note
+        run(output, overwrite=True, files=files)
+
+    assert in_child(work) == -signal.SIGKILL
+    (entry,) = [
+        entry for entry in journal.entries() if Path(entry.folder).parent in (output.parent, output.parent.parent)
+    ]
+    return entry
+
+
+ESCAPES = [
+    {"away": ("../mine",)},
+    {"away": ("..",)},
+    {"placed": {"../mine": (1, 1, 1)}},
+    {"placed": {"/mine": (1, 1, 1)}},
+    {"removable": ("../mine",)},
+    {"removable": ("a/../../mine",)},
+    {"folder": "relative"},
+    {"folder": "/tmp/../etc"},
+]
+
+
+@pytest.mark.parametrize("change", ESCAPES, ids=str)
+def test_an_entry_with_names_that_lead_out_is_not_believed(change: dict[str, Any], tmp_path: Path) -> None:
+    """Nobody can write there but the user; all the same, no name is taken that we do not write."""
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    entry = killed(folder / "model.onnx", "placing")
     fill(tmp_path, {"mine": b"mine"})
-    clear_remains(tmp_path)
-    assert (tmp_path / "mine").is_file()
-    assert aside.is_dir()
+    for name, value in change.items():
+        setattr(entry, name, value)
+    assert journal.write(entry)
+    assert journal.read(entry.token) is None
+    before = snapshot(tmp_path)
+    recover(folder)
+    assert snapshot(tmp_path) == before
+    run(folder / "model.onnx")
+    assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
 
 
-@pytest.mark.parametrize("still_clearing", [False, True])
-def test_a_run_that_is_taken_for_a_killed_one_goes_on(
-    still_clearing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["new", "old", "."])
+def test_links_in_the_place_of_our_folders_are_not_followed(name: str, tmp_path: Path) -> None:
+    """As when the rest of a killed run was changed by somebody before the next run."""
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    entry = killed(folder / "model.onnx", "placing")
+    theirs = fill(tmp_path / "elsewhere", {"config.json": b"mine", "model.onnx": b"mine"})
+    fill(theirs / "new", {"config.json": b"mine"})
+    shutil.rmtree(Path(entry.aside) / name)
+    (Path(entry.aside) / name).symlink_to(theirs)
+    before = snapshot(theirs)
+    with suppress(OutputError):
+        run(folder / "model.onnx", overwrite=True)
+    assert snapshot(theirs) == before
+    assert (folder / "notes.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"[" * 100_000, b"9" * 5000, b"\xff", b'{"token": 3}'])
+def test_a_journal_that_cannot_be_read_blocks_nothing(content: bytes, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    entry = killed(folder / "model.onnx", "placing")
+    (entries,) = Path(os.environ["XDG_STATE_HOME"]).rglob(f"{entry.token}.json")
+    entries.write_bytes(content)
+    run(folder / "model.onnx")
+    assert (folder / "model.onnx").read_bytes() == b"new model"
+    assert hidden(tmp_path) == [Path(entry.aside)]  # left alone
+    entries.unlink()
+
+
+def test_what_the_user_wrote_after_a_kill_is_not_lost(tmp_path: Path) -> None:
+    """All was in place but for the last note: undoing it must not take the user's own file for ours."""
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine", "config.json": b"before"})
+    moved: list[str] = []
+
+    def work() -> None:
+        def rename(path: str, target: str, **folders: int) -> None:
+            RENAME(path, target, **folders)
+            moved.append(target)
+            if moved.count("config.json") == 2:  # away, and the new one placed
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.rename = rename
+        run(folder / "model.onnx", overwrite=True)
+
+    assert in_child(work) == -signal.SIGKILL
+    assert (folder / "config.json").read_bytes() == b"new config"
+    (folder / "config.json").write_bytes(b"by the user's hand")
+    with pytest.raises(
+        OutputError, match=r"config\.json was changed after a run that was killed; what stood there before lies"
+    ):
+        run(folder / "model.onnx", overwrite=True)
+    assert (folder / "config.json").read_bytes() == b"by the user's hand"
+    (old,) = folder.glob(".prune-export-*/old/config.json")
+    assert old.read_bytes() == b"before"
+
+
+def test_a_file_that_appears_in_a_folder_that_is_exchanged_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between making the hidden folder and locking it, another run may clear it away."""
-    made: list[Path] = []
-    make = tempfile.mkdtemp
-    others: list[FileLock] = []
+    folder = fill(tmp_path / "out", OLD)
+    swap = module.swap
+    monkeypatch.setattr(module, "swap", lambda *names: (fill(folder, {"notes.txt": b"mine"}), swap(*names))[1])
+    run(folder, overwrite=True)
+    assert snapshot(tmp_path) == {f"out/{name}": content for name, content in (NEW | {"notes.txt": b"mine"}).items()}
 
-    def slow(**arguments: Any) -> str:
-        made.append(Path(make(**arguments)))
-        if len(made) == 1 and still_clearing:
-            others.append(FileLock(made[0] / "lock"))
-            others[0].acquire()
-        elif len(made) == 1:
-            clear_remains(tmp_path)
-            assert not made[0].exists()
-        return str(made[-1])
 
-    monkeypatch.setattr(tempfile, "mkdtemp", slow)
-    run(tmp_path / "out")
-    assert snapshot(tmp_path / "out") == NEW
-    assert hidden(tmp_path) == made[:-1]
-    for other in others:
-        other.release()
+def test_without_a_place_for_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole folder needs none; to place files one by one without one is refused."""
+    monkeypatch.setattr(journal, "state_folder", lambda _: None)
+    run(tmp_path / "new")
+    assert snapshot(tmp_path / "new") == NEW
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine", "model.onnx": b"old"})
+    before = snapshot(folder)
+    with pytest.raises(OutputError, match="XDG_STATE_HOME"):
+        run(folder, overwrite=True)
+    assert snapshot(folder) == before
+    assert not hidden(tmp_path)
+
+
+def test_the_state_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that others can write in is not used, nor one that is a link."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    assert state_folder("transactions") == tmp_path / "state" / "prune-export" / "transactions"
+    (tmp_path / "state" / "prune-export").chmod(0o777)
+    private = state_folder("transactions")
+    assert private == tmp_path / "tmp" / f"prune-export-{os.getuid()}" / "transactions"
+    assert private.stat().st_mode & 0o077 == 0
+    shutil.rmtree(private.parent)
+    private.parent.symlink_to(fill(tmp_path / "elsewhere", {}))
+    assert state_folder("transactions") is None
 
 
 # --- other file systems and users -----------------------------------------------------------------------------------
@@ -709,9 +868,9 @@ def test_a_full_disk_leaves_what_was_there(output: str, tmp_path: Path) -> None:
         assert snapshot(tmp_path) == before
         assert not hidden(tmp_path)
         place = destination(tmp_path / output, overwrite=True)
-        artifact.check_space(place, 1 << 20)
+        check_space(place, 1 << 20)
         with pytest.raises(OutputError, match=r"no space in .*: 4 MiB needed, 2 MiB free"):
-            artifact.check_space(place, 4 << 20)
+            check_space(place, 4 << 20)
 
 
 @pytest.mark.parametrize("arguments", [("-t", "tmpfs", "tmpfs"), ("--bind", ".")], ids=["volume", "bind"])

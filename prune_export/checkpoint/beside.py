@@ -1,0 +1,72 @@
+"""What is copied from a checkpoint's folder into an output: config.json, and the files of the tokenizer that loads there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from exporters.errors import CheckpointError, OutputError
+from prune_export.checkpoint.source import TOKENIZER_FILES
+from prune_export.files.links import file_inside
+from prune_export.files.reading import Unreadable
+
+# Files that belong to every tokenizer; each class names its vocabulary's itself.
+_ALWAYS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def tokenizer_files(folder: Path) -> tuple[str, ...]:
+    """Names the files in `folder` that belong to the tokenizer that transformers loads from it; none where it loads none."""
+    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not present:
+        return ()
+    tokenizer = _load(folder)
+    if tokenizer is None:
+        return ()
+    named = {*_ALWAYS, *tokenizer.vocab_files_names.values()}
+    return tuple(name for name in present if name in named)
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from prune_export.checkpoint.oracle import quiet_transformers
+
+    with quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception:  # transformers raises many kinds; the caller's notes say that there is none
+            return None
+
+
+def check_beside(folder: Path, names: Iterable[str]) -> None:
+    """Checks that each of `names` is a regular file of `folder`, and no link that leads out of it.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for name in names:
+        try:
+            file_inside(folder, name)
+        except Unreadable as error:
+            raise CheckpointError(
+                f"{folder / name}: {error}; expected a file of the checkpoint, because it is copied into the output. Put "
+                "the file itself there, or remove the link"
+            ) from error
+
+
+def copy_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
+    """Copies the files `names` from `folder` into `into`.
+
+    Raises:
+        CheckpointError: one is no regular file, or a link that leads out of the folder.
+        OutputError: one cannot be read.
+    """
+    names = tuple(names)
+    check_beside(folder, names)
+    for name in names:
+        try:
+            shutil.copyfile(folder / name, into / name)
+        except PermissionError as error:
+            raise OutputError(f"cannot copy {folder / name}: {error.strerror}") from error

@@ -1,0 +1,499 @@
+"""A folder's files, prepared aside and put in place in one step: whatever stops the run, all is there or all is as before.
+
+Two cases. Where the folder does not exist, is empty, or holds an earlier output and nothing else, the files are prepared
+in a hidden folder beside it, and the two folders are exchanged at once. Where it holds other things, they are prepared in a
+hidden folder inside it and placed one by one; what they replace is kept in the hidden folder until all are placed, so that
+any interruption can be undone, by this run or, after a kill, by the next one.
+
+A hidden folder is believed to be the rest of a killed run only if the user's journal (`prune_export.files.journal`) knows
+its name and nobody holds the entry's lock; all others are left alone. Everything stays on one file system, so each move is
+atomic.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.errors import OutputError
+from prune_export.files import journal
+from prune_export.files.errors import explained, kind_of
+from prune_export.files.journal import Entry, Identity
+from prune_export.files.writing import sync_files, sync_folder
+
+ASIDE = ".prune-export-"
+_NEW, _OLD = "new", "old"
+_RENAME_EXCHANGE = 2
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_log = logging.getLogger("prune_export")
+_named: set[str] = set()  # hidden folders that the log has named
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where files go, and what they may replace.
+
+    `whole`: the folder is put in place as a whole. `overwrite`: files of the same names are replaced, and
+    `removable(folder)`, the files of an earlier output as paths relative to it, go. `last` is the file that is placed after
+    all others. Files of the names `siblings` would be read together with what is placed: where one stays, nothing is placed.
+    """
+
+    folder: Path
+    last: str
+    whole: bool
+    overwrite: bool
+    removable: Callable[[Path], frozenset[str]]
+    siblings: frozenset[str] = frozenset()
+
+    @property
+    def parent(self) -> Path:
+        """The folder that holds the hidden one."""
+        return self.folder.parent if self.whole else self.folder
+
+
+@contextmanager
+def transaction(target: Target) -> Iterator[Path]:
+    """Gives a folder to prepare files in; when the block ends without an error they are moved into place.
+
+    Whatever goes wrong (an error, Ctrl-C), the target is left as it was and the prepared files are removed. Ctrl-C and
+    SIGTERM wait while the files are moved; the exception that they then raise carries a note that all is in place.
+
+    Raises:
+        OutputError: no space, no permission, or a file that appeared meanwhile.
+    """
+    made: list[Path] = []
+    complete = False
+    try:
+        _make_parents(target.parent, made)
+        recover(target.folder)
+        with _begun(target) as work:
+            try:
+                yield work.staged
+                _finish_files(work.staged)
+                with _uninterrupted():
+                    if target.whole:
+                        _exchange(work, target)
+                    else:
+                        _place(work, target)
+                    complete = True
+                    work.settle()
+            except BrokenPipeError:
+                raise  # from whoever reads our output
+            except OSError as error:
+                raise explained(error, target.parent) from error  # while the full disk is still full
+    except BrokenPipeError:
+        _remove_empty(made)
+        raise
+    except OSError as error:
+        _remove_empty(made)
+        raise explained(error, target.parent) from error
+    except BaseException as error:
+        error.add_note(f"{target.folder / target.last} was complete before that" if complete else "nothing was changed")
+        _remove_empty(made)
+        raise
+
+
+def recover(folder: Path) -> None:
+    """Undoes and removes what killed runs left in `folder` and beside it.
+
+    Only what this user's journal proves is touched. Hidden folders that look alike are named in the log.
+
+    Raises:
+        OutputError: what a killed run replaced cannot be put back.
+    """
+    proven = set()
+    places = {os.path.realpath(place) for place in (folder, folder.parent)}
+    for entry in journal.entries():
+        if os.path.dirname(entry.aside) not in places:  # noqa: PTH120 - a name, not a file
+            continue
+        try:
+            with ExitStack() as stack:
+                if (lock := journal.lock(entry.token)) is not None:
+                    stack.callback(os.close, lock)
+                if (found := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
+                    aside = stack.enter_context(_opened_folder(Path(found.aside).name, _parent_of(found, stack)))
+                    _Work(found, aside, Path(found.aside) / _NEW).settle()
+        except BlockingIOError:
+            pass  # its run is alive
+        except OSError:
+            if not os.path.lexists(entry.aside):
+                journal.remove(entry)  # somebody removed the hidden folder
+            continue
+        proven.add(entry.aside)
+    for place in places:
+        with suppress(OSError):
+            for path in sorted(Path(place).glob(f"{ASIDE}*")):
+                if str(path) not in proven | _named:
+                    _named.add(str(path))
+                    _log.warning(
+                        "%s: left alone, because nothing here proves that it is the rest of a killed run; remove it by hand "
+                        "if it is yours",
+                        path,
+                    )
+
+
+# --- the hidden folder ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Work:
+    """A transaction under way, with its hidden folder open and locked; `staged` is where files are prepared."""
+
+    entry: Entry
+    aside: int
+    staged: Path
+    is_noted: bool = True  # whether the journal is on the disk
+    is_settled: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.entry.aside)
+
+    def enter(self, **changes: object) -> None:
+        """Notes in the journal what is about to be done."""
+        for name, value in changes.items():
+            setattr(self.entry, name, value)
+        self.is_noted = journal.write(self.entry)
+
+    def settle(self) -> None:
+        """Undoes what is half done, or finishes what is done, and removes the hidden folder.
+
+        Raises:
+            OutputError: what was there before cannot be put back; it is kept.
+        """
+        if self.is_settled:
+            return
+        try:
+            match self.entry.phase:
+                case "placing":
+                    _undo(self)
+                case "exchanging":
+                    _finish_exchange(self)
+                case "discarding":
+                    _discard(self)
+        except OSError as error:
+            raise OutputError(
+                f"{self.entry.folder}: what was there could not be put back: {error.strerror or error}. It lies in "
+                f"{self.path / _OLD}; the next run with this --output puts it back"
+            ) from error
+        self.is_settled = True
+        if self.entry.phase in ("placing", "discarding") and _is_filled(self.aside, _OLD):
+            _log.warning("%s: kept, because it holds files that are not of an earlier output", self.path / _OLD)
+            journal.remove(self.entry)
+            return
+        parent = os.open(self.path.parent, _DIRECTORY)
+        try:
+            shutil.rmtree(self.path.name, ignore_errors=True, dir_fd=parent)
+        finally:
+            os.close(parent)
+        if not os.path.lexists(self.path):
+            journal.remove(self.entry)
+
+
+@contextmanager
+def _begun(target: Target) -> Iterator[_Work]:
+    """Makes and locks a hidden folder while the block runs; then what is half done is undone, and it is removed."""
+    parent = Path(os.path.realpath(target.parent))
+    token = journal.new_token()
+    folder = parent / target.folder.name if target.whole else parent
+    entry = Entry(token, str(parent / f"{ASIDE}{token}"), str(folder))
+    aside = Path(entry.aside)
+    with ExitStack() as stack:
+        if (lock := journal.lock(token)) is not None:
+            stack.callback(os.close, lock)
+        stack.callback(_forget, entry)
+        is_noted = journal.write(entry)
+        aside.mkdir(mode=0o700)
+        descriptor = stack.enter_context(_opened_folder(aside.name, _parent_of(entry, stack)))
+        work = _Work(entry, descriptor, aside / _NEW / target.folder.name if target.whole else aside / _NEW, is_noted)
+        stack.callback(_settle, work)
+        work.staged.mkdir(parents=True)
+        (aside / _OLD).mkdir()
+        yield work
+
+
+def _forget(entry: Entry) -> None:
+    """Removes the entry of a hidden folder that could not be made, or holds nothing."""
+    with suppress(OSError):
+        os.rmdir(entry.aside)  # noqa: PTH106
+    if not os.path.lexists(entry.aside):
+        journal.remove(entry)
+
+
+def _parent_of(entry: Entry, stack: ExitStack) -> int:
+    return stack.enter_context(_opened_folder(Path(entry.aside).parent))
+
+
+def _settle(work: _Work) -> None:
+    with _uninterrupted():  # people press Ctrl-C twice
+        work.settle()
+
+
+# --- a whole folder -------------------------------------------------------------------------------------------------
+
+
+def _exchange(work: _Work, target: Target) -> None:
+    folder, name = target.folder, target.folder.name
+    if folder.is_dir():
+        shutil.copymode(folder, work.staged)
+    existing = _names(folder)
+    with _opened_folder(_NEW, work.aside) as new, _opened_folder(folder.parent) as parent:
+        if not existing:
+            os.rename(name, name, src_dir_fd=new, dst_dir_fd=parent)  # POSIX: also onto an empty folder
+            sync_folder(parent)
+            return
+        removable = target.removable(folder)
+        if not target.overwrite or _tops(removable) != existing:
+            raise OutputError(f"{folder} appeared or changed while the run went on; nothing was changed there")
+        work.enter(phase="exchanging", staged=work.staged.stat().st_ino, removable=tuple(sorted(removable)))
+        if swap(new, parent, name):
+            sync_folder(parent)
+            return
+    work.enter(phase="preparing", staged=0)  # no exchange on this system: the files one by one
+    os.rename(work.staged, work.path / "files")
+    os.rmdir(_NEW, dir_fd=work.aside)
+    os.rename("files", _NEW, src_dir_fd=work.aside, dst_dir_fd=work.aside)
+    _place(work, target)
+
+
+def swap(one: int, other: int, name: str) -> bool:
+    """Exchanges the folders `name` in two open folders at once (Linux, renameat2); False where that is not to be had."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    result: int = renameat2(one, os.fsencode(name), other, os.fsencode(name), _RENAME_EXCHANGE)
+    return result == 0
+
+
+def _finish_exchange(work: _Work) -> None:
+    """Removes the earlier output, if the folders were exchanged; what is not of it goes to the new folder."""
+    name = Path(work.entry.folder).name
+    with _opened_folder(_NEW, work.aside) as new:
+        try:
+            with _opened_folder(name, new) as old:
+                if os.fstat(old).st_ino == work.entry.staged:
+                    return  # not exchanged: nothing but what was prepared
+                remove_files(old, work.entry.removable)
+                if not os.listdir(old):
+                    return
+                with _opened_folder(Path(work.entry.folder)) as folder, _opened_folder(_OLD, work.aside) as kept:
+                    for rest in os.listdir(old):
+                        there = folder if rest not in os.listdir(folder) else kept
+                        os.rename(rest, rest, src_dir_fd=old, dst_dir_fd=there)
+        except FileNotFoundError:
+            return
+    work.entry.phase = "discarding"
+
+
+# --- single files ---------------------------------------------------------------------------------------------------
+
+
+def _place(work: _Work, target: Target) -> None:
+    """Moves the prepared files into a folder that holds other things."""
+    names = sorted(os.listdir(work.path / _NEW), key=lambda name: (name == target.last, name))
+    with _opened_folder(target.folder) as folder, _turn(folder):
+        existing = _names(folder) - {work.path.name}
+        removable = target.removable(target.folder) if target.overwrite else frozenset[str]()
+        taken = [name for name in names if name in existing]
+        if taken and not target.overwrite:
+            raise OutputError(
+                f"{target.folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another "
+                "--output"
+            )
+        stale = sorted((existing & target.siblings) - _tops(removable) - set(names))
+        if stale:
+            raise OutputError(
+                f"{target.folder.resolve()} holds {', '.join(stale)}, which would be read as a part of what is written "
+                "there; move it away, or choose another --output"
+            )
+        for name in taken:
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            if name not in _tops(removable) and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise OutputError(
+                    f"{target.folder / name} is {kind_of(mode)}; expected a file or nothing. Nothing was changed"
+                )
+        away = [*taken, *sorted((_tops(removable) & existing) - set(names))]
+        _move(work, folder, away, names, removable)
+
+
+def _move(work: _Work, folder: int, away: list[str], placed: list[str], removable: frozenset[str]) -> None:
+    with _opened_folder(_NEW, work.aside) as new, _opened_folder(_OLD, work.aside) as old:
+        work.enter(
+            phase="placing",
+            away=tuple(away),
+            placed={name: _identity(name, new) for name in placed},
+            removable=tuple(sorted({*removable, *away})),
+        )
+        if not work.is_noted:
+            raise OutputError(
+                "there is no folder in which to note what is moved, so that a kill could be undone; set XDG_STATE_HOME to a "
+                "folder that can be written, or give --output a new folder"
+            )
+        for name in [*(name for name in away if name not in placed), *placed]:
+            if name in away:
+                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=old)
+            if name in placed:
+                os.rename(name, name, src_dir_fd=new, dst_dir_fd=folder)
+        sync_folder(folder)
+        work.enter(phase="discarding")  # from here on it is done
+
+
+def _undo(work: _Work) -> None:
+    """Takes back the moves of a `_move` that did not end. It may itself be interrupted and done again."""
+    entry = work.entry
+    with (
+        _opened_folder(Path(entry.folder)) as folder,
+        _opened_folder(_NEW, work.aside) as new,
+        _opened_folder(_OLD, work.aside) as old,
+    ):
+        for name, identity in reversed(entry.placed.items()):
+            if not _is_there(name, new) and _is_there(name, folder) and _identity(name, folder) == tuple(identity):
+                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=new)
+        for name in entry.away:
+            if not _is_there(name, old):
+                continue
+            if _is_there(name, folder):
+                raise OutputError(
+                    f"{Path(entry.folder) / name} was changed after a run that was killed; what stood there before lies in "
+                    f"{work.path / _OLD}. Move one of the two away and run the command again"
+                )
+            os.rename(name, name, src_dir_fd=old, dst_dir_fd=folder)
+        sync_folder(folder)
+
+
+def _discard(work: _Work) -> None:
+    """Removes what was replaced, and the other files of an earlier output."""
+    with _opened_folder(_OLD, work.aside) as old:
+        remove_files(old, work.entry.removable)
+
+
+def remove_files(folder: int, paths: tuple[str, ...]) -> None:
+    """Removes the files and links `paths`, relative to an open folder, and the folders that are empty then.
+
+    Links to folders are not followed. What cannot be removed stays.
+    """
+    inside: dict[str, list[str]] = {}
+    for path in paths:
+        name, _, rest = path.partition("/")
+        inside.setdefault(name, []).extend([rest] if rest else [])
+    for name, rests in inside.items():
+        with suppress(OSError):
+            if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=folder)
+                continue
+            with _opened_folder(name, folder) as inner:
+                remove_files(inner, tuple(rests))
+                for left in os.listdir(inner):  # folders that held nothing
+                    with suppress(OSError):
+                        os.rmdir(left, dir_fd=inner)
+            os.rmdir(name, dir_fd=folder)
+
+
+@contextmanager
+def _turn(folder: int) -> Iterator[None]:
+    """One run at a time places files in `folder`. The lock is on the folder itself: no file to leave behind."""
+    with suppress(OSError):  # where there are no such locks, two runs may meet
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    yield
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened_folder(path: Path | str, inside: int | None = None) -> Iterator[int]:
+    """A folder's descriptor; a link at the name itself is followed only where the user gave the path."""
+    descriptor = os.open(path, _DIRECTORY if inside is None else _DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: Path | str | int) -> set[str]:
+    """What lies in `folder`; nothing where it is not there."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _tops(paths: frozenset[str]) -> set[str]:
+    return {path.split("/")[0] for path in paths}
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _identity(name: str, folder: int) -> Identity:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _is_filled(folder: int, name: str) -> bool:
+    try:
+        with _opened_folder(name, folder) as inner:
+            return bool(os.listdir(inner))
+    except OSError:
+        return False
+
+
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Makes `folder` and what is missing above it; adds to `made` what was not there, innermost first."""
+    made += [parent for parent in (folder.absolute(), *folder.absolute().parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _finish_files(folder: Path) -> None:
+    """Brings the prepared files onto the disk, and gives them the mode that the umask asks for, as the folder has it.
+
+    Libraries write some files for their owner alone.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+    sync_files(folder)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM where the program handles it, wait until the few moves are done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: caught.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])

@@ -1,0 +1,96 @@
+"""The kinds of model folder: the file that marks each, and the names of all files that it may hold."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, SLIM, TOKENIZER_FILES
+from prune_export.files.reading import LARGE_FILE, Unreadable, read_json
+
+RECORD = "prune_export.json"
+DEFAULT_MODEL = "model.onnx"
+CONFIG = "config.json"
+
+
+class Marker(msgspec.Struct):
+    """What all markers hold: the format that they are of, and the names of the files that were written."""
+
+    format: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputKind:
+    """A kind of folder.
+
+    `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former` those
+    that an earlier one may hold under other options. `marker` is the JSON
+    file whose `format` says that a folder is one and whose `files` lists what was written; None: it is never replaced.
+    """
+
+    name: str
+    last: str
+    required: frozenset[str]
+    optional: frozenset[str] = frozenset(TOKENIZER_FILES)
+    former: frozenset[str] = frozenset()
+    marker: str | None = None
+    format: str | None = None
+
+    @property
+    def files(self) -> frozenset[str]:
+        return self.required | self.optional
+
+    def removable(self, folder: Path) -> frozenset[str]:
+        """Names the files in `folder` that an earlier output of this kind consists of; none where there is no such output.
+
+        Only regular files count that the marker lists and that this kind may hold.
+        """
+        if self.marker is None or not is_regular(folder / self.marker):
+            return frozenset()
+        try:
+            marker = read_json(folder / self.marker, Marker, limit=LARGE_FILE)
+        except Unreadable:
+            return frozenset()
+        if marker.format != self.format:
+            return frozenset()
+        listed = (self.files | self.former) & {self.marker, *marker.files}
+        return frozenset(name for name in listed if is_regular(folder / name))
+
+
+def exported(model: str) -> OutputKind:
+    """An exported folder whose model is called `model`."""
+    required = frozenset({model, CONFIG, RECORD})
+    optional = frozenset({*TOKENIZER_FILES, f"{model}_data"})
+    former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
+    return OutputKind("an exported model", model, required, optional, former, RECORD, "prune-export/record")
+
+
+MASKED = OutputKind(
+    "a masked checkpoint",
+    SAFETENSORS,
+    frozenset({SAFETENSORS, CONFIG, PLAN_FILE}),
+    marker=PLAN_FILE,
+    format="prune-export/plan",
+)
+SLIM_CHECKPOINT = OutputKind(
+    "a slim checkpoint",
+    SLIM,
+    frozenset({SLIM, CONFIG, PLAN_FILE}),
+    frozenset(),
+    marker=PLAN_FILE,
+    format="prune-export/slim",
+)
+DENSE = OutputKind("a checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
+
+
+def is_regular(path: Path) -> bool:
+    """Says whether a regular file, no link, is there."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False

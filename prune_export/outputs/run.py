@@ -1,0 +1,104 @@
+"""The folder of a training: known by its marker, and begun anew only where all of it was written by a training.
+
+run.json        the marker
+recipe.toml     the recipe as it was used
+log.jsonl  evaluation.json  tensorboard/<stage>/…
+checkpoints/<stage>/checkpoint-<step>/…     the Trainer's
+stages/<stage>/…                            what stages begin and end with
+final/…  <budget>/…                         masked checkpoints
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from exporters.errors import OutputError
+from prune_export.files.reading import Unreadable, read_json
+from prune_export.files.transaction import Target, remove_files
+from prune_export.outputs.destination import can_exchange
+from prune_export.outputs.kinds import DENSE, MASKED, Marker, OutputKind, is_regular
+
+MARKER, FORMAT = "run.json", "prune-export/run"
+RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
+FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
+
+# Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
+COMPLETE = "complete"
+
+VERSION = 1
+RUN = OutputKind("a run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT)
+
+_FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
+_MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
+_TRAINER = (
+    rf"model\.safetensors|training_args\.bin|trainer_state\.json|{COMPLETE}|"
+    r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth"
+)
+_STAGE = r"\d\d-[^/]+"
+_BELOW = {
+    BOARD: re.compile(rf"{BOARD}/{_STAGE}/events\.out\.tfevents\.[^/]+"),
+    CHECKPOINTS: re.compile(rf"{CHECKPOINTS}/{_STAGE}/checkpoint-\d+/({_TRAINER})"),
+    STAGES: re.compile(rf"{STAGES}/{_STAGE}/({_MODEL})"),
+}
+
+
+def is_run(folder: Path) -> bool:
+    """Says whether `folder` is marked as that of a training."""
+    if not is_regular(folder / MARKER):
+        return False
+    try:
+        return read_json(folder / MARKER, Marker).format == FORMAT
+    except Unreadable:
+        return False
+
+
+def run_target(folder: Path, *, overwrite: bool) -> Target:
+    """Decides how the files of a new run are put into `folder`; with `overwrite` those of an earlier run there go."""
+    existing = set(os.listdir(folder)) if folder.is_dir() else set()
+    whole = not folder.exists() or (
+        {path.split("/")[0] for path in run_files(folder)} == existing and can_exchange(folder)
+    )
+    return Target(folder, MARKER, whole, overwrite, run_files)
+
+
+def run_files(folder: Path) -> frozenset[str]:
+    """Names the files of the run in `folder`, relative to it; none where it is no run. What lies beside them does not count.
+
+    Raises:
+        OutputError: a folder of the run holds a file that no training writes.
+    """
+    if not is_run(folder):
+        return frozenset()
+    found = {name for name in _FILES if is_regular(folder / name)}
+    for entry in os.scandir(folder):
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        pattern = _BELOW.get(entry.name)
+        result = MASKED.removable(Path(entry))
+        if pattern is None and not result and entry.name != FINAL:
+            continue  # not of the run
+        for path in Path(entry).rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            name = path.relative_to(folder).as_posix()
+            if not is_regular(path) or not (path.name in result if pattern is None else pattern.fullmatch(name)):
+                raise OutputError(
+                    f"{path}: no training writes that; expected nothing but a run's files in {folder / entry.name}. Move it "
+                    "away, or choose another output"
+                )
+            found.add(name)
+    return frozenset(found)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes the Trainer's files from its checkpoint `folder`, and the folder if nothing else lies there."""
+    names = [path.name for path in folder.glob("*") if re.fullmatch(_TRAINER, path.name)]
+    with suppress(OSError):
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            remove_files(parent, tuple(f"{folder.name}/{name}" for name in names))
+        finally:
+            os.close(parent)
