@@ -349,7 +349,7 @@ def situated_again(situation: Situation) -> Iterator[None]:
 def test_a_folder_of_ours_needs_overwrite(tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", OLD)
     for output in (folder, folder / "model.onnx", folder / "another.onnx"):
-        with pytest.raises(OutputError, match=r"holds an exported model already; --overwrite replaces it"):
+        with pytest.raises(OutputError, match=r"holds an earlier export; --overwrite replaces it"):
             destination(output, overwrite=False)
     assert snapshot(folder) == OLD
 

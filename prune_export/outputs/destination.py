@@ -37,7 +37,7 @@ class Destination:
         """
         if self.folder.exists() and self.folder.samefile(source):
             raise OutputError(
-                f"{self.folder} is the checkpoint that is read; expected another folder for {self.kind.name}"
+                f"{self.folder} is the checkpoint that is read; expected another folder for the {self.kind.name}"
             )
 
     def check(self, optional: Collection[str]) -> None:
@@ -53,7 +53,7 @@ class Destination:
         if stale:
             raise OutputError(
                 f"{self.folder.resolve()} holds {', '.join(sorted(stale))}, which would be read as a part of "
-                f"{self.kind.name} there; move it away, or choose another --output"
+                f"the {self.kind.name} there; move it away, or choose another --output"
             )
 
 
@@ -82,7 +82,7 @@ def folder_destination(output: str | Path, kind: OutputKind, *, overwrite: bool)
 
     def decide(path: Path) -> tuple[Path, OutputKind]:
         if any(part.suffix == ".onnx" and not part.is_dir() for part in (path, path.parent)):
-            raise OutputError(f"{output}: {kind.name} is a folder; expected a folder's name")
+            raise OutputError(f"{output}: a {kind.name} is a folder; expected a folder's name")
         return path, kind
 
     return _explained(output, decide, "expected a folder ('.' for this one)", overwrite)
@@ -112,7 +112,7 @@ def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination
     existing = set(os.listdir(folder)) if folder.exists() else set()
     removable = kind.removable(folder) if existing else frozenset[str]()
     if not overwrite and removable:
-        raise OutputError(f"{folder} holds {kind.name} already; --overwrite replaces it")
+        raise OutputError(f"{folder} holds an earlier {kind.name}; --overwrite replaces it")
     if not overwrite and (taken := sorted(existing & kind.files)):
         raise OutputError(
             f"{folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another --output"

@@ -67,25 +67,25 @@ def exported(model: str) -> OutputKind:
     required = frozenset({model, CONFIG, RECORD})
     optional = frozenset({*TOKENIZER_FILES, f"{model}_data"})
     former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
-    return OutputKind("an exported model", model, required, optional, former, RECORD, "prune-export/record")
+    return OutputKind("export", model, required, optional, former, RECORD, "prune-export/record")
 
 
 MASKED = OutputKind(
-    "a masked checkpoint",
+    "masked checkpoint",
     SAFETENSORS,
     frozenset({SAFETENSORS, CONFIG, PLAN_FILE}),
     marker=PLAN_FILE,
     format="prune-export/plan",
 )
 SLIM_CHECKPOINT = OutputKind(
-    "a slim checkpoint",
+    "slim checkpoint",
     SLIM,
     frozenset({SLIM, CONFIG, PLAN_FILE}),
     frozenset(),
     marker=PLAN_FILE,
     format="prune-export/slim",
 )
-DENSE = OutputKind("a checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
+DENSE = OutputKind("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
 
 
 def is_regular(path: Path) -> bool:

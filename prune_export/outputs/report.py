@@ -26,10 +26,11 @@ def check_report(path: Path, *, mark: bytes | None = None, overwrite: bool = Fal
     try:
         path = user_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = path.lstat().st_mode if os.path.lexists(path) else None
-    except (OSError, Unreadable) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"cannot write {path}: {reason}; choose another file name") from error
+    except Unreadable as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error}; choose another file name") from error
+    except OSError as error:
+        raise OutputError(f"cannot make {path.parent}: {error.strerror or error}; choose another file name") from error
+    mode = path.lstat().st_mode if os.path.lexists(path) else None
     if mode is not None and not stat.S_ISREG(mode):
         raise OutputError(f"cannot write {path}: it is {kind_of(mode)}; expected a file name, of a file or of nothing")
     if not path.name or not os.access(path.parent if mode is None else path, os.W_OK):

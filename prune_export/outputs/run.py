@@ -29,7 +29,7 @@ FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboa
 COMPLETE = "complete"
 
 VERSION = 1
-RUN = OutputKind("a run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT)
+RUN = OutputKind("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT)
 
 _FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
 _MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
@@ -99,6 +99,6 @@ def remove_checkpoint(folder: Path) -> None:
     with suppress(OSError):
         parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            remove_files(parent, tuple(f"{folder.name}/{name}" for name in names))
+            remove_files(parent, (folder.name, *(f"{folder.name}/{name}" for name in names)))
         finally:
             os.close(parent)
