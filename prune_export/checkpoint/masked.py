@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from exporters.errors import CheckpointError
@@ -16,6 +15,7 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
+from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import Destination, folder_destination
 from prune_export.outputs.kinds import CONFIG, MASKED
@@ -68,7 +68,6 @@ def write_masked(
     place, copied = masked_destination(folder, checkpoint.source.folder, overwrite=overwrite)
     with transaction(place.target) as aside:
         copy_beside(checkpoint.source.folder, aside, copied)
-        tensors = {name: value.contiguous() for name, value in {**weights, **changed}.items()}
-        save_file(tensors, aside / SAFETENSORS, metadata={"format": "pt"})
+        save_tensors({**weights, **changed}, aside / SAFETENSORS)
         record = plan_to_json(plan) | {"files": [*copied, SAFETENSORS, PLAN_FILE]} | provenance
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from exporters.encoder import (
@@ -42,6 +41,7 @@ from prune_export.checkpoint.source import PLAN_FILE, SLIM
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.families.describe import norm_type
 from prune_export.families.names import Dimensions, Family
+from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import CONFIG, SLIM_CHECKPOINT
@@ -88,7 +88,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     with transaction(place.target) as aside:
         config.to_json_file(aside / CONFIG, use_diff=False)
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SLIM)
+        save_tensors(tensors, aside / SLIM)
 
 
 def _named(part: Any, name: str) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from prune_export.data.examples import TextData
 from prune_export.data.tokenizer import read_config
 from prune_export.families import FAMILIES
 from prune_export.families.names import TASK_SUFFIXES
+from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import DENSE
@@ -66,7 +67,8 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
             raise CheckpointError(
                 f"'{source.name}': transformers cannot load it for {recipe.task}: {message}"
             ) from error
-        model.save_pretrained(aside)
+        with safetensors_errors(aside):
+            model.save_pretrained(aside)
         copy_beside(source.folder, aside, tokenizer_files(source.folder))
         origin = json.dumps({"name": source.name, "revision": source.revision})
         (aside / "source.json").write_text(origin, encoding="utf-8")

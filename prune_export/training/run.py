@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
 from prune_export.checkpoint.beside import copy_beside
@@ -365,15 +364,11 @@ def _copy(start: Path, final: Path) -> None:
 
 @contextmanager
 def _one_line_errors(folder: Path) -> Iterator[None]:
-    """What the operating system and safetensors say where something cannot be written."""
+    """What the operating system says where something cannot be written."""
     try:
         yield
     except OSError as error:
         raise explained(error, folder) from error
-    except SafetensorError as error:
-        raise OutputError(
-            f"cannot write in {folder}: {' '.join(str(error).split())}; make room, then --resume"
-        ) from error
 
 
 def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ...], progress: Progress) -> TrainResult:

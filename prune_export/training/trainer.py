@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from exporters.errors import OutputError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
+from prune_export.files.tensors import save_tensors
 from prune_export.files.writing import sync_files
 from prune_export.outputs.run import COMPLETE, remove_checkpoint
 from prune_export.training.method import Method, ParameterGroup
@@ -174,7 +173,7 @@ class PruningTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         found = self.network.state_dict() if state_dict is None else state_dict
-        save_file({name: value.contiguous() for name, value in found.items()}, folder / SAFETENSORS)
+        save_tensors(found, folder / SAFETENSORS)
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
         """As transformers', and `COMPLETE` at the end; what cannot be completed is taken away again.
@@ -190,11 +189,7 @@ class PruningTrainer(Trainer):
                 sync_files(folder)
                 (folder / COMPLETE).touch()
                 self._remove_older(folder)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as error:  # torch.save raises RuntimeError where it cannot write
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where it cannot write
             remove_checkpoint(folder)
             good = last_checkpoint(folder.parent)
             raise OutputError(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from exporters.errors import UsageError
@@ -15,6 +14,7 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
 from prune_export.families.names import Family
+from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import CONFIG, DENSE
@@ -49,8 +49,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
     with transaction(folder_destination(folder, DENSE, overwrite=False).target) as aside:
         smaller.to_json_file(aside / CONFIG, use_diff=False)
         copy_beside(checkpoint.source.folder, aside, tokenizer_files(checkpoint.source.folder))
-        tensors = kept_layers(weights, family, config, keep)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside / SAFETENSORS, {"format": "pt"})
+        save_tensors(kept_layers(weights, family, config, keep), aside / SAFETENSORS)
 
 
 def kept_layers(tensors: Mapping[str, Tensor], family: Family, config: Any, keep: Sequence[int]) -> dict[str, Tensor]:
