@@ -32,7 +32,8 @@ def versions() -> dict[str, str]:
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Writes the record into `folder`."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **record}, indent=1, ensure_ascii=False)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    # A path's bytes that are no UTF-8 become JSON's own escapes.
+    (folder / RECORD).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Each case is a home folder with random files, links and hostile hidden folders in, beside and above the output; one verb
 that writes; and one way to end: success, an error, or Ctrl-C or kill -9 at a random change on the disk.
-`PRUNE_EXPORT_CASES` says how many cases a verb gets (default: 12); a case is its number, so a failure can be run again alone.
+`PRUNE_EXPORT_CASES` says how many cases a verb gets (default: 12); a case is its number, so one can be run again alone.
 """
 
 from __future__ import annotations

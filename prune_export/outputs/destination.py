@@ -66,6 +66,8 @@ def model_destination(output: str | Path, *, overwrite: bool) -> Destination:
 
     def decide(path: Path) -> tuple[Path, OutputKind]:
         is_file = path.suffix == ".onnx" and not path.is_dir()
+        if is_file and path.name.encode(errors="replace").decode() != path.name:  # the record could not hold it
+            raise OutputError(f"{str(output)!r}: expected a file name in UTF-8")
         return (path.parent, exported(path.name)) if is_file else (path, exported(DEFAULT_MODEL))
 
     return _explained(

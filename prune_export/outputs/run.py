@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def is_run(folder: Path) -> bool:
         return read_json(folder / MARKER, Marker).format == FORMAT
     except Unreadable:
         return False
+
+
+def refuse_links(folder: Path, results: Iterable[str]) -> None:
+    """Refuses a run in whose place for files or results a link lies: what is written there would land elsewhere.
+
+    Raises:
+        OutputError: there is one.
+    """
+    for name in (*_FILES, *_BELOW, FINAL, *results):
+        inside = (folder / name).rglob("*") if (folder / name).is_dir() else ()
+        for path in (folder / name, *inside):
+            if path.is_symlink():
+                raise OutputError(
+                    f"{path} is a link; expected a file or folder of the run itself. Move it away, or choose another output"
+                )
 
 
 def run_target(folder: Path, *, overwrite: bool) -> Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -42,6 +42,7 @@ from prune_export.outputs.run import (
     STAGES,
     VERSION,
     is_run,
+    refuse_links,
     run_target,
 )
 from prune_export.plan import plan_from_zeros
@@ -114,7 +115,8 @@ def train(
     check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():
-            _open_folder(folder, recipe, read, resume=resume, overwrite=overwrite)
+            results = [stage.name for stage in stages if stage.publish]
+            _open_folder(folder, recipe, read, results, resume=resume, overwrite=overwrite)
         _wait()
         context, features = _context(recipe, folder, progress)
         start, published = context.original.source.folder, []
@@ -154,8 +156,12 @@ def _wait() -> None:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE).wait_for_everyone()
 
 
-def _open_folder(folder: Path, recipe: Recipe, read: Path | None, *, resume: bool, overwrite: bool) -> None:
+def _open_folder(
+    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
+) -> None:
     """Marks `folder` as that of a run and puts the recipe there as used; `read` is the file that it came from.
+
+    `results` are the names of the checkpoints that will lie beside `final`.
 
     Raises:
         OutputError: the folder holds a run already, or other things.
@@ -165,6 +171,7 @@ def _open_folder(folder: Path, recipe: Recipe, read: Path | None, *, resume: boo
     folder = place.folder
     used = folder / RECIPE
     if folder.exists() and any(folder.iterdir()):
+        refuse_links(folder, results)
         if not is_run(folder):
             raise OutputError(
                 f"{folder} holds other things than a run (there is no {MARKER} of ours); choose another output"
