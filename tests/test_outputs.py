@@ -18,7 +18,7 @@ import torch
 from transformers import BertTokenizerFast
 
 import prune_export
-from exporters.errors import CheckpointError, OutputError
+from exporters.errors import CheckpointError, OutputError, WeightsError
 from prune_export.checkpoint.beside import tokenizer_files
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
@@ -480,7 +480,8 @@ def test_names_that_are_no_utf_8(home: Path) -> None:
     with pytest.raises(OutputError, match="UTF-8"):
         export(home, folder / os.fsdecode(b"\xff.onnx"), overwrite=True)
     shutil.copytree(home / "model", folder / "model")
-    prune_export.export(folder / "model", folder / "again", target="portable", verify=False)
+    with pytest.raises(WeightsError, match="UTF-8"):  # safetensors takes no other paths
+        prune_export.export(folder / "model", folder / "again", target="portable", verify=False)
     assert (folder / "notes.txt").read_bytes() == b"mine"
 
 

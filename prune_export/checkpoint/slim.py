@@ -13,6 +13,7 @@ the attention block is a constant. Tensors carry the names of the dataclasses in
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
             for layer in distinct
         ],
     }
-    is_slim = bool(SLIM_CHECKPOINT.removable(folder))
+    earlier = SLIM_CHECKPOINT.removable(folder)
+    is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
     with transaction(place.target) as aside:
         config.to_json_file(aside / CONFIG, use_diff=False)

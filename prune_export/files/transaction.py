@@ -192,6 +192,8 @@ class _Work:
             _log.warning("%s: kept, because it holds files that are not of an earlier output", self.path / _OLD)
             journal.remove(self.entry)
             return
+        if self.entry.phase != "preparing":
+            self.enter(phase="preparing")  # what is left is ours alone
         parent = os.open(self.path.parent, _DIRECTORY)
         try:
             shutil.rmtree(self.path.name, ignore_errors=True, dir_fd=parent)
