@@ -7,7 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.config_keys import check_config, check_no_adapter, own_attention
+from prune_export.checkpoint.load import transformers_config
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import TOKENIZER_FILES, Source
 from prune_export.data.examples import TextData
@@ -40,7 +44,10 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     import transformers
 
     assert recipe.task in LABELLED
-    family = FAMILIES[read_config(source.folder)["model_type"]]
+    raw = read_config(source.folder)
+    check_config(raw, source.folder / "config.json")
+    check_no_adapter(source.folder)
+    family = FAMILIES[raw["model_type"]]
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
         data = training_data(recipe.data, recipe.task)
@@ -52,12 +59,13 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
             options["label2id"] = {label: index for index, label in enumerate(labels)}
     transformers.set_seed(recipe.seed)
     model_class = getattr(transformers, family.class_name(recipe.task))
+    config = own_attention(transformers_config(source, **options), model_class)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with quiet_transformers():  # it advises to train the new head
         try:
             model = model_class.from_pretrained(
-                source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
+                source.folder, config=config, trust_remote_code=False, local_files_only=True, dtype=torch.float32
             )
         except Exception as error:  # transformers raises many kinds for what it cannot take
             message = " ".join(str(error).split())[:300]
