@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.errors import CheckpointError, WeightsError
+from exporters.errors import CheckpointError, UsageError, WeightsError
+from exporters.secrets import holds_secret
+from prune_export.files.paths import expanded
+from prune_export.hub_token import checked_token
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -59,7 +62,13 @@ def resolve(
         CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
+        UsageError: the token is none, or stands in the model's name.
     """
+    token = checked_token(token)
+    if holds_secret(str(model)):
+        raise UsageError(
+            "--model: the name holds what looks like a token or a password; give that by --token or HF_TOKEN"
+        )
     try:
         path = Path(model).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
@@ -73,9 +82,7 @@ def resolve(
         return Source(str(model), path, None)
     if exists:
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    folder = _from_hub(
-        str(model), revision, Path(cache_dir).expanduser() if cache_dir is not None else None, token or None
-    )
+    folder = _from_hub(str(model), revision, expanded(cache_dir) if cache_dir is not None else None, token)
     return Source(str(model), folder, folder.name)  # the cache names a snapshot's folder by its commit
 
 

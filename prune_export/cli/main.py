@@ -13,11 +13,14 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.files.paths import expanded
 
 
 class Verb(Protocol):
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else "export"
     module = VERBS[verb]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="prune-export" if verb == "export" else f"prune-export {verb}",
         description=module.__doc__,
         epilog=_EPILOG if verb == "export" else None,
@@ -69,10 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    _register_tokens(words)
     options = parser.parse_args(words)
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _expand_paths(options)
         return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
@@ -118,7 +123,29 @@ def _with_notes(message: str, stop: BaseException) -> str:
     return "; ".join([message, *getattr(stop, "__notes__", [])])
 
 
+def _register_tokens(words: Sequence[str]) -> None:
+    """Tells what stands after --token before anything is said about the command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--token":
+            secrets.register(following)
+        elif word.startswith("--token="):
+            secrets.register(word.partition("=")[2])
+
+
+def _expand_paths(options: argparse.Namespace) -> None:
+    """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, expanded(value))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(secrets.redacted(message))
+
+
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
+    message = secrets.redacted(message)
     if options.json:
         print(json.dumps({"error": message, "exit_code": code}))
     print(f"prune-export: error: {message}", file=sys.stderr)

@@ -25,6 +25,7 @@ from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
+from prune_export.files.paths import expanded
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
@@ -93,7 +94,7 @@ def train(
     stages = stages_of(recipe)
     _check_libraries()
     check_trainer_section(recipe.trainer)
-    folder = Path(recipe.output).expanduser()
+    folder = expanded(recipe.output)
     check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():
