@@ -89,9 +89,13 @@ def resolve(
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
     """The snapshot's folder in the cache, filled from the hub where that can be reached."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import HFValidationError
 
+    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+        raise CheckpointError(
+            f"'{repository}': there is no home to keep downloads in; give --cache-dir, or set HF_HOME"
+        )
     failures = _failures()
     try:
         found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings

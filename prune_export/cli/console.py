@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from prune_export.cli.printing import say
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_to_json
 from prune_export.progress import SILENT, Progress
@@ -104,18 +105,21 @@ class _Lines:
         self._console = console
 
     def stage(self, description: str, total: int | None = None) -> None:  # noqa: ARG002
-        self._console.print(f"{description} …", highlight=False)
+        with suppress(OSError, ValueError):  # a log that is closed or full stops no work
+            self._console.print(f"{description} …", highlight=False)
 
     def advance(self, steps: int = 1) -> None: ...
 
     def note(self, text: str) -> None:
-        self._console.print(f"  {text}", highlight=False, soft_wrap=True)
+        with suppress(OSError, ValueError):
+            self._console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def pause(self) -> None: ...
 
 
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=False))
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+    print(json.dumps(data, ensure_ascii=not encoding.startswith("utf")))
 
 
 def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> None:
@@ -202,7 +206,7 @@ def print_bench(
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     else:
         for warning in report.warnings:
-            print(f"prune-export: warning: {warning}", file=sys.stderr)
+            say(f"prune-export: warning: {warning}")
 
 
 def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 4 below a qualit
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import NoReturn, Protocol
 from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.printing import say
 from prune_export.files.paths import expanded
 
 
@@ -73,7 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     _register_tokens(words)
-    options = parser.parse_args(words)
+    try:
+        options = parser.parse_args(words)
+    except OSError as error:  # BrokenPipeError: whoever read it has read enough
+        if not isinstance(error, BrokenPipeError):
+            say(f"prune-export: error: the help could not be printed: {error.strerror}")
+        return 1
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -86,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated as stop:
         return _fail(_with_notes("terminated", stop), 143, options)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, and there is nobody to tell
-        return 1
+        return 1  # the reader of our output is gone, and there is nobody to tell
     except MemoryError as error:
         return _fail(_with_notes("out of memory", error), 1, options)
     except RuntimeError as error:
@@ -114,7 +120,8 @@ def _import_libraries() -> None:
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     word = b"interrupted" if number == signal.SIGINT else b"terminated"
-    os.write(2, b"prune-export: error: " + word + b"; nothing was changed\n")
+    with suppress(OSError):
+        os.write(2, b"prune-export: error: " + word + b"; nothing was changed\n")
     os._exit(128 + number)
 
 
@@ -146,9 +153,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
     message = secrets.redacted(message)
-    if options.json:
-        print(json.dumps({"error": message, "exit_code": code}))
-    print(f"prune-export: error: {message}", file=sys.stderr)
+    if options.json and sys.stdout is not None:
+        with suppress(OSError):
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+    say(f"prune-export: error: {message}")
     return code
 
 
@@ -174,11 +182,35 @@ def entry() -> None:
 
     Taking torch and transformers apart module by module costs Python most of a second, for nothing.
     """
-    code = main()
-    with suppress(BrokenPipeError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    _open_standard_files()
+    try:
+        code = main()
+        for number in (signal.SIGINT, signal.SIGTERM):  # what is left to do is ended by them at once
+            signal.signal(number, signal.SIG_DFL)
+    except KeyboardInterrupt:
+        code = 130
+    except _Terminated:
+        code = 143
+    except SystemExit as stop:  # argparse's: help, or a wrong command line
+        code = stop.code if isinstance(stop.code, int) else 0
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or not there
+            stream.flush()
     os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """Lets no file that is opened later be taken for stdout or stderr, where those were closed.
+
+    What an encoding has no sign for is printed as "?".
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def read_named(name: str, *, dataset: str | None = None, training: bool = False)
     config = rest[0] if rest else None
     check_name(path, name)
     library = _library()
+    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+        raise DataError(f"'{name}': there is no home to keep downloads in; set HF_HOME")
     try:
         builder = library.load_dataset_builder(path, config)
         check_builder(builder, name)

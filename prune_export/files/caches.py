@@ -17,8 +17,11 @@ def cache_folder(name: str) -> Path | None:
 
     None where there is no such place, as for a user without a home, or it cannot be written.
     """
-    path = user_cache_path("prune-export", appauthor=False) / name
-    if not path.is_absolute():  # without a home, "~" stands in its place
+    try:
+        path = user_cache_path("prune-export", appauthor=False) / name
+    except RuntimeError:  # no home is known
+        return None
+    if not path.is_absolute():  # with older versions of platformdirs, "~" stands in its place
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)
