@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from prune_export.training.run import TrainResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the error as it is: rich would end the process."""
+        raise
 
 
 class _Listener:
@@ -74,13 +80,13 @@ class _Count(MofNCompleteColumn):
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
     """Bars on stderr while the block runs; plain lines where stderr is no terminal."""
-    console = Console(stderr=True)
+    console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
         yield SILENT
         return
     if not console.is_terminal:
-        yield _Lines(console)
+        yield _Lines()
         return
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
@@ -99,20 +105,15 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line a stage, for logs."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    """One line a stage, for logs; one that is closed or full stops no work."""
 
     def stage(self, description: str, total: int | None = None) -> None:  # noqa: ARG002
-        with suppress(OSError, ValueError):  # a log that is closed or full stops no work
-            self._console.print(f"{description} …", highlight=False)
+        say(f"{description} …")
 
     def advance(self, steps: int = 1) -> None: ...
 
     def note(self, text: str) -> None:
-        with suppress(OSError, ValueError):
-            self._console.print(f"  {text}", highlight=False, soft_wrap=True)
+        say(f"  {text}")
 
     def pause(self) -> None: ...
 
@@ -134,7 +135,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
             }
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(found.summary))
         console.print(totals_table(found.summary))
         if found.summary.is_dense:
@@ -148,7 +149,7 @@ def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> Non
             {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.parity is not None:
@@ -162,7 +163,7 @@ def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> Non
     if json_output:
         _print_json(report.to_json() | {"failures": report.problems()})
     elif not quiet:
-        _print_parity(Console(), report)
+        _print_parity(_Console(), report)
 
 
 def _print_parity(console: Console, report: ParityReport) -> None:
@@ -180,7 +181,7 @@ def print_evaluation(
     elif not quiet:
         from prune_export.report.evaluation_table import evaluation_table, evaluation_title
 
-        console = Console()
+        console = _Console()
         console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
         console.print(evaluation_table(found))
         if written:
@@ -196,7 +197,7 @@ def print_bench(
     if json_output:
         _print_json(report.to_json() | {"written": [str(path) for path in written], "notes": list(notes)})
     elif not quiet:
-        console = Console()
+        console = _Console()
         for result in report.shapes:
             console.print(shape_table(result))
         console.print(rows_table(report))
@@ -219,7 +220,7 @@ def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bo
     elif not quiet:
         from prune_export.report.pruning_tables import budget_lines
 
-        console = Console()
+        console = _Console()
         for result in results:
             console.print(summary_table(result.summary))
             console.print(totals_table(result.summary))
@@ -236,7 +237,7 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
             | {"summary": result.summary.to_json(), **result.record}
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.evaluation is not None:
@@ -255,7 +256,7 @@ def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> Non
     elif not quiet:
         from prune_export.report.pruning_tables import latency_tables
 
-        console = Console()
+        console = _Console()
         for part in latency_tables(table):
             console.print(part)
         console.print(f"The rest of the network: {table.rest:.3f} ms", highlight=False)
