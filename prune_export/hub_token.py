@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from exporters import secrets
 from exporters.errors import UsageError
 
 
 def checked_token(token: str | None) -> str | None:
-    """`token` without blanks around it; None where there is none. It, and the stored one, are kept out of all messages.
+    """`token` without blanks around it; None where there is none. No message shows it.
 
     Raises:
         UsageError: it cannot be a token; the message does not show it.
     """
-    from huggingface_hub import get_token
-
-    secrets.register(get_token())
     token = (token or "").strip()
     if not token:
         return None
@@ -24,3 +23,11 @@ def checked_token(token: str | None) -> str | None:
             "--token: expected printable ASCII without blanks, such as hf_… from the hub's settings; found other characters"
         )
     return token
+
+
+def register_stored_token() -> None:
+    """Keeps the token that huggingface_hub would use out of all messages."""
+    from huggingface_hub import get_token
+
+    with suppress(OSError):  # where it may not be read, nobody sends it
+        secrets.register(get_token())

@@ -8,7 +8,7 @@ from pathlib import Path
 from exporters.errors import CheckpointError, UsageError, WeightsError
 from exporters.secrets import holds_secret
 from prune_export.files.paths import expanded
-from prune_export.hub_token import checked_token
+from prune_export.hub_token import checked_token, register_stored_token
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -96,6 +96,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
         raise CheckpointError(
             f"'{repository}': there is no home to keep downloads in; give --cache-dir, or set HF_HOME"
         )
+    register_stored_token()
     failures = _failures()
     try:
         found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings

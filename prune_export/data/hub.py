@@ -13,6 +13,7 @@ from prune_export.data.examples import Data, Question, QuestionData, Text, TextD
 from prune_export.data.fields import unique
 from prune_export.data.glue import label_of, named_task
 from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task
+from prune_export.hub_token import register_stored_token
 
 _SPLITS = ("validation", "validation_matched", "dev", "test", "train")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -60,6 +61,7 @@ def read_named(name: str, *, dataset: str | None = None, training: bool = False)
     library = _library()
     if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
         raise DataError(f"'{name}': there is no home to keep downloads in; set HF_HOME")
+    register_stored_token()
     try:
         builder = library.load_dataset_builder(path, config)
         check_builder(builder, name)
