@@ -17,14 +17,23 @@ PruneExportError
 ├── ParityError          the exported model does not answer like the original         (exit 3)
 └── QualityError         a model scores below what was asked for                      (exit 4)
 
-Each message says what was expected, what was found and what to do.
+Each message says what was expected, what was found and what to do; none shows a secret.
 """
+
+import sys
+
+from exporters.secrets import redacted, scrub
 
 
 class PruneExportError(Exception):
     """Base of every error that is the user's to mend; its message stands without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
+        if (handled := sys.exception()) is not None:  # what this error comes from, which a traceback shows, too
+            scrub(handled)
 
 
 class UsageError(PruneExportError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": 
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module.
+    """The onnxruntime module; its telemetry, a device's id in the home and what is sent from there, is off.
 
     Raises:
         MissingDependencyError: it is not installed; the message says which extra to install.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import onnxruntime as module
     except ImportError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from exporters.errors import OutputError
 from exporters.onnx.precision import PRECISIONS
 from exporters.session import SessionSettings, settings_from_json
+from prune_export.files.paths import expanded
 from prune_export.outputs.kinds import RECORD
 
 FORMAT = "prune-export/record"
@@ -71,7 +72,7 @@ def find_exported(onnx: str | Path) -> Exported:
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
     """
-    path = Path(onnx).expanduser()
+    path = expanded(onnx)
     folder = path if path.is_dir() else path.parent
     record: dict[str, Any] = {}
     if (folder / RECORD).is_file():

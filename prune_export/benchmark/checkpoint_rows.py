@@ -16,6 +16,7 @@ from prune_export.benchmark.process import python_module, same_modules
 from prune_export.benchmark.pytorch_row import cost_of_model
 from prune_export.benchmark.rows import Row
 from prune_export.benchmark.sources import onnx_row, torch_row
+from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.exporting import export
 from prune_export.progress import Progress
@@ -94,7 +95,8 @@ def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
     """
     config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "pruned_heads": {}})
     torch.manual_seed(0)
-    model = getattr(transformers, checkpoint.family.class_name(checkpoint.task))(config)
+    model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
+    model = model_class(own_attention(config, model_class))
     try:
         model.save_pretrained(folder)
     except Exception as error:  # safetensors has its own for a full disk

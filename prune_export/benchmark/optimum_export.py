@@ -9,6 +9,8 @@ import sys
 
 
 def main() -> None:
+    # optimum lets config.json choose the attention, and transformers fetches flash attention's code where this is there.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
     from optimum.exporters.onnx import main_export
 
     model, output, task, provider, dtype = sys.argv[1:]

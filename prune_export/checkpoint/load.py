@@ -12,6 +12,7 @@ from torch import Tensor
 
 from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from prune_export.checkpoint.config_keys import check_config, check_no_adapter
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
@@ -61,7 +62,7 @@ def load_checkpoint(
     raw = _read_config(source)
     family = _family(raw, source)
     pruned = _pruned_heads(raw)
-    config = _transformers_config(source)
+    config = transformers_config(source)
     _check_sizes(family, config, source)
     chosen = _task(task, raw, source)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
@@ -101,6 +102,8 @@ def _read_config(source: Source) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: expected a JSON object; found {type(raw).__name__}")
+    check_config(raw, path)
+    check_no_adapter(source.folder)
     return raw
 
 
@@ -113,11 +116,19 @@ def _family(raw: dict[str, Any], source: Source) -> Family:
     return FAMILIES[kind]
 
 
-def _transformers_config(source: Source) -> Any:
+def transformers_config(source: Source, **options: Any) -> Any:
+    """The configuration of a checkpoint whose config.json was checked (`check_config`), with `options` in place of its keys.
+
+    Raises:
+        CheckpointError: transformers refuses it.
+    """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **options)
+        # Chunks give the same numbers, and take lengths in multiples of their size only.
+        config.chunk_size_feed_forward = 0
+        return config
     except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
         message = " ".join(str(error).split())
         raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {message}") from error

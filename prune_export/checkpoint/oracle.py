@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import transformers
 from torch import Tensor, nn
 
 from exporters.errors import CheckpointError, PruneExportError
+from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
@@ -68,6 +70,7 @@ def transformers_can_load(checkpoint: Checkpoint) -> bool:
 def _from_files(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
     model, info = model_class.from_pretrained(
         checkpoint.source.folder,
+        config=own_attention(deepcopy(checkpoint.config), model_class),
         dtype=torch.float32,
         trust_remote_code=False,
         local_files_only=True,
@@ -88,7 +91,7 @@ def _names_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str
 
 def _from_encoder(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
     config = type(checkpoint.config).from_dict({**checkpoint.config.to_dict(), "pruned_heads": {}})
-    model = model_class(config).to(torch.float32)
+    model = model_class(own_attention(config, model_class)).to(torch.float32)
     weights = _names_of(checkpoint, state_dict(checkpoint.family, config, checkpoint.encoder))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     _refuse_invented(missing, checkpoint)

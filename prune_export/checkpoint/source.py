@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.errors import CheckpointError, WeightsError
+from exporters.errors import CheckpointError, UsageError, WeightsError
+from exporters.secrets import holds_secret
+from prune_export.files.paths import expanded
+from prune_export.hub_token import checked_token, register_stored_token
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -59,7 +62,13 @@ def resolve(
         CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
+        UsageError: the token is none, or stands in the model's name.
     """
+    token = checked_token(token)
+    if holds_secret(str(model)):
+        raise UsageError(
+            "--model: the name holds what looks like a token or a password; give that by --token or HF_TOKEN"
+        )
     try:
         path = Path(model).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
@@ -73,18 +82,21 @@ def resolve(
         return Source(str(model), path, None)
     if exists:
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    folder = _from_hub(
-        str(model), revision, Path(cache_dir).expanduser() if cache_dir is not None else None, token or None
-    )
+    folder = _from_hub(str(model), revision, expanded(cache_dir) if cache_dir is not None else None, token)
     return Source(str(model), folder, folder.name)  # the cache names a snapshot's folder by its commit
 
 
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
     """The snapshot's folder in the cache, filled from the hub where that can be reached."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import HFValidationError
 
+    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+        raise CheckpointError(
+            f"'{repository}': there is no home to keep downloads in; give --cache-dir, or set HF_HOME"
+        )
+    register_stored_token()
     failures = _failures()
     try:
         found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings

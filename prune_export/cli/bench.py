@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from prune_export.cli.options import add_checkpoint_options, add_output_options
+from prune_export.cli.printing import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,5 +84,6 @@ def run(options: argparse.Namespace) -> int:
     notes = []
     if options.output is not None and picture is None:
         notes.append("no picture was drawn, because matplotlib is not installed: pip install 'prune-export[bench]'")
-    print_bench(report, written, notes, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=bool(written)):
+        print_bench(report, written, notes, json_output=options.json, quiet=options.quiet)
     return 0

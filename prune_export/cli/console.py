@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from prune_export.cli.printing import say
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_to_json
 from prune_export.progress import SILENT, Progress
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
     from prune_export.training.run import TrainResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the error as it is: rich would end the process."""
+        raise
 
 
 class _Listener:
@@ -73,13 +80,13 @@ class _Count(MofNCompleteColumn):
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
     """Bars on stderr while the block runs; plain lines where stderr is no terminal."""
-    console = Console(stderr=True)
+    console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
         yield SILENT
         return
     if not console.is_terminal:
-        yield _Lines(console)
+        yield _Lines()
         return
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
@@ -98,24 +105,22 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line a stage, for logs."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    """One line a stage, for logs; one that is closed or full stops no work."""
 
     def stage(self, description: str, total: int | None = None) -> None:  # noqa: ARG002
-        self._console.print(f"{description} …", highlight=False)
+        say(f"{description} …")
 
     def advance(self, steps: int = 1) -> None: ...
 
     def note(self, text: str) -> None:
-        self._console.print(f"  {text}", highlight=False, soft_wrap=True)
+        say(f"  {text}")
 
     def pause(self) -> None: ...
 
 
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=False))
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+    print(json.dumps(data, ensure_ascii=not encoding.startswith("utf")))
 
 
 def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> None:
@@ -130,7 +135,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
             }
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(found.summary))
         console.print(totals_table(found.summary))
         if found.summary.is_dense:
@@ -144,7 +149,7 @@ def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> Non
             {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.parity is not None:
@@ -158,7 +163,7 @@ def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> Non
     if json_output:
         _print_json(report.to_json() | {"failures": report.problems()})
     elif not quiet:
-        _print_parity(Console(), report)
+        _print_parity(_Console(), report)
 
 
 def _print_parity(console: Console, report: ParityReport) -> None:
@@ -176,7 +181,7 @@ def print_evaluation(
     elif not quiet:
         from prune_export.report.evaluation_table import evaluation_table, evaluation_title
 
-        console = Console()
+        console = _Console()
         console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
         console.print(evaluation_table(found))
         if written:
@@ -192,7 +197,7 @@ def print_bench(
     if json_output:
         _print_json(report.to_json() | {"written": [str(path) for path in written], "notes": list(notes)})
     elif not quiet:
-        console = Console()
+        console = _Console()
         for result in report.shapes:
             console.print(shape_table(result))
         console.print(rows_table(report))
@@ -202,7 +207,7 @@ def print_bench(
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     else:
         for warning in report.warnings:
-            print(f"prune-export: warning: {warning}", file=sys.stderr)
+            say(f"prune-export: warning: {warning}")
 
 
 def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:
@@ -215,7 +220,7 @@ def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bo
     elif not quiet:
         from prune_export.report.pruning_tables import budget_lines
 
-        console = Console()
+        console = _Console()
         for result in results:
             console.print(summary_table(result.summary))
             console.print(totals_table(result.summary))
@@ -232,7 +237,7 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
             | {"summary": result.summary.to_json(), **result.record}
         )
     elif not quiet:
-        console = Console()
+        console = _Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.evaluation is not None:
@@ -251,7 +256,7 @@ def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> Non
     elif not quiet:
         from prune_export.report.pruning_tables import latency_tables
 
-        console = Console()
+        console = _Console()
         for part in latency_tables(table):
             console.print(part)
         console.print(f"The rest of the network: {table.rest:.3f} ms", highlight=False)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from prune_export.cli.options import add_output_options
+from prune_export.cli.printing import reporting, say
 
 _EPILOG = """\
 Exit code 4 if a model scores below --fail-below, after printing and writing everything.
@@ -110,12 +111,11 @@ def run(options: argparse.Namespace) -> int:
     if options.predictions is not None:
         written = write_predictions(found, options.predictions, overwrite=options.overwrite)
     failures = found.below(limits)
-    print_evaluation(found, written, failures, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=bool(written or limits)):
+        print_evaluation(found, written, failures, json_output=options.json, quiet=options.quiet)
     if not failures:
         return 0
-    import sys
-
-    print(f"prune-export: error: {'; '.join(failures)}", file=sys.stderr)
+    say(f"prune-export: error: {'; '.join(failures)}")
     return QualityError.exit_code
 
 

@@ -11,6 +11,7 @@ from prune_export.cli.options import (
     add_parity_options,
     add_quality_options,
 )
+from prune_export.cli.printing import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,5 +90,6 @@ def _export(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-    print_export(result, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=True):
+        print_export(result, json_output=options.json, quiet=options.quiet)
     return 0

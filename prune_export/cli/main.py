@@ -7,17 +7,22 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 4 below a qualit
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.printing import say
+from prune_export.files.paths import expanded
 
 
 class Verb(Protocol):
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else "export"
     module = VERBS[verb]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="prune-export" if verb == "export" else f"prune-export {verb}",
         description=module.__doc__,
         epilog=_EPILOG if verb == "export" else None,
@@ -69,10 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
-    options = parser.parse_args(words)
+    _register_tokens(words)
+    try:
+        options = parser.parse_args(words)
+    except OSError as error:  # BrokenPipeError: whoever read it has read enough
+        if not isinstance(error, BrokenPipeError):
+            say(f"prune-export: error: the help could not be printed: {error.strerror}")
+        return 1
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _expand_paths(options)
         return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
@@ -81,8 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated as stop:
         return _fail(_with_notes("terminated", stop), 143, options)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, and there is nobody to tell
-        return 1
+        return 1  # the reader of our output is gone, and there is nobody to tell
     except MemoryError as error:
         return _fail(_with_notes("out of memory", error), 1, options)
     except RuntimeError as error:
@@ -109,7 +120,8 @@ def _import_libraries() -> None:
 
 def _leave(number: int, _frame: FrameType | None) -> None:
     word = b"interrupted" if number == signal.SIGINT else b"terminated"
-    os.write(2, b"prune-export: error: " + word + b"; nothing was changed\n")
+    with suppress(OSError):
+        os.write(2, b"prune-export: error: " + word + b"; nothing was changed\n")
     os._exit(128 + number)
 
 
@@ -118,10 +130,33 @@ def _with_notes(message: str, stop: BaseException) -> str:
     return "; ".join([message, *getattr(stop, "__notes__", [])])
 
 
+def _register_tokens(words: Sequence[str]) -> None:
+    """Tells what stands after --token before anything is said about the command line."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--token":
+            secrets.register(following)
+        elif word.startswith("--token="):
+            secrets.register(word.partition("=")[2])
+
+
+def _expand_paths(options: argparse.Namespace) -> None:
+    """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, expanded(value))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(secrets.redacted(message))
+
+
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
-    if options.json:
-        print(json.dumps({"error": message, "exit_code": code}))
-    print(f"prune-export: error: {message}", file=sys.stderr)
+    message = secrets.redacted(message)
+    if options.json and sys.stdout is not None:
+        with suppress(OSError):
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+    say(f"prune-export: error: {message}")
     return code
 
 
@@ -147,11 +182,35 @@ def entry() -> None:
 
     Taking torch and transformers apart module by module costs Python most of a second, for nothing.
     """
-    code = main()
-    with suppress(BrokenPipeError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    _open_standard_files()
+    try:
+        code = main()
+        for number in (signal.SIGINT, signal.SIGTERM):  # what is left to do is ended by them at once
+            signal.signal(number, signal.SIG_DFL)
+    except KeyboardInterrupt:
+        code = 130
+    except _Terminated:
+        code = 143
+    except SystemExit as stop:  # argparse's: help, or a wrong command line
+        code = stop.code if isinstance(stop.code, int) else 0
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or not there
+            stream.flush()
     os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """Lets no file that is opened later be taken for stdout or stderr, where those were closed.
+
+    What an encoding has no sign for is printed as "?".
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

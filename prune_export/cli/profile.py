@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options
+from prune_export.cli.printing import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,5 +34,6 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-    print_profile(table, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=False):
+        print_profile(table, json_output=options.json, quiet=options.quiet)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options
+from prune_export.cli.printing import reporting
 
 _EPILOG = """\
 The masked checkpoint loads in any transformers; prune-export --model makes a slim ONNX model of it.
@@ -113,5 +114,6 @@ def run(options: argparse.Namespace) -> int:
             token=options.token,
             progress=listener,
         )
-    print_pruned(results, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=True):
+        print_pruned(results, json_output=options.json, quiet=options.quiet)
     return 0

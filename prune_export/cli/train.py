@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from prune_export.cli.options import add_output_options
+from prune_export.cli.printing import reporting
 
 _EPILOG = """\
 A recipe is a TOML file; examples/recipes has one for each published system, docs/methods.md explains the methods.
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
             progress=listener,
         )
     if not others:
-        print_trained(result, json_output=options.json, quiet=options.quiet)
+        with reporting(options, optional=True):
+            print_trained(result, json_output=options.json, quiet=options.quiet)
     return 0
 
 

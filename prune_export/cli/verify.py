@@ -11,6 +11,7 @@ from prune_export.cli.options import (
     add_parity_options,
     add_quality_options,
 )
+from prune_export.cli.printing import reporting, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +55,9 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.junit is not None:
         write_junit(report, options.junit)
-    print_parity(report, json_output=options.json, quiet=options.quiet)
+    with reporting(options, optional=True):
+        print_parity(report, json_output=options.json, quiet=options.quiet)
     if report.passed:
         return 0
-    import sys
-
-    print(
-        f"prune-export: error: {options.onnx} does not answer like {options.model}:\n  {report.explain()}",
-        file=sys.stderr,
-    )
+    say(f"prune-export: error: {options.onnx} does not answer like {options.model}:\n  {report.explain()}")
     return ParityError.exit_code

@@ -1,15 +1,19 @@
-"""Data sets of the `datasets` library: by name, or saved in a folder by `save_to_disk`."""
+"""Data sets of the `datasets` library: by the hub's name, or saved in a folder by `save_to_disk`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import DataError, MissingDependencyError
+from exporters.secrets import holds_secret
+from prune_export.data.allowed import check_builder, check_name, check_saved
 from prune_export.data.examples import Data, Question, QuestionData, Text, TextData
 from prune_export.data.fields import unique
 from prune_export.data.glue import label_of, named_task
 from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task
+from prune_export.hub_token import register_stored_token
 
 _SPLITS = ("validation", "validation_matched", "dev", "test", "train")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -27,6 +31,7 @@ def read_saved(folder: Path, *, dataset: str | None = None, training: bool = Fal
         DataError, UsageError, MissingDependencyError: as for `read_named`.
     """
     library = _library()
+    check_saved(folder)
     try:
         found = library.load_from_disk(str(folder))
     except Exception as error:  # the library raises many kinds for what it cannot read
@@ -45,14 +50,25 @@ def read_named(name: str, *, dataset: str | None = None, training: bool = False)
         UsageError: `dataset` names no GLUE task.
         MissingDependencyError: `datasets` is not installed.
     """
+    if holds_secret(name):
+        raise DataError("the data set's name holds what looks like a token or a password; set HF_TOKEN instead")
     path, *rest = name.split(":")
     if len(rest) > 2 or not all([path, *rest]):
         raise DataError(f"'{name}': expected NAME, NAME:SPLIT, NAME:CONFIG or NAME:CONFIG:SPLIT")
     split = rest.pop() if rest and (len(rest) == 2 or rest[-1].startswith(_SPLITS)) else None
     config = rest[0] if rest else None
+    check_name(path, name)
     library = _library()
+    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+        raise DataError(f"'{name}': there is no home to keep downloads in; set HF_HOME")
+    register_stored_token()
     try:
-        found = library.load_dataset(path, config, split=split)
+        builder = library.load_dataset_builder(path, config)
+        check_builder(builder, name)
+        builder.download_and_prepare()
+        found = builder.as_dataset(split=split)
+    except DataError:
+        raise
     except Exception as error:  # from the network, the hub and the library: many kinds
         raise DataError(
             f"'{name}': no such file, and datasets cannot load it by that name: {' '.join(str(error).split())[:300]}"
@@ -90,9 +106,15 @@ def _convert(rows: Any, name: str, dataset: str | None) -> Data:
     return _texts(rows, name, named_task(dataset) if dataset else _recognised(rows, columns, name))
 
 
+def _stored(rows: Any) -> Iterator[dict[str, Any]]:
+    """The rows as they are stored: a column of pictures or sounds names files and addresses, which decoding would open."""
+    for part in rows.with_format("arrow").iter(1000):
+        yield from part.to_pylist()
+
+
 def _questions(rows: Any, name: str) -> QuestionData:
     questions = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_stored(rows)):
         context, answers = row["context"], row["answers"]
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
             raise DataError(f"{name}: example {number}: 'answers' needs 'text' and 'answer_start'")
@@ -127,7 +149,7 @@ def _texts(rows: Any, name: str, task: GlueTask) -> TextData:
         raise DataError(f"{name}: no column {', '.join(missing)}, which {task.name} has")
     names = getattr(rows.features["label"], "names", None)
     examples = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_stored(rows)):
         label = row["label"]
         if names and isinstance(label, int) and 0 <= label < len(names) and set(names) == set(task.labels):
             label = names[label]

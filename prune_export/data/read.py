@@ -14,6 +14,7 @@ from prune_export.data.glue import glue_texts
 from prune_export.data.hub import is_saved, read_named, read_saved
 from prune_export.data.mrqa import mrqa_questions
 from prune_export.data.squad import squad_questions
+from prune_export.files.paths import expanded
 
 DATA_TASKS = ("question-answering", "text-classification")
 _GZIP = b"\x1f\x8b"
@@ -47,7 +48,7 @@ def read_examples(
 
 
 def _read(source: str | Path, dataset: str | None, training: bool) -> Data:
-    path = Path(source).expanduser()
+    path = expanded(source)
     try:
         if path.is_dir():
             return _read_folder(path, dataset, training)

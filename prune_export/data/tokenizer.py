@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.config_keys import check_config
+from prune_export.checkpoint.tokenizer_keys import check_tokenizer
 from prune_export.families import FAMILIES
 
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
@@ -20,14 +22,14 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: there is none, it cannot be loaded, is not a fast one, has no padding token, or more tokens than
             the model has rows for.
     """
-    from transformers import AutoTokenizer
-
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointError(
             f"'{folder}': needs a tokenizer beside the model; found none of {', '.join(_VOCABULARIES)}"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = tokenizer_of(folder)
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises many kinds
         message = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -41,6 +43,20 @@ def load_tokenizer(folder: Path) -> Any:
     if isinstance(rows, int) and len(tokenizer) > rows:
         raise CheckpointError(f"'{folder}': its tokenizer has {len(tokenizer)} tokens, and the model rows for {rows}")
     return tokenizer
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer in `folder`, whatever it is, by classes of transformers and files of the folder alone.
+
+    Raises:
+        CheckpointError: it would run its own code, read other files, or is not a fast one; transformers raises many more.
+    """
+    from transformers import AutoTokenizer
+
+    if (folder / "config.json").exists():
+        check_config(read_config(folder), folder / "config.json")
+    check_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

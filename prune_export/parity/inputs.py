@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import UsageError
+from prune_export.data.tokenizer import tokenizer_of
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -130,14 +131,12 @@ def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
 
 def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
     """The fast tokenizer in `folder`, or None where there is none that fits the vocabulary."""
-    from transformers import AutoTokenizer
-
     if not any(
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
     ):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = tokenizer_of(folder)
     except Exception:  # whatever is wrong with it, parity can do without; the record says that it did
         return None
     fits = len(tokenizer) <= encoder.embeddings.word.shape[0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -21,11 +22,14 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import check_precision
 from prune_export.benchmark.machine import processor
 from prune_export.exporting import resolve_target
+from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
 from prune_export.pruning.latency import FORMAT, VERSION, LatencyTable
 from prune_export.record import versions
+
+_MOST_BYTES = 1 << 20  # a table has some thousand
 
 
 def latency_table(
@@ -41,19 +45,26 @@ def latency_table(
 ) -> LatencyTable:
     """The table for networks shaped like the unpruned `encoder`, measured on this machine or found in the cache.
 
-    `fresh` measures anew. The cache is the folder `prune-export/latency` in XDG_CACHE_HOME (default: ~/.cache).
+    `fresh` measures anew. A table in the cache that cannot be one is not believed, and measured anew.
 
     Raises:
         UsageError: an option is out of range.
         WriteError, ProviderError: the target has no form for `dtype`, or does not run here.
     """
     settings = _settings(encoder, target, dtype, batch_size, sequence_length, threads)
-    path = _cache() / f"{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]}.json"
-    if not fresh and (found := _read(path, settings)) is not None:
+    folder = cache_folder("latency")
+    path = None if folder is None else folder / f"{hashlib.sha256(_canonical(settings)).hexdigest()[:24]}.json"
+    if path is not None and not fresh and (found := _read(path, settings)) is not None:
         return found
     table = measure_blocks(encoder, settings, progress=progress)
-    _store(path, table)
+    if path is not None:
+        with suppress(OSError), kept(path) as file:
+            file.write(json.dumps(table.to_json(), allow_nan=False).encode())
     return table
+
+
+def _canonical(settings: dict[str, Any]) -> bytes:
+    return json.dumps(settings, sort_keys=True).encode()
 
 
 def _settings(
@@ -105,27 +116,49 @@ def _hardware(provider: str) -> str:
     return f"{processor()}, {available} cores"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune-export" / "latency"
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """A table as `LatencyTable.to_json` writes it."""
+
+    format: str
+    version: int
+    settings: dict[str, Any]
+    rest_ms: float
+    heads_ms: list[tuple[int, float]]
+    columns_ms: list[tuple[int, float]]
+    last_heads_ms: list[tuple[int, float]]
+    last_columns_ms: list[tuple[int, float]]
 
 
 def _read(path: Path, settings: dict[str, Any]) -> LatencyTable | None:
-    """The stored table; None where there is none that can be read."""
+    """The stored table; None where there is none that can be read, or its numbers cannot be those of `settings`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if (data["format"], data["version"], data["settings"]) != (FORMAT, VERSION, settings):
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return None
-        parts = ("heads_ms", "columns_ms", "last_heads_ms", "last_columns_ms")
-        pairs = [tuple((int(count), float(ms)) for count, ms in data[key]) for key in parts]
-        return LatencyTable(settings, float(data["rest_ms"]), *pairs)
-    except (OSError, ValueError, KeyError, TypeError):
+        data = msgspec.json.decode(path.read_bytes(), type=_Stored)
+        same = _canonical(data.settings) == _canonical(settings)
+    except (OSError, msgspec.DecodeError, RecursionError, ValueError):
         return None
+    if not same or (data.format, data.version) != (FORMAT, VERSION) or not _is_time(data.rest_ms):
+        return None
+    heads, columns = list(range(settings["heads"] + 1)), settings["columns"]
+    last = bool(data.last_heads_ms)
+    fits = (
+        [count for count, _ in data.heads_ms] == heads
+        and [count for count, _ in data.last_heads_ms] == (heads if last else [])
+        and _ascend(data.columns_ms, columns)
+        and (_ascend(data.last_columns_ms, columns) if last else not data.last_columns_ms)
+    )
+    pairs = tuple(map(tuple, (data.heads_ms, data.columns_ms, data.last_heads_ms, data.last_columns_ms)))
+    if not fits or not all(_is_time(time) for part in pairs for _, time in part):
+        return None
+    return LatencyTable(settings, data.rest_ms, *pairs)
 
 
-def _store(path: Path, table: LatencyTable) -> None:
-    """Nothing depends on the cache: where it cannot be written, the next run measures again."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(table.to_json(), file)
-        Path(file.name).replace(path)
+def _ascend(pairs: list[tuple[int, float]], last: int) -> bool:
+    """Whether the counts go up from 0 to `last`, each one once."""
+    counts = [count for count, _ in pairs]
+    return counts == sorted(set(counts)) and counts[:1] == [0] and counts[-1:] == [last]
+
+
+def _is_time(milliseconds: float) -> bool:
+    return math.isfinite(milliseconds) and milliseconds >= 0

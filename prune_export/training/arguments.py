@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from transformers import TrainingArguments
 
@@ -41,22 +42,72 @@ _ELSEWHERE = {
     "do_eval": "",
     "eval_strategy": "",
     "eval_on_start": "",
-    "push_to_hub": "",
     "resume_from_checkpoint": "",
     "save_strategy": "",
     "save_only_model": "",
     "load_best_model_at_end": "",
 }
 
+_PUBLISHES = "a run is published by nobody but you; push its folder when it is done"
+_REPORTS = "a run is reported to nobody; log.jsonl and tensorboard/ in its folder hold all figures"
+_WRITES = "a run writes into its own folder only"
+
+# What would send data away, run code, or write elsewhere than into the run's folder. The fields are those of transformers
+# 4.57 and 5.23; a name that ends in * stands for all that begin so.
+_REFUSED = {
+    "hub_*": _PUBLISHES,  # hub_token is written into recipe.toml and pruning.json, too
+    "push_to_hub*": _PUBLISHES,
+    "report_to": _REPORTS,  # wandb, comet, mlflow, trackio, …: those that are installed send the configuration and losses
+    "run_name": _REPORTS,
+    "project": _REPORTS,
+    "trackio*": _REPORTS,
+    "logging_dir": _WRITES,
+    "overwrite_output_dir": _WRITES,
+    "ray_scope": _WRITES,
+    "restore_callback_states_from_checkpoint": "a checkpoint says nothing about what is called while training",
+    "torchdynamo": "a compiler is chosen with torch_compile",  # any registered backend: some write and run C++
+    "torch_compile_backend": "torch.compile's default compiler is used",
+    "liger_kernel_config": "kernels of other packages are not used",
+    "use_liger_kernel": "kernels of other packages are not used",  # it replaces transformers' functions
+    "mp_parameters": "SageMaker's model parallelism is not supported",
+}
+# DeepSpeed's monitors write where they like, or send figures away.
+_MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "elasticity", "autotuning")
+
+
+def _refusal(key: str) -> str | None:
+    """Why [trainer] may not have `key`."""
+    for name, reason in _REFUSED.items():
+        if key == name or (name.endswith("*") and key.startswith(name[:-1])):
+            return reason
+    return None
+
+
+def _check_deepspeed(value: Any) -> None:
+    """A DeepSpeed configuration, or the JSON file that holds one, without monitors."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(Path(value).read_bytes())
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            raise UsageError(f"trainer.deepspeed: {value}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, Mapping):
+        raise UsageError(f"trainer.deepspeed: expected a table or a JSON file with one; found {type(value).__name__}")
+    if found := sorted(set(_MONITORS) & set(value)):
+        raise UsageError(f"trainer.deepspeed: {found[0]}: {_REPORTS}")
+
 
 def check_trainer_section(section: Mapping[str, Any]) -> None:
     """Checks that [trainer] holds TrainingArguments that the recipe does not say elsewhere.
 
     Raises:
-        UsageError: the message names the key and what to write instead.
+        UsageError: the message names the key, without its value, and what to write instead.
     """
     known = {field.name for field in fields(TrainingArguments)}
-    for key in section:
+    for key, value in section.items():
+        if reason := _refusal(key):
+            raise UsageError(f"trainer.{key}: {reason}; leave it out")
+        if key == "deepspeed":
+            _check_deepspeed(value)
         if key not in known:
             near = max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
             raise UsageError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from exporters.errors import UsageError
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.recipe import Recipe
+from prune_export.training.recipe_file import check_no_secret
 from prune_export.training.stage import Stage
 
 
@@ -16,6 +18,7 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         UsageError: one is out of range, or two contradict each other.
     """
+    check_no_secret(asdict(recipe), "recipe")
     schedule, optimiser, budget, data = recipe.schedule, recipe.optimiser, recipe.budget, recipe.data
     scheduled = (schedule.steps is not None) + (schedule.epochs is not None)
     if scheduled != 1 and not (scheduled == 0 and isinstance(recipe.method, StudentConfig)):  # it has its own

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from exporters.errors import DataError, OutputError, UsageError
+from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.batches import collate
@@ -29,6 +29,7 @@ from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
+from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
 from prune_export.training.labelled import labelled_features, labelled_features_of
 from prune_export.training.recipe import DataSection
@@ -94,18 +95,14 @@ def training_features(
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
     _refuse_while_starting()
-    path = _cache_folder() / f"{digest}.npz"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of several processes one makes them
-            found = _read(path)
-            if found is None:
-                found = _make(data, folder, options, tokenizer, progress)
-                _write(path, found)
-    except OSError as error:
-        raise OutputError(
-            f"{path.parent}: features cannot be cached there: {error.strerror or error}; XDG_CACHE_HOME says where"
-        ) from error
+    path = None if (cache := cache_folder("features")) is None else cache / f"{digest}.npz"
+    with _alone(path):  # of several processes one makes them
+        found = None if path is None else _read(path, len(data.examples))
+        if found is None:
+            found = _make(data, folder, options, tokenizer, progress)
+            if path is not None:
+                with suppress(OSError):
+                    _write(path, found)
     if not found:
         raise DataError(f"{data.name}: no example in it")
     return Features(found, digest, data.name)
@@ -122,9 +119,20 @@ def training_data(section: DataSection, task: str | None) -> Data:
     return joined([read_examples(path, task=task, dataset=section.dataset, training=True) for path in section.train])
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "prune-export" / "features"
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """Waits for other processes that are at `path`; where nothing can be locked, nobody is waited for."""
+    lock = None if path is None else FileLock(f"{path}.lock")
+    try:
+        if lock is not None:
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _digest(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any) -> str:
@@ -198,28 +206,27 @@ def _write(path: Path, features: tuple[Feature, ...]) -> None:
         ).reshape(-1, 5),
         "labels": np.array([] if None in labels else labels),
     }
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    with kept(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _joined(parts: Sequence[Any], dtype: Any) -> Any:
     return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
 
-def _read(path: Path) -> tuple[Feature, ...] | None:
+def _read(path: Path, examples: int) -> tuple[Feature, ...] | None:
+    """The features there, of so many examples; None where there are none, or what is there cannot be them."""
     try:
+        if not path.is_file():
+            return None
+        with zipfile.ZipFile(path) as archive:
+            # As they were written, so that they cannot be larger than the file.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                return None
         with np.load(path, allow_pickle=False) as file:
             ids, types, rows, labels = (file[name] for name in ("ids", "types", "rows", "labels"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        path.unlink(missing_ok=True)  # damaged: made anew
+        _check(ids, types, rows, labels, examples)
+    except Exception:  # numpy and zipfile raise many kinds for what is damaged; it is made anew
         return None
     ids, types = ids.astype(np.int64), types.astype(np.int64)
     found = []
@@ -230,3 +237,24 @@ def _read(path: Path) -> tuple[Feature, ...] | None:
         span = (start, last) if start >= 0 else (None, None)
         found.append(Feature(example, ids[place], types[place], None, cls, span[0], span[1], label))
     return tuple(found)
+
+
+def _check(ids: Any, types: Any, rows: Any, labels: Any, examples: int) -> None:
+    """Checks that the arrays are what `_write` writes.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if (ids.dtype, types.dtype, rows.dtype) != (np.int32, np.int8, np.int64) or labels.dtype.kind not in "if":
+        raise ValueError("other types")
+    if ids.ndim != 1 or types.shape != ids.shape or rows.ndim != 2 or rows.shape[1] != 5:
+        raise ValueError("other shapes")
+    if labels.shape not in ((0,), (len(rows),)):
+        raise ValueError("other numbers of labels")
+    example, length, cls, start, last = rows.T
+    inside = (start >= 0) & (start <= last) & (last < length)
+    fine = (example >= 0) & (example < examples) & (length > 0) & (length <= len(ids)) & (cls >= 0) & (cls < length)
+    if not (fine & (inside | ((start == -1) & (last == -1)))).all() or sum(length.tolist()) != len(ids):
+        raise ValueError("numbers that cannot be")
+    if (ids < 0).any() or (types < 0).any() or not np.isfinite(labels).all():
+        raise ValueError("values that cannot be")

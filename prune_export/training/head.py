@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from exporters.errors import CheckpointError
 from prune_export.checkpoint.beside import copy_beside, tokenizer_files
+from prune_export.checkpoint.config_keys import check_config, check_no_adapter, own_attention
+from prune_export.checkpoint.load import transformers_config
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import Source
 from prune_export.data.examples import TextData
@@ -44,7 +48,10 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     import transformers
 
     assert recipe.task in LABELLED
-    family = FAMILIES[read_config(source.folder)["model_type"]]
+    raw = read_config(source.folder)
+    check_config(raw, source.folder / "config.json")
+    check_no_adapter(source.folder)
+    family = FAMILIES[raw["model_type"]]
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
         data = training_data(recipe.data, recipe.task)
@@ -56,11 +63,12 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
             options["label2id"] = {label: index for index, label in enumerate(labels)}
     transformers.set_seed(recipe.seed)
     model_class = getattr(transformers, family.class_name(recipe.task))
+    config = own_attention(transformers_config(source, **options), model_class)
     place = folder_destination(folder, DENSE, overwrite=False)
     with transaction(place.target) as aside, quiet_transformers():  # it advises to train the new head
         try:
             model = model_class.from_pretrained(
-                source.folder, trust_remote_code=False, local_files_only=True, dtype="float32", **options
+                source.folder, config=config, trust_remote_code=False, local_files_only=True, dtype=torch.float32
             )
         except Exception as error:  # transformers raises many kinds for what it cannot take
             message = " ".join(str(error).split())[:300]

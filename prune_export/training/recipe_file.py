@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from exporters.errors import UsageError
+from exporters.secrets import holds_secret
 from prune_export.training.recipe import METHODS, Method, Recipe
 
 
@@ -40,12 +41,36 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     Raises:
         UsageError: as for `read_recipe`.
     """
+    check_no_secret(data, source)
     data = dict(data)
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
         raise UsageError(f"{source}: [method] is a table; found {method!r}")
     made: Recipe = _build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
     return made
+
+
+def check_no_secret(data: Any, source: str) -> None:
+    """Checks that nothing in a recipe, at any depth, looks like an access token or is one that is known.
+
+    A run's recipe.toml, its records and every checkpoint hold the recipe.
+
+    Raises:
+        UsageError: the message names the key, without its value.
+    """
+    waiting = [("", data)]
+    while waiting:
+        where, found = waiting.pop()
+        if isinstance(found, Mapping):
+            waiting += [(f"{where}.{key}".strip("."), value) for key, value in found.items()]
+            waiting += [(f"a key of {where}" if where else "a key", str(key)) for key in found]
+        elif isinstance(found, list | tuple):
+            waiting += [(where, value) for value in found]
+        elif isinstance(found, str) and holds_secret(found):
+            raise UsageError(
+                f"{source}: {where}: holds what looks like an access token or a password, and recipes are copied into every "
+                "run; leave it out, and set HF_TOKEN instead"
+            )
 
 
 def _method(data: dict[str, Any], source: str) -> Method:
@@ -78,7 +103,7 @@ def _change(data: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise UsageError(f"--set {change}: expected SECTION.KEY=VALUE, as in --set optimiser.learning_rate=1e-4")
+        raise UsageError(f"--set {key}: expected SECTION.KEY=VALUE, as in --set optimiser.learning_rate=1e-4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -87,7 +112,7 @@ def _change(data: dict[str, Any], change: str) -> None:
     for part in path[:-1]:
         inner = place.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {change}: {part} is a value, not a section")
+            raise UsageError(f"--set {key}: {part} is a value, not a section")
         place = inner
     place[path[-1]] = value
 

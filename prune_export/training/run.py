@@ -24,6 +24,7 @@ from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.files.errors import explained
+from prune_export.files.paths import expanded
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
@@ -111,7 +112,7 @@ def train(
     stages = stages_of(recipe)
     _check_libraries()
     check_trainer_section(recipe.trainer)
-    folder = Path(recipe.output).expanduser()
+    folder = expanded(recipe.output)
     check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from exporters.errors import OutputError, TrainingError
+from exporters.errors import CheckpointError, OutputError, PruneExportError, TrainingError
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.files.tensors import save_tensors
 from prune_export.files.writing import sync_files
@@ -156,6 +159,28 @@ class PruningTrainer(Trainer):
                 group["lr"] = initial * rate(0)
         return scheduler
 
+    # --- going on: what a checkpoint pickled is read as numbers, and nothing in it is run ------------------------------
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        with _reading(checkpoint), safe_globals():
+            for path in Path(checkpoint or "").glob("rng_state*.pth"):
+                torch.load(
+                    path, map_location="cpu", weights_only=True
+                )  # transformers 4 leaves that to an environment variable
+            super()._load_rng_state(checkpoint)  # type: ignore[no-untyped-call]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
+
+    def _load_scaler(self, checkpoint: Any) -> None:
+        with _reading(checkpoint):
+            super()._load_scaler(checkpoint)  # type: ignore[no-untyped-call]
+
+    def _load_from_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        with _reading(arguments[0]):
+            super()._load_from_checkpoint(*arguments, **options)  # type: ignore[no-untyped-call]
+
     # --- log and checkpoints --------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -205,6 +230,26 @@ class PruningTrainer(Trainer):
         others = sorted((path for path in checkpoints(newest.parent) if path != newest), key=checkpoint_step)
         for path in others[: max(0, len(others) + 1 - self._kept_checkpoints)]:
             remove_checkpoint(path)
+
+
+@contextmanager
+def _reading(checkpoint: Any) -> Iterator[None]:
+    """What torch and transformers say where a file of `checkpoint` cannot be read, in one line.
+
+    Raises:
+        CheckpointError: a file is damaged, of another training, or would run code.
+    """
+    try:
+        yield
+    except PruneExportError:
+        raise
+    except Exception as error:  # they raise many kinds
+        message = " ".join(str(error).split())[:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to let it run code
+            message = "a file in it is damaged, or holds more than numbers, which is never run"
+        raise CheckpointError(
+            f"{checkpoint}: the training cannot go on from it: {message}. Delete it to go on from the one before"
+        ) from error
 
 
 def _unchanged(_step: int) -> float:

@@ -1,0 +1,64 @@
+"""The keys of a tokenizer's configuration by which transformers would run code or read files elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from exporters.errors import CheckpointError
+
+_CONFIG = "tokenizer_config.json"
+_REFUSED = ("auto_map", "gguf_file", "tokenizer_object", "from_slow", "init_inputs", "__slow_tokenizer")
+_HARMLESS = "special_tokens_map_file"  # transformers 4 wrote it; nothing reads it
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Checks the tokenizer's configuration in `folder`, and the class that it or config.json names.
+
+    Raises:
+        CheckpointError: it names code of its own, a file elsewhere, or a class that is not a fast tokenizer of transformers.
+    """
+    config = _read(folder / _CONFIG)
+    for key, value in config.items():
+        if value in (None, False, [], {}, ""):
+            continue
+        if key == "auto_map":
+            raise CheckpointError(
+                f"{folder / _CONFIG}: has auto_map: this tokenizer runs its own code, which is never run here; "
+                "convert it to a fast tokenizer (tokenizer.json), and remove auto_map"
+            )
+        if key in _REFUSED or (key.endswith("_file") and key != _HARMLESS):
+            raise CheckpointError(
+                f"{folder / _CONFIG}: has {key}, which makes transformers read another file than the folder's; remove it"
+            )
+    named = config.get("tokenizer_class") or _read(folder / "config.json").get("tokenizer_class")
+    if named is not None and not _is_fast(named):
+        raise CheckpointError(
+            f"'{folder}': needs a fast tokenizer (tokenizer.json) of a class of transformers; found {str(named)[:80]!r}"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is there; nothing where transformers will say what is wrong with it."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_fast(name: Any) -> bool:
+    """Whether transformers would load a tokenizer of the class `name` by the library `tokenizers`, or not at all.
+
+    The other classes are Python that runs as it likes: some start programs, unpickle, or load further models.
+    """
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    if not isinstance(name, str) or not name.isidentifier():
+        return False
+    names = (f"{name.removesuffix('Fast')}Fast", name)
+    found = next((kind for kind in map(tokenizer_class_from_name, names) if kind is not None), None)
+    return found is None or (isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast))

@@ -1,0 +1,47 @@
+"""What is printed arrives, or one line says that it did not."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from exporters.errors import OutputError
+from exporters.secrets import redacted
+
+
+def say(line: str) -> None:
+    """Writes a line to stderr, without secrets; where that is closed or full, there is nobody to tell."""
+    if sys.stderr is not None:  # print would take stdout
+        with suppress(OSError, ValueError):
+            print(redacted(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reporting(options: argparse.Namespace, *, optional: bool) -> Iterator[None]:
+    """Around the printing of a verb's result.
+
+    `optional` where the work lies in files, or the exit code tells the verdict: it is done whether it can be told or not.
+
+    Raises:
+        OutputError: stdout is closed or full, and the report is all that there is.
+        BrokenPipeError: the reader is gone, likewise.
+    """
+    if options.quiet and not options.json:
+        yield
+        return
+    try:
+        yield
+        if sys.stdout is None:  # print and rich say nothing then
+            raise OSError(errno.EBADF, "stdout is closed")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not optional:
+            raise
+    except (OSError, UnicodeError) as error:
+        message = f"the report could not be printed: {getattr(error, 'strerror', None) or error}"
+        if not optional:
+            raise OutputError(message) from error
+        say(f"prune-export: warning: {message}; the work is done")
