@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError, OutputError
+from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import TOKENIZER_FILES
+from prune_export.data.tokenizer import tokenizer_of
 from prune_export.files.links import file_inside
 from prune_export.files.reading import Unreadable
 
@@ -29,13 +31,9 @@ def tokenizer_files(folder: Path) -> tuple[str, ...]:
 
 
 def _load(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    from prune_export.checkpoint.oracle import quiet_transformers
-
     with quiet_transformers():
         try:
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            return tokenizer_of(folder)
         except Exception:  # transformers raises many kinds; the caller's notes say that there is none
             return None
 

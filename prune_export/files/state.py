@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -15,7 +16,9 @@ def state_folder(name: str) -> Path | None:
 
     It lies in XDG_STATE_HOME or its default. Without a home, as in some containers, it lies among temporary files.
     """
-    homes = [platformdirs.user_state_path("prune-export"), Path(tempfile.gettempdir()) / f"prune-export-{os.getuid()}"]
+    homes = [Path(tempfile.gettempdir()) / f"prune-export-{os.getuid()}"]
+    with suppress(RuntimeError):  # no home is known
+        homes.insert(0, platformdirs.user_state_path("prune-export", appauthor=False))
     for home in homes:
         if home.is_absolute() and _is_private(home) and _is_private(home / name):
             return home / name
