@@ -79,7 +79,7 @@ def write(entry: Entry) -> bool:
 
 
 def lock(token: str) -> int | None:
-    """Locks the entry `token`, which need not be there yet; returns the lock's descriptor, None where there can be none.
+    """Locks the entry `token`, which need not be there yet; returns the lock's descriptor, None where there are no locks.
 
     Raises:
         BlockingIOError: a run that is alive holds the lock.
@@ -94,11 +94,11 @@ def lock(token: str) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(descriptor)
-        raise
-    except OSError:
-        pass  # a file system without locks
+        if isinstance(error, BlockingIOError):
+            raise
+        return None  # a file system without locks
     return descriptor
 
 

@@ -119,8 +119,9 @@ def recover(folder: Path) -> None:
             continue
         try:
             with ExitStack() as stack:
-                if (lock := journal.lock(entry.token)) is not None:
-                    stack.callback(os.close, lock)
+                if (lock := journal.lock(entry.token)) is None:
+                    raise BlockingIOError  # who knows
+                stack.callback(os.close, lock)
                 if (found := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
                     aside = stack.enter_context(_opened_folder(Path(found.aside).name, _parent_of(found, stack)))
                     _Work(found, aside, Path(found.aside) / _NEW).settle()

@@ -36,7 +36,8 @@ _FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
 _MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
 _TRAINER = (
     rf"model\.safetensors|training_args\.bin|trainer_state\.json|{COMPLETE}|"
-    r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth"
+    r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|"
+    r"latest|zero_to_fp32\.py|global_step\d+/\w+\.pt"  # DeepSpeed's
 )
 _STAGE = r"\d\d-[^/]+"
 _BELOW = {
@@ -111,7 +112,8 @@ def run_files(folder: Path) -> frozenset[str]:
 
 def remove_checkpoint(folder: Path) -> None:
     """Removes the Trainer's files from its checkpoint `folder`, and the folder if nothing else lies there."""
-    names = [path.name for path in folder.glob("*") if re.fullmatch(_TRAINER, path.name)]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_regular(path)]
+    names = [name for name in names if re.fullmatch(_TRAINER, name)]
     with suppress(OSError):
         parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
