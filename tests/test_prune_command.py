@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from transformers import AutoModelForQuestionAnswering
 
 import prune_export
@@ -23,6 +22,7 @@ from exporters.errors import DataError, PruneExportError, UsageError
 from prune_export.checkpoint import masked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.cli.main import main
+from prune_export.files.tensors import save_tensors
 from prune_export.pruning import block_timing
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.latency import LatencyTable, latency_costs
@@ -179,14 +179,14 @@ def test_an_interrupted_write_leaves_what_was_finished(
     """Ctrl-C in the middle of the second of two checkpoints."""
     written: list[str] = []
 
-    def interrupted(tensors: Any, path: Path, **options: Any) -> None:
+    def interrupted(tensors: Any, path: Path) -> None:
         if written:
             path.write_bytes(b"half")
             raise KeyboardInterrupt
-        save_file(tensors, path, **options)
+        save_tensors(tensors, path)
         written.append(path.name)
 
-    monkeypatch.setattr(masked, "save_file", interrupted)
+    monkeypatch.setattr(masked, "save_tensors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prune_export.prune(dense, questions, tmp_path / "out", flops=[0.7, 0.5], samples=8)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["flops-0.7"]
