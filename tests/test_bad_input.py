@@ -345,7 +345,7 @@ WEIGHTS = [
     pytest.param(
         index(lambda _: {"weight_map": {"a": "x" * 300}}), ("is missing (1 shards",), id="a shard's long name"
     ),
-    pytest.param(index(lambda _: {"weight_map": {"a": 3}}), ("the shard '3' is not beside the index",), id="a shard 3"),
+    pytest.param(index(lambda _: {"weight_map": {"a": 3}}), ("expected `str`, got `int`",), id="a shard 3"),
     pytest.param(index(lambda _: {"weight_map": {}}), ("index.json: the tensor", "is missing"), id="an empty index"),
     pytest.param(index(lambda weight_map: {"weight_map": weight_map}), ("metadata",), id="an index without metadata"),
     pytest.param(
@@ -574,7 +574,7 @@ PLANS = [
     (plan(LAYER, {**LAYER, "heads": "a-b"}), ("layer 1, heads: expected indices", '"a-b"')),
     (plan(LAYER, {**LAYER, "heads": [True]}), ("layer 1, heads: expected indices", "[true]")),
     (plan(LAYER, {**LAYER, "heads": "1,1"}), ("layer 1, heads: expected distinct indices",)),
-    (plan(LAYER, {**LAYER, "heads": [-1]}), ("layer 1, heads: expected distinct indices of 0 or more",)),
+    (plan(LAYER, {**LAYER, "heads": [-1]}), ("layer 1, heads: expected indices", "[-1]")),
     pytest.param(plan(LAYER, {**LAYER, "heads": "3-0"}), ("layer 1, heads", '"3-0"')),
     (
         plan(LAYER, {**LAYER, "value_dimensions": {"0": "0-99"}}),

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.masking import masked_tensors
+from prune_export.checkpoint.raw_config import read_raw_config
+from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import TASK_SUFFIXES, Family
-from prune_export.plan import Plan, check_fits, plan_from_json, plan_from_zeros, read_plan
+from prune_export.files.reading import ReadingError, clipped, one_line
+from prune_export.plan import Plan, check_fits, plan_from_zeros, read_plan
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -58,6 +62,7 @@ def load_checkpoint(
         CheckpointError, PlanError: what is wrong, and where.
     """
     source = model if isinstance(model, Source) else resolve(model)
+    check_folder(source.folder)
     raw = _read_config(source)
     family = _family(raw, source)
     pruned = _pruned_heads(raw)
@@ -92,23 +97,19 @@ def load_checkpoint(
 def _read_config(source: Source) -> dict[str, Any]:
     path = source.folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
-    except PermissionError as error:
-        raise CheckpointError(f"{path}: no permission to read it") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(raw).__name__}")
-    return raw
+        return read_raw_config(path)
+    except ReadingError as error:
+        if error.missing:
+            raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _family(raw: dict[str, Any], source: Source) -> Family:
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedError(
-            f"'{source.name}': the model_type in config.json is {json.dumps(kind)}; supported: {', '.join(FAMILIES)}"
+            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(kind))}; "
+            f"supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
 
@@ -119,8 +120,7 @@ def _transformers_config(source: Source) -> Any:
     try:
         return AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
-        message = " ".join(str(error).split())
-        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {message}") from error
+        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {one_line(error)}") from error
 
 
 def _check_sizes(family: Family, config: Any, source: Source) -> None:
@@ -129,17 +129,20 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     try:
         sizes = family.dimensions(config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: a size is missing or of the wrong type: {error}") from error
+        raise CheckpointError(f"{path}: a size is missing or of the wrong type: {one_line(error)}") from error
     for name in ("vocabulary", "positions", "embedding", "hidden", "layers", "heads", "intermediate", "labels"):
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
-        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {sizes.epsilon!r}")
+        found = clipped(sizes.epsilon)
+        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
-            f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found {sizes.pad_token_id!r}"
+            f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found "
+            f"{clipped(sizes.pad_token_id)}"
         )
+    check_memory(family, config, sizes, path)
 
 
 def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
@@ -154,7 +157,7 @@ def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
         for task, suffix in sorted(TASK_SUFFIXES.items(), key=lambda item: -len(item[1])):
             if name.endswith(suffix):
                 return task
-    found = ", ".join(architectures) or "none"
+    found = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
         f"'{source.name}': cannot tell the task from config.json (architectures: {found}); "
         f"give --task, one of {', '.join(TASKS)}"
@@ -168,7 +171,7 @@ def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
         return {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads != []}
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(
-            f"config.json: expected pruned_heads to map layers to lists of heads; found {json.dumps(pruned)[:80]}"
+            f"config.json: expected pruned_heads to map layers to lists of heads; found {clipped(json.dumps(pruned))}"
         ) from None
 
 
@@ -179,7 +182,7 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
     for layer, heads in sorted(pruned.items()):
         if not 0 <= layer < dimensions.layers or not heads <= set(range(dimensions.heads)):
             raise CheckpointError(
-                f"config.json: pruned_heads names layer {layer}, heads {sorted(heads)}; the network has "
+                f"config.json: pruned_heads names layer {layer}, heads {clipped(sorted(heads))}; the network has "
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
@@ -202,11 +205,7 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
 
 def _check_promise(path: Path, encoder: Encoder) -> None:
     """What pruning.json says to be gone must be zero, or the file and the weights do not belong together."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: not readable as JSON: {error}") from error
-    promised = plan_from_json(data, source=str(path))
+    promised = read_plan(path)
     check_fits(promised, encoder)
     advice = (
         f"the weights were changed after pruning. Delete {path.name} to export what the weights say, or pass it as --plan "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.errors import CheckpointError, WeightsError
+from prune_export.files.reading import ReadingError, clipped, user_path
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -61,10 +62,10 @@ def resolve(
         WeightsError: the repository has no weights.
     """
     try:
-        path = Path(model).expanduser()
+        path = user_path(model)
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, RuntimeError) as error:  # no permission, a name too long, the home of nobody
-        raise CheckpointError(f"'{model}' cannot be looked at: {_one_line(error)}") from error
+    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of nobody
+        raise CheckpointError(f"'{clipped(str(model))}' cannot be looked at: {_one_line(error)}") from error
     if is_folder:
         if revision is not None:
             raise CheckpointError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.folder import check_folder, tokenizer_files
+from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.families import FAMILIES
+from prune_export.files.reading import ReadingError, is_file, one_line
 
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
@@ -20,19 +22,12 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: there is none, it cannot be loaded, is not a fast one, has no padding token, or more tokens than
             the model has rows for.
     """
-    from transformers import AutoTokenizer
-
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
+    check_folder(folder)
+    if not any(is_file(folder / name) for name in _VOCABULARIES):
         raise CheckpointError(
             f"'{folder}': needs a tokenizer beside the model; found none of {', '.join(_VOCABULARIES)}"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds
-        message = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {message}"
-        ) from error
+    tokenizer = open_tokenizer(folder)
     if not tokenizer.is_fast:
         raise CheckpointError(f"'{folder}': needs a fast tokenizer (tokenizer.json); found {type(tokenizer).__name__}")
     if tokenizer.pad_token is None:
@@ -43,20 +38,39 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder` as transformers makes it, of the folder's own files alone.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    check_folder(folder)
+    files = tokenizer_files(folder)
+    if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
+        read_config(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **files)
+    except BaseException as error:  # transformers raises many kinds, and tokenizers panics of Rust
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {one_line(error)}"
+        ) from error
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as it stands.
 
     Raises:
-        CheckpointError: there is none, or it is not a JSON object.
+        CheckpointError: there is none, it is not a JSON object, or its sizes are beyond the limits.
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_raw_config(path)
+    except ReadingError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(config).__name__}")
-    return config
 
 
 def longest_input(config: dict[str, Any]) -> int:

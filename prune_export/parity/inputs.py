@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
-from exporters.errors import UsageError
+from exporters.errors import CheckpointError, UsageError
+from prune_export.data.tokenizer import open_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -130,15 +131,13 @@ def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
 
 def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
     """The fast tokenizer in `folder`, or None where there is none that fits the vocabulary."""
-    from transformers import AutoTokenizer
-
     if not any(
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
     ):
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception:  # whatever is wrong with it, parity can do without; the record says that it did
+        tokenizer = open_tokenizer(folder)
+    except CheckpointError:  # whatever is wrong with it, parity can do without; the record says that it did
         return None
     fits = len(tokenizer) <= encoder.embeddings.word.shape[0]
     return tokenizer if tokenizer.is_fast and tokenizer.pad_token is not None and fits else None

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 
@@ -25,6 +26,7 @@ from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
+from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, read_json, user_path
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
@@ -46,6 +48,7 @@ from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
 
 RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
+TRAINER_STATE = "trainer_state.json"
 _PATIENCE = timedelta(hours=12)
 FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
@@ -93,7 +96,10 @@ def train(
     stages = stages_of(recipe)
     _check_libraries()
     check_trainer_section(recipe.trainer)
-    folder = Path(recipe.output).expanduser()
+    try:
+        folder = user_path(recipe.output)
+    except ReadingError as error:
+        raise UsageError(f"output '{clipped(recipe.output)}': {error}; expected a folder's path") from error
     check_stages(stages)
     with _one_line_errors(folder):
         if _is_first():
@@ -294,9 +300,18 @@ def _run_stage(
     _wait()
 
 
+class _TrainerState(msgspec.Struct):
+    """What is read back of what transformers' Trainer wrote."""
+
+    max_steps: int
+
+
 def _check_length(last: Path, total: int) -> None:
     """A stage goes on to the length that it began with."""
-    before = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+    try:
+        before = read_json(last / TRAINER_STATE, _TrainerState, limit=LARGE_FILE).max_steps
+    except ReadingError as error:
+        raise CheckpointError(f"{last / TRAINER_STATE}: {error}; delete {last} to go on from the one before") from error
     if before != total:
         raise UsageError(
             f"{last}: the training was begun with {before} optimiser steps, now there would be {total}: go on with as many "
@@ -357,7 +372,10 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
 
 def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ...], progress: Progress) -> TrainResult:
     checkpoint = load_checkpoint(final)
-    record = json.loads((final / PLAN_FILE).read_text(encoding="utf-8"))
+    try:
+        record = read_json(final / PLAN_FILE, dict[str, Any])
+    except ReadingError as error:
+        raise CheckpointError(f"{final / PLAN_FILE}: {error}") from error
     plan = plan_from_zeros(checkpoint.encoder)
     summary = summarize(checkpoint, operate(checkpoint.encoder, plan), plan)
     evaluation = None

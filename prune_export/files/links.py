@@ -1,0 +1,45 @@
+"""Where a file of a downloaded folder really lies: links must not lead out of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prune_export.files.reading import ReadingError, is_file
+
+
+def plain_name(name: str) -> bool:
+    """Whether `name` is one component of a path and nothing more."""
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"} and len(os.fsencode(name)) <= 255
+
+
+def file_inside(folder: Path, name: str) -> Path:
+    """The regular file `name` of `folder`: a plain name, and if it is a link, one that stays in the folder.
+
+    A snapshot in the hub's cache consists of links into the blobs of the same repository; those stay inside, too.
+
+    Raises:
+        ReadingError: it is not one.
+    """
+    try:
+        if not plain_name(name):
+            raise ReadingError("not a plain file name")
+        path = folder / name
+        if not is_file(path):
+            exists = os.path.lexists(path)
+            raise ReadingError("not a regular file" if exists else "no such file", missing=not exists)
+        lies, real = folder.resolve(), path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ReadingError("not a file name") from error
+    if not any(real.is_relative_to(home) for home in (lies, *_blobs(lies))):
+        raise ReadingError("a link that leads out of the folder")
+    return path
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """The blobs of the repository `models--owner--name/snapshots/<commit>` that `folder` is, or lies in."""
+    return [
+        repository / "blobs"
+        for repository in folder.parents
+        if repository.name.startswith("models--") and folder.relative_to(repository).parts[0] == "snapshots"
+    ]

@@ -1,0 +1,175 @@
+"""The one way in which files that others wrote are read: regular files, bounded, decoded by a schema.
+
+Whatever is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line. Its callers
+say which file it was, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+# Sizes beyond anything that the formats hold in earnest.
+SMALL_FILE = 8 << 20  # configurations, plans, records, recipes
+LARGE_FILE = 64 << 20  # indices, vocabularies, logs
+
+_QUOTED = 80
+_CHUNK = 1 << 20
+_REASONS = {
+    errno.ENOENT: "no such file",
+    errno.ENOTDIR: "no such file",
+    errno.EACCES: "no permission to read it",
+    errno.EPERM: "no permission to read it",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link that leads to itself",
+    errno.ENXIO: "not a regular file",  # a socket
+}
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+
+
+class ReadingError(Exception):
+    """A file that cannot be taken; the message says why, on one line. `missing`: it is not there at all."""
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
+def clipped(value: object, length: int = _QUOTED) -> str:
+    """`value` as it may be quoted in a message: on one line, control characters escaped, at most `length` characters."""
+    text = value if isinstance(value, str) else _shown(value)
+    text = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[:length]
+    )
+    return text if len(text) < length else f"{text[: length - 1]}…"
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes out no integer of thousands of digits
+        return "a huge number"
+
+
+def one_line(error: BaseException, length: int = 200) -> str:
+    """What `error` says, on one line of at most `length` characters."""
+    return clipped(" ".join(str(error).split()), length) or type(error).__name__
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user means, `~` replaced.
+
+    Raises:
+        ReadingError: no path can be of that form: the home of nobody, a NUL byte, a name too long.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ReadingError(_reason(error)) from error
+    return path
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; False, too, where nobody can tell."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+
+
+@contextmanager
+def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
+    """Opens a regular file of at most `limit` bytes without waiting for anything: no pipe, device, socket or folder.
+
+    Raises:
+        ReadingError: it is not one, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise ReadingError(_reason(error), missing=missing) from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+            raise ReadingError(f"not a regular file but {kind}")
+        if limit is not None and found.st_size > limit:
+            raise ReadingError(f"too large: {found.st_size:,} bytes; at most {limit:,} are read")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    except OSError as error:
+        raise ReadingError(_reason(error)) from error
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(path: Path, *, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        ReadingError: it is not one, or cannot be read.
+    """
+    with opened(path, limit=limit) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:  # it grows, or tells a size that it does not have, as those of /proc do
+        raise ReadingError(f"too large; at most {limit:,} bytes are read")
+    return content
+
+
+def read_text(path: Path, *, limit: int) -> str:
+    """The same as text.
+
+    Raises:
+        ReadingError: as for `read_bytes`, or it is no UTF-8.
+    """
+    try:
+        return read_bytes(path, limit=limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReadingError(f"no UTF-8 text (byte {error.start})") from error
+
+
+def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
+    """The content of a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
+
+    Raises:
+        ReadingError: as for `read_bytes`, or it is not JSON, or not of that form.
+    """
+    return decode_json(read_bytes(path, limit=limit), kind)
+
+
+def decode_json(content: bytes | str, kind: type[T]) -> T:
+    """`content` as `kind`. NaN, Infinity and integers of more than 4,300 digits are no JSON here.
+
+    Raises:
+        ReadingError: it is not JSON, or not of that form.
+    """
+    try:
+        if isinstance(content, bytes):
+            content.decode("utf-8")  # msgspec looks at the strings that it keeps only
+        return msgspec.json.decode(content, type=kind)
+    except UnicodeError as error:
+        raise ReadingError(f"not readable as JSON: {one_line(error)}") from error
+    except msgspec.ValidationError as error:
+        text = one_line(error)
+        raise ReadingError(f"not of the expected form: {text[:1].lower()}{text[1:]}") from error
+    except msgspec.DecodeError as error:
+        raise ReadingError(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
+    except RecursionError as error:
+        raise ReadingError("not readable as JSON: nested too deep") from error
+
+
+def _reason(error: OSError | RuntimeError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return _REASONS.get(error.errno or 0) or error.strerror or one_line(error)
+    return f"no path can be of that form: {one_line(error)}"
