@@ -149,7 +149,7 @@ def read_plan(path: Path) -> Plan:
         PlanError: the file cannot be read or is not a plan; the message names the place.
     """
     try:
-        data = read_json(path, dict[str, Any])
+        data = read_json(path, object)
     except ReadingError as error:
         raise PlanError(f"{path}: {error}; expected a pruning plan (JSON)") from error
     return plan_from_json(data, source=str(path))

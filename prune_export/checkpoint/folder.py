@@ -11,7 +11,7 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.files.links import plain_name
-from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, read_json
+from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, read_json, shown
 
 # What they open by itself, and how large it may be.
 _SMALL = re.compile(
@@ -93,10 +93,10 @@ def _own_file(folder: Path, key: str, value: object) -> str | None:
 def _check_names(config: dict[str, Any], path: Path) -> None:
     versions = config.get("fast_tokenizer_files") or []
     if not isinstance(versions, list) or not all(isinstance(name, str) and plain_name(name) for name in versions):
-        raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {clipped(versions)}")
+        raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {shown(versions)}")
     kind = config.get("tokenizer_class")
     if kind is not None and not (isinstance(kind, str) and re.fullmatch(r"\w*(Tokenizer|TokenizerFast|Backend)", kind)):
-        raise CheckpointError(f"{path}: expected a tokenizer's class for tokenizer_class; found {clipped(kind)}")
+        raise CheckpointError(f"{path}: expected a tokenizer's class for tokenizer_class; found {shown(kind)}")
     rest: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
     while rest:
         value = rest.pop()

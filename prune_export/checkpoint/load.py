@@ -22,7 +22,7 @@ from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import TASK_SUFFIXES, Family
-from prune_export.files.reading import ReadingError, clipped, one_line
+from prune_export.files.reading import ReadingError, clipped, one_line, shown
 from prune_export.plan import Plan, check_fits, plan_from_zeros, read_plan
 
 Form = Literal["plain", "masked", "hub", "slim"]
@@ -135,12 +135,12 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
-        found = clipped(sizes.epsilon)
+        found = shown(sizes.epsilon)
         raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
             f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found "
-            f"{clipped(sizes.pad_token_id)}"
+            f"{shown(sizes.pad_token_id)}"
         )
     check_memory(family, config, sizes, path)
 
@@ -182,7 +182,7 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
     for layer, heads in sorted(pruned.items()):
         if not 0 <= layer < dimensions.layers or not heads <= set(range(dimensions.heads)):
             raise CheckpointError(
-                f"config.json: pruned_heads names layer {layer}, heads {clipped(sorted(heads))}; the network has "
+                f"config.json: pruned_heads names layer {layer}, heads {shown(sorted(heads))}; the network has "
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)

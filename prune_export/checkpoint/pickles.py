@@ -18,6 +18,7 @@ from prune_export.files.reading import ReadingError, clipped, opened
 _MOST_ENTRIES = 1 << 16
 _LARGEST_DIRECTORY = 8 << 20
 _LARGEST_RECORD = 2 << 20  # of any but tensors: data.pkl, version, byteorder
+_HARMLESS = (("collections", "OrderedDict"), ("builtins", "set"), ("__builtin__", "set"))
 _ZIP = b"PK\x03\x04"
 _END, _END_64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
@@ -97,7 +98,7 @@ def _check_pickles(file: BinaryIO, path: Path, *, stop_at: int) -> None:
 def _check_global(argument: str, path: Path) -> None:
     """Refuses what torch would make beside tensors and their dictionary: a `bytearray` of any length, say."""
     module, _, name = argument.partition(" ")
-    if module.partition(".")[0] != "torch" and (module, name) != ("collections", "OrderedDict"):
+    if module.partition(".")[0] != "torch" and (module, name) not in _HARMLESS:
         raise WeightsError(
             f"{path}: refused, it holds Python objects beside tensors ({clipped(f'{module}.{name}', 60)!r}), and loading "
             "those could run any code. Convert it to safetensors where you trust it"

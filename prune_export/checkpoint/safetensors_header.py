@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, opened
+from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, opened, shown
 
 MOST_TENSORS = 1 << 16
 _MOST_DIMENSIONS = 8
@@ -49,4 +49,4 @@ def check_header(path: Path) -> None:
         if not 0 <= first <= last <= size:
             raise ReadingError(f"the tensor '{clipped(name)}' lies outside of the file")
         if len(entry.shape) > _MOST_DIMENSIONS or min(entry.shape, default=0) < 0 or math.prod(entry.shape) > 1 << 62:
-            raise ReadingError(f"the tensor '{clipped(name)}' has the shape {clipped(entry.shape)}")
+            raise ReadingError(f"the tensor '{clipped(name)}' has the shape {shown(entry.shape)}")

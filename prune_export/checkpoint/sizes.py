@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.families.names import Dimensions, Family
-from prune_export.files.reading import clipped
+from prune_export.files.reading import shown
 
 # The largest encoders that were published have 48 layers, 64 heads, a hidden size of 4,096 and a million tokens.
 MOST_LAYERS = 1_000
@@ -42,12 +42,12 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
         value = raw.get(name)
         if value is not None and (type(value) is not int or not 0 <= value <= limit):
             raise CheckpointError(
-                f"{path}: expected a whole number of at most {limit:,} for {name}; found {clipped(value)}"
+                f"{path}: expected a whole number of at most {limit:,} for {name}; found {shown(value)}"
             )
     for name in ("id2label", "label2id"):
         labels = raw.get(name)
         if labels is not None and (not isinstance(labels, dict) or len(labels) > MOST_LABELS):
-            found = f"{len(labels):,}" if isinstance(labels, dict) else clipped(labels)
+            found = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
             raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {found}")
     _check_numbers(raw, path)
 
@@ -63,7 +63,7 @@ def _check_numbers(raw: dict[str, Any], path: Path) -> None:
         elif (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
-            raise CheckpointError(f"{path}: expected numbers of at most 64 bits; found {clipped(value)}")
+            raise CheckpointError(f"{path}: expected numbers of at most 64 bits; found {shown(value)}")
 
 
 def check_memory(family: Family, config: Any, sizes: Dimensions, path: Path) -> None:

@@ -22,7 +22,7 @@ from prune_export.checkpoint.pickles import check_pickled
 from prune_export.checkpoint.safetensors_header import check_header
 from prune_export.checkpoint.source import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX
 from prune_export.files.links import plain_name
-from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, is_file, one_line, opened, read_json
+from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, is_file, one_line, opened, read_json, shown
 
 # Names that transformers itself still reads under their old spelling.
 _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -172,7 +172,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {clipped(name)!r}. "
+                f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {shown(name)}. "
                 "Save the model's state_dict() alone"
             )
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
@@ -181,7 +181,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise WeightsError(
-                f"{path}: the tensor '{clipped(name)}' of shape {clipped(list(value.shape))} repeats its values; expected "
+                f"{path}: the tensor '{clipped(name)}' of shape {shown(list(value.shape))} repeats its values; expected "
                 "plain ones"
             )
     return {name: value.detach() for name, value in found.items()}  # a Parameter would ask for gradients
@@ -220,7 +220,7 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix:
         shards = sorted(set(read_json(index, _Index, limit=LARGE_FILE).weight_map.values()))
     except ReadingError as error:
         raise WeightsError(
-            f'{index}: damaged: {error}; expected JSON with a "weight_map" from tensor to file'
+            f'{index}: damaged; expected JSON with a "weight_map" from tensor to file: {error}'
         ) from error
     if len(shards) > _MOST_SHARDS:
         raise WeightsError(f"{index}: names {len(shards):,} shards; expected at most {_MOST_SHARDS:,}")

@@ -44,19 +44,18 @@ class ReadingError(Exception):
         self.missing = missing
 
 
-def clipped(value: object, length: int = _QUOTED) -> str:
-    """`value` as it may be quoted in a message: on one line, control characters escaped, at most `length` characters."""
-    text = value if isinstance(value, str) else _shown(value)
-    text = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text[:length]
+def clipped(text: str, length: int = _QUOTED) -> str:
+    """`text` as it may stand in a message: on one line, control characters escaped, about `length` characters."""
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
-    return text if len(text) < length else f"{text[: length - 1]}…"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """`value` as Python writes it, as it may stand in a message."""
     try:
-        return repr(value)
+        return clipped(repr(value))
     except ValueError:  # Python writes out no integer of thousands of digits
         return "a huge number"
 
@@ -162,7 +161,7 @@ def decode_json(content: bytes | str, kind: type[T]) -> T:
         raise ReadingError(f"not readable as JSON: {one_line(error)}") from error
     except msgspec.ValidationError as error:
         text = one_line(error)
-        raise ReadingError(f"not of the expected form: {text[:1].lower()}{text[1:]}") from error
+        raise ReadingError(f"{text[:1].lower()}{text[1:]}") from error
     except msgspec.DecodeError as error:
         raise ReadingError(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
     except RecursionError as error:

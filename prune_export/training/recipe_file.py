@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import tomli_w
 
 from exporters.errors import UsageError
-from prune_export.files.reading import ReadingError, clipped, one_line, read_text
+from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown
 from prune_export.training.recipe import METHODS, Method, Recipe
 
 _LARGEST_RECIPE = 1 << 20
@@ -55,7 +55,7 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     data = dict(data)
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
-        raise UsageError(f"{source}: [method] is a table; found {clipped(method)}")
+        raise UsageError(f"{source}: [method] is a table; found {shown(method)}")
     made: Recipe = _build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
     return made
 
@@ -64,7 +64,7 @@ def _method(data: dict[str, Any], source: str) -> Method:
     kind = data.pop("kind", None)
     if kind not in METHODS:
         near = f"; did you mean {_nearest(str(kind), METHODS)}?" if kind is not None else ""
-        raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {clipped(kind)}{near}")
+        raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
     made: Method = _build(METHODS[kind], data, source, "method.")
     return made
 
@@ -146,19 +146,19 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
     if origin is Literal:
         if value in options:
             return value
-        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {clipped(value)}")
+        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {shown(value)}")
     if origin is tuple:
         return _tuple(options, value, source, where)
     if origin is Mapping or hint in (dict, Mapping) or origin is dict:
         if isinstance(value, dict):
             return value
-        raise UsageError(f"{source}: {where}: expected a table; found {clipped(value)}")
+        raise UsageError(f"{source}: {where}: expected a table; found {shown(value)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and not is_dataclass(hint) and type(value) is hint:
         return value
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {clipped(value)}")
+    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {shown(value)}")
 
 
 def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tuple[Any, ...]:
@@ -166,6 +166,6 @@ def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tup
     if many and not isinstance(value, list):
         value = [value]  # one value serves as a list of one
     if not isinstance(value, list) or (not many and len(value) != len(options)):
-        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {clipped(value)}")
+        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {shown(value)}")
     kinds = [options[0]] * len(value) if many else options
     return tuple(_value(kind, part, source, where) for kind, part in zip(kinds, value, strict=True))
