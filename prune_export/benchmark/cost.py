@@ -20,7 +20,7 @@ def cost_of_layers(shapes: tuple[LayerShape, ...], hidden_size: int) -> Cost:
 def cost_of_record(record: Mapping[str, Any]) -> Cost | None:
     """The cost of an exported model, from its record's layer shapes; None where there is no record of ours."""
     try:
-        summary = msgspec.convert(record.get("summary"), _Summary)
+        summary = msgspec.convert(record.get("summary"), _Summary, str_keys=True)
     except msgspec.ValidationError:
         return None
     if not summary.flops_per_token:

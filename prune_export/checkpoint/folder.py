@@ -86,6 +86,8 @@ def tokenizer_files(folder: Path) -> dict[str, str | None]:
 
 
 def _own_file(folder: Path, key: str, value: object) -> str | None:
+    if key == "gguf_file":  # another format, which none of ours is
+        return None
     names = (Path(value).name if isinstance(value, str) else "", *_OWN_FILES.get(key, ()))
     return next((str(folder / name) for name in names if plain_name(name) and is_file(folder / name)), None)
 

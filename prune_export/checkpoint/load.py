@@ -62,12 +62,8 @@ def load_checkpoint(
         CheckpointError, PlanError: what is wrong, and where.
     """
     source = model if isinstance(model, Source) else resolve(model)
-    check_folder(source.folder)
-    raw = _read_config(source)
-    family = _family(raw, source)
+    raw, family, config = read_configuration(source)
     pruned = _pruned_heads(raw)
-    config = _transformers_config(source)
-    _check_sizes(family, config, source)
     chosen = _task(task, raw, source)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
@@ -92,6 +88,20 @@ def load_checkpoint(
         form = "masked"
         _check_promise(source.folder / PLAN_FILE, encoder)
     return Checkpoint(source, form, family, config, chosen, encoder, weights.files, kept_heads, given, masked)
+
+
+def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
+    """config.json as it stands and as transformers takes it, checked; with it, all that lies in the folder can be opened.
+
+    Raises:
+        CheckpointError: what is wrong, and where.
+    """
+    check_folder(source.folder)
+    raw = _read_config(source)
+    family = _family(raw, source)
+    config = _transformers_config(source)
+    _check_sizes(family, config, source)
+    return raw, family, config
 
 
 def _read_config(source: Source) -> dict[str, Any]:

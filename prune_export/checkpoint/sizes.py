@@ -49,6 +49,11 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
         if labels is not None and (not isinstance(labels, dict) or len(labels) > MOST_LABELS):
             found = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
             raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {found}")
+    if not all(key.isdecimal() and len(key) <= 7 for key in raw.get("id2label") or ()):
+        raise CheckpointError(f"{path}: expected id2label to map whole numbers to labels")
+    padding = raw.get("pad_token_id")
+    if padding is not None and type(padding) is not int:
+        raise CheckpointError(f"{path}: expected a whole number for pad_token_id; found {shown(padding)}")
     _check_numbers(raw, path)
 
 

@@ -75,7 +75,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def longest_input(config: dict[str, Any]) -> int:
     """The longest sequence, in tokens, for which a model with this configuration has positions."""
-    rows = int(config.get("max_position_embeddings", 512))
+    rows = int(config.get("max_position_embeddings") or 512)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is not None and family.positions_from_padding:
         pad = config.get("pad_token_id")

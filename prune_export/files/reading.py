@@ -120,8 +120,10 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
         ReadingError: it is not one, or cannot be read.
     """
     with opened(path, limit=limit) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:  # it grows, or tells a size that it does not have, as those of /proc do
+        content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+        while len(content) <= limit and (more := file.read(_CHUNK)):  # its size was not what it told
+            content += more
+    if len(content) > limit:
         raise ReadingError(f"too large; at most {limit:,} bytes are read")
     return content
 
