@@ -62,7 +62,7 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
 
 def _method(data: dict[str, Any], source: str) -> Method:
     kind = data.pop("kind", None)
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         near = f"; did you mean {_nearest(str(kind), METHODS)}?" if kind is not None else ""
         raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
     made: Method = _build(METHODS[kind], data, source, "method.")
