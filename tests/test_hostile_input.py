@@ -833,6 +833,9 @@ DATA: list[Any] = [
         lambda path: path.write_text(json.dumps(LINE) + "\n" + DEEP), "line 2: not readable as JSON", id="a deep line"
     ),
     pytest.param(lambda path: path.write_text('{"data": ' + "1" * 5_000 + "}"), "out of range", id="digits"),
+    pytest.param(
+        lambda path: path.write_text('{"data": [' + "[]," * (17 << 20) + "0]}"), "values in one piece", id="empty lists"
+    ),
     pytest.param(lambda path: path.write_text('{"data": NaN}'), "not readable as JSON", id="NaN"),
     pytest.param(lambda path: path.write_text(json.dumps({"x\n" * 5_000: 1, "y": 2})), "has no 'data'", id="long keys"),
     pytest.param(lambda path: path.write_text("a\n" * 100_000), "neither JSON nor tab-separated", id="no columns"),

@@ -6,6 +6,7 @@ of the metric are `answers`, as in the official script.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from exporters.errors import DataError
@@ -14,7 +15,7 @@ from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped, shown
 
 
-def mrqa_questions(lines: list[Any], name: str) -> QuestionData:
+def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
     """The questions of the parsed lines of an MRQA file; a line with `header` is left out.
 
     Raises:

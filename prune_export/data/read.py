@@ -19,6 +19,7 @@ _LARGEST = 2 << 30  # of text; the largest set of MRQA has 1 GB
 _LARGEST_RATIO = 100  # of what gzip makes of text: 3 to 10
 _BEFORE_RATIO = 64 << 20
 _CHUNK = 1 << 20
+_MOST_VALUES = 32 << 20  # of a JSON document; each takes up to twenty times its room in the file
 _GZIP = b"\x1f\x8b"
 _FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tsv", ".txt", ".csv")
 _DEV_FILES = ("dev.tsv", "dev_matched.tsv")
@@ -122,9 +123,8 @@ def _parse(text: str, name: str, dataset: str | None) -> Data:
         raise UsageError(f"--dataset {dataset} is for GLUE; {name} is JSON")
     lines = text.strip().split("\n")
     if len(lines) > 1 and _is_json(lines[0]):
-        return mrqa_questions(
-            [_json(line, f"{name}: line {n}") for n, line in enumerate(lines, 1) if line.strip()], name
-        )
+        parsed = (_json(line, f"{name}: line {n}") for n, line in enumerate(lines, 1) if line.strip())
+        return mrqa_questions(parsed, name)
     root = _json(text, name)
     if isinstance(root, dict) and {"qas", "header"} & set(root):
         return mrqa_questions([root], name)
@@ -140,6 +140,8 @@ def _is_json(line: str) -> bool:
 
 
 def _json(text: str, where: str) -> Any:
+    if len(text) > _MOST_VALUES and (count := sum(map(text.count, ",[{"))) > _MOST_VALUES:
+        raise DataError(f"{where}: {count:,} values in one piece of JSON; at most {_MOST_VALUES:,} are read")
     try:
         return decode_json(text, object)
     except ReadingError as error:

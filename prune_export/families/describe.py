@@ -65,8 +65,8 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
     kind = getattr(config, "position_embedding_type", None) or "absolute"
     if kind != "absolute":
         raise UnsupportedError(
-            f"config.json: position_embedding_type is '{clipped(str(kind))}'; expected 'absolute' (scores with relative positions "
-            "are not supported)"
+            f"config.json: position_embedding_type is '{clipped(str(kind))}'; expected 'absolute' (scores with "
+            "relative positions are not supported)"
         )
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedError("config.json describes a decoder (is_decoder, add_cross_attention); expected an encoder")

@@ -22,6 +22,8 @@ HOSTILE = st.one_of(
     st.dictionaries(st.text(max_size=8), st.integers(-1, 5), max_size=4),
 )
 
+_LARGEST = 1 << 20  # large files are the business of the tests
+
 
 def _nested(depth: int) -> Any:
     value: Any = 0
@@ -57,7 +59,7 @@ def changed(draw: st.DrawFn, document: Any) -> Any:
             other, name = places[draw(st.integers(0, len(places) - 1))]
             parent[key] = copy.deepcopy(other[name])
         elif isinstance(parent, list):
-            parent.extend([copy.deepcopy(parent[key])] * draw(st.sampled_from([1, 1_000])))
+            parent.extend([copy.deepcopy(parent[key])] * draw(st.sampled_from([1, 100])))
         else:
             parent[draw(st.text(max_size=12)) if action == "rename" else f"{key}2"] = parent[key]
     return found
@@ -94,5 +96,5 @@ def as_json(document: Any) -> bytes:
 def json_files(draw: st.DrawFn, document: Any) -> bytes:
     """A JSON file: mostly of another structure, else of damaged bytes."""
     if draw(st.integers(0, 4)):
-        return as_json(draw(changed(document)))
+        return as_json(draw(changed(document)))[:_LARGEST]
     return draw(damaged(as_json(document)))
