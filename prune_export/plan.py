@@ -37,7 +37,7 @@ VERSION = 1
 
 # More than any network has; a mistyped range must not fill the memory.
 _LARGEST_INDEX = 1 << 20
-_MOST_INDICES = 1 << 22  # of all layers together
+_MOST_INDICES = 1 << 21  # of all layers together
 
 Indices = tuple[int, ...]
 

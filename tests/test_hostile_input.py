@@ -708,7 +708,7 @@ def plan_text(*layers: object) -> str:
 
 LONG = {"heads": "0", "columns": "0-1048575"}
 PLANS = [
-    pytest.param(plan_text(*[LONG] * 300), ("layer 3, columns", "in all layers together"), id="300 long ranges"),
+    pytest.param(plan_text(*[LONG] * 300), ("layer 1, columns", "in all layers together"), id="300 long ranges"),
     pytest.param(
         plan_text({"heads": "0", "columns": "", "value_dimensions": {str(n): "0-1048575" for n in range(300)}}),
         ("value_dimensions", "in all layers together"),

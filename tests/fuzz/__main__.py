@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the figures as JSON there")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    where = machine()
     found: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder:
         chosen = [one for one in readers(Path(folder)) if not options.readers or one.name in options.readers]
@@ -34,7 +35,7 @@ def main() -> int:
             _print(found[-1])
     if options.output is not None:
         record = {
-            "machine": machine(),
+            "machine": where,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "minutes": options.minutes,
             "seed": options.seed,

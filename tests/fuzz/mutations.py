@@ -52,7 +52,7 @@ def changed(draw: st.DrawFn, document: Any) -> Any:
         parent, key = places[draw(st.integers(0, len(places) - 1))]
         action = draw(st.sampled_from(["exchange", "exchange", "exchange", "remove", "double", "rename", "swap"]))
         if action == "exchange":
-            parent[key] = draw(HOSTILE)
+            parent[key] = copy.deepcopy(draw(HOSTILE))  # later changes go into it
         elif action == "remove":
             del parent[key]
         elif action == "swap":
