@@ -882,6 +882,9 @@ RECIPES: list[Any] = [
     pytest.param(lambda path: link(path, "/dev/zero"), "not a regular file but a device", id="a device"),
     pytest.param(lambda path: sparse(path, 1 << 40), "too large", id="a terabyte"),
     pytest.param(lambda path: path.write_text("a = " + DEEP), "not readable as TOML: nested too deep", id="deep"),
+    pytest.param(
+        lambda path: path.write_text("[trainer]\nfsdp_config = " + "[" * 40 + "]" * 40), "nested too deep", id="40 deep"
+    ),
     pytest.param(lambda path: path.write_text("a = " + "9" * 5_000), "not readable as TOML", id="digits"),
     pytest.param(lambda path: path.write_text("a = 2020-99-99"), "not readable as TOML", id="no such day"),
     pytest.param(lambda path: path.write_bytes(b"a = '\xff'"), "no UTF-8", id="not UTF-8"),

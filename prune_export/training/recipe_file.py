@@ -17,6 +17,7 @@ from prune_export.files.reading import ReadingError, clipped, one_line, read_tex
 from prune_export.training.recipe import METHODS, Method, Recipe
 
 _LARGEST_RECIPE = 1 << 20
+_DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -37,13 +38,24 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 
 def _toml(text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except (
         ValueError,
         RecursionError,
     ) as error:  # beside TOMLDecodeError: integers of thousands of digits, no such day
         reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise ReadingError(f"not readable as TOML: {reason}") from error
+    level: list[Any] = [data]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ReadingError("not readable as TOML: nested too deep")
+    return data
 
 
 def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:

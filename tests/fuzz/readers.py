@@ -178,10 +178,17 @@ def _recipe(folder: Path, model: Path) -> Reader:
 
 
 def _toml(value: Any) -> bytes:
+    if _depth(value) > 12:  # for which tomli_w takes twice as long for every level
+        return b"a = " + as_json(value)
     try:
         return tomli_w.dumps(value).encode("utf-8", "surrogatepass")
     except (TypeError, AttributeError, RecursionError):
         return as_json(value)
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def _tokenizer(folder: Path) -> list[Reader]:

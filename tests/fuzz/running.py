@@ -64,7 +64,7 @@ def _batch(reader: Reader, figures: Figures, number: int, cases: int) -> None:
         deadline=None,
         database=None,
         derandomize=False,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
         print_blob=False,
     )
