@@ -277,6 +277,13 @@ CONFIGS = [
         id="ALBERT's layers together",
     ),
     pytest.param(config(model_type="electra", embedding_size=10**9), ("embedding_size",), id="ELECTRA's embeddings"),
+    pytest.param(
+        lambda folder: (folder / "config.json").write_text(
+            json.dumps(json.loads((folder / "config.json").read_text()) | {"type_vocab_size": None})
+        ),
+        ("for the token types; found None",),
+        id="types null",
+    ),
     pytest.param(config(foo={"bar": [10**30]}), ("at most 64 bits",), id="a number of 100 bits"),
     pytest.param(config(pad_token_id="0"), ("pad_token_id; found '0'",), id="padding a string"),
     pytest.param(

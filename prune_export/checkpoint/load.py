@@ -99,6 +99,7 @@ def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
     check_folder(source.folder)
     raw = _read_config(source)
     family = _family(raw, source)
+    _pruned_heads(raw)  # before transformers stumbles over it
     config = _transformers_config(source)
     _check_sizes(family, config, source)
     return raw, family, config
@@ -144,6 +145,8 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
+    if not isinstance(sizes.types, int):
+        raise CheckpointError(f"{path}: expected a whole number for the token types; found {shown(sizes.types)}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
         found = shown(sizes.epsilon)
         raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
