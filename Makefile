@@ -7,6 +7,7 @@ VENV5 ?= .venv-transformers-5
 DEMO ?= demo
 PRUNE_EXPORT_DATA ?= ../shared
 BENCH ?= build/bench
+FUZZ_MINUTES ?= 10
 
 # One thread a test process: the tests run side by side.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -14,7 +15,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = artifact writer quantized surgeon session int8_export bench properties
 
-.PHONY: demo test test-transformers-5 bench lint format clean
+.PHONY: demo test test-transformers-5 bench fuzz lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -35,6 +36,10 @@ test-transformers-5: $(VENV5)/ready
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
+
+# Every reader of foreign files on damaged ones; FUZZ_MINUTES in all.
+fuzz: $(VENV)/ready
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.fuzz --minutes $(FUZZ_MINUTES) --output benchmarks/results/fuzz.json
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .

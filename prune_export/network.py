@@ -20,7 +20,7 @@ from exporters.session import Session
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
-from prune_export.files.paths import expanded
+from prune_export.files.reading import ReadingError, user_path
 from prune_export.inspection import operate_on
 from prune_export.record import find_exported
 from prune_export.slim_model.api import module_of
@@ -70,7 +70,10 @@ def load_session(
 
 def is_exported(model: str | Path) -> bool:
     """Whether `model` is an ONNX file, or a folder with one in it."""
-    path = expanded(model)
+    try:
+        path = user_path(model)
+    except ReadingError:
+        return False
     return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
 
 
@@ -94,7 +97,7 @@ def open_network(
         CheckpointError, OutputError, ProviderError: it cannot be opened.
     """
     if is_exported(model):
-        return _open_exported(expanded(model), task=task, provider=provider, threads=threads)
+        return _open_exported(user_path(model), task=task, provider=provider, threads=threads)
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     checkpoint = load_checkpoint(source, task=task)
     kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"

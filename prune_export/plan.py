@@ -20,7 +20,7 @@ file that holds a plan under the key "plan", as prune_export.json and the output
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,14 @@ from torch import Tensor
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
+from prune_export.files.reading import ReadingError, clipped, read_json
 
 FORMAT = "prune-export/plan"
 VERSION = 1
 
-_LONGEST_RANGE = 1 << 20  # wider than any network; a mistyped range must not fill the memory
+# More than any network has; a mistyped range must not fill the memory.
+_LARGEST_INDEX = 1 << 20
+_MOST_INDICES = 1 << 21  # of all layers together
 
 Indices = tuple[int, ...]
 
@@ -146,11 +149,9 @@ def read_plan(path: Path) -> Plan:
         PlanError: the file cannot be read or is not a plan; the message names the place.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlanError(f"{path}: no such file; expected a pruning plan (JSON)") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PlanError(f"{path}: not readable as JSON: {error}") from error
+        data = read_json(path, object)
+    except ReadingError as error:
+        raise PlanError(f"{path}: {error}; expected a pruning plan (JSON)") from error
     return plan_from_json(data, source=str(path))
 
 
@@ -167,48 +168,84 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
     if data.get("format") != FORMAT or data.get("version") != VERSION:
         raise PlanError(
             f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
-            f'{json.dumps(data.get("format"))}, "version": {json.dumps(data.get("version"))}'
+            f'{clipped(json.dumps(data.get("format")))}, "version": {clipped(json.dumps(data.get("version")))}'
         )
+    allowance = _Allowance()
     return Plan(
-        tuple(_layer_from_json(layer, f"{source}: layer {index}") for index, layer in enumerate(data["layers"]))
+        tuple(
+            _layer_from_json(layer, f"{source}: layer {index}", allowance) for index, layer in enumerate(data["layers"])
+        )
     )
 
 
-def _layer_from_json(data: Any, place: str) -> LayerPlan:
+class _Allowance:
+    """How many indices the rest of a plan may hold."""
+
+    left = _MOST_INDICES
+
+    def take(self, count: int, place: str) -> None:
+        """Counts `count` indices before they are made.
+
+        Raises:
+            PlanError: they are too many.
+        """
+        self.left -= count
+        if self.left < 0:
+            raise PlanError(f"{place}: expected at most {_MOST_INDICES:,} indices in all layers together; found more")
+
+
+def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
     if not isinstance(data, dict) or "heads" not in data or "columns" not in data:
         raise PlanError(f'{place}: expected an object with "heads" and "columns" (what stays)')
     dimensions: dict[str, dict[int, Indices]] = {}
     for key in ("query_key_dimensions", "value_dimensions"):
         entries = data.get(key, {})
-        if not isinstance(entries, dict) or not all(head.isdecimal() for head in entries):
+        if not isinstance(entries, dict) or not all(head.isdecimal() and len(head) <= 7 for head in entries):
             raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
-        dimensions[key] = {int(head): _parse(indices, f"{place}, {key}") for head, indices in entries.items()}
+        dimensions[key] = {int(head): _parse(found, f"{place}, {key}", allowance) for head, found in entries.items()}
     return LayerPlan(
-        heads=_parse(data["heads"], f"{place}, heads"),
-        columns=_parse(data["columns"], f"{place}, columns"),
+        heads=_parse(data["heads"], f"{place}, heads", allowance),
+        columns=_parse(data["columns"], f"{place}, columns", allowance),
         **dimensions,
     )
 
 
-def _parse(value: Any, place: str) -> Indices:
+def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
     found: list[int] = []
+    for first, last in _runs(value, place):
+        allowance.take(last - first + 1, place)
+        found.extend(range(first, last + 1))
+    if len(set(found)) != len(found):
+        raise PlanError(f"{place}: expected distinct indices of 0 or more; found {_quoted(value)}")
+    return tuple(sorted(found))
+
+
+def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
+    """The first and the last index of each run."""
     try:
         if isinstance(value, str):
             for part in filter(None, value.split(",")):
                 first, _, last = part.partition("-")
-                run = range(int(first), int(last or first) + 1)
-                if not 0 < len(run) <= _LONGEST_RANGE:
-                    raise ValueError
-                found.extend(run)
+                yield _run(int(first), int(last or first))
         else:
-            found = [index for index in value if isinstance(index, int) and not isinstance(index, bool)]
-            if len(found) != len(value):
-                raise TypeError
+            for index in value:
+                if type(index) is not int:
+                    raise TypeError
+                yield _run(index, index)
     except (TypeError, ValueError):
-        raise PlanError(f'{place}: expected indices as "0,3-5" or [0, 3, 4, 5]; found {json.dumps(value)}') from None
-    if len(set(found)) != len(found) or min(found, default=0) < 0:
-        raise PlanError(f"{place}: expected distinct indices of 0 or more; found {json.dumps(value)}")
-    return tuple(sorted(found))
+        raise PlanError(
+            f'{place}: expected indices below {_LARGEST_INDEX:,} as "0,3-5" or [0, 3, 4, 5]; found {_quoted(value)}'
+        ) from None
+
+
+def _run(first: int, last: int) -> tuple[int, int]:
+    if not 0 <= first <= last < _LARGEST_INDEX:
+        raise ValueError
+    return first, last
+
+
+def _quoted(value: Any) -> str:
+    return clipped(json.dumps(value)) if not isinstance(value, list) else clipped(json.dumps(value[:40]))
 
 
 # --- does it fit ----------------------------------------------------------------------------------------------------
@@ -235,7 +272,7 @@ def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
     columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
     if missing := sorted(set(wanted.heads) - set(heads)):
         raise PlanError(
-            f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {ranges(tuple(missing))}, "
+            f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {clipped(ranges(tuple(missing)))}, "
             f"but the model's heads there are {ranges(tuple(heads)) or 'none'}"
         )
     if wanted.columns and wanted.columns[-1] >= columns:

@@ -6,16 +6,22 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from exporters.encoder import Task
 from exporters.errors import OutputError
-from exporters.onnx.precision import PRECISIONS
 from exporters.session import SessionSettings, settings_from_json
-from prune_export.files.paths import expanded
+from prune_export.files.links import file_inside
+from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
 from prune_export.outputs.kinds import RECORD
 
 FORMAT = "prune-export/record"
 VERSION = 1
+_MOST_TOKENS = 1 << 31
+# Others of ONNX Runtime's entries name files and libraries.
+_HARMLESS = r"^(mlas\.|session\.(intra_op|inter_op|set_denormal_as_zero|disable_prepacking))"
 _PACKAGES = ("prune-export", "torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
@@ -53,7 +59,7 @@ class Exported:
         return str(self.record.get("target", "cpu"))
 
     @property
-    def task(self) -> str | None:
+    def task(self) -> Task | None:
         return self.record.get("task")
 
     @property
@@ -72,29 +78,65 @@ def find_exported(onnx: str | Path) -> Exported:
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
     """
-    path = expanded(onnx)
-    folder = path if path.is_dir() else path.parent
-    record: dict[str, Any] = {}
-    if (folder / RECORD).is_file():
-        try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            if record["format"] != FORMAT or record["version"] != VERSION:
-                raise ValueError(f"format {record['format']}, version {record['version']}")
-            if record["dtype"] not in PRECISIONS or not isinstance(record["model"], str):
-                raise ValueError(f"dtype {record['dtype']!r}, model {record['model']!r}")
-            settings_from_json(record.get("session") or {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(
-                f"{folder / RECORD}: damaged, or not of format {FORMAT}, version {VERSION}: {error}"
-            ) from error
-    if path.is_file():
+    try:
+        path = user_path(onnx)
+        is_folder = path.is_dir()
+    except (ReadingError, OSError) as error:
+        raise OutputError(f"'{clipped(str(onnx))}' cannot be looked at: {error}") from error
+    folder = path if is_folder else path.parent
+    record = _read_record(folder / RECORD)
+    if is_file(path):
         return Exported(path, record if record.get("model") == path.name else {})
-    if not path.is_dir():
-        raise OutputError(f"'{onnx}': no such file or folder; expected an exported model")
-    if record and not (path / record["model"]).is_file():
-        raise OutputError(f"{path / RECORD} names {record['model']}, but that file is not there; export again")
-    models = [path / record["model"]] if record else sorted(path.glob("*.onnx"))
+    if not is_folder:
+        raise OutputError(f"'{clipped(str(onnx), 300)}': no such file or folder; expected an exported model")
+    if record:
+        return Exported(_inside(path, record["model"]), record)
+    models = [model for model in sorted(path.glob("*.onnx")) if is_file(model)]
     if len(models) != 1:
-        found = ", ".join(model.name for model in models) or "none"
+        found = clipped(", ".join(model.name for model in models)) or "none"
         raise OutputError(f"{path}: expected one .onnx file; found {found}")
-    return Exported(models[0], record)
+    return Exported(models[0], {})
+
+
+def _inside(folder: Path, name: str) -> Path:
+    try:
+        return file_inside(folder, name)
+    except ReadingError as error:
+        if error.missing:
+            found = f"{clipped(name)}, but that file is not there"
+        else:
+            found = f"'{clipped(name)}', which is {error}; expected a file of the folder itself"
+        raise OutputError(f"{folder / RECORD} names {found}; export again") from error
+
+
+class _Session(msgspec.Struct):
+    """See `exporters.session.SessionSettings`."""
+
+    tokens_at_once: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)] | None = None
+    length_multiple: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    entries: dict[Annotated[str, msgspec.Meta(pattern=_HARMLESS)], str] = {}
+
+
+class _Record(msgspec.Struct):
+    """What is read back out of a record; the rest is for people."""
+
+    format: Literal["prune-export/record"]
+    version: Literal[1]
+    model: str
+    dtype: Literal["fp32", "fp16", "int8"]
+    target: str = "cpu"
+    task: Task | None = None
+    session: _Session | None = None
+    plan_given: bool = False
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record in `path` as it stands; empty where there is none."""
+    try:
+        content = read_bytes(path, limit=SMALL_FILE)
+        decode_json(content, _Record)
+        return decode_json(content, dict[str, Any])
+    except ReadingError as error:
+        if error.missing:
+            return {}
+        raise OutputError(f"{path}: damaged, or not of format {FORMAT}, version {VERSION}: {error}") from error

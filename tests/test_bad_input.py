@@ -111,9 +111,9 @@ def without(name: str) -> Damage:
 
 CONFIGS = [
     pytest.param(without("config.json"), ("is not a checkpoint", "config.json is missing"), id="no config"),
-    pytest.param(config_text("{nope"), ("config.json: not readable as JSON", "line 1"), id="not JSON"),
+    pytest.param(config_text("{nope"), ("config.json: not readable as JSON", "byte 1"), id="not JSON"),
     pytest.param(config_text(""), ("config.json: not readable as JSON",), id="empty"),
-    pytest.param(config_text("[1]"), ("config.json: expected a JSON object; found list",), id="a list"),
+    pytest.param(config_text("[1]"), ("config.json: expected `object`, got `array`",), id="a list"),
     pytest.param(
         config(model_type="gpt2"),
         ('"gpt2"', "supported: bert, roberta, xlm-roberta, camembert, electra, distilbert, albert"),
@@ -343,9 +343,11 @@ WEIGHTS = [
     pytest.param(index(lambda _: {}), ('damaged; expected JSON with a "weight_map"',), id="an index of nothing"),
     pytest.param(index(lambda _: [1]), ('damaged; expected JSON with a "weight_map"',), id="an index that is a list"),
     pytest.param(
-        index(lambda _: {"weight_map": {"a": "x" * 300}}), ("is missing (1 shards",), id="a shard's long name"
+        index(lambda _: {"weight_map": {"a": "x" * 300}}),
+        ("is not beside the index; refused",),
+        id="a shard's long name",
     ),
-    pytest.param(index(lambda _: {"weight_map": {"a": 3}}), ("the shard '3' is not beside the index",), id="a shard 3"),
+    pytest.param(index(lambda _: {"weight_map": {"a": 3}}), ("expected `str`, got `int`",), id="a shard 3"),
     pytest.param(index(lambda _: {"weight_map": {}}), ("index.json: the tensor", "is missing"), id="an empty index"),
     pytest.param(index(lambda weight_map: {"weight_map": weight_map}), ("metadata",), id="an index without metadata"),
     pytest.param(
@@ -563,7 +565,7 @@ def plan(*layers: object, **others: object) -> str:
 
 PLANS = [
     (None, ("plan.json: no such file; expected a pruning plan",)),
-    ("{", ("plan.json: not readable as JSON", "line 1")),
+    ("{", ("plan.json: not readable as JSON", "truncated")),
     ("[]", ('plan.json: expected an object with "format": "prune-export/plan" and a list "layers"',)),
     (plan(LAYER), ("the plan has 1 layers, the model has 2",)),
     (plan(LAYER, {**LAYER, "heads": "0-4"}), ("layer 1: the plan keeps head 4", "heads there are 0-3")),
@@ -574,7 +576,7 @@ PLANS = [
     (plan(LAYER, {**LAYER, "heads": "a-b"}), ("layer 1, heads: expected indices", '"a-b"')),
     (plan(LAYER, {**LAYER, "heads": [True]}), ("layer 1, heads: expected indices", "[true]")),
     (plan(LAYER, {**LAYER, "heads": "1,1"}), ("layer 1, heads: expected distinct indices",)),
-    (plan(LAYER, {**LAYER, "heads": [-1]}), ("layer 1, heads: expected distinct indices of 0 or more",)),
+    (plan(LAYER, {**LAYER, "heads": [-1]}), ("layer 1, heads: expected indices", "[-1]")),
     pytest.param(plan(LAYER, {**LAYER, "heads": "3-0"}), ("layer 1, heads", '"3-0"')),
     (
         plan(LAYER, {**LAYER, "value_dimensions": {"0": "0-99"}}),
@@ -699,13 +701,13 @@ EXPORTS = [
     pytest.param(two_models, 1, ("expected one .onnx file; found model.onnx, other.onnx",), id="two models"),
     pytest.param(record_text("{"), 1, ("prune_export.json: damaged",), id="a record that is no JSON"),
     pytest.param(record_text("[]"), 1, ("prune_export.json: damaged",), id="a record that is a list"),
-    pytest.param(record(version=9), 1, ("prune_export.json", "version 1", "version 9"), id="a newer record"),
+    pytest.param(record(version=9), 1, ("prune_export.json", "version 1", "9 - at `$.version`"), id="a newer record"),
     pytest.param(
         record(model="gone.onnx"), 1, ("prune_export.json", "gone.onnx"), id="a record of a file that is gone"
     ),
     pytest.param(record(dtype="int3"), 1, ("int3",), id="a record of a dtype"),
     pytest.param(record(model=3), 1, ("prune_export.json",), id="a record of no model"),
-    pytest.param(record(task="none"), 1, ("the task 'none' is not supported",), id="a record of a task"),
+    pytest.param(record(task="none"), 1, ("'none' - at `$.task`",), id="a record of a task"),
     pytest.param(
         rewritten(lambda content: content[:5000], "model.onnx"),
         1,

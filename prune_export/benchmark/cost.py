@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from exporters.cost import LayerShape, flops_per_token
 from prune_export.benchmark.rows import Cost
@@ -18,12 +20,34 @@ def cost_of_layers(shapes: tuple[LayerShape, ...], hidden_size: int) -> Cost:
 def cost_of_record(record: Mapping[str, Any]) -> Cost | None:
     """The cost of an exported model, from its record's layer shapes; None where there is no record of ours."""
     try:
-        shapes = tuple(
-            LayerShape(*(layer[name]["after"] for name in ("heads", "query_key_size", "value_size", "columns")))
-            for layer in record["summary"]["layers"]
-        )
-        length, flops = next(iter(record["summary"]["flops_per_token"].items()))
-        per_length = flops_per_token(shapes, hidden_size=0, sequence_length=1)
-        return Cost(flops["after"] - per_length * int(length), per_length)
-    except (KeyError, TypeError, ValueError, StopIteration):
+        summary = msgspec.convert(record.get("summary"), _Summary, str_keys=True)
+    except msgspec.ValidationError:
         return None
+    if not summary.flops_per_token:
+        return None
+    shapes = tuple(
+        LayerShape(layer.heads.after, layer.query_key_size.after, layer.value_size.after, layer.columns.after)
+        for layer in summary.layers
+    )
+    length, flops = next(iter(summary.flops_per_token.items()))
+    per_length = flops_per_token(shapes, hidden_size=0, sequence_length=1)
+    return Cost(flops.after - per_length * length, per_length)
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+
+
+class _Change(msgspec.Struct):
+    after: _Count
+
+
+class _Layer(msgspec.Struct):
+    heads: _Change
+    query_key_size: _Change
+    value_size: _Change
+    columns: _Change
+
+
+class _Summary(msgspec.Struct):
+    layers: list[_Layer]
+    flops_per_token: dict[int, _Change]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from exporters.errors import CheckpointError
 from prune_export.benchmark.cost import cost_of_record
 from prune_export.benchmark.rows import Row
+from prune_export.data.tokenizer import read_config
 from prune_export.record import find_exported
 
 _ONNX = "prune_export.benchmark.onnx_row:load"
@@ -39,9 +40,9 @@ def token_ids(rows: Sequence[Row]) -> tuple[int, int]:
         path = Path(row.model)
         folder = path if path.is_dir() else path.parent
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_config(folder)
             sizes.append(int(config["vocab_size"]))
             padding.append(int(config.get("pad_token_id") or 0))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (CheckpointError, ValueError, KeyError, TypeError):
             continue
     return min(sizes, default=_VOCABULARY), padding[0] if padding else 0

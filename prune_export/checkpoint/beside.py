@@ -10,9 +10,9 @@ from typing import Any
 from exporters.errors import CheckpointError, OutputError
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import TOKENIZER_FILES
-from prune_export.data.tokenizer import tokenizer_of
+from prune_export.data.tokenizer import open_tokenizer
 from prune_export.files.links import file_inside
-from prune_export.files.reading import Unreadable
+from prune_export.files.reading import ReadingError
 
 # Files that belong to every tokenizer; each class names its vocabulary's itself.
 _ALWAYS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -33,7 +33,7 @@ def tokenizer_files(folder: Path) -> tuple[str, ...]:
 def _load(folder: Path) -> Any:
     with quiet_transformers():
         try:
-            return tokenizer_of(folder)
+            return open_tokenizer(folder)
         except Exception:  # transformers raises many kinds; the caller's notes say that there is none
             return None
 
@@ -47,7 +47,7 @@ def check_beside(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         try:
             file_inside(folder, name)
-        except Unreadable as error:
+        except ReadingError as error:
             raise CheckpointError(
                 f"{folder / name}: {error}; expected a file of the checkpoint, because it is copied into the output. Put "
                 "the file itself there, or remove the link"

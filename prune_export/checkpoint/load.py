@@ -12,15 +12,18 @@ from torch import Tensor
 
 from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
-from prune_export.checkpoint.config_keys import check_config, check_no_adapter
+from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.masking import masked_tensors
+from prune_export.checkpoint.raw_config import read_raw_config
+from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import TASK_SUFFIXES, Family
-from prune_export.plan import Plan, check_fits, plan_from_json, plan_from_zeros, read_plan
+from prune_export.files.reading import ReadingError, clipped, one_line, shown
+from prune_export.plan import Plan, check_fits, plan_from_zeros, read_plan
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -59,11 +62,8 @@ def load_checkpoint(
         CheckpointError, PlanError: what is wrong, and where.
     """
     source = model if isinstance(model, Source) else resolve(model)
-    raw = _read_config(source)
-    family = _family(raw, source)
+    raw, family, config = read_configuration(source)
     pruned = _pruned_heads(raw)
-    config = transformers_config(source)
-    _check_sizes(family, config, source)
     chosen = _task(task, raw, source)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
@@ -90,28 +90,38 @@ def load_checkpoint(
     return Checkpoint(source, form, family, config, chosen, encoder, weights.files, kept_heads, given, masked)
 
 
+def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
+    """config.json as it stands and as transformers takes it, checked; with it, all that lies in the folder can be opened.
+
+    Raises:
+        CheckpointError: what is wrong, and where.
+    """
+    check_folder(source.folder)
+    raw = _read_config(source)
+    family = _family(raw, source)
+    _pruned_heads(raw)  # before transformers stumbles over it
+    check_no_adapter(source.folder)
+    config = transformers_config(source)
+    _check_sizes(family, config, source)
+    return raw, family, config
+
+
 def _read_config(source: Source) -> dict[str, Any]:
     path = source.folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
-    except PermissionError as error:
-        raise CheckpointError(f"{path}: no permission to read it") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(raw).__name__}")
-    check_config(raw, path)
-    check_no_adapter(source.folder)
-    return raw
+        return read_raw_config(path)
+    except ReadingError as error:
+        if error.missing:
+            raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _family(raw: dict[str, Any], source: Source) -> Family:
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UnsupportedError(
-            f"'{source.name}': the model_type in config.json is {json.dumps(kind)}; supported: {', '.join(FAMILIES)}"
+            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(kind))}; "
+            f"supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[kind]
 
@@ -130,8 +140,7 @@ def transformers_config(source: Source, **options: Any) -> Any:
         config.chunk_size_feed_forward = 0
         return config
     except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
-        message = " ".join(str(error).split())
-        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {message}") from error
+        raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {one_line(error)}") from error
 
 
 def _check_sizes(family: Family, config: Any, source: Source) -> None:
@@ -140,17 +149,22 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     try:
         sizes = family.dimensions(config)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: a size is missing or of the wrong type: {error}") from error
+        raise CheckpointError(f"{path}: a size is missing or of the wrong type: {one_line(error)}") from error
     for name in ("vocabulary", "positions", "embedding", "hidden", "layers", "heads", "intermediate", "labels"):
         value = getattr(sizes, name)
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
+    if not isinstance(sizes.types, int):
+        raise CheckpointError(f"{path}: expected a whole number for the token types; found {shown(sizes.types)}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
-        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {sizes.epsilon!r}")
+        found = shown(sizes.epsilon)
+        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
-            f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found {sizes.pad_token_id!r}"
+            f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found "
+            f"{shown(sizes.pad_token_id)}"
         )
+    check_memory(family, config, sizes, path)
 
 
 def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
@@ -165,7 +179,7 @@ def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
         for task, suffix in sorted(TASK_SUFFIXES.items(), key=lambda item: -len(item[1])):
             if name.endswith(suffix):
                 return task
-    found = ", ".join(architectures) or "none"
+    found = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
         f"'{source.name}': cannot tell the task from config.json (architectures: {found}); "
         f"give --task, one of {', '.join(TASKS)}"
@@ -179,7 +193,7 @@ def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
         return {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads != []}
     except (AttributeError, TypeError, ValueError):
         raise CheckpointError(
-            f"config.json: expected pruned_heads to map layers to lists of heads; found {json.dumps(pruned)[:80]}"
+            f"config.json: expected pruned_heads to map layers to lists of heads; found {clipped(json.dumps(pruned))}"
         ) from None
 
 
@@ -190,7 +204,7 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
     for layer, heads in sorted(pruned.items()):
         if not 0 <= layer < dimensions.layers or not heads <= set(range(dimensions.heads)):
             raise CheckpointError(
-                f"config.json: pruned_heads names layer {layer}, heads {sorted(heads)}; the network has "
+                f"config.json: pruned_heads names layer {layer}, heads {shown(sorted(heads))}; the network has "
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
@@ -213,11 +227,7 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
 
 def _check_promise(path: Path, encoder: Encoder) -> None:
     """What pruning.json says to be gone must be zero, or the file and the weights do not belong together."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path}: not readable as JSON: {error}") from error
-    promised = plan_from_json(data, source=str(path))
+    promised = read_plan(path)
     check_fits(promised, encoder)
     advice = (
         f"the weights were changed after pruning. Delete {path.name} to export what the weights say, or pass it as --plan "

@@ -16,8 +16,9 @@ import json
 import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -34,14 +35,17 @@ from exporters.encoder import (
     Norm,
     SequenceHead,
     SpanHead,
+    Task,
     TaskHead,
     TokenHead,
 )
 from exporters.errors import WeightsError
+from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
 from prune_export.checkpoint.source import PLAN_FILE, SLIM
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.families.describe import norm_type
 from prune_export.families.names import Dimensions, Family
+from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
@@ -104,6 +108,18 @@ def _named(part: Any, name: str) -> dict[str, Tensor]:
     return {}
 
 
+class _Layer(msgspec.Struct):
+    heads: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_HEADS)]], msgspec.Meta(min_length=1)] | None
+
+
+class _Record(msgspec.Struct):
+    format: Literal["prune-export/slim"]
+    version: Literal[1]
+    task: Task
+    order: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_LAYERS)]], msgspec.Meta(max_length=MOST_LAYERS)]
+    layers: Annotated[list[_Layer], msgspec.Meta(max_length=MOST_LAYERS)]
+
+
 def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     """Reads a slim checkpoint.
 
@@ -112,11 +128,8 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     """
     path = folder / PLAN_FILE
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or record["version"] != VERSION:
-            raise ValueError(f"format {record['format']}, version {record['version']}")
-        order, layers, task = record["order"], record["layers"], record["task"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = read_json(path, _Record)
+    except ReadingError as error:
         raise WeightsError(
             f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}"
         ) from error
@@ -124,11 +137,10 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     dimensions = family.dimensions(config)
     reader = _Reader(tensors, family, dimensions, None if norm_type(config) == "no_norm" else dimensions.epsilon)
     try:
-        distinct = [reader.layer(f"layers.{place}", layer["heads"]) for place, layer in enumerate(layers)]
+        distinct = [reader.layer(f"layers.{place}", layer.heads) for place, layer in enumerate(record.layers)]
         embeddings = reader.embeddings()
-        encoder = Encoder(
-            task, embeddings, tuple(distinct[place] for place in order), reader.head(record["task"], embeddings.word)
-        )
+        layers = tuple(distinct[place] for place in record.order)
+        encoder = Encoder(record.task, embeddings, layers, reader.head(record.task, embeddings.word))
     except (KeyError, IndexError) as error:
         raise WeightsError(f"{folder / SLIM}: the tensor {error} is missing") from error
     _check(encoder, tensors, dimensions, folder / SLIM)

@@ -8,6 +8,7 @@ from pathlib import Path
 from exporters.errors import CheckpointError, UsageError, WeightsError
 from exporters.secrets import holds_secret
 from prune_export.files.paths import expanded
+from prune_export.files.reading import ReadingError, clipped, user_path
 from prune_export.hub_token import checked_token, register_stored_token
 
 SAFETENSORS = "model.safetensors"
@@ -70,10 +71,10 @@ def resolve(
             "--model: the name holds what looks like a token or a password; give that by --token or HF_TOKEN"
         )
     try:
-        path = Path(model).expanduser()
+        path = user_path(model)
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, RuntimeError) as error:  # no permission, a name too long, the home of nobody
-        raise CheckpointError(f"'{model}' cannot be looked at: {_one_line(error)}") from error
+    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of nobody
+        raise CheckpointError(f"'{clipped(str(model))}' cannot be looked at: {_one_line(error)}") from error
     if is_folder:
         if revision is not None:
             raise CheckpointError(

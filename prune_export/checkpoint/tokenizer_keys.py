@@ -1,17 +1,15 @@
-"""The keys of a tokenizer's configuration by which transformers would run code or read files elsewhere."""
+"""The keys of a tokenizer's configuration by which transformers would run code."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from exporters.errors import CheckpointError
+from prune_export.files.reading import ReadingError, read_json
 
 _CONFIG = "tokenizer_config.json"
 _REFUSED = ("auto_map", "gguf_file", "tokenizer_object", "from_slow", "init_inputs", "__slow_tokenizer")
-_HARMLESS = "special_tokens_map_file"  # transformers 4 wrote it; nothing reads it
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -29,7 +27,7 @@ def check_tokenizer(folder: Path) -> None:
                 f"{folder / _CONFIG}: has auto_map: this tokenizer runs its own code, which is never run here; "
                 "convert it to a fast tokenizer (tokenizer.json), and remove auto_map"
             )
-        if key in _REFUSED or (key.endswith("_file") and key != _HARMLESS):
+        if key in _REFUSED:
             raise CheckpointError(
                 f"{folder / _CONFIG}: has {key}, which makes transformers read another file than the folder's; remove it"
             )
@@ -43,10 +41,9 @@ def check_tokenizer(folder: Path) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """What is there; nothing where transformers will say what is wrong with it."""
     try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError):
+        return read_json(path, dict[str, Any])
+    except ReadingError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_fast(name: Any) -> bool:

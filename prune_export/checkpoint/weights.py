@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import re
@@ -13,12 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from exporters.errors import WeightsError
+from prune_export.checkpoint.pickles import check_pickled
+from prune_export.checkpoint.safetensors_header import check_header
 from prune_export.checkpoint.source import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX
+from prune_export.files.links import plain_name
+from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, is_file, one_line, opened, read_json, shown
 
 # Names that transformers itself still reads under their old spelling.
 _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -28,7 +32,12 @@ _REFUSED = re.compile(
     r"GLOBAL (\S*\w\.\w\S*)|unrecognized function (.+)|via `add_safe_globals`,? but got (.+)|"
     r"(``torch\..+``) must be imported"
 )
+_MOST_SHARDS = 1_000
 _LFS_POINTER = b"version https://git-lfs"
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
 
 
 class Weights(Mapping[str, Tensor]):
@@ -100,6 +109,9 @@ def read_weights(folder: Path, prefix: str) -> Weights:
     Raises:
         WeightsError: there are none, or a file is damaged, or a pickled file holds more than tensors.
     """
+    for name in (SAFETENSORS, SAFETENSORS_INDEX, PICKLED, PICKLED_INDEX):
+        if os.path.lexists(folder / name) and not is_file(folder / name):
+            raise WeightsError(f"{folder / name}: not a regular file, nor a link to one")
     if (folder / SAFETENSORS).is_file():
         return Weights(read_safetensors(folder / SAFETENSORS), (folder / SAFETENSORS,), prefix)
     if (folder / SAFETENSORS_INDEX).is_file():
@@ -130,16 +142,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         WeightsError: the file is damaged or cannot be read.
     """
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except MemoryError:
         raise
-    except Exception as error:  # beside SafetensorError, whatever torch raises for a type that it does not know
+    except Exception as error:  # beside the two libraries' own, whatever torch raises for a type that it does not know
         raise _unreadable(path, error) from error
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
+        check_pickled(path)
         found = _unpickle(path)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
@@ -149,7 +163,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
                 "code. Convert it to safetensors where you trust it"
             ) from error
         raise _unreadable(path, ValueError("not what torch.save writes")) from error
-    except MemoryError:
+    except (MemoryError, WeightsError):
         raise
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise _unreadable(path, error) from error
@@ -158,12 +172,17 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {name!r}. Save the "
-                "model's state_dict() alone"
+                f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {shown(name)}. "
+                "Save the model's state_dict() alone"
             )
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise WeightsError(
-                f"{path}: the tensor '{name}' is sparse, quantized or without values; expected plain ones"
+                f"{path}: the tensor '{clipped(name)}' is sparse, quantized or without values; expected plain ones"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise WeightsError(
+                f"{path}: the tensor '{clipped(name)}' of shape {shown(list(value.shape))} repeats its values; expected "
+                "plain ones"
             )
     return {name: value.detach() for name, value in found.items()}  # a Parameter would ask for gradients
 
@@ -182,32 +201,38 @@ def _unpickle(path: Path) -> Any:
 def _unreadable(path: Path, error: Exception) -> WeightsError:
     if not os.access(path, os.R_OK):
         return WeightsError(f"{path}: no permission to read it")
-    with suppress(OSError), path.open("rb") as file:
+    with suppress(ReadingError), opened(path) as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             return WeightsError(f"{path}: a Git LFS pointer, not the weights themselves; fetch them with git lfs pull")
     size = ""
     with suppress(OSError):
         size = f" ({path.stat().st_size:,} bytes found)"
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     if isinstance(error, EOFError):
         reason = "it ends early"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
-    return WeightsError(f"{path}: damaged or truncated{size}: {reason[:200].rstrip('.')}. Download or copy it again")
+    return WeightsError(f"{path}: damaged or truncated{size}: {reason.rstrip('.')}. Download or copy it again")
 
 
 def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix: str) -> Weights:
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f'{index}: damaged; expected JSON with a "weight_map" from tensor to file') from error
+        shards = sorted(set(read_json(index, _Index, limit=LARGE_FILE).weight_map.values()))
+    except ReadingError as error:
+        raise WeightsError(
+            f'{index}: damaged; expected JSON with a "weight_map" from tensor to file: {error}'
+        ) from error
+    if len(shards) > _MOST_SHARDS:
+        raise WeightsError(f"{index}: names {len(shards):,} shards; expected at most {_MOST_SHARDS:,}")
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise WeightsError(f"{index}: the shard '{shard}' is not beside the index; refused")
+        if not plain_name(shard):
+            raise WeightsError(f"{index}: the shard '{clipped(shard)}' is not beside the index; refused")
         path = index.parent / shard
-        if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
-            raise WeightsError(f"{index}: the shard '{shard}' is missing ({len(shards)} shards expected)")
+        if not os.path.lexists(path):
+            raise WeightsError(f"{index}: the shard '{clipped(shard)}' is missing ({len(shards)} shards expected)")
+        if not is_file(path):
+            raise WeightsError(f"{index}: the shard '{clipped(shard)}' is not a regular file")
         tensors.update(read(path))
     return Weights(tensors, (index, *(index.parent / shard for shard in shards)), prefix)
 

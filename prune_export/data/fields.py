@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from exporters.errors import DataError
+from prune_export.files.reading import clipped
 
 T = TypeVar("T")
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole number"}
@@ -19,7 +20,7 @@ def field(parent: Any, key: str, kind: type[T], where: str) -> T:
     if not isinstance(parent, dict):
         raise DataError(f"{where}: expected an object; found {type(parent).__name__}")
     if key not in parent:
-        raise DataError(f"{where}: has no '{key}'; found {', '.join(map(str, list(parent)[:6])) or 'nothing'}")
+        raise DataError(f"{where}: has no '{key}'; found {clipped(', '.join(map(str, list(parent)[:6]))) or 'nothing'}")
     value = parent[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{where}.{key}: expected {_NAMES[kind]}; found {type(value).__name__}")
@@ -35,5 +36,5 @@ def unique(ids: list[str], name: str) -> None:
     seen: set[str] = set()
     for found in ids:
         if found in seen:
-            raise DataError(f"{name}: the id '{found}' stands there twice; predictions are matched by id")
+            raise DataError(f"{name}: the id '{clipped(found)}' stands there twice; predictions are matched by id")
         seen.add(found)

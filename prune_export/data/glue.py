@@ -7,6 +7,7 @@ import math
 from exporters.errors import DataError, UsageError
 from prune_export.data.examples import Text, TextData
 from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task
+from prune_export.files.reading import clipped
 
 
 def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
@@ -62,14 +63,16 @@ def label_of(task: GlueTask, found: str | int | float, where: str) -> int | floa
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{where}: the score '{word}' is no number")
+            raise DataError(f"{where}: the score '{clipped(word)}' is no number")
         return value
     if word in task.labels:
         return task.labels.index(word)
-    if word.isdecimal() and int(word) < len(task.labels):
+    if word.isdecimal() and len(word) < 10 and int(word) < len(task.labels):
         return int(word)
     unlabelled = " (GLUE's test sets have no labels; use the dev set)" if word in ("-1", "") else ""
-    raise DataError(f"{where}: the label '{word}' is none of {task.name}'s: {', '.join(task.labels)}{unlabelled}")
+    raise DataError(
+        f"{where}: the label '{clipped(word)}' is none of {task.name}'s: {', '.join(task.labels)}{unlabelled}"
+    )
 
 
 def _columns(task: GlueTask) -> tuple[str, ...]:
@@ -84,9 +87,10 @@ def _recognised(header: list[str], name: str) -> GlueTask:
         return GLUE_TASKS["cola"]
     if "index" in header or "sentence" in header or "sentence1" in header:
         raise DataError(
-            f"{name}: has the columns {', '.join(header)}, and no labels; GLUE's test sets have none, use the dev set"
+            f"{name}: has the columns {clipped(', '.join(header))}, and no labels; GLUE's test sets have none, "
+            "use the dev set"
         )
-    raise DataError(f"{name}: its first line is not the heading of a GLUE task: {' | '.join(header)[:120]}")
+    raise DataError(f"{name}: its first line is not the heading of a GLUE task: {clipped(' | '.join(header), 120)}")
 
 
 def _places(task: GlueTask, header: list[str], name: str) -> tuple[int, ...]:
@@ -95,6 +99,7 @@ def _places(task: GlueTask, header: list[str], name: str) -> tuple[int, ...]:
     missing = [column for column in _columns(task) if column not in header]
     if missing:
         raise DataError(
-            f"{name}: no column {', '.join(map(repr, missing))}, which {task.name} has; found {', '.join(header)[:200]}"
+            f"{name}: no column {', '.join(map(repr, missing))}, which {task.name} has; found "
+            f"{clipped(', '.join(header), 200)}"
         )
     return tuple(header.index(column) for column in _columns(task))

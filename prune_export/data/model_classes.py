@@ -8,6 +8,7 @@ from typing import Any
 
 from exporters.errors import UnsupportedError, UsageError
 from prune_export.data.glue_tasks import GlueTask
+from prune_export.files.reading import clipped
 
 _SYNONYMS = {"neg": "negative", "pos": "positive", "non_entailment": "not_entailment", "contradictory": "contradiction"}
 
@@ -42,7 +43,8 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
         return tuple(given.index(label) for label in task.labels)
     if len(names) != len(task.labels):
         raise UnsupportedError(
-            f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: {', '.join(names)}"
+            f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: "
+            f"{clipped(', '.join(names))}"
         )
     plain = [plain_name(name) for name in names]
     if sorted(plain) == sorted(task.labels):
@@ -50,8 +52,8 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
     if all(re.fullmatch(r"(label_)?\d+", name) for name in plain):
         return tuple(range(len(names)))
     raise UnsupportedError(
-        f"the model's classes are called {', '.join(names)}; {task.name} has {expected}. Say which class is which with "
-        "--labels, in the model's order"
+        f"the model's classes are called {clipped(', '.join(names))}; {task.name} has {expected}. Say which class is which "
+        "with --labels, in the model's order"
     )
 
 
@@ -60,7 +62,8 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     found = config.get("id2label")
     if isinstance(found, dict) and found:
         return tuple(str(found[key]) for key in sorted(found, key=int))
-    return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels", 2))))
+    count = config.get("num_labels")
+    return tuple(f"LABEL_{index}" for index in range(2 if count is None else int(count)))
 
 
 def plain_name(name: str) -> str:

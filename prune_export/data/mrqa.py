@@ -6,14 +6,16 @@ of the metric are `answers`, as in the official script.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from exporters.errors import DataError
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
+from prune_export.files.reading import clipped, shown
 
 
-def mrqa_questions(lines: list[Any], name: str) -> QuestionData:
+def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
     """The questions of the parsed lines of an MRQA file; a line with `header` is left out.
 
     Raises:
@@ -37,19 +39,22 @@ def _question(entry: Any, context: str, where: str) -> Question:
     identifier = field(entry, "qid", str, where)
     answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
     if not answers:
-        raise DataError(f"{where}: question '{identifier}' has no answer; every question of MRQA has one")
+        raise DataError(f"{where}: question '{clipped(identifier)}' has no answer; every question of MRQA has one")
     spans: list[tuple[int, int]] = []
-    for number, found in enumerate(entry.get("detected_answers") or []):
+    detected = field(entry, "detected_answers", list, where) if entry.get("detected_answers") else []
+    for number, found in enumerate(detected):
         place = f"{where}.detected_answers[{number}]"
         for span in field(found, "char_spans", list, place):
             start, last = _pair(span, place)
             if not 0 <= start <= last < len(context):
-                raise DataError(f"{place}: char_spans {span} lie outside the context of {len(context)} characters")
+                raise DataError(
+                    f"{place}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
+                )
             spans.append((start, last + 1))
     return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
 
 
 def _pair(span: Any, where: str) -> tuple[int, int]:
     if not isinstance(span, list) or len(span) != 2 or not all(isinstance(end, int) for end in span):
-        raise DataError(f"{where}: char_spans hold pairs of whole numbers; found {span!r}")
+        raise DataError(f"{where}: char_spans hold pairs of whole numbers; found {shown(span)}")
     return span[0], span[1]

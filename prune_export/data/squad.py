@@ -12,6 +12,7 @@ from typing import Any
 from exporters.errors import DataError
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
+from prune_export.files.reading import clipped
 
 
 def squad_questions(root: Any, name: str) -> QuestionData:
@@ -39,8 +40,8 @@ def squad_questions(root: Any, name: str) -> QuestionData:
     without = [question for question in questions if not question.answers]
     if without and not second:
         raise DataError(
-            f"{name}: question '{without[0].id}' has no answer ({len(without)} of {len(questions)} have none), and neither "
-            "'version' nor 'is_impossible' says that this is SQuAD 2.0"
+            f"{name}: question '{clipped(without[0].id)}' has no answer ({len(without)} of {len(questions)} have none), "
+            "and neither 'version' nor 'is_impossible' says that this is SQuAD 2.0"
         )
     return QuestionData(name, "squad_v2" if second else "squad", tuple(questions))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError
-from prune_export.checkpoint.config_keys import check_config
+from prune_export.checkpoint.folder import check_folder, own_files
+from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.checkpoint.tokenizer_keys import check_tokenizer
 from prune_export.families import FAMILIES
+from prune_export.files.reading import ReadingError, is_file, one_line
 
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
@@ -22,19 +23,12 @@ def load_tokenizer(folder: Path) -> Any:
         CheckpointError: there is none, it cannot be loaded, is not a fast one, has no padding token, or more tokens than
             the model has rows for.
     """
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
+    check_folder(folder)
+    if not any(is_file(folder / name) for name in _VOCABULARIES):
         raise CheckpointError(
             f"'{folder}': needs a tokenizer beside the model; found none of {', '.join(_VOCABULARIES)}"
         )
-    try:
-        tokenizer = tokenizer_of(folder)
-    except CheckpointError:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        message = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {message}"
-        ) from error
+    tokenizer = open_tokenizer(folder)
     if not tokenizer.is_fast:
         raise CheckpointError(f"'{folder}': needs a fast tokenizer (tokenizer.json); found {type(tokenizer).__name__}")
     if tokenizer.pad_token is None:
@@ -45,39 +39,45 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer in `folder`, whatever it is, by classes of transformers and files of the folder alone.
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder` as transformers makes it, by its own classes and of the folder's own files alone.
 
     Raises:
-        CheckpointError: it would run its own code, read other files, or is not a fast one; transformers raises many more.
+        CheckpointError: it cannot be loaded, would run its own code, or is not a fast one.
     """
     from transformers import AutoTokenizer
 
-    if (folder / "config.json").exists():
-        check_config(read_config(folder), folder / "config.json")
+    check_folder(folder)
     check_tokenizer(folder)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    files = own_files(folder)
+    if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
+        read_config(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **files)
+    except BaseException as error:  # transformers raises many kinds, and tokenizers panics of Rust
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {one_line(error)}"
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as it stands.
 
     Raises:
-        CheckpointError: there is none, or it is not a JSON object.
+        CheckpointError: there is none, it is not a JSON object, or its sizes are beyond the limits.
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_raw_config(path)
+    except ReadingError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; found {type(config).__name__}")
-    return config
 
 
 def longest_input(config: dict[str, Any]) -> int:
     """The longest sequence, in tokens, for which a model with this configuration has positions."""
-    rows = int(config.get("max_position_embeddings", 512))
+    rows = int(config.get("max_position_embeddings") or 512)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is not None and family.positions_from_padding:
         pad = config.get("pad_token_id")

@@ -26,6 +26,7 @@ from exporters.encoder import (
 )
 from exporters.errors import UnsupportedError
 from prune_export.families.names import Dimensions, Family
+from prune_export.files.reading import clipped
 
 
 class TensorSource(Protocol):
@@ -64,19 +65,21 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
     kind = getattr(config, "position_embedding_type", None) or "absolute"
     if kind != "absolute":
         raise UnsupportedError(
-            f"config.json: position_embedding_type is '{kind}'; expected 'absolute' (scores with relative positions "
-            "are not supported)"
+            f"config.json: position_embedding_type is '{clipped(str(kind))}'; expected 'absolute' (scores with "
+            "relative positions are not supported)"
         )
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedError("config.json describes a decoder (is_decoder, add_cross_attention); expected an encoder")
-    if dimensions.activation not in ACTIVATIONS:
+    if not isinstance(dimensions.activation, str) or dimensions.activation not in ACTIVATIONS:
         raise UnsupportedError(
-            f"config.json: the activation '{dimensions.activation}' is not supported; expected one of "
+            f"config.json: the activation '{clipped(str(dimensions.activation))}' is not supported; expected one of "
             f"{', '.join(sorted(ACTIVATIONS))}"
         )
     norm = norm_type(config)
     if norm not in ("layer_norm", "no_norm"):
-        raise UnsupportedError(f"config.json: layer_norm_type is '{norm}'; expected 'layer_norm' or 'no_norm'")
+        raise UnsupportedError(
+            f"config.json: layer_norm_type is '{clipped(str(norm))}'; expected 'layer_norm' or 'no_norm'"
+        )
     if dimensions.hidden % dimensions.heads:
         raise UnsupportedError(
             f"config.json: hidden size {dimensions.hidden} is not a multiple of {dimensions.heads} attention heads"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prune_export.files.reading import Unreadable, is_file
+from prune_export.files.reading import ReadingError, is_file
 
 
 def plain_name(name: str) -> bool:
@@ -19,20 +19,20 @@ def file_inside(folder: Path, name: str) -> Path:
     A snapshot in the hub's cache consists of links into the blobs of the same repository; those stay inside, too.
 
     Raises:
-        Unreadable: it is not one.
+        ReadingError: it is not one.
     """
     try:
         if not plain_name(name):
-            raise Unreadable("not a plain file name")
+            raise ReadingError("not a plain file name")
         path = folder / name
         if not is_file(path):
             exists = os.path.lexists(path)
-            raise Unreadable("not a regular file" if exists else "no such file", missing=not exists)
+            raise ReadingError("not a regular file" if exists else "no such file", missing=not exists)
         lies, real = folder.resolve(), path.resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise Unreadable("not a file name") from error
+        raise ReadingError("not a file name") from error
     if not any(real.is_relative_to(home) for home in (lies, *_blobs(lies))):
-        raise Unreadable("a link that leads out of the folder")
+        raise ReadingError("a link that leads out of the folder")
     return path
 
 

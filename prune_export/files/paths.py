@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporters.errors import UsageError
+from prune_export.files.reading import ReadingError, clipped, user_path
 
 
 def expanded(path: str | Path) -> Path:
     """`path` with the user's home in place of `~`.
 
     Raises:
-        UsageError: there is no such home.
+        UsageError: no path can be of that form, as with the home of nobody.
     """
     try:
-        found = Path(path).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{path}: no home is known for {Path(path).parts[0]}; write the whole path") from error
-    return found
+        return user_path(path)
+    except ReadingError as error:
+        raise UsageError(f"'{clipped(str(path), 300)}': {error}; write the whole path") from error

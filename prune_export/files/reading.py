@@ -1,7 +1,7 @@
 """The one way in which files that others wrote are read: regular files, bounded, decoded by a schema.
 
-Whatever is wrong with such a file becomes one exception, `Unreadable`, whose message is a reason on one line. Its callers say
-which file it was, what was expected and what to do.
+Whatever is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line. Its callers
+say which file it was, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REASONS = {
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
-class Unreadable(Exception):
+class ReadingError(Exception):
     """A file that cannot be taken; the message says why, on one line. `missing`: it is not there at all."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
@@ -44,19 +44,18 @@ class Unreadable(Exception):
         self.missing = missing
 
 
-def clipped(value: object, length: int = _QUOTED) -> str:
-    """`value` as it may be quoted in a message: on one line, control characters escaped, at most `length` characters."""
-    text = value if isinstance(value, str) else _shown(value)
-    text = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text[:length]
+def clipped(text: str, length: int = _QUOTED) -> str:
+    """`text` as it may stand in a message: on one line, control characters escaped, about `length` characters."""
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
-    return text if len(text) < length else f"{text[: length - 1]}…"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """`value` as Python writes it, as it may stand in a message."""
     try:
-        return repr(value)
+        return clipped(repr(value))
     except ValueError:  # Python writes out no integer of thousands of digits
         return "a huge number"
 
@@ -70,7 +69,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     """The path that a user means, `~` replaced.
 
     Raises:
-        Unreadable: no path can be of that form: the home of nobody, a NUL byte, a name too long.
+        ReadingError: no path can be of that form: the home of nobody, a NUL byte, a name too long.
     """
     try:
         path = Path(text).expanduser()
@@ -78,7 +77,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return path
     except (OSError, RuntimeError, ValueError) as error:
-        raise Unreadable(_reason(error)) from error
+        raise ReadingError(_reason(error)) from error
     return path
 
 
@@ -92,24 +91,24 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
     """Opens a regular file of at most `limit` bytes without waiting for anything: no pipe, device, socket or folder.
 
     Raises:
-        Unreadable: it is not one, or cannot be read.
+        ReadingError: it is not one, or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise Unreadable(_reason(error), missing=missing) from error
+        raise ReadingError(_reason(error), missing=missing) from error
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
-            raise Unreadable(f"not a regular file but {kind}")
+            raise ReadingError(f"not a regular file but {kind}")
         if limit is not None and found.st_size > limit:
-            raise Unreadable(f"too large: {found.st_size:,} bytes; at most {limit:,} are read")
+            raise ReadingError(f"too large: {found.st_size:,} bytes; at most {limit:,} are read")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     except OSError as error:
-        raise Unreadable(_reason(error)) from error
+        raise ReadingError(_reason(error)) from error
     finally:
         os.close(descriptor)
 
@@ -118,12 +117,14 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes.
 
     Raises:
-        Unreadable: it is not one, or cannot be read.
+        ReadingError: it is not one, or cannot be read.
     """
     with opened(path, limit=limit) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:  # it grows, or tells a size that it does not have, as those of /proc do
-        raise Unreadable(f"too large; at most {limit:,} bytes are read")
+        content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+        while len(content) <= limit and (more := file.read(_CHUNK)):  # its size was not what it told
+            content += more
+    if len(content) > limit:
+        raise ReadingError(f"too large; at most {limit:,} bytes are read")
     return content
 
 
@@ -131,19 +132,19 @@ def read_text(path: Path, *, limit: int) -> str:
     """The same as text.
 
     Raises:
-        Unreadable: as for `read_bytes`, or it is no UTF-8.
+        ReadingError: as for `read_bytes`, or it is no UTF-8.
     """
     try:
         return read_bytes(path, limit=limit).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Unreadable(f"no UTF-8 text (byte {error.start})") from error
+        raise ReadingError(f"no UTF-8 text (byte {error.start})") from error
 
 
 def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
     """The content of a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
 
     Raises:
-        Unreadable: as for `read_bytes`, or it is not JSON, or not of that form.
+        ReadingError: as for `read_bytes`, or it is not JSON, or not of that form.
     """
     return decode_json(read_bytes(path, limit=limit), kind)
 
@@ -152,21 +153,21 @@ def decode_json(content: bytes | str, kind: type[T]) -> T:
     """`content` as `kind`. NaN, Infinity and integers of more than 4,300 digits are no JSON here.
 
     Raises:
-        Unreadable: it is not JSON, or not of that form.
+        ReadingError: it is not JSON, or not of that form.
     """
     try:
         if isinstance(content, bytes):
             content.decode("utf-8")  # msgspec looks at the strings that it keeps only
         return msgspec.json.decode(content, type=kind)
     except UnicodeError as error:
-        raise Unreadable(f"not readable as JSON: {one_line(error)}") from error
+        raise ReadingError(f"not readable as JSON: {one_line(error)}") from error
     except msgspec.ValidationError as error:
         text = one_line(error)
-        raise Unreadable(f"not of the expected form: {text[:1].lower()}{text[1:]}") from error
+        raise ReadingError(f"{text[:1].lower()}{text[1:]}") from error
     except msgspec.DecodeError as error:
-        raise Unreadable(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
+        raise ReadingError(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
     except RecursionError as error:
-        raise Unreadable("not readable as JSON: nested too deep") from error
+        raise ReadingError("not readable as JSON: nested too deep") from error
 
 
 def _reason(error: OSError | RuntimeError | ValueError) -> str:

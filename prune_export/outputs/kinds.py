@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, SLIM, TOKENIZER_FILES
-from prune_export.files.reading import LARGE_FILE, Unreadable, read_json
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 
 RECORD = "prune_export.json"
 DEFAULT_MODEL = "model.onnx"
@@ -54,7 +54,7 @@ class OutputKind:
             return frozenset()
         try:
             marker = read_json(folder / self.marker, Marker, limit=LARGE_FILE)
-        except Unreadable:
+        except ReadingError:
             return frozenset()
         if marker.format != self.format:
             return frozenset()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.files.errors import kind_of
-from prune_export.files.reading import LARGE_FILE, Unreadable, read_bytes, user_path
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes, user_path
 from prune_export.files.writing import write_file
 
 
@@ -26,7 +26,7 @@ def check_report(path: Path, *, mark: bytes | None = None, overwrite: bool = Fal
     try:
         path = user_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-    except Unreadable as error:
+    except ReadingError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error}; choose another file name") from error
     except OSError as error:
         raise OutputError(f"cannot make {path.parent}: {error.strerror or error}; choose another file name") from error
@@ -64,5 +64,5 @@ def write_report(path: Path, content: bytes, *, mark: bytes | None = None, overw
 def _holds(path: Path, mark: bytes | None) -> bool:
     try:
         return mark is not None and mark in read_bytes(path, limit=LARGE_FILE)
-    except Unreadable:
+    except ReadingError:
         return False

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import OutputError
-from prune_export.files.reading import Unreadable, read_json
+from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.transaction import Target, remove_files
 from prune_export.outputs.destination import can_exchange
 from prune_export.outputs.kinds import DENSE, MASKED, Marker, OutputKind, is_regular
@@ -53,7 +53,7 @@ def is_run(folder: Path) -> bool:
         return False
     try:
         return read_json(folder / MARKER, Marker).format == FORMAT
-    except Unreadable:
+    except ReadingError:
         return False
 
 

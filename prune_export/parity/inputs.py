@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
-from exporters.errors import UsageError
-from prune_export.data.tokenizer import tokenizer_of
+from exporters.errors import CheckpointError, UsageError
+from prune_export.data.tokenizer import open_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -136,8 +136,8 @@ def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
     ):
         return None
     try:
-        tokenizer = tokenizer_of(folder)
-    except Exception:  # whatever is wrong with it, parity can do without; the record says that it did
+        tokenizer = open_tokenizer(folder)
+    except CheckpointError:  # whatever is wrong with it, parity can do without; the record says that it did
         return None
     fits = len(tokenizer) <= encoder.embeddings.word.shape[0]
     return tokenizer if tokenizer.is_fast and tokenizer.pad_token is not None and fits else None

@@ -10,10 +10,11 @@ import torch
 
 from exporters.errors import CheckpointError
 from prune_export.checkpoint.beside import copy_beside, tokenizer_files
-from prune_export.checkpoint.config_keys import check_config, check_no_adapter, own_attention
-from prune_export.checkpoint.load import transformers_config
+from prune_export.checkpoint.config_keys import own_attention
+from prune_export.checkpoint.load import read_configuration, transformers_config
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import Source
+from prune_export.checkpoint.weights import read_weights
 from prune_export.data.examples import TextData
 from prune_export.data.tokenizer import read_config
 from prune_export.families import FAMILIES
@@ -42,16 +43,14 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     The head is what transformers draws with the recipe's seed; a classifier has the classes of the training data.
 
     Raises:
-        CheckpointError: transformers cannot load the body.
+        CheckpointError: the body cannot be read, or transformers cannot load it.
         DataError: the data cannot be read.
     """
     import transformers
 
     assert recipe.task in LABELLED
-    raw = read_config(source.folder)
-    check_config(raw, source.folder / "config.json")
-    check_no_adapter(source.folder)
-    family = FAMILIES[raw["model_type"]]
+    _, family, _ = read_configuration(source)
+    read_weights(source.folder, family.prefix)  # transformers reads them again, and checks nothing
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
         data = training_data(recipe.data, recipe.task)

@@ -14,7 +14,11 @@ import tomli_w
 
 from exporters.errors import UsageError
 from exporters.secrets import holds_secret
+from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown
 from prune_export.training.recipe import METHODS, Method, Recipe
+
+_LARGEST_RECIPE = 1 << 20
+_DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -25,14 +29,34 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             type.
     """
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror or error}; expected a recipe (TOML)") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: not readable as TOML: {error}") from error
+        data = _toml(read_text(Path(path), limit=_LARGEST_RECIPE))
+    except ReadingError as error:
+        raise UsageError(f"{path}: cannot be read: {error}; expected a recipe (TOML)") from error
     for change in changes:
         _change(data, change)
     return recipe_from(data, source=str(path))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(text)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # beside TOMLDecodeError: integers of thousands of digits, no such day
+        reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
+        raise ReadingError(f"not readable as TOML: {reason}") from error
+    level: list[Any] = [data]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    if level:
+        raise ReadingError("not readable as TOML: nested too deep")
+    return data
 
 
 def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
@@ -45,7 +69,7 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     data = dict(data)
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
-        raise UsageError(f"{source}: [method] is a table; found {method!r}")
+        raise UsageError(f"{source}: [method] is a table; found {shown(method)}")
     made: Recipe = _build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
     return made
 
@@ -75,9 +99,9 @@ def check_no_secret(data: Any, source: str) -> None:
 
 def _method(data: dict[str, Any], source: str) -> Method:
     kind = data.pop("kind", None)
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         near = f"; did you mean {_nearest(str(kind), METHODS)}?" if kind is not None else ""
-        raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {kind!r}{near}")
+        raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
     made: Method = _build(METHODS[kind], data, source, "method.")
     return made
 
@@ -105,8 +129,8 @@ def _change(data: dict[str, Any], change: str) -> None:
     if not equals or not all(path):
         raise UsageError(f"--set {key}: expected SECTION.KEY=VALUE, as in --set optimiser.learning_rate=1e-4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"value = {text}")["value"]
+    except ReadingError:
         value = text.strip()  # a string without quotes
     place = data
     for part in path[:-1]:
@@ -125,7 +149,7 @@ def _build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) -
     for key in data:
         if key not in known:
             raise UsageError(
-                f"{source}: unknown key '{prefix}{key}'; the nearest known one is '{_near(prefix, key, known)}'"
+                f"{source}: unknown key '{prefix}{clipped(key)}'; the nearest known one is '{_near(prefix, key, known)}'"
             )
     missing = [
         name
@@ -143,7 +167,7 @@ def _near(prefix: str, key: str, known: Mapping[str, Any]) -> str:
 
 
 def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    return max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
+    return max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
 
 
 def _value(hint: Any, value: Any, source: str, where: str) -> Any:
@@ -159,19 +183,19 @@ def _value(hint: Any, value: Any, source: str, where: str) -> Any:
     if origin is Literal:
         if value in options:
             return value
-        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {value!r}")
+        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {shown(value)}")
     if origin is tuple:
         return _tuple(options, value, source, where)
     if origin is Mapping or hint in (dict, Mapping) or origin is dict:
         if isinstance(value, dict):
             return value
-        raise UsageError(f"{source}: {where}: expected a table; found {value!r}")
+        raise UsageError(f"{source}: {where}: expected a table; found {shown(value)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and not is_dataclass(hint) and type(value) is hint:
         return value
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {value!r}")
+    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {shown(value)}")
 
 
 def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tuple[Any, ...]:
@@ -179,6 +203,6 @@ def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tup
     if many and not isinstance(value, list):
         value = [value]  # one value serves as a list of one
     if not isinstance(value, list) or (not many and len(value) != len(options)):
-        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {value!r}")
+        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {shown(value)}")
     kinds = [options[0]] * len(value) if many else options
     return tuple(_value(kind, part, source, where) for kind, part in zip(kinds, value, strict=True))

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
@@ -25,6 +26,7 @@ from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.files.errors import explained
 from prune_export.files.paths import expanded
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
@@ -65,6 +67,7 @@ from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
 
+TRAINER_STATE = "trainer_state.json"
 _PATIENCE = timedelta(hours=12)
 
 
@@ -325,9 +328,18 @@ def _run_stage(
     _wait()
 
 
+class _TrainerState(msgspec.Struct):
+    """What is read back of what transformers' Trainer wrote."""
+
+    max_steps: int
+
+
 def _check_length(last: Path, total: int) -> None:
     """A stage goes on to the length that it began with."""
-    before = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["max_steps"]
+    try:
+        before = read_json(last / TRAINER_STATE, _TrainerState, limit=LARGE_FILE).max_steps
+    except ReadingError as error:
+        raise CheckpointError(f"{last / TRAINER_STATE}: {error}; delete {last} to go on from the one before") from error
     if before != total:
         raise UsageError(
             f"{last}: the training was begun with {before} optimiser steps, now there would be {total}: go on with as many "
@@ -381,7 +393,10 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
 
 def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ...], progress: Progress) -> TrainResult:
     checkpoint = load_checkpoint(final)
-    record = json.loads((final / PLAN_FILE).read_text(encoding="utf-8"))
+    try:
+        record = read_json(final / PLAN_FILE, dict[str, Any])
+    except ReadingError as error:
+        raise CheckpointError(f"{final / PLAN_FILE}: {error}") from error
     plan = plan_from_zeros(checkpoint.encoder)
     summary = summarize(checkpoint, operate(checkpoint.encoder, plan), plan)
     evaluation = None

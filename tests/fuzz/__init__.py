@@ -1,0 +1,1 @@
+"""Fuzzing of every reader of foreign files: `make fuzz`, and a few cases of it as a test."""
