@@ -338,13 +338,13 @@ def change_tokenizer(folder: Path, **changes: Any) -> None:
     [
         ({"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}, "runs its own code"),
         ({"auto_map": ["own.Own", None]}, "runs its own code"),
-        ({"tokenizer_file": "/etc/passwd"}, "has tokenizer_file"),
-        ({"vocab_file": "../vocab.txt"}, "has vocab_file"),
         ({"gguf_file": "x"}, "has gguf_file"),
         ({"init_inputs": ["/etc/passwd"]}, "has init_inputs"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "needs a fast tokenizer"),
         ({"tokenizer_class": "RagTokenizer"}, "needs a fast tokenizer"),
         ({"tokenizer_class": "pipeline"}, "needs a fast tokenizer"),
+        ({"tokenizer_class": "AutoModel"}, "needs a fast tokenizer"),
+        ({"tokenizer_class": 3}, "needs a fast tokenizer"),
         ({"tokenizer_class": ["BertTokenizer"]}, "needs a fast tokenizer"),
     ],
 )

@@ -212,7 +212,7 @@ def test_paths_that_cannot_be(name: str, tmp_path: Path) -> None:
         ("evaluate", "--model", tmp_path, "--data", name + ".json"),
     ):
         if "\0" not in name:  # no command line can hold it
-            refused(*words, facts=("error",))
+            refused(*words, facts=("error",), code=2 if words[0] == "verify" else 1)
     with pytest.raises(CheckpointError):
         read_weights_of(name)
     with pytest.raises(DataError):
@@ -978,7 +978,7 @@ def tokenizer_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
-@pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "merges_file", "spm_file", "gguf_file", "foo_file"])
+@pytest.mark.parametrize("key", ["tokenizer_file", "vocab_file", "merges_file", "spm_file", "foo_file"])
 def test_files_that_the_tokenizer_names_are_not_opened(key: str, checkpoint: Path, tmp_path: Path) -> None:
     """They would be a pipe that never ends; the folder's own tokenizer is taken."""
     pipe(tmp_path / "secret")
@@ -1002,8 +1002,6 @@ def test_files_that_the_tokenizer_names_are_not_opened(key: str, checkpoint: Pat
         ({"fast_tokenizer_files": 3}, "fast_tokenizer_files"),
         ({"vocab": "/dev/zero"}, "names the file /dev/zero"),
         ({"foo": {"bar": ["/etc/passwd"]}}, "names the file /etc/passwd"),
-        ({"tokenizer_class": "AutoModel"}, "expected a tokenizer's class"),
-        ({"tokenizer_class": 3}, "expected a tokenizer's class"),
     ],
 )
 def test_other_ways_out_of_the_folder(changes: dict[str, object], fact: str, checkpoint: Path) -> None:

@@ -86,8 +86,6 @@ def own_files(folder: Path) -> dict[str, str | None]:
 
 
 def _own_file(folder: Path, key: str, value: object) -> str | None:
-    if key == "gguf_file":  # another format, which none of ours is
-        return None
     names = (Path(value).name if isinstance(value, str) else "", *_OWN_FILES.get(key, ()))
     return next((str(folder / name) for name in names if plain_name(name) and is_file(folder / name)), None)
 
@@ -96,9 +94,6 @@ def _check_names(config: dict[str, Any], path: Path) -> None:
     versions = config.get("fast_tokenizer_files") or []
     if not isinstance(versions, list) or not all(isinstance(name, str) and plain_name(name) for name in versions):
         raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {shown(versions)}")
-    kind = config.get("tokenizer_class")
-    if kind is not None and not (isinstance(kind, str) and re.fullmatch(r"\w*(Tokenizer|TokenizerFast|Backend)", kind)):
-        raise CheckpointError(f"{path}: expected a tokenizer's class for tokenizer_class; found {shown(kind)}")
     rest: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
     while rest:
         value = rest.pop()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.raw_config import read_raw_config

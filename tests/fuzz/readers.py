@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from exporters.artifact import RECORD
 from hypothesis import strategies as st
 
 from prune_export.benchmark.cost import cost_of_record
@@ -24,6 +23,7 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.inspection import operate_on
+from prune_export.outputs.kinds import RECORD
 from prune_export.plan import plan_from_zeros, plan_to_json, read_plan
 from prune_export.record import FORMAT, VERSION, find_exported
 from prune_export.training.checks import check_recipe
