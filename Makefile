@@ -13,7 +13,7 @@ FUZZ_MINUTES ?= 10
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
-ALIKE = artifact writer quantized surgeon session int8_export bench properties
+ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
 
 .PHONY: demo test test-transformers-5 bench fuzz lint format clean
 
