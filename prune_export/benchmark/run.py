@@ -14,6 +14,7 @@ from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
 from prune_export.benchmark.sources import onnx_row, token_ids
+from prune_export.files.reading import ReadingError, user_path
 from prune_export.progress import SILENT, Progress
 
 BATCH_SIZES = (1, 8)
@@ -144,8 +145,15 @@ def run_rows(
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
-    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path."""
-    paths = [Path(path).expanduser() for path in onnx]
+    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path.
+
+    Raises:
+        UsageError: no path can be of that form.
+    """
+    try:
+        paths = [user_path(path) for path in onnx]
+    except ReadingError as error:
+        raise UsageError(f"--onnx: {error}; expected exported folders or .onnx files") from error
     short = [path.resolve().name for path in paths]
     return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 

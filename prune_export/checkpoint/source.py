@@ -74,10 +74,15 @@ def resolve(
         return Source(str(model), path, None)
     if exists:
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    folder = _from_hub(
-        str(model), revision, Path(cache_dir).expanduser() if cache_dir is not None else None, token or None
-    )
+    folder = _from_hub(str(model), revision, _cache(cache_dir) if cache_dir is not None else None, token or None)
     return Source(str(model), folder, folder.name)  # the cache names a snapshot's folder by its commit
+
+
+def _cache(cache_dir: str | Path) -> Path:
+    try:
+        return user_path(cache_dir)
+    except ReadingError as error:
+        raise CheckpointError(f"--cache-dir '{clipped(str(cache_dir))}': {error}; expected a folder's path") from error
 
 
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
