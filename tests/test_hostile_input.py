@@ -213,6 +213,9 @@ def test_paths_that_cannot_be(name: str, tmp_path: Path) -> None:
     ):
         if "\0" not in name:  # no command line can hold it
             refused(*words, facts=("error",), code=2 if words[0] == "verify" else 1)
+    if "\0" not in name:
+        refused("bench", "--onnx", name, facts=("no path can be",) if name[0] == "~" else (), code=2)
+        refused("inspect", "--model", "owner/name", "--cache-dir", name, code=2, facts=())
     with pytest.raises(CheckpointError):
         read_weights_of(name)
     with pytest.raises(DataError):

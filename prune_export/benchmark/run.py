@@ -145,7 +145,11 @@ def run_rows(
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
-    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path."""
+    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path.
+
+    Raises:
+        UsageError: no path can be of that form.
+    """
     paths = [expanded(path) for path in onnx]
     short = [path.resolve().name for path in paths]
     return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
