@@ -24,6 +24,7 @@ import tomli_w
 import torch
 
 import prune_export
+from prune_export.benchmark.files import JSON, MARKDOWN, PICTURE
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, TOKENIZER_FILES
 from prune_export.cli.main import main
 from prune_export.files.transaction import recover
@@ -118,6 +119,11 @@ def _verify(material: Material, out: Path, overwrite: bool) -> int:  # noqa: ARG
     return main([*words, "--junit", str(out / "vocab.txt")])
 
 
+def _bench(material: Material, out: Path, overwrite: bool) -> int:  # noqa: ARG001
+    words = ["bench", "--onnx", str(material.earlier("export")), "--batch-size", "1", "--sequence-length", "8"]
+    return main([*words, "--rounds", "1", "--seconds", "0.01", "--threads", "1", "--output", str(out), "--quiet"])
+
+
 VERBS: dict[str, Words] = {
     "export": _export,
     "prune": _prune,
@@ -125,7 +131,9 @@ VERBS: dict[str, Words] = {
     "save_pretrained": _save_pretrained,
     "evaluate": _evaluate,
     "verify": _verify,
+    "bench": _bench,
 }
+NUMBERS = [(verb, number) for verb in VERBS for number in range(CASES if verb != "bench" else CASES // 3)]
 
 
 def replaceable(verb: str, out: Path, overwrite: bool) -> set[str]:
@@ -142,6 +150,8 @@ def replaceable(verb: str, out: Path, overwrite: bool) -> set[str]:
                 return set(SLIM_CHECKPOINT.removable(out))
             case "evaluate" if overwrite:
                 return {"config.json", "config.null_odds.json"}
+            case "bench":
+                return {name for name in (JSON, MARKDOWN, PICTURE) if b"prune-export" in (out / name).read_bytes()}
     except (OSError, prune_export.PruneExportError):
         pass
     return set()
@@ -157,7 +167,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
     recipe = recipe_data(root, schedule={"steps": 2}, method={"kind": "none"})
     (root / "recipe.toml").write_text(tomli_w.dumps(recipe))
     made = Material(root)
-    for verb in ("export", "prune", "train", "save_pretrained"):
+    for verb in ("export", "prune", "train", "save_pretrained", "bench"):
         assert VERBS[verb](made, made.earlier(verb), True) == 0, verb
     made.earlier("evaluate").mkdir()
     made.earlier("verify").mkdir()
@@ -170,6 +180,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
 NAMES = (
     *("thesis", "notes.txt", "photos/1.jpg", ".bashrc", "recipe.toml", "run.json", "log.jsonl", "other.onnx"),
     *("config.json", "model.onnx", "model.onnx_data", RECORD, PLAN_FILE, SLIM, "model.safetensors", *TOKENIZER_FILES),
+    *("bench.json", "bench.md", "bench.svg"),
     *("final/config.json", "final/notes.txt", "checkpoints/01-none/checkpoint-1/optimizer.pt", "stages/mine.txt"),
     *("checkpoints/mine.txt", "tensorboard/mine", "new/config.json", "old/config.json"),
 )
@@ -286,8 +297,7 @@ def in_child(work: Callable[[], int], ending: str, dice: random.Random) -> int:
 SEEN: Counter[tuple[str, str, int]] = Counter()
 
 
-@pytest.mark.parametrize("number", range(CASES))
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(("verb", "number"), NUMBERS)
 def test_what_is_the_users_stays(
     verb: str, number: int, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
