@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from prune_export.parity.inputs import load_tokenizer as parity_tokenizer
 from prune_export.training.head import write_with_head
 from tests.tiny_checkpoints import change_config, make_checkpoint
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
-from tests.tiny_training import SIZES, tiny_recipe
+from tests.tiny_training import SIZES, questions_file, tiny_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -388,3 +389,115 @@ def test_transformers_would_read_the_other_file(name: str, tmp_path: Path) -> No
     load: Callable[..., Any] = AutoTokenizer.from_pretrained
     with pytest.raises(Exception, match=r"No such file|Can't find|Converting from"):
         load(folder)
+
+
+# --- configurations that load others ---------------------------------------------------------------------------------
+
+
+def code_of_its_own(folder: Path, marker: Path) -> Path:
+    """A model's folder whose configuration is Python that makes `marker`."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "evilx", "auto_map": {"AutoConfig": "evil.C"}}))
+    code = "from transformers import PretrainedConfig\n"
+    code += f"open({str(marker)!r}, 'w').close()\nclass C(PretrainedConfig):\n    model_type = 'evilx'\n"
+    (folder / "evil.py").write_text(code)
+    return folder
+
+
+def nested(folder: Path) -> dict[str, Any]:
+    """A configuration that transformers 4 loads another model's by, with the leave to run its code in it."""
+    inner = {"model_type": "evilx", "_name_or_path": str(folder)}
+    return {"model_type": "lightglue", "trust_remote_code": True, "keypoint_detector_config": inner}
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers copies code to be run into a folder, and keeps what it has imported."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+def test_transformers_runs_the_code_of_a_configuration_in_a_configuration(tmp_path: Path) -> None:
+    """The reason for what follows: nobody asked for the inner model, and trust_remote_code=False was given."""
+    if transformers.__version__ >= "5":
+        pytest.skip("transformers 5 has no such configuration")
+    marker = tmp_path / "ran"
+    evil = code_of_its_own(tmp_path / "evil", marker)
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    (outer / "config.json").write_text(json.dumps(nested(evil)))
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    script = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=False)"
+    subprocess.run([sys.executable, "-c", script, str(outer)], env=environment, check=False, capture_output=True)
+    assert marker.exists()
+    marker.unlink()
+    script = "import sys, transformers\nfrom prune_export.checkpoint.remote_code import no_remote_code\n"
+    script += "with no_remote_code(): transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=False)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(outer)], env=environment, check=False, capture_output=True, text=True
+    )
+    assert "RemoteCodeError" in ended.stderr
+    assert not marker.exists()
+
+
+@pytest.mark.usefixtures("own_modules")
+@pytest.mark.parametrize("verb", ["evaluate", "export", "prune", "verify", "bench"])
+@pytest.mark.parametrize("kind", ["nested", "NaN", "surrogate", "rag"])
+def test_no_verb_runs_it(
+    verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the model_type, through a class of tokenizers, and where our reader and transformers' differ."""
+    marker = tmp_path / "ran"
+    evil = code_of_its_own(tmp_path / "evil", marker)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who is asked says yes
+    model = tokenizer_folder(tmp_path / "model")
+    questions = questions_file(tmp_path / "questions.json", count=8)
+    assert (
+        main(["--model", str(model), "--output", str(tmp_path / "onnx"), "--target", "cpu", "--no-verify", "--quiet"])
+        == 0
+    )
+    folder = tmp_path / "onnx" if verb in ("evaluate", "verify") else model
+    if kind == "nested":
+        (folder / "config.json").write_text(json.dumps(nested(evil)))
+        (folder / "tokenizer_config.json").write_text("{}")
+    elif kind == "rag":
+        inner = {"model_type": "resnet"}
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": "rag", "question_encoder": inner, "generator": inner})
+        )
+        (folder / "tokenizer_config.json").write_text("{}")
+        for part in ("question_encoder_tokenizer", "generator_tokenizer"):
+            shutil.copytree(evil, folder / part)
+            (folder / part / "tokenizer_config.json").write_text(
+                json.dumps({"auto_map": {"AutoTokenizer": ["evil.C", None]}})
+            )
+    else:
+        change_config(folder, question_encoder=nested(evil), generator=nested(evil))
+        value = "NaN" if kind == "NaN" else '"\\ud800"'
+        (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "RagTokenizer", "x": {value}}}')
+    words = {
+        "evaluate": ["--model", folder, "--data", questions, "--max-seq-length", "24", "--doc-stride", "4"],
+        "export": ["--model", folder, "--output", tmp_path / "out", "--samples", "4"],
+        "prune": ["--model", folder, "--calibration", questions, "--flops", "0.7", "--output", tmp_path / "out"],
+        "verify": ["--model", model, "--onnx", folder, "--samples", "4"],
+        "bench": [
+            "--model",
+            folder,
+            "--rows",
+            "optimum",
+            "--batch-size",
+            "1",
+            "--sequence-length",
+            "8",
+            "--rounds",
+            "1",
+        ],
+    }[verb]
+    if verb == "bench":
+        pytest.importorskip("optimum.exporters.onnx")
+        words += ["--seconds", "0.01"]
+    code = main([verb, *map(str, words), "--quiet"])
+    assert not marker.exists()
+    assert "Traceback" not in capsys.readouterr().err
+    assert code in (0, 1)  # a tokenizer that is not loaded is left out where one can do without

@@ -107,8 +107,15 @@ def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
-    """optimum's own export of the checkpoint's folder, in a process of its own."""
-    arguments = [str(checkpoint.source.folder), str(output), checkpoint.task, provider, dtype]
+    """optimum's own export of the checkpoint, in a process of its own.
+
+    It sees config.json and the weights alone: it would load whatever else lies in the folder, unchecked.
+    """
+    source = output.with_name("optimum-source")
+    source.mkdir()
+    for path in (checkpoint.source.folder / "config.json", *checkpoint.weights_files):
+        (source / path.name).symlink_to(path.resolve())
+    arguments = [str(source), str(output), checkpoint.task, provider, dtype]
     command = [*python_module("prune_export.benchmark.optimum_export"), *arguments]
     found = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=same_modules()

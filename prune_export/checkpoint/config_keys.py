@@ -42,6 +42,7 @@ _OWN_CODE = (
 _ELSEWHERE = "it makes transformers load another file or model than this one; remove it"
 _INTERNAL = "it changes transformers' own classes, which a checkpoint has no business with; remove it"
 _REFUSED = {
+    "trust_remote_code": _OWN_CODE,  # some configurations hand it on to others that they load
     "auto_map": _OWN_CODE,  # Python files of the folder or of the hub
     "custom_pipelines": _OWN_CODE,
     "quantization_config": "quantized weights are not supported; expected a checkpoint in float32, float16 or bfloat16",

@@ -16,6 +16,7 @@ from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.raw_config import read_raw_config
+from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
@@ -136,7 +137,10 @@ def transformers_config(source: Source, **options: Any) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True, **options)
+        with no_remote_code():
+            config = AutoConfig.from_pretrained(
+                source.folder, trust_remote_code=False, local_files_only=True, **options
+            )
         # Chunks give the same numbers, and take lengths in multiples of their size only.
         config.chunk_size_feed_forward = 0
         return config

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
 
@@ -123,14 +124,15 @@ def _replace_norms(model: nn.Module) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' advice and progress bars; what matters is checked here."""
+    """Without transformers' advice, progress bars, and code that comes with a model; what matters is checked here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with no_remote_code():
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

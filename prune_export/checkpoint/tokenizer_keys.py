@@ -9,7 +9,15 @@ from exporters.errors import CheckpointError
 from prune_export.files.reading import ReadingError, read_json
 
 _CONFIG = "tokenizer_config.json"
-_REFUSED = ("auto_map", "gguf_file", "tokenizer_object", "from_slow", "init_inputs", "__slow_tokenizer")
+_REFUSED = (
+    "trust_remote_code",
+    "auto_map",
+    "gguf_file",
+    "tokenizer_object",
+    "from_slow",
+    "init_inputs",
+    "__slow_tokenizer",
+)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -22,10 +30,10 @@ def check_tokenizer(folder: Path) -> None:
     for key, value in config.items():
         if value in (None, False, [], {}, ""):
             continue
-        if key == "auto_map":
+        if key in ("auto_map", "trust_remote_code"):
             raise CheckpointError(
-                f"{folder / _CONFIG}: has auto_map: this tokenizer runs its own code, which is never run here; "
-                "convert it to a fast tokenizer (tokenizer.json), and remove auto_map"
+                f"{folder / _CONFIG}: has {key}: this tokenizer runs its own code, which is never run here; "
+                f"convert it to a fast tokenizer (tokenizer.json), and remove {key}"
             )
         if key in _REFUSED:
             raise CheckpointError(
@@ -39,11 +47,13 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What is there; nothing where transformers will say what is wrong with it."""
+    """What is there; transformers' own reader takes more (NaN, lone surrogates), which is refused here."""
     try:
         return read_json(path, dict[str, Any])
-    except ReadingError:
-        return {}
+    except ReadingError as error:
+        if error.missing:
+            return {}
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _is_fast(name: Any) -> bool:

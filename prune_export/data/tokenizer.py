@@ -8,9 +8,13 @@ from typing import Any
 from exporters.errors import CheckpointError
 from prune_export.checkpoint.folder import check_folder, own_files
 from prune_export.checkpoint.raw_config import read_raw_config
+from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.tokenizer_keys import check_tokenizer
 from prune_export.families import FAMILIES
-from prune_export.files.reading import ReadingError, is_file, one_line
+from prune_export.files.reading import ReadingError, is_file, one_line, shown
+
+# Types of models whose tokenizers are known to be plain: ours, and others that exported folders may come from.
+_MODEL_TYPES = (*FAMILIES, "mpnet", "deberta", "deberta-v2", "modernbert")
 
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
@@ -51,9 +55,15 @@ def open_tokenizer(folder: Path) -> Any:
     check_tokenizer(folder)
     files = own_files(folder)
     if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
-        read_config(folder)
+        kind = read_config(folder).get("model_type")
+        if kind not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
+            raise CheckpointError(
+                f"'{folder}': needs a tokenizer beside the model, for a model_type of {', '.join(_MODEL_TYPES)}; found "
+                f"{shown(kind)}"
+            )
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **files)
+        with no_remote_code():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **files)
     except BaseException as error:  # transformers raises many kinds, and tokenizers panics of Rust
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
