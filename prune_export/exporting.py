@@ -125,6 +125,7 @@ def export(
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task, plan=plan)
+    place.refuse_source(source.folder)
     copied = (CONFIG, *tokenizer_files(source.folder))
     check_beside(source.folder, copied)
     place.check(copied)

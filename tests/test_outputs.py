@@ -145,6 +145,7 @@ WRITERS: dict[str, Callable[[Path, Path], object]] = {
     "write_masked": lambda home, output: _write_masked(home / "model", output),
     "student": lambda home, output: write_student(load_checkpoint(home / "model"), (0,), output),
     "with head": lambda home, output: _with_head(home, output),
+    "slim": lambda home, output: prune_export.slim(home / "model").save_pretrained(output),
 }
 
 
@@ -166,7 +167,9 @@ def test_a_link_out_of_the_model_folder_is_not_copied(writer: str, name: str, ho
     """As `git clone` keeps it: with nothing but a link, a key would land in what is published."""
     path = home / "model" / name
     if name == "config.json":
-        path.rename(home / "config.json")
+        config = json.loads(path.read_text()) | {"key": SECRET.decode()}
+        (home / "config.json").write_text(json.dumps(config))
+        path.unlink()
         path.symlink_to(home / "config.json")
     else:
         path.unlink(missing_ok=True)
@@ -399,9 +402,12 @@ def test_old_checkpoints_go_without_what_is_not_theirs(home: Path) -> None:
 # --- single files ---------------------------------------------------------------------------------------------------
 
 
+def words(home: Path) -> list[str]:
+    return ["verify", "--model", str(home / "model"), "--onnx", str(home / "onnx"), "--samples", "4", "--quiet"]
+
+
 def verify(home: Path, junit: Path) -> int:
-    words = ["verify", "--model", str(home / "model"), "--onnx", str(home / "onnx"), "--samples", "4", "--quiet"]
-    return main([*words, "--junit", str(junit)])
+    return main([*words(home), "--junit", str(junit)])
 
 
 def test_a_report_replaces_nothing_but_a_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,15 +428,23 @@ def test_a_report_replaces_nothing_but_a_report(home: Path, capsys: pytest.Captu
         assert place.lstat().st_mode == mode
         assert "expected a file name" in (error := capsys.readouterr().err) or "choose another name" in error
     assert (home / "notes.xml").read_bytes() == b"mine"
+    report = home / "new" / "report.xml"
     for _ in range(2):  # an earlier report is replaced
-        assert verify(home, home / "new" / "report.xml") == 0
+        assert verify(home, report) == 0
+    report.write_bytes(report.read_bytes().replace(b"</testsuites>", b"<!-- my notes --></testsuites>"))
+    with unchanged(home):
+        assert verify(home, report) == 1
+    (home / "quoting.md").write_text('our reports begin with <testsuite name="prune-export parity"')
+    with unchanged(home):
+        assert verify(home, home / "quoting.md") == 1
+        assert main([*words(home), "--junit", str(home / "onnx" / "model.onnx"), "--overwrite"]) == 1
 
 
-def evaluate(home: Path, predictions: str, *words: str) -> int:
+def evaluate(home: Path, predictions: str, *words: str, model: str = "model") -> int:
     given = [
         "evaluate",
         "--model",
-        str(home / "model"),
+        str(home / model),
         "--data",
         str(home / "questions.json"),
         "--limit",
@@ -445,12 +459,16 @@ def test_predictions_go_where_they_are_asked_for(home: Path) -> None:
     assert evaluate(home, str(home / "answers")) == 0
     assert len(json.loads((home / "answers").read_text())) == 4
     assert not (home / "answers.json").exists()
+    assert evaluate(home, str(home / "answers")) == 0  # as we wrote it
+    (home / "answers").write_bytes((home / "answers").read_bytes() + b"\n")
     with unchanged(home):
         assert evaluate(home, str(home / "answers")) == 1
     assert evaluate(home, str(home / "answers"), "--overwrite") == 0
     for place in ("questions.json", "model/config.json"):
         with unchanged(home):
             assert evaluate(home, str(home / place), "--overwrite") == 1
+    with unchanged(home):  # the model is given as a file
+        assert evaluate(home, str(home / "onnx/config.json"), "--overwrite", model="onnx/model.onnx") == 1
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

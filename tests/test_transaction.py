@@ -6,6 +6,7 @@ Kills and interruptions are tried at every line of `prune_export.files` that a r
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -684,7 +685,7 @@ def test_a_hidden_folder_that_came_with_a_download_is_left_alone(
     before = snapshot(tmp_path)
     run(folder / "model.onnx", overwrite=overwrite)
     assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
-    assert f"{aside}: left alone" in caplog.text
+    assert f"{str(aside)!r}: left alone" in caplog.text
     with pytest.raises(ZeroDivisionError), transaction(destination(folder / "a.onnx", overwrite=True).target):
         _ = 1 // 0
     assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
@@ -802,6 +803,72 @@ def test_what_the_user_wrote_after_a_kill_is_not_lost(tmp_path: Path) -> None:
     assert (folder / "config.json").read_bytes() == b"by the user's hand"
     (old,) = folder.glob(".prune-export-*/old/config.json")
     assert old.read_bytes() == b"before"
+
+
+def test_an_output_replaced_by_a_link_after_a_kill(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    entry = killed(folder / "model.onnx", "placing")
+    theirs = fill(tmp_path / "elsewhere", {"config.json": b"mine", "model.onnx": b"mine"})
+    (tmp_path / "out").rename(tmp_path / "moved")
+    Path(entry.aside.replace("/out/", "/moved/")).rename(theirs / Path(entry.aside).name)
+    (tmp_path / "out").symlink_to(theirs)
+    before = snapshot(theirs)
+    with suppress(OutputError):
+        run(folder / "model.onnx")
+    assert before.items() <= snapshot(theirs).items()
+
+
+@pytest.mark.parametrize("moment", ["preparing", "placing"])
+def test_another_folder_of_that_name_is_left_alone(moment: str, tmp_path: Path) -> None:
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    entry = killed(folder / "model.onnx", "placing")
+    entry.phase = moment  # type: ignore[assignment]
+    assert journal.write(entry)
+    shutil.move(entry.aside, tmp_path / "moved")
+    for files in ({}, {"notes.txt": b"mine"}):
+        fill(Path(entry.aside), files)
+        run(folder / "model.onnx", overwrite=True)
+        assert snapshot(Path(entry.aside)) == files
+        assert snapshot(folder).items() >= NEW.items()
+
+
+def test_a_copied_output_is_not_taken_for_the_exchanged_one(tmp_path: Path) -> None:
+    """The folders were not exchanged yet, and the copy of what was prepared has another inode."""
+    work, folder = tmp_path / "work", fill(tmp_path / "work" / "out", OLD)
+    entry = killed(folder, "exchanging")
+    assert entry.phase == "exchanging"
+    shutil.copytree(work, tmp_path / "copy", symlinks=True)
+    copied = Path(entry.aside.replace("/work/", "/copy/"))
+    shutil.rmtree(Path(entry.aside) / "new")
+    shutil.copytree(copied / "new", Path(entry.aside) / "new")
+    recover(folder)
+    assert snapshot(folder) == OLD
+
+
+def test_a_lock_of_somebody_else_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another program holds a lock"):
+            run(folder / "model.onnx")
+    finally:
+        os.close(descriptor)
+    assert snapshot(tmp_path) == {"out/notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("phase", ["placing", "discarding"])
+def test_a_journal_that_cannot_be_written_changes_nothing(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "out", {"notes.txt": b"mine", "config.json": b"before", "model.onnx": b"before"})
+    before = snapshot(folder)
+    write = journal.write
+    monkeypatch.setattr(journal, "write", lambda entry: entry.phase != phase and write(entry))
+    with pytest.raises(OutputError):
+        run(folder / "model.onnx", overwrite=True)
+    assert snapshot(tmp_path) == {f"out/{name}": content for name, content in before.items()}
 
 
 def test_a_file_that_appears_in_a_folder_that_is_exchanged_is_kept(

@@ -23,7 +23,6 @@ import tomli_w
 import torch
 
 import prune_export
-from prune_export.benchmark.files import JSON, MARKDOWN, PICTURE
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, TOKENIZER_FILES
 from prune_export.cli.main import main
 from prune_export.files.transaction import recover
@@ -152,8 +151,6 @@ def replaceable(verb: str, out: Path, overwrite: bool) -> set[str]:
                 return set(SOUND(SLIM_CHECKPOINT, out))
             case "evaluate" if overwrite:
                 return {"config.json", "config.null_odds.json"}
-            case "bench":
-                return {name for name in (JSON, MARKDOWN, PICTURE) if b"prune-export" in (out / name).read_bytes()}
     except (OSError, prune_export.PruneExportError):
         pass
     return set()

@@ -11,7 +11,6 @@ from exporters.errors import MissingDependencyError, UsageError
 from prune_export.benchmark.results import BenchReport, Latency
 
 FORMATS = (".svg", ".png")
-MARK = b"prune-export bench"  # in the metadata of every picture
 _BAR, _LIMIT, _TEXT = "#4878a8", "#c44e52", "#333333"
 
 
@@ -90,8 +89,7 @@ def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, b
                 _draw_panel(axis, panels[index], with_labels=index % columns == 0)
             else:
                 axis.remove()
-        mark = MARK.decode()
-        metadata = {"Date": None, "Creator": mark} if form == "svg" else {"Software": mark}
+        metadata = {"Date": None} if form == "svg" else {"Software": None}
         figure.savefig(file, format=form, metadata=metadata, dpi=150)
 
 

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, metavar="DIR", help="write bench.json, bench.md and bench.svg there")
     group.add_argument("--picture", type=Path, metavar="FILE", help="draw the speed-ups, as .svg or .png")
+    group.add_argument("--overwrite", action="store_true", help="replace files that are there, whatever they are")
     add_output_options(parser)
 
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         check_picture(picture)
     if options.output is not None and picture is None and can_draw():
         picture = options.output / PICTURE
-    check_files(options.output, picture)
+    check_files(options.output, picture, overwrite=options.overwrite)
     with progress(quiet=options.quiet) as listener:
         report = bench(
             options.model,
@@ -78,9 +79,9 @@ def run(options: argparse.Namespace) -> int:
         )
     written = []
     if options.output is not None:
-        written = write_files(report, options.output)
+        written = write_files(report, options.output, overwrite=options.overwrite)
     if picture is not None:
-        written.append(write_picture(report, picture))
+        written.append(write_picture(report, picture, overwrite=options.overwrite))
     notes = []
     if options.output is not None and picture is None:
         notes.append("no picture was drawn, because matplotlib is not installed: pip install 'prune-export[bench]'")

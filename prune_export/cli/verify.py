@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_parity_options(parser)
     add_quality_options(parser)
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the cases as JUnit XML")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE, whatever it is")
     add_output_options(parser)
 
 
@@ -29,11 +30,11 @@ def run(options: argparse.Namespace) -> int:
     from exporters.errors import ParityError
     from prune_export.cli.console import print_parity, progress
     from prune_export.outputs.report import check_report
-    from prune_export.parity.junit import MARK, write_junit
+    from prune_export.parity.junit import write_junit
     from prune_export.verification import verify
 
     if options.junit is not None:
-        check_report(options.junit, mark=MARK)
+        check_report(options.junit, overwrite=options.overwrite, read=(options.model, options.onnx))
     with progress(quiet=options.quiet) as listener:
         report = verify(
             options.model,
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             progress=listener,
         )
     if options.junit is not None:
-        write_junit(report, options.junit)
+        write_junit(report, options.junit, overwrite=options.overwrite)
     with reporting(options, optional=True):
         print_parity(report, json_output=options.json, quiet=options.quiet)
     if report.passed:

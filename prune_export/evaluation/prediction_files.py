@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from exporters.errors import OutputError
 from prune_export.evaluation.result import Evaluation
 from prune_export.outputs.report import check_report, write_report
 
@@ -20,12 +19,7 @@ def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite
     """
     for place in _paths(models, path):
         for name in (place, _odds(place)):
-            found = check_report(name, overwrite=overwrite)
-            read = [source for source in (data, *models) if Path(source).exists() and found.exists()]
-            if any(found.samefile(source) or found.parent.samefile(source) for source in read):
-                raise OutputError(
-                    f"{found} is there already and is read or lies in a model's folder; choose another name"
-                )
+            check_report(name, overwrite=overwrite, read=(data, *models))
 
 
 def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:

@@ -27,7 +27,8 @@ Identity = tuple[int, int, int]
 class Entry(msgspec.Struct):
     """A transaction: `token` is its secret.
 
-    `aside` is the hidden folder in which it is prepared, `folder` where the files go. `phase` says what is being done:
+    `aside` is the hidden folder in which it is prepared, and `inode` that folder's (0: not made yet); `folder` is where the
+    files go. `phase` says what is being done:
 
     preparing   nothing outside of `aside` has been touched
     exchanging  the prepared folder, whose inode is `staged`, is exchanged for `folder`
@@ -40,6 +41,7 @@ class Entry(msgspec.Struct):
     token: str
     aside: str
     folder: str
+    inode: int = 0
     phase: Literal["preparing", "exchanging", "placing", "discarding"] = "preparing"
     staged: int = 0
     away: tuple[str, ...] = ()

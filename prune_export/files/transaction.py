@@ -20,6 +20,7 @@ import shutil
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from prune_export.files.writing import sync_files, sync_folder
 ASIDE = ".prune-export-"
 _NEW, _OLD = "new", "old"
 _RENAME_EXCHANGE = 2
+_PATIENCE = 10.0  # seconds; to place files takes milliseconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _log = logging.getLogger("prune_export")
@@ -124,6 +126,8 @@ def recover(folder: Path) -> None:
                 stack.callback(os.close, lock)
                 if (found := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
                     aside = stack.enter_context(_opened_folder(Path(found.aside).name, _parent_of(found, stack)))
+                    if found.inode not in (0, os.fstat(aside).st_ino):
+                        continue  # another folder of that name
                     _Work(found, aside, Path(found.aside) / _NEW).settle()
         except BlockingIOError:
             pass  # its run is alive
@@ -138,9 +142,9 @@ def recover(folder: Path) -> None:
                 if str(path) not in proven | _named:
                     _named.add(str(path))
                     _log.warning(
-                        "%s: left alone, because nothing here proves that it is the rest of a killed run; remove it by hand "
-                        "if it is yours",
-                        path,
+                        "%r: left alone, because nothing here proves that it is the rest of a killed run. If it is yours, "
+                        "look what lies in its folder 'old' before you remove it",
+                        str(path),
                     )
 
 
@@ -154,18 +158,17 @@ class _Work:
     entry: Entry
     aside: int
     staged: Path
-    is_noted: bool = True  # whether the journal is on the disk
     is_settled: bool = False
 
     @property
     def path(self) -> Path:
         return Path(self.entry.aside)
 
-    def enter(self, **changes: object) -> None:
-        """Notes in the journal what is about to be done."""
+    def enter(self, **changes: object) -> bool:
+        """Notes in the journal what is about to be done; False where it cannot be noted."""
         for name, value in changes.items():
             setattr(self.entry, name, value)
-        self.is_noted = journal.write(self.entry)
+        return journal.write(self.entry)
 
     def settle(self) -> None:
         """Undoes what is half done, or finishes what is done, and removes the hidden folder.
@@ -190,7 +193,7 @@ class _Work:
             ) from error
         self.is_settled = True
         if self.entry.phase in ("placing", "discarding") and _is_filled(self.aside, _OLD):
-            _log.warning("%s: kept, because it holds files that are not of an earlier output", self.path / _OLD)
+            _log.warning("%r: kept, because it holds files that are not of an earlier output", str(self.path / _OLD))
             journal.remove(self.entry)
             return
         if self.entry.phase != "preparing":
@@ -216,11 +219,13 @@ def _begun(target: Target) -> Iterator[_Work]:
         if (lock := journal.lock(token)) is not None:
             stack.callback(os.close, lock)
         stack.callback(_forget, entry)
-        is_noted = journal.write(entry)
+        journal.write(entry)
         aside.mkdir(mode=0o700)
         descriptor = stack.enter_context(_opened_folder(aside.name, _parent_of(entry, stack)))
-        work = _Work(entry, descriptor, aside / _NEW / target.folder.name if target.whole else aside / _NEW, is_noted)
+        entry.inode = os.fstat(descriptor).st_ino
+        work = _Work(entry, descriptor, aside / _NEW / target.folder.name if target.whole else aside / _NEW)
         stack.callback(_settle, work)
+        work.enter()
         work.staged.mkdir(parents=True)
         (aside / _OLD).mkdir()
         yield work
@@ -281,23 +286,25 @@ def swap(one: int, other: int, name: str) -> bool:
 
 
 def _finish_exchange(work: _Work) -> None:
-    """Removes the earlier output, if the folders were exchanged; what is not of it goes to the new folder."""
-    name = Path(work.entry.folder).name
-    with _opened_folder(_NEW, work.aside) as new:
-        try:
-            with _opened_folder(name, new) as old:
-                if os.fstat(old).st_ino == work.entry.staged:
-                    return  # not exchanged: nothing but what was prepared
-                remove_files(old, work.entry.removable)
-                if not os.listdir(old):
-                    return
-                with _opened_folder(Path(work.entry.folder)) as folder, _opened_folder(_OLD, work.aside) as kept:
-                    for rest in os.listdir(old):
-                        there = folder if rest not in os.listdir(folder) else kept
-                        os.rename(rest, rest, src_dir_fd=old, dst_dir_fd=there)
-        except FileNotFoundError:
+    """Removes the earlier output, if the folders were exchanged; what is not of it goes to the new folder, or is kept."""
+    name, staged = Path(work.entry.folder).name, work.entry.staged
+    with _opened_folder(_NEW, work.aside) as new, _opened_folder(_OLD, work.aside) as kept:
+        if not _is_there(name, new):
             return
+        with _opened_folder(name, new) as old:
+            if os.fstat(old).st_ino == staged:
+                return  # not exchanged: nothing but what was prepared
+            with suppress(OSError), _opened_folder(Path(work.entry.folder), follow=False) as folder:
+                if os.fstat(folder).st_ino == staged:
+                    remove_files(old, work.entry.removable)
+                    for rest in os.listdir(old):
+                        if not _is_there(rest, folder):
+                            os.rename(rest, rest, src_dir_fd=old, dst_dir_fd=folder)
+            if not os.listdir(old):
+                return
+        os.rename(name, name, src_dir_fd=new, dst_dir_fd=kept)
     work.entry.phase = "discarding"
+    work.entry.removable = ()
 
 
 # --- single files ---------------------------------------------------------------------------------------------------
@@ -333,13 +340,12 @@ def _place(work: _Work, target: Target) -> None:
 
 def _move(work: _Work, folder: int, away: list[str], placed: list[str], removable: frozenset[str]) -> None:
     with _opened_folder(_NEW, work.aside) as new, _opened_folder(_OLD, work.aside) as old:
-        work.enter(
+        if not work.enter(
             phase="placing",
             away=tuple(away),
             placed={name: _identity(name, new) for name in placed},
             removable=tuple(sorted({*removable, *away})),
-        )
-        if not work.is_noted:
+        ):
             raise OutputError(
                 "there is no folder in which to note what is moved, so that a kill could be undone; set XDG_STATE_HOME to a "
                 "folder that can be written, or give --output a new folder"
@@ -350,14 +356,16 @@ def _move(work: _Work, folder: int, away: list[str], placed: list[str], removabl
             if name in placed:
                 os.rename(name, name, src_dir_fd=new, dst_dir_fd=folder)
         sync_folder(folder)
-        work.enter(phase="discarding")  # from here on it is done
+        if not work.enter(phase="discarding"):  # from here on it is done; else a later run would undo it
+            work.entry.phase = "placing"
+            raise OutputError("the journal cannot be written: no space for it, or no permission; nothing was changed")
 
 
 def _undo(work: _Work) -> None:
     """Takes back the moves of a `_move` that did not end. It may itself be interrupted and done again."""
     entry = work.entry
     with (
-        _opened_folder(Path(entry.folder)) as folder,
+        _opened_folder(Path(entry.folder), follow=False) as folder,
         _opened_folder(_NEW, work.aside) as new,
         _opened_folder(_OLD, work.aside) as old,
     ):
@@ -407,8 +415,18 @@ def remove_files(folder: int, paths: tuple[str, ...]) -> None:
 @contextmanager
 def _turn(folder: int) -> Iterator[None]:
     """One run at a time places files in `folder`. The lock is on the folder itself: no file to leave behind."""
-    with suppress(OSError):  # where there are no such locks, two runs may meet
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OutputError("another program holds a lock on the output's folder; nothing was changed") from None
+            time.sleep(0.02)
+            continue
+        except OSError:
+            pass  # where there are no such locks, two runs may meet
+        break
     yield
 
 
@@ -416,9 +434,10 @@ def _turn(folder: int) -> Iterator[None]:
 
 
 @contextmanager
-def _opened_folder(path: Path | str, inside: int | None = None) -> Iterator[int]:
-    """A folder's descriptor; a link at the name itself is followed only where the user gave the path."""
-    descriptor = os.open(path, _DIRECTORY if inside is None else _DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
+def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool = True) -> Iterator[int]:
+    """A folder's descriptor; a link at the name itself is followed only where the user gave the path just now."""
+    flags = _DIRECTORY if inside is None and follow else _DIRECTORY | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, dir_fd=inside)
     try:
         yield descriptor
     finally:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.files.errors import kind_of
-from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes, user_path
+from prune_export.files.known import is_known, remember
+from prune_export.files.reading import ReadingError, user_path
 from prune_export.files.writing import write_file
 
 
-def check_report(path: Path, *, mark: bytes | None = None, overwrite: bool = False) -> Path:
+def check_report(path: Path, *, overwrite: bool = False, read: Iterable[str | Path] = ()) -> Path:
     """Finds out before the work whether a report can be written to `path`; makes the folder that it goes into.
 
-    A regular file that is there is replaced only with `overwrite`, or if it holds `mark`, as our reports of that kind do.
+    A regular file that is there is replaced only with `overwrite`, or if it still is what an earlier run wrote; never one
+    that is among the files and models `read`, or lies in the folder of one.
 
     Returns:
         The path, `~` replaced.
@@ -35,34 +38,36 @@ def check_report(path: Path, *, mark: bytes | None = None, overwrite: bool = Fal
         raise OutputError(f"cannot write {path}: it is {kind_of(mode)}; expected a file name, of a file or of nothing")
     if not path.name or not os.access(path.parent if mode is None else path, os.W_OK):
         raise OutputError(f"cannot write {path}: expected a file name in a folder that can be written")
-    if mode is not None and not overwrite and not _holds(path, mark):
+    if mode is not None and not overwrite and not is_known(path):
         raise OutputError(
-            f"{path} is there already"
-            + (
-                "; choose another name, or give --overwrite"
-                if mark is None
-                else ", and is no earlier report; choose another name"
-            )
+            f"{path} is there already, and is not as an earlier run wrote it; choose another name, or give --overwrite"
+        )
+    if mode is not None and any(_holds(Path(source), path) for source in read):
+        raise OutputError(
+            f"{path} is read by this command, or lies in the folder of a model that is; choose another name"
         )
     return path
 
 
-def write_report(path: Path, content: bytes, *, mark: bytes | None = None, overwrite: bool = False) -> Path:
+def write_report(path: Path, content: bytes, *, overwrite: bool = False) -> Path:
     """Writes a report in one step; returns its path.
 
     Raises:
         OutputError: as for `check_report`.
     """
-    path = check_report(path, mark=mark, overwrite=overwrite)
+    path = check_report(path, overwrite=overwrite)
     try:
         write_file(path, content, overwrite=path.exists())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    remember(content)
     return path
 
 
-def _holds(path: Path, mark: bytes | None) -> bool:
+def _holds(source: Path, path: Path) -> bool:
+    """Whether the existing `path` is `source`, or lies beside it if that is a model, or in it."""
     try:
-        return mark is not None and mark in read_bytes(path, limit=LARGE_FILE)
-    except ReadingError:
+        folder = source if source.is_dir() else source.parent if source.suffix == ".onnx" else None
+        return path.samefile(source) or (folder is not None and path.parent.samefile(folder))
+    except OSError:
         return False

@@ -8,10 +8,8 @@ from xml.etree import ElementTree
 from prune_export.outputs.report import write_report
 from prune_export.parity.verdict import ParityReport
 
-MARK = b'<testsuite name="prune-export parity"'
 
-
-def write_junit(report: ParityReport, path: Path) -> None:
+def write_junit(report: ParityReport, path: Path, *, overwrite: bool = False) -> None:
     """One test case a case, named after its comparison; failures carry their figures.
 
     Raises:
@@ -36,4 +34,4 @@ def write_junit(report: ParityReport, path: Path) -> None:
     root.append(suite)
     ElementTree.indent(root)
     content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    write_report(path, content, mark=MARK)
+    write_report(path, content, overwrite=overwrite)

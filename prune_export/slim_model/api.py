@@ -6,8 +6,10 @@ from pathlib import Path
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError
+from prune_export.checkpoint.beside import check_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.inspection import inspect
+from prune_export.outputs.kinds import CONFIG
 from prune_export.plan import Plan
 from prune_export.slim_model.model import SlimModel
 
@@ -26,6 +28,7 @@ def slim(
     Arguments and errors as for `inspect`. The result trains on, and saves with `save_pretrained`.
     """
     found = inspect(model, task=task, plan=plan, revision=revision, cache_dir=cache_dir, token=token)
+    check_beside(found.checkpoint.source.folder, (CONFIG,))  # save_pretrained writes what it says
     return module_of(found.checkpoint, found.slim)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from exporters.errors import CheckpointError
-from prune_export.checkpoint.beside import copy_beside, tokenizer_files
+from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import read_configuration, transformers_config
 from prune_export.checkpoint.oracle import quiet_transformers
@@ -22,7 +22,7 @@ from prune_export.families.names import TASK_SUFFIXES
 from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import DENSE
+from prune_export.outputs.kinds import CONFIG, DENSE
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe
@@ -50,6 +50,7 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
 
     assert recipe.task in LABELLED
     _, family, _ = read_configuration(source)
+    check_beside(source.folder, (CONFIG,))  # the new folder says what it says
     read_weights(source.folder, family.prefix)  # transformers reads them again, and checks nothing
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
