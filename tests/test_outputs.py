@@ -28,6 +28,7 @@ from prune_export.outputs.kinds import RECORD
 from prune_export.outputs.run import MARKER, RECIPE
 from prune_export.plan import plan_from_zeros
 from prune_export.training.distillation.student import write_student
+from prune_export.training.folder import held_run
 from prune_export.training.head import write_with_head
 from prune_export.training.recipe_file import recipe_to_toml
 from prune_export.training.run import train
@@ -383,6 +384,64 @@ def test_the_recipe_that_is_read_is_never_replaced(home: Path) -> None:
             assert main(["train", str(recipe), "--output", str(home / "run"), "--overwrite", "--quiet"]) == 1
     with unchanged(home):
         assert main(["train", str(used), "--output", str(home / "run"), "--resume", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("key", ["model", "teacher", "data"])
+def test_what_the_recipe_reads_is_not_begun_anew(key: str, home: Path) -> None:
+    run = train(one_step(home)).folder
+    shutil.copyfile(home / "questions.json", run / "questions.json")
+    sections: dict[str, Any] = {
+        "model": {"model": str(run / "final")},
+        "teacher": {"teacher": str(run / "final"), "distillation": {"weight": 0.5}},
+        "data": {"data": {"train": str(run / "questions.json")}},
+    }[key]
+    with unchanged(home), pytest.raises(OutputError, match="is read by the recipe and lies in"):
+        train(one_step(home, **sections), overwrite=True)
+
+
+@pytest.mark.parametrize("data", [{"train": "nowhere.json"}, {"eval": "nowhere.json"}])
+def test_a_mistake_costs_no_earlier_run(data: dict[str, str], home: Path) -> None:
+    train(one_step(home))
+    with unchanged(home), pytest.raises(prune_export.PruneExportError, match="nowhere"):
+        train(one_step(home, data=data), overwrite=True)
+
+
+def test_a_checkpoint_in_a_run_that_no_training_wrote_stays(home: Path) -> None:
+    run = train(one_step(home)).folder
+    prune(home, run / "my-oneshot")
+    prune(home, run, flops=[0.6, 0.8])
+    shutil.copytree(run / "final", run / "backup")
+    kept = [run / name for name in ("my-oneshot", "backup", "flops-0.6", "flops-0.8")]
+    assert all(path.is_dir() for path in kept)
+    with unchanged(*kept):
+        train(one_step(home), overwrite=True)
+    shutil.rmtree(run / "final")
+    shutil.copytree(run / "my-oneshot", run / "final")
+    for options in ({"overwrite": True}, {"resume": True}):
+        with unchanged(home), pytest.raises(OutputError, match="holds other things than a result of this run"):
+            train(one_step(home), **options)
+
+
+def test_a_recipe_changed_by_hand_is_not_replaced(home: Path) -> None:
+    """A training that failed early may be begun again, but not over what the user wrote meanwhile."""
+    (home / "questions.json").rename(home / "away.json")
+    with pytest.raises(prune_export.PruneExportError):
+        train(replace(one_step(home), data=replace(one_step(home).data, train=(str(home / "missing.json"),))))
+    used = home / "run" / RECIPE
+    used.write_text(used.read_text() + "# my notes\n")
+    with unchanged(home / "run"), pytest.raises(OutputError, match="holds a run already"):
+        train(one_step(home))
+
+
+def test_one_training_at_a_time(home: Path) -> None:
+    """A second one would write into the first one's checkpoints, or take them away."""
+    recipe = one_step(home)
+    train(recipe)
+    with held_run(home / "run", recipe, None, (), resume=True, overwrite=False):
+        for options in ({"overwrite": True}, {"resume": True}):
+            with unchanged(home), pytest.raises(OutputError, match="another training is at work"):
+                train(recipe, **options)
+    train(recipe, resume=True)
 
 
 def test_old_checkpoints_go_without_what_is_not_theirs(home: Path) -> None:

@@ -10,6 +10,7 @@ final/…  <budget>/…                         masked checkpoints
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -17,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import OutputError
-from prune_export.files.reading import ReadingError, read_json
+from prune_export.checkpoint.source import PLAN_FILE
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.files.transaction import Target, remove_files
 from prune_export.outputs.destination import can_exchange
 from prune_export.outputs.kinds import DENSE, MASKED, Marker, OutputKind, is_regular
@@ -47,14 +49,45 @@ _BELOW = {
 }
 
 
-def is_run(folder: Path) -> bool:
-    """Says whether `folder` is marked as that of a training."""
+class RunMarker(Marker):
+    """`recipe_sha256` is the digest of recipe.toml as the run wrote it."""
+
+    recipe_sha256: str = ""
+
+
+class ResultMarker(Marker):
+    """What pruning.json says of a result: the stage that wrote it."""
+
+    stage: str | None = None
+
+
+def marker_of(folder: Path) -> RunMarker | None:
+    """Reads what marks `folder` as that of a training; None where nothing does."""
     if not is_regular(folder / MARKER):
+        return None
+    try:
+        marker = read_json(folder / MARKER, RunMarker)
+    except ReadingError:
+        return None
+    return marker if marker.format == FORMAT else None
+
+
+def is_untouched(folder: Path, marker: RunMarker) -> bool:
+    """Says whether the run in `folder` failed before anything was made, and its recipe is as it was written."""
+    if {path.name for path in folder.iterdir()} != {MARKER, RECIPE} or not is_regular(folder / RECIPE):
+        return False
+    return hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest() == marker.recipe_sha256
+
+
+def is_result(folder: Path) -> bool:
+    """Says whether the masked checkpoint in `folder` is a result of the run around it."""
+    if not MASKED.removable(folder):
         return False
     try:
-        return read_json(folder / MARKER, Marker).format == FORMAT
+        stage = read_json(folder / PLAN_FILE, ResultMarker, limit=LARGE_FILE).stage
     except ReadingError:
         return False
+    return stage is not None and folder.name in (FINAL, stage)
 
 
 def refuse_links(folder: Path, results: Iterable[str]) -> None:
@@ -87,14 +120,14 @@ def run_files(folder: Path) -> frozenset[str]:
     Raises:
         OutputError: a folder of the run holds a file that no training writes.
     """
-    if not is_run(folder):
+    if marker_of(folder) is None:
         return frozenset()
     found = {name for name in _FILES if is_regular(folder / name)}
     for entry in os.scandir(folder):
         if not entry.is_dir(follow_symlinks=False):
             continue
         pattern = _BELOW.get(entry.name)
-        result = MASKED.removable(Path(entry))
+        result = MASKED.removable(Path(entry)) if is_result(Path(entry)) else frozenset[str]()
         if pattern is None and not result and entry.name != FINAL:
             continue  # not of the run
         for path in Path(entry).rglob("*"):

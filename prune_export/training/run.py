@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,13 +14,12 @@ from typing import Any
 import msgspec
 import torch
 
-from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
+from exporters.errors import CheckpointError, MissingDependencyError, TrainingError, UsageError
 from prune_export.checkpoint.beside import copy_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_safetensors
-from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
@@ -37,34 +36,25 @@ from prune_export.outputs.run import (
     CHECKPOINTS,
     EVALUATION,
     FINAL,
-    FORMAT,
     LOG,
-    MARKER,
-    RECIPE,
-    RUN,
     STAGES,
-    VERSION,
-    is_run,
-    refuse_links,
-    run_target,
 )
 from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.objective import LABELLED
 from prune_export.record import versions
 from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
 from prune_export.training.arguments import check_trainer_section, total_steps, training_arguments
 from prune_export.training.checks import check_recipe, check_stages
-from prune_export.training.distillation.student_config import StudentConfig
-from prune_export.training.distillation.teacher import check_teacher
 from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features, training_features
+from prune_export.training.folder import held_run
 from prune_export.training.head import needs_head, write_with_head
+from prune_export.training.inputs import trainable_checkpoint
 from prune_export.training.kinds import stages_of
 from prune_export.training.network import finished_tensors, make_network
 from prune_export.training.recipe import Recipe
-from prune_export.training.recipe_file import read_recipe, recipe_to_toml
+from prune_export.training.recipe_file import read_recipe
 from prune_export.training.stage import Context, Stage
 
 TRAINER_STATE = "trainer_state.json"
@@ -117,10 +107,10 @@ def train(
     check_trainer_section(recipe.trainer)
     folder = expanded(recipe.output)
     check_stages(stages)
-    with _one_line_errors(folder):
+    results = [stage.name for stage in stages if stage.publish]
+    with _one_line_errors(folder), ExitStack() as stack:
         if _is_first():
-            results = [stage.name for stage in stages if stage.publish]
-            _open_folder(folder, recipe, read, results, resume=resume, overwrite=overwrite)
+            stack.enter_context(held_run(folder, recipe, read, results, resume=resume, overwrite=overwrite))
         _wait()
         context, features = _context(recipe, folder, progress)
         start, published = context.original.source.folder, []
@@ -160,53 +150,6 @@ def _wait() -> None:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE).wait_for_everyone()
 
 
-def _open_folder(
-    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
-) -> None:
-    """Marks `folder` as that of a run and puts the recipe there as used; `read` is the file that it came from.
-
-    `results` are the names of the checkpoints that will lie beside `final`.
-
-    Raises:
-        OutputError: the folder holds a run already, or other things.
-        UsageError: the run to be resumed was begun with another recipe.
-    """
-    place = folder_destination(folder, RUN, overwrite=True)
-    folder = place.folder
-    used = folder / RECIPE
-    if folder.exists() and any(folder.iterdir()):
-        refuse_links(folder, results)
-        if not is_run(folder):
-            raise OutputError(
-                f"{folder} holds other things than a run (there is no {MARKER} of ours); choose another output"
-            )
-        untouched = {path.name for path in folder.iterdir()} == {MARKER, RECIPE}  # it failed before anything was made
-        if resume and not untouched:
-            _check_same(used, recipe)
-            return
-        if not overwrite and not untouched:
-            raise OutputError(f"{folder} holds a run already; --resume goes on with it, --overwrite begins it anew")
-        if read is not None and used.exists() and read.expanduser().samefile(used):
-            raise OutputError(
-                f"{used} is the recipe that is read, and would be replaced; put it elsewhere, or choose another output"
-            )
-    with transaction(run_target(folder, overwrite=True)) as aside:
-        (aside / RECIPE).write_text(recipe_to_toml(recipe), encoding="utf-8")
-        marker = {"format": FORMAT, "version": VERSION}
-        (aside / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
-
-
-def _check_same(used: Path, recipe: Recipe) -> None:
-    """A run goes on with the recipe that it began with; only where it lies may differ."""
-    before, now = (asdict(found) | {"output": ""} for found in (read_recipe(used), recipe))
-    for section in now:
-        if before[section] != now[section]:
-            raise UsageError(
-                f"{used}: the run was begun with another recipe: {section} was {before[section]!r}, now {now[section]!r}; "
-                "go on with the recipe as it was, or choose another output"
-            )
-
-
 def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context, Features]:
     progress.pause()
     source = resolve(recipe.model)
@@ -217,33 +160,11 @@ def _context(recipe: Recipe, folder: Path, progress: Progress) -> tuple[Context,
             write_with_head(source, recipe, begun)
         _wait()
         source = replace(source, folder=begun)
-    checkpoint = load_checkpoint(source, task=recipe.task)
-    if checkpoint.form not in ("plain", "masked"):
-        raise CheckpointError(
-            f"'{source.name}' is in {checkpoint.form} format; training needs a checkpoint with weights of full size"
-        )
-    if checkpoint.task not in LABELLED:
-        raise UsageError(
-            f"'{source.name}' is for {checkpoint.task}; training needs a task with labels: say in the recipe "
-            f"task = {' or '.join(repr(task) for task in LABELLED)}"
-        )
-    _check_what_comes_later(recipe, checkpoint)
+    checkpoint = trainable_checkpoint(source, recipe)
     features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(checkpoint.source.folder)
     return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features
-
-
-def _check_what_comes_later(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Reads what is needed after hours only: it should fail now, if at all."""
-    if recipe.data.eval is not None:
-        read_examples(recipe.data.eval, task=checkpoint.task, dataset=recipe.data.dataset)
-    is_student = isinstance(recipe.method, StudentConfig)
-    teachers = {recipe.teacher} if recipe.distillation is not None or is_student else set()
-    if isinstance(recipe.method, StudentConfig):
-        teachers.add(recipe.method.prediction_teacher)
-    for name in teachers - {None}:
-        check_teacher(load_checkpoint(str(name), task=checkpoint.task), checkpoint)
 
 
 def _run_stage(
