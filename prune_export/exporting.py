@@ -16,7 +16,7 @@ from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
-from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
+from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files, why_no_tokenizer
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.weights import sha256
@@ -241,8 +241,9 @@ def _notes(
         yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
     if not has_tokenizer:
         yield (
-            f"'{found.checkpoint.source.name}' holds no tokenizer: none was copied, and parity saw no real text. Save one "
-            "beside the checkpoint, or into the output, for pipelines"
+            f"no tokenizer of '{found.checkpoint.source.name}' was copied, and parity saw no real text: "
+            f"{why_no_tokenizer(found.checkpoint.source.folder)}. Save one beside the checkpoint, or into the output, for "
+            "pipelines"
         )
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)

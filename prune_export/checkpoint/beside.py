@@ -31,11 +31,23 @@ def tokenizer_files(folder: Path) -> tuple[str, ...]:
 
 
 def _load(folder: Path) -> Any:
-    with quiet_transformers():
-        try:
+    try:
+        with quiet_transformers():
             return open_tokenizer(folder)
-        except Exception:  # transformers raises many kinds; the caller's notes say that there is none
-            return None
+    except CheckpointError:
+        return None  # `why_no_tokenizer` says why
+
+
+def why_no_tokenizer(folder: Path) -> str:
+    """Says why no tokenizer can be loaded from `folder`."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return "it holds none"
+    try:
+        with quiet_transformers():
+            open_tokenizer(folder)
+    except CheckpointError as error:
+        return str(error)
+    return "none of its files belongs to it"
 
 
 def check_beside(folder: Path, names: Iterable[str]) -> None:
