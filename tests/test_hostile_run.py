@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import prune_export
-from exporters.errors import CheckpointError
+from exporters.errors import CheckpointError, OutputError
 from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe
 from tests.tiny_training import tiny_recipe
@@ -114,3 +117,80 @@ def test_a_damaged_checkpoint_is_one_line(begun: Path, tmp_path: Path) -> None:
             prune_export.train(as_begun(tmp_path), resume=True)
         (begun / name).write_bytes(content)
     assert prune_export.train(as_begun(tmp_path), resume=True).final.is_dir()
+
+
+# --- what the Trainer wrote as JSON ------------------------------------------------------------------------------------
+
+STATES: list[Any] = [
+    {},
+    [],
+    "text",
+    {"unknown": 1},
+    {"global_step": 10**9},
+    {"global_step": -5},
+    {"global_step": "4"},
+    {"global_step": 1e400},
+    {"epoch": None},
+    {"epoch": "x"},
+    {"epoch": 1e9},
+    {"epoch": -1},
+    {"log_history": 3},
+    {"log_history": [1]},
+    {"log_history": [{"loss": [[]]}]},
+    {"stateful_callbacks": []},
+    {"stateful_callbacks": {}},
+    {"stateful_callbacks": {"TrainerControl": []}},
+    {"stateful_callbacks": {"TrainerControl": {"args": {"should_log": "x"}, "attributes": {}}}},
+    {"total_flos": "x"},
+    {"total_flos": -1},
+    {"train_batch_size": None},
+    {"train_batch_size": 0},
+    {"train_batch_size": 10**9},
+    {"logging_steps": 0},
+    {"save_steps": "x"},
+    {"num_input_tokens_seen": 10**30},
+    {"trial_params": {}},
+    {"best_model_checkpoint": "/etc"},
+]
+
+
+def test_a_hostile_state_is_one_line(begun: Path, tmp_path: Path) -> None:
+    path = begun / "trainer_state.json"
+    genuine, recipe = path.read_text(), as_begun(tmp_path)
+    for change in STATES:
+        whole = isinstance(change, dict) and change
+        path.write_text(json.dumps(json.loads(genuine) | change if whole else change).replace("Infinity", "1e400"))
+        with pytest.raises(CheckpointError, match=r"trainer_state\.json: .* to go on from the one before") as caught:
+            prune_export.train(recipe, resume=True)
+        assert "\n" not in str(caught.value)
+    for missing in json.loads(genuine):
+        path.write_text(json.dumps({key: value for key, value in json.loads(genuine).items() if key != missing}))
+        with pytest.raises(CheckpointError, match=missing):
+            prune_export.train(recipe, resume=True)
+    path.write_text(genuine)
+    assert prune_export.train(recipe, resume=True).final.is_dir()
+
+
+def test_a_log_of_others(begun: Path, tmp_path: Path) -> None:
+    log, recipe = tmp_path / "there/run/log.jsonl", as_begun(tmp_path)
+    kept = [b'{"stage": "another", "step": 99}', b'{"stage": "01-training", "step": "x"}', b"{}", b'{"loss": NaN}']
+    noise = [b"[1]", b"3", b"null", b'"x"', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"9" * 5000, b'{"cut": ']
+    log.write_bytes(b"\n".join([*kept, *noise]))
+    assert prune_export.train(recipe, resume=True).final.is_dir()
+    lines = log.read_bytes().splitlines()
+    assert lines[: len(kept)] == kept
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    assert len(lines) > len(kept)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "recipe.toml", "run.json", "final", "checkpoints/pipe", "tensorboard/a/b"])
+def test_a_pipe_or_socket_in_a_run_is_refused(name: str, begun: Path, tmp_path: Path) -> None:
+    place, recipe = tmp_path / "there/run" / name, as_begun(tmp_path)
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    for make, kind in ((os.mkfifo, "a pipe"), (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "a socket")):
+        make(place)
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match=f"is {kind}; expected a file or folder of the run itself"):
+                prune_export.train(recipe, **options)
+        place.unlink()

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from exporters.errors import CheckpointError, MissingDependencyError, OutputError, TrainingError, UsageError
@@ -26,7 +25,7 @@ from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.files.errors import explained
 from prune_export.files.paths import expanded
-from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
+from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
@@ -66,8 +65,8 @@ from prune_export.training.network import finished_tensors, make_network
 from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe, recipe_to_toml
 from prune_export.training.stage import Context, Stage
+from prune_export.training.trainer_state import check_state
 
-TRAINER_STATE = "trainer_state.json"
 _PATIENCE = timedelta(hours=12)
 
 
@@ -267,7 +266,7 @@ def _run_stage(
     saved = folder / CHECKPOINTS / name
     last = last_checkpoint(saved)
     if last is not None:
-        _check_length(last, total)
+        check_state(last, checkpoint_step(last), total, recipe.optimiser.batch_size)
     if last is None or checkpoint_step(last) < total:
         seed = recipe.seed + number - 1  # a later stage sees the examples in another order
         set_seed(seed)
@@ -326,25 +325,6 @@ def _run_stage(
         assert last is not None
         _finish(stage, checkpoint, last, total, result, context, features)
     _wait()
-
-
-class _TrainerState(msgspec.Struct):
-    """What is read back of what transformers' Trainer wrote."""
-
-    max_steps: int
-
-
-def _check_length(last: Path, total: int) -> None:
-    """A stage goes on to the length that it began with."""
-    try:
-        before = read_json(last / TRAINER_STATE, _TrainerState, limit=LARGE_FILE).max_steps
-    except ReadingError as error:
-        raise CheckpointError(f"{last / TRAINER_STATE}: {error}; delete {last} to go on from the one before") from error
-    if before != total:
-        raise UsageError(
-            f"{last}: the training was begun with {before} optimiser steps, now there would be {total}: go on with as many "
-            "processes as it was begun with"
-        )
 
 
 def _finish(
