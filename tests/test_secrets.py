@@ -257,6 +257,20 @@ def test_a_known_token_of_any_form_is_refused_in_recipes(tmp_path: Path, monkeyp
         prune_export.train(replace(tiny_recipe(tmp_path), teacher=OTHER))
 
 
+@pytest.mark.parametrize("change", [{"teacher": OTHER}, {"trainer": {"optim_args": f"x={OTHER}"}}])
+def test_the_stored_token_is_refused_in_recipes(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(f"{OTHER}\n")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(recipe_data(tmp_path, **change)))
+    text = printed(capsys, "train", path, "--quiet", code=2)
+    assert "looks like an access token" in text
+    assert OTHER not in text
+    assert not (tmp_path / "run").exists()
+
+
 # --- all that is written -----------------------------------------------------------------------------------------------
 
 
