@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import prune_export
-from exporters.errors import CheckpointError, OutputError
+from exporters.errors import CheckpointError, OutputError, UsageError
+from prune_export.training.arguments import check_trainer_section
 from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe
 from tests.tiny_training import tiny_recipe
@@ -194,3 +195,71 @@ def test_a_pipe_or_socket_in_a_run_is_refused(name: str, begun: Path, tmp_path: 
             with pytest.raises(OutputError, match=f"is {kind}; expected a file or folder of the run itself"):
                 prune_export.train(recipe, **options)
         place.unlink()
+
+
+# --- [trainer] ---------------------------------------------------------------------------------------------------------
+
+SECTIONS: list[dict[str, Any]] = [
+    {"log_level": "x"},
+    {"log_level": 3},
+    {"log_level_replica": ""},
+    {"dataloader_num_workers": -1},
+    {"dataloader_num_workers": 10**9},
+    {"dataloader_num_workers": True},
+    {"dataloader_prefetch_factor": 0},
+    {"dataloader_persistent_workers": True},
+    {"adam_beta1": 1.5},
+    {"adam_beta2": "x"},
+    {"adam_epsilon": float("nan")},
+    {"logging_steps": 0},
+    {"logging_steps": 10**400},
+    {"save_steps": float("inf")},
+    {"fsdp": "x"},
+    {"fsdp": ["x"]},
+    {"fsdp": {}},
+    {"fsdp_config": []},
+    {"fsdp_config": "none.json"},
+    {"accelerator_config": "none.json"},
+    {"accelerator_config": {"x": 1}},
+    {"deepspeed": 3},
+    {"parallelism_config": {}},
+    {"metric_for_best_model": 1},
+    {"lr_scheduler_kwargs": {"x": 1}},
+    {"lr_scheduler_kwargs": "x"},
+    {"optim": "x"},
+    {"optim_args": 3},
+    {"torch_compile_mode": "x"},
+    {"use_cpu": "x"},
+    {"x" * 100_000: 1},
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: ", ".join(f"{k[:30]}" for k in section))
+def test_a_section_for_the_trainer_is_one_line(
+    section: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCELERATE_USE_FSDP", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(finished / "cache") if name.startswith("XDG") else "false")
+    begun = read_recipe(finished / "run/recipe.toml")
+    recipe = replace(begun, output=str(tmp_path / "run"), trainer={"use_cpu": True} | section)
+    with pytest.raises(UsageError) as caught:
+        prune_export.train(recipe)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("key", ["deepspeed", "fsdp_config", "accelerator_config"])
+def test_files_that_the_section_names_are_regular(key: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UsageError, match=rf"trainer\.{key}: .*not a regular file but a pipe"):
+        check_trainer_section({key: str(tmp_path / "pipe.json")})
+
+
+def test_a_section_that_is_fine_stays_so(tmp_path: Path) -> None:
+    section = {"log_level": "info", "dataloader_num_workers": 1, "adam_beta1": 0.8, "logging_steps": 2.0, "save_steps": 2}
+    section |= {"accelerator_config": {"split_batches": False}, "optim": "adamw_torch", "lr_scheduler_kwargs": {}}
+    recipe = tiny_recipe(tmp_path, trainer=section)
+    prune_export.train(recipe)
+    shutil.rmtree(tmp_path / "run/final")
+    shutil.rmtree(tmp_path / "run/checkpoints/01-training/checkpoint-6")
+    assert prune_export.train(recipe, resume=True).final.is_dir()

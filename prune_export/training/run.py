@@ -53,7 +53,7 @@ from prune_export.pruning.objective import LABELLED
 from prune_export.record import versions
 from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
-from prune_export.training.arguments import check_trainer_section, total_steps, training_arguments
+from prune_export.training.arguments import check_trainer_section, refusals, total_steps, training_arguments
 from prune_export.training.checks import check_recipe, check_stages
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import check_teacher
@@ -278,16 +278,17 @@ def _run_stage(
         callbacks: list[Any] = [schedule]
         if _is_first():
             callbacks += [Bar(context.progress, stage.name), LogFile(folder / LOG, name), Board(folder / BOARD / name)]
-        trainer = PruningTrainer(
-            method=network.method,
-            objective=objective,
-            lengths=features.lengths() if recipe.data.group_by_length else None,
-            model=network.model,
-            args=training_arguments(recipe, stage, saved, total, seed=seed),
-            train_dataset=features,
-            data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
-            callbacks=callbacks,
-        )
+        with refusals():
+            trainer = PruningTrainer(
+                method=network.method,
+                objective=objective,
+                lengths=features.lengths() if recipe.data.group_by_length else None,
+                model=network.model,
+                args=training_arguments(recipe, stage, saved, total, seed=seed),
+                train_dataset=features,
+                data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
+                callbacks=callbacks,
+            )
         trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]
         schedule.trainer = trainer
         if network.method is not None and trainer.shards_parameters:

@@ -32,9 +32,9 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     max_steps: _Count
     global_step: _Positive
     epoch: Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
-    logging_steps: _Positive
-    eval_steps: _Count
-    save_steps: _Count
+    logging_steps: Annotated[float, msgspec.Meta(ge=1, le=_MOST)]  # as [trainer] has them: 2.0 is fine
+    eval_steps: Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
+    save_steps: Annotated[float, msgspec.Meta(ge=0, le=_MOST)]
     train_batch_size: _Positive
     num_train_epochs: _Count
     num_input_tokens_seen: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
