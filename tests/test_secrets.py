@@ -92,6 +92,41 @@ def test_a_wrong_command_line_does_not_show_it(secret: str, capsys: pytest.Captu
     assert secret not in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--tokens {}",
+        "-token {}",
+        "--hub-token {}",
+        "--hf_token {}",
+        "--Token {}",
+        "–token {}",
+        "--tokne {}",
+        "--tkn {}",
+        "--toekn={}",
+        "--tokens={}",
+        "-token={}",
+        "--token:{}",
+        "--token{}",
+        "--api-key {}",
+        "--password={}",
+    ],
+)
+@pytest.mark.parametrize("verb", [[], ["verify"], ["train"], ["evaluate"]])
+def test_an_option_that_is_mistyped_does_not_show_it(
+    words: str, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, *verb, *words.format(OTHER).split(" "), "--model", "m", code=2)
+    assert OTHER not in text
+    assert "error: " in text
+
+
+def test_other_options_hide_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "evaluate", "--batch-tokens", "1000000", "--data", "d", "--what", "1000000", code=2)
+    assert "1000000" in printed(capsys, "evaluate", "--batch-tokens", "1000000x", "--data", "d", "--model", "m", code=2)
+    assert "[hidden]" not in text
+
+
 @pytest.mark.parametrize("secret", [REAL, OTHER])
 @pytest.mark.parametrize("given", ["option", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "stored"])
 def test_what_a_library_says_is_redacted(
@@ -124,7 +159,14 @@ def test_what_a_library_says_is_redacted(
 
 
 def test_user_and_password_of_an_address() -> None:
-    for address in ("https://user:pass@host/x", "http://token@host", "see 'https://a:b@h'"):
+    for address in (
+        "https://user:pass@host/x",
+        "http://token@host",
+        "see 'https://a:b@h'",
+        "https://user:a:b@ss@h",
+        "https://user:pass'@host/x",
+        "https://@user@h",
+    ):
         text = str(PruneExportError(f"cannot reach {address}"))
         assert "[hidden]@h" in text
         assert not {"user", "pass", "token@", "a:b"} & {
