@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.evaluation.result import Evaluation
+from prune_export.files.reading import is_file
 from prune_export.outputs.report import check_report, write_report
 
 
@@ -18,11 +19,12 @@ def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite
     Raises:
         OutputError: a file is there already, and `overwrite` is not given; it is one that is read; or it cannot be written.
     """
+    read = [Path(source) for source in (data, *models) if Path(source).exists()]
+    read += [Path(model).parent for model in models if is_file(Path(model))]
     for place in _paths(models, path):
         for name in (place, _odds(place)):
             found = check_report(name, overwrite=overwrite)
-            read = [source for source in (data, *models) if Path(source).exists() and found.exists()]
-            if any(found.samefile(source) or found.parent.samefile(source) for source in read):
+            if found.exists() and any(found.samefile(source) or found.parent.samefile(source) for source in read):
                 raise OutputError(
                     f"{found} is there already and is read or lies in a model's folder; choose another name"
                 )
