@@ -173,7 +173,7 @@ def test_a_hostile_state_is_one_line(begun: Path, tmp_path: Path) -> None:
 
 
 def test_a_log_of_others(begun: Path, tmp_path: Path) -> None:
-    log, recipe = tmp_path / "there/run/log.jsonl", as_begun(tmp_path)
+    log, recipe = begun.parents[2] / "log.jsonl", as_begun(tmp_path)
     kept = [b'{"stage": "another", "step": 99}', b'{"stage": "01-training", "step": "x"}', b"{}", b'{"loss": NaN}']
     noise = [b"[1]", b"3", b"null", b'"x"', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b"9" * 5000, b'{"cut": ']
     log.write_bytes(b"\n".join([*kept, *noise]))
@@ -184,9 +184,11 @@ def test_a_log_of_others(begun: Path, tmp_path: Path) -> None:
     assert len(lines) > len(kept)
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "recipe.toml", "run.json", "final", "checkpoints/pipe", "tensorboard/a/b"])
+@pytest.mark.parametrize(
+    "name", ["log.jsonl", "recipe.toml", "run.json", "final", "checkpoints/pipe", "tensorboard/a/b"]
+)
 def test_a_pipe_or_socket_in_a_run_is_refused(name: str, begun: Path, tmp_path: Path) -> None:
-    place, recipe = tmp_path / "there/run" / name, as_begun(tmp_path)
+    place, recipe = begun.parents[2] / name, as_begun(tmp_path)
     place.parent.mkdir(exist_ok=True)
     place.unlink(missing_ok=True)
     for make, kind in ((os.mkfifo, "a pipe"), (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "a socket")):
@@ -256,7 +258,13 @@ def test_files_that_the_section_names_are_regular(key: str, tmp_path: Path) -> N
 
 
 def test_a_section_that_is_fine_stays_so(tmp_path: Path) -> None:
-    section = {"log_level": "info", "dataloader_num_workers": 1, "adam_beta1": 0.8, "logging_steps": 2.0, "save_steps": 2}
+    section = {
+        "log_level": "info",
+        "dataloader_num_workers": 1,
+        "adam_beta1": 0.8,
+        "logging_steps": 2.0,
+        "save_steps": 2,
+    }
     section |= {"accelerator_config": {"split_batches": False}, "optim": "adamw_torch", "lr_scheduler_kwargs": {}}
     recipe = tiny_recipe(tmp_path, trainer=section)
     prune_export.train(recipe)

@@ -466,7 +466,6 @@ def test_predictions_replace_no_file_of_a_model_that_is_a_file(name: str, home: 
         assert main([*words, *small, "--predictions", str(home / "answers.json"), "--overwrite"]) == 0
 
 
-
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_modes_are_what_the_umask_says(mask: int, home: Path) -> None:
     before = os.umask(mask)

@@ -90,7 +90,8 @@ def _inside(folder: Path, name: Any) -> Path:
 def _listed(path: Path, key: str) -> list[Any]:
     """The list that a JSON file holds by `key`; empty where there is no file.
 
-    What we cannot read is refused: `datasets` reads with Python's json, which takes more than JSON, and any object for a list.
+    What we cannot read is refused: `datasets` reads with Python's json, which takes more than JSON, and goes through any
+    object like a list.
     """
     try:
         found = read_json(path, dict[str, Any])

@@ -71,7 +71,7 @@ def check_state(last: Path, step: int, total: int, batch_size: int) -> None:
         )
     if found.global_step != step or step > total:
         raise CheckpointError(
-            f"{path}: global_step: expected {step}, of {total}; found {found.global_step}; {advice}"
+            f"{path}: global_step: expected {step}, of at most {total}; found {found.global_step}; {advice}"
         )
     if found.epoch > step + 1:  # each has one step or more
         raise CheckpointError(f"{path}: epoch: expected at most {step + 1}; found {found.epoch:g}; {advice}")
