@@ -9,7 +9,7 @@ HIDDEN = "[hidden]"
 _ENVIRONMENT = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _SHORTEST = 6  # what is shorter hides nothing and is in every text
 # Access tokens of the hub, and the user and password of a URL.
-_LOOKS_LIKE = re.compile(r"\b(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*|(?<=://)[^/\s@'\"]+(?=@)")
+_LOOKS_LIKE = re.compile(r"\b(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*|(?<=://)[^/\s]+(?=@)")
 
 _known: set[str] = set()
 

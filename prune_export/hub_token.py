@@ -29,5 +29,5 @@ def register_stored_token() -> None:
     """Keeps the token that huggingface_hub would use out of all messages."""
     from huggingface_hub import get_token
 
-    with suppress(OSError):  # where it may not be read, nobody sends it
+    with suppress(OSError, ValueError):  # where it cannot be read, nobody sends it
         secrets.register(get_token())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
+from prune_export.cli.console import _Console
 from prune_export.cli.main import main
 from tests.conftest import ROOT
 from tests.tiny_training import checkpoint_folder, questions_file
@@ -98,6 +101,38 @@ def test_an_encoding_without_our_signs(encoding: str, made: Path, tmp_path: Path
         assert "FLOPs" in ended.stdout
     ended = shell(f"$P inspect --model {made}/model --json", tmp_path, PYTHONIOENCODING=encoding)
     assert json.loads(ended.stdout)["task"] == "question-answering"
+
+
+@pytest.mark.parametrize("name", ["o[/b]", "o[bold]x", "[red]", ":smile:"])
+def test_names_are_no_markup(name: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rich takes brackets for styles, and raises an error where those are none; ":smile:" for a picture."""
+    model, questions, out = tmp_path / f"model{name}", tmp_path / f"{name}.json", tmp_path / name
+    shutil.copytree(made / "model", model)
+    questions.parent.mkdir(exist_ok=True)
+    shutil.copyfile(made / "questions.json", questions)
+    data = ["--data", questions, "--limit", "4", "--max-seq-length", "24", "--doc-stride", "4"]
+    budget = ["--calibration", questions, "--samples", "8", "--flops", "0.5", "--max-seq-length", "24"]
+    for words in (
+        ["--model", model, "--output", out / "onnx", "--samples", "4"],
+        ["verify", "--model", model, "--onnx", out / "onnx", "--samples", "4"],
+        ["inspect", "--model", model],
+        ["evaluate", "--model", model, "--model", out / "onnx", *data, "--predictions", out / "answers.json"],
+        ["prune", "--model", model, "--output", out / "masked", *budget],
+    ):
+        assert main(list(map(str, words))) == 0
+        printed = "".join(capsys.readouterr().out.split())
+        assert name in printed or words[0] == "verify", printed
+
+
+def test_nothing_that_is_printed_is_markup() -> None:
+    console = _Console()
+    with console.capture() as capture:
+        table = Table("o[/b]", title="[bold]x")
+        table.add_row("[green]y")
+        for part in ("Written to o[/b]", table):
+            console.print(part, highlight=False, soft_wrap=True)
+    text = capture.get()
+    assert all(part in text for part in ("Written to o[/b]", "[bold]x", "[green]y"))
 
 
 def test_a_reader_that_is_gone(made: Path, tmp_path: Path) -> None:

@@ -188,6 +188,45 @@ def test_a_saved_dictionary_that_names_splits_elsewhere(tmp_path: Path) -> None:
         read_examples(folder, training=True)
 
 
+def test_what_only_the_library_reads_is_refused(tmp_path: Path) -> None:
+    """Python's json takes NaN, and an object can be gone through like a list: neither hides what is named."""
+    folder, other = saved(tmp_path / "saved"), saved(tmp_path / "other")
+    state = json.loads((folder / "state.json").read_text())
+    name = state["_data_files"][0]["filename"]
+    outside = json.dumps(state | {"_data_files": [{"filename": f"../other/{name}"}]})
+    for text in (
+        outside.replace("{", '{"x": NaN, ', 1),
+        outside.replace("{", '{"x": -Infinity, ', 1),
+        "[" * 100_000,
+        "[]",
+        "{}",
+        json.dumps(state | {"_data_files": {"0": {"filename": name}}}),
+    ):
+        (folder / "state.json").write_text(text)
+        with pytest.raises(DataError, match=r"state\.json: "):
+            read_examples(folder)
+    (folder / "state.json").write_text(outside.replace("{", '{"x": NaN, ', 1))
+    assert len(datasets.load_from_disk(str(folder))) == 1  # the library reads it
+    several = tmp_path / "several"
+    datasets.DatasetDict(train=datasets.Dataset.from_dict(ROWS)).save_to_disk(several)
+    for text in ('{"splits": {"../other": 1}}', '{"splits": ["../other"], "x": NaN}', '{"splits": "train"}', "{}"):
+        (several / "dataset_dict.json").write_text(text)
+        with pytest.raises(DataError, match=r"dataset_dict\.json: "):
+            read_examples(several, training=True)
+    (several / "dataset_dict.json").write_text('{"splits": {"../other": 1}}')
+    assert len(datasets.load_from_disk(str(several))["../other"]) == 1
+    assert other.is_dir()
+
+
+def test_a_saved_folder_that_leads_to_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    datasets.DatasetDict(train=datasets.Dataset.from_dict(ROWS)).save_to_disk(folder)
+    (folder / "again").symlink_to(".")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["again", "again", "train"]}))
+    with pytest.raises(DataError, match="datasets cannot load it"):
+        read_examples(folder, training=True)
+
+
 def test_columns_of_pictures_are_not_opened(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     plain = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}

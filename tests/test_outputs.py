@@ -530,6 +530,19 @@ def test_predictions_go_where_they_are_asked_for(home: Path) -> None:
         assert evaluate(home, str(home / "onnx/config.json"), "--overwrite", model="onnx/model.onnx") == 1
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "prune_export.json"])
+def test_predictions_replace_no_file_of_a_model_that_is_a_file(name: str, home: Path) -> None:
+    words = ["evaluate", "--model", str(home / "onnx/model.onnx"), "--data", str(home / "questions.json"), "--quiet"]
+    small = ["--limit", "4", "--max-seq-length", "24", "--doc-stride", "4"]
+    (home / "link").symlink_to(home / "onnx")
+    assert (home / "onnx" / name).is_file()
+    for place in (home / "onnx" / name, home / "link" / name):
+        with unchanged(home):
+            assert main([*words, *small, "--predictions", str(place), "--overwrite"]) == 1
+    for _ in range(2):
+        assert main([*words, *small, "--predictions", str(home / "answers.json"), "--overwrite"]) == 0
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_modes_are_what_the_umask_says(mask: int, home: Path) -> None:
     before = os.umask(mask)

@@ -92,6 +92,41 @@ def test_a_wrong_command_line_does_not_show_it(secret: str, capsys: pytest.Captu
     assert secret not in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--tokens {}",
+        "-token {}",
+        "--hub-token {}",
+        "--hf_token {}",
+        "--Token {}",
+        "–token {}",
+        "--tokne {}",
+        "--tkn {}",
+        "--toekn={}",
+        "--tokens={}",
+        "-token={}",
+        "--token:{}",
+        "--token{}",
+        "--api-key {}",
+        "--password={}",
+    ],
+)
+@pytest.mark.parametrize("verb", [[], ["verify"], ["train"], ["evaluate"]])
+def test_an_option_that_is_mistyped_does_not_show_it(
+    words: str, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, *verb, *words.format(OTHER).split(" "), "--model", "m", code=2)
+    assert OTHER not in text
+    assert "error: " in text
+
+
+def test_other_options_hide_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "evaluate", "--batch-tokens", "1000000", "--data", "d", "--what", "1000000", code=2)
+    assert "1000000" in printed(capsys, "evaluate", "--batch-tokens", "1000000x", "--data", "d", "--model", "m", code=2)
+    assert "[hidden]" not in text
+
+
 @pytest.mark.parametrize("secret", [REAL, OTHER])
 @pytest.mark.parametrize("given", ["option", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "stored"])
 def test_what_a_library_says_is_redacted(
@@ -124,7 +159,14 @@ def test_what_a_library_says_is_redacted(
 
 
 def test_user_and_password_of_an_address() -> None:
-    for address in ("https://user:pass@host/x", "http://token@host", "see 'https://a:b@h'"):
+    for address in (
+        "https://user:pass@host/x",
+        "http://token@host",
+        "see 'https://a:b@h'",
+        "https://user:a:b@ss@h",
+        "https://user:pass'@host/x",
+        "https://@user@h",
+    ):
         text = str(PruneExportError(f"cannot reach {address}"))
         assert "[hidden]@h" in text
         assert not {"user", "pass", "token@", "a:b"} & {
@@ -255,6 +297,20 @@ def test_a_known_token_of_any_form_is_refused_in_recipes(tmp_path: Path, monkeyp
         read_recipe(path)
     with pytest.raises(UsageError, match="teacher: holds what looks like"):
         prune_export.train(replace(tiny_recipe(tmp_path), teacher=OTHER))
+
+
+@pytest.mark.parametrize("change", [{"teacher": OTHER}, {"trainer": {"optim_args": f"x={OTHER}"}}])
+def test_the_stored_token_is_refused_in_recipes(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(f"{OTHER}\n")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(recipe_data(tmp_path, **change)))
+    text = printed(capsys, "train", path, "--quiet", code=2)
+    assert "looks like an access token" in text
+    assert OTHER not in text
+    assert not (tmp_path / "run").exists()
 
 
 # --- all that is written -----------------------------------------------------------------------------------------------

@@ -34,6 +34,11 @@ _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to re
 
 
 class _Console(Console):
+    """Prints strings as they are: brackets and colons in the names of files and labels are neither styles nor emoji."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
     def on_broken_pipe(self) -> None:
         """Leaves the error as it is: rich would end the process."""
         raise
@@ -90,7 +95,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         return
     columns = (
         SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         _Count(),
         TimeElapsedColumn(),

@@ -7,12 +7,14 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 4 below a qualit
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -59,6 +61,10 @@ verbs:
 """
 
 
+_DASHES = re.compile("[-–—]")  # those of texts, too, from which command lines are copied
+_SECRET_WORDS = ("token", "secret", "passw", "auth", "key", "cred")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
-    _register_tokens(words)
+    _register_tokens(words, parser._option_string_actions)
     try:
         options = parser.parse_args(words)
     except OSError as error:  # BrokenPipeError: whoever read it has read enough
@@ -130,13 +136,25 @@ def _with_notes(message: str, stop: BaseException) -> str:
     return "; ".join([message, *getattr(stop, "__notes__", [])])
 
 
-def _register_tokens(words: Sequence[str]) -> None:
-    """Tells what stands after --token before anything is said about the command line."""
+def _register_tokens(words: Sequence[str], known: Collection[str]) -> None:
+    """Tells what stands after --token, or after what may have been meant for it, before anything is said about the words.
+
+    `known` are the options that the verb has.
+    """
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--token":
-            secrets.register(following)
-        elif word.startswith("--token="):
-            secrets.register(word.partition("=")[2])
+        option, _, value = word.partition("=")
+        if option == "--token":
+            secrets.register(value or following)
+        elif _DASHES.match(option) and option not in known and _may_be_token(option):
+            for part in (value, re.split("token", option, maxsplit=1, flags=re.IGNORECASE)[-1], following):
+                if not _DASHES.match(part):
+                    secrets.register(part)
+
+
+def _may_be_token(option: str) -> bool:
+    parts = re.split(r"[\W_]+", option.lower())
+    near = difflib.get_close_matches("token", [part[:10] for part in parts], cutoff=0.7)
+    return bool(near) or any(word in option.lower() for word in _SECRET_WORDS)
 
 
 def _expand_paths(options: argparse.Namespace) -> None:

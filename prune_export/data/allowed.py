@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from exporters.errors import DataError
+from prune_export.files.reading import ReadingError, read_json, shown
 
 # Formats that hold values alone. Others unpickle (pandas), open what their rows name (folders of pictures and sounds, tar
 # archives), or ask databases. `cache` are those that were prepared here before, for when the hub cannot be reached.
@@ -61,13 +60,17 @@ def check_builder(builder: Any, name: str) -> None:
 
 
 def check_saved(folder: Path) -> None:
-    """Checks that a folder of `save_to_disk` names files in it alone; what cannot be read is left to `datasets` to refuse.
+    """Checks that a folder of `save_to_disk` names files in it alone.
 
     Raises:
-        DataError: it names a file or a split elsewhere.
+        DataError: it names a file or a split elsewhere, or cannot be read.
     """
+    _check_files(folder)
     for split in _listed(folder / "dataset_dict.json", "splits"):
-        check_saved(_inside(folder, split))
+        _check_files(_inside(folder, split))
+
+
+def _check_files(folder: Path) -> None:
     for file in _listed(folder / "state.json", "_data_files"):
         path = _inside(folder, file.get("filename") if isinstance(file, dict) else file)
         if path.exists() and not path.is_file():
@@ -85,9 +88,18 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _listed(path: Path, key: str) -> list[Any]:
+    """The list that a JSON file holds by `key`; empty where there is no file.
+
+    What we cannot read is refused: `datasets` reads with Python's json, which takes more than JSON, and goes through any
+    object like a list.
+    """
     try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError):
-        return []
-    listed = found.get(key) if isinstance(found, dict) else None
-    return listed if isinstance(listed, list) else []
+        found = read_json(path, dict[str, Any])
+    except ReadingError as error:
+        if error.missing:
+            return []
+        raise DataError(f"{path}: {error}; expected what save_to_disk writes") from error
+    listed = found.get(key)
+    if not isinstance(listed, list):
+        raise DataError(f"{path}: '{key}': expected a list; found {shown(listed)}")
+    return listed

@@ -42,7 +42,7 @@ def check_report(path: Path, *, overwrite: bool = False, read: Iterable[str | Pa
         raise OutputError(
             f"{path} is there already, and is not as an earlier run wrote it; choose another name, or give --overwrite"
         )
-    if mode is not None and any(_holds(Path(source), path) for source in read):
+    if mode is not None and any(_is_read(path, Path(source)) for source in read):
         raise OutputError(
             f"{path} is read by this command, or lies in the folder of a model that is; choose another name"
         )
@@ -64,10 +64,11 @@ def write_report(path: Path, content: bytes, *, overwrite: bool = False) -> Path
     return path
 
 
-def _holds(source: Path, path: Path) -> bool:
-    """Whether the existing `path` is `source`, or lies beside it if that is a model, or in it."""
+def _is_read(path: Path, source: Path) -> bool:
+    """Whether the existing `path` is `source`, or lies in it or beside it, if that is a model, and is no report of ours."""
     try:
         folder = source if source.is_dir() else source.parent if source.suffix == ".onnx" else None
-        return path.samefile(source) or (folder is not None and path.parent.samefile(folder))
+        beside = folder is not None and path.parent.samefile(folder) and not is_known(path)
+        return path.samefile(source) or beside
     except OSError:
         return False

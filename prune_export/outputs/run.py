@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.checkpoint.source import PLAN_FILE
+from prune_export.files.errors import kind_of
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.files.transaction import Target, remove_files
 from prune_export.outputs.destination import can_exchange
@@ -91,7 +93,9 @@ def is_result(folder: Path) -> bool:
 
 
 def refuse_links(folder: Path, results: Iterable[str]) -> None:
-    """Refuses a run in whose place for files or results a link lies: what is written there would land elsewhere.
+    """Refuses a run in whose place for files or results lies a link, a pipe, a device or a socket.
+
+    What is written to one of them would land elsewhere, or nowhere.
 
     Raises:
         OutputError: there is one.
@@ -99,9 +103,11 @@ def refuse_links(folder: Path, results: Iterable[str]) -> None:
     for name in (*_FILES, *_BELOW, FINAL, *results):
         inside = (folder / name).rglob("*") if (folder / name).is_dir() else ()
         for path in (folder / name, *inside):
-            if path.is_symlink():
+            mode = path.lstat().st_mode if os.path.lexists(path) else None
+            if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OutputError(
-                    f"{path} is a link; expected a file or folder of the run itself. Move it away, or choose another output"
+                    f"{path} is {kind_of(mode)}; expected a file or folder of the run itself. Move it away, or choose "
+                    "another output"
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.result import Evaluation, is_count
@@ -31,8 +32,8 @@ def evaluation_title(evaluation: Evaluation) -> str:
     return f"{evaluation.data}: {metric}, {evaluation.examples:,} {things}"
 
 
-def _cell(key: str, value: float, row: list[float]) -> str:
+def _cell(key: str, value: float, row: list[float]) -> str | Text:
     if is_count(key):
         return f"{value:,.2f}" if key.endswith("thresh") else f"{value:,.0f}"
     best = len(set(row)) > 1 and value == max(row)
-    return f"[bold]{value:.2f}[/bold]" if best else f"{value:.2f}"
+    return Text(f"{value:.2f}", "bold" if best else "")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from prune_export.parity.verdict import ParityReport
 from prune_export.plan import ranges
@@ -81,12 +82,12 @@ def parity_table(report: ParityReport) -> Table:
         results = [result for result in report.results if result.comparison == comparison]
         agreement = report.agreement(comparison)
         answers = f"{agreement.same} of {agreement.questions}" if agreement else ""
-        mark = "[green]passed" if all(result.passed for result in results) else "[red]failed"
+        mark = Text("passed", "green") if all(result.passed for result in results) else Text("failed", "red")
         for output, (absolute, relative) in report.worst(comparison).items():
             used = max(part.max_absolute / part.allowed for r in results for part in r.outputs if part.name == output)
             cells = [comparison, output, f"{absolute:.2g}", f"{relative:.2g}", f"{100 * used:.0f} %"]
             table.add_row(*cells, *([answers] if with_answers else []), mark)
-            comparison = answers = mark = ""
+            comparison, answers, mark = "", "", Text()
     return table
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import msgspec
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import trainer_log_levels
 
-from exporters.errors import UsageError
+from exporters.errors import PruneExportError, UsageError
+from prune_export.files.reading import ReadingError, clipped, one_line, read_json
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -46,6 +50,7 @@ _ELSEWHERE = {
     "save_strategy": "",
     "save_only_model": "",
     "load_best_model_at_end": "",
+    "parallelism_config": "",
 }
 
 _PUBLISHES = "a run is published by nobody but you; push its folder when it is done"
@@ -75,6 +80,28 @@ _REFUSED = {
 _MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "elasticity", "autotuning")
 
 
+_WORDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+}
+# Tables, or the names of JSON files with one.
+_TABLES = ("deepspeed", "fsdp_config", "accelerator_config")
+
+_MOST = 10**9
+# Numbers of [trainer] that may not be anything from 0 to _MOST.
+_RANGES = {"dataloader_num_workers": (0, 1024), "local_rank": (-1, _MOST), "past_index": (-1, _MOST)}
+# Words that transformers does not look at before they fail.
+_CHOICES = {
+    "log_level": tuple(trainer_log_levels),
+    "log_level_replica": tuple(trainer_log_levels),
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
+
+
 def _refusal(key: str) -> str | None:
     """Why [trainer] may not have `key`."""
     for name, reason in _REFUSED.items():
@@ -83,16 +110,16 @@ def _refusal(key: str) -> str | None:
     return None
 
 
-def _check_deepspeed(value: Any) -> None:
-    """A DeepSpeed configuration, or the JSON file that holds one, without monitors."""
-    if isinstance(value, str):
+def _check_table(key: str, value: Any) -> None:
+    """A table, or the JSON file that holds one; one for DeepSpeed without monitors."""
+    if isinstance(value, str) and (key == "deepspeed" or not value.lstrip().startswith("{")):
         try:
-            value = msgspec.json.decode(Path(value).read_bytes())
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
-            raise UsageError(f"trainer.deepspeed: {value}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, Mapping):
-        raise UsageError(f"trainer.deepspeed: expected a table or a JSON file with one; found {type(value).__name__}")
-    if found := sorted(set(_MONITORS) & set(value)):
+            value = read_json(Path(value), dict[str, Any])
+        except ReadingError as error:
+            raise UsageError(f"trainer.{key}: {clipped(value)}: cannot be read: {error}") from error
+    if not isinstance(value, Mapping | str):
+        raise UsageError(f"trainer.{key}: expected a table or a JSON file with one; found {type(value).__name__}")
+    if key == "deepspeed" and (found := sorted(set(_MONITORS) & set(value))):
         raise UsageError(f"trainer.deepspeed: {found[0]}: {_REPORTS}")
 
 
@@ -106,16 +133,44 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
     for key, value in section.items():
         if reason := _refusal(key):
             raise UsageError(f"trainer.{key}: {reason}; leave it out")
-        if key == "deepspeed":
-            _check_deepspeed(value)
+        if key in _TABLES:
+            _check_table(key, value)
         if key not in known:
-            near = max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
+            near = max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
             raise UsageError(
-                f"trainer.{key}: transformers.TrainingArguments has no such field; the nearest is '{near}'"
+                f"trainer.{clipped(key)}: transformers.TrainingArguments has no such field; the nearest is '{near}'"
             )
         if key in _ELSEWHERE:
             instead = f"set {_ELSEWHERE[key]} instead" if _ELSEWHERE[key] else "it is decided by prune-export"
             raise UsageError(f"trainer.{key}: {instead}")
+        _check_value(key, value)
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Checks the type that TrainingArguments says its field has, and that a number is one that can be meant."""
+    kinds = _kinds(get_type_hints(TrainingArguments)[key])
+    if kinds and value is not None and type(value) not in kinds:
+        expected = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
+        raise UsageError(f"trainer.{key}: expected {expected}; found {_WORDS.get(type(value), 'something else')}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise UsageError(f"trainer.{key}: expected one of {', '.join(_CHOICES[key])}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        least, most = _RANGES.get(key, (0, _MOST))
+        if not least <= value <= most:
+            raise UsageError(f"trainer.{key}: expected a number from {least:g} to {most:g}")
+
+
+def _kinds(hint: Any) -> frozenset[type]:
+    """The types of TOML values that fit an annotation; empty where it takes anything."""
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [_kinds(part) for part in get_args(hint) if part is not types.NoneType]
+        return frozenset().union(*parts) if all(parts) else frozenset()
+    kind = get_origin(hint) or hint
+    if kind is float:
+        return frozenset({int, float})
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return frozenset({str})
+    return frozenset({kind}) if kind in _WORDS else frozenset()
 
 
 def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
@@ -167,12 +222,26 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    with refusals():
+        try:
+            made = TrainingArguments(**arguments | dict(recipe.trainer))
+        except OSError as error:  # a file that [trainer] names
+            raise UsageError(f"transformers refuses the training arguments: {one_line(error, 300)}") from error
+    if made.n_gpu > 1:  # one process is one GPU: DataParallel would train copies that masks know nothing of
+        made._n_gpu = 1
+    return made
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What transformers, accelerate and torch say where they are made from arguments that they cannot take, in one line.
+
+    Raises:
+        UsageError: they refuse.
+    """
     try:
-        made = TrainingArguments(**arguments | dict(recipe.trainer))
-        if made.n_gpu > 1:  # one process is one GPU: DataParallel would train copies that masks know nothing of
-            made._n_gpu = 1
-        return made
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UsageError(
-            f"transformers refuses the training arguments: {' '.join(str(error).split())[:300]}"
-        ) from error
+        yield
+    except (PruneExportError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # they take the values apart and raise many kinds
+        raise UsageError(f"transformers refuses the training arguments: {one_line(error, 300)}") from error

@@ -15,6 +15,7 @@ import tomli_w
 from exporters.errors import UsageError
 from exporters.secrets import holds_secret
 from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown
+from prune_export.hub_token import register_stored_token
 from prune_export.training.recipe import METHODS, Method, Recipe
 
 _LARGEST_RECIPE = 1 << 20
@@ -82,6 +83,7 @@ def check_no_secret(data: Any, source: str) -> None:
     Raises:
         UsageError: the message names the key, without its value.
     """
+    register_stored_token()
     waiting = [("", data)]
     while waiting:
         where, found = waiting.pop()

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
 from exporters.errors import CheckpointError, MissingDependencyError, TrainingError, UsageError
@@ -25,7 +24,7 @@ from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.files.errors import explained
 from prune_export.files.paths import expanded
-from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
+from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
@@ -44,7 +43,7 @@ from prune_export.progress import SILENT, Progress
 from prune_export.record import versions
 from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
-from prune_export.training.arguments import check_trainer_section, total_steps, training_arguments
+from prune_export.training.arguments import check_trainer_section, refusals, total_steps, training_arguments
 from prune_export.training.checks import check_recipe, check_stages
 from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features, training_features
@@ -56,8 +55,8 @@ from prune_export.training.network import finished_tensors, make_network
 from prune_export.training.recipe import Recipe
 from prune_export.training.recipe_file import read_recipe
 from prune_export.training.stage import Context, Stage
+from prune_export.training.trainer_state import check_state
 
-TRAINER_STATE = "trainer_state.json"
 _PATIENCE = timedelta(hours=12)
 
 
@@ -188,7 +187,7 @@ def _run_stage(
     saved = folder / CHECKPOINTS / name
     last = last_checkpoint(saved)
     if last is not None:
-        _check_length(last, total)
+        check_state(last, checkpoint_step(last), total, recipe.optimiser.batch_size)
     if last is None or checkpoint_step(last) < total:
         seed = recipe.seed + number - 1  # a later stage sees the examples in another order
         set_seed(seed)
@@ -200,16 +199,17 @@ def _run_stage(
         callbacks: list[Any] = [schedule]
         if _is_first():
             callbacks += [Bar(context.progress, stage.name), LogFile(folder / LOG, name), Board(folder / BOARD / name)]
-        trainer = PruningTrainer(
-            method=network.method,
-            objective=objective,
-            lengths=features.lengths() if recipe.data.group_by_length else None,
-            model=network.model,
-            args=training_arguments(recipe, stage, saved, total, seed=seed),
-            train_dataset=features,
-            data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
-            callbacks=callbacks,
-        )
+        with refusals():
+            trainer = PruningTrainer(
+                method=network.method,
+                objective=objective,
+                lengths=features.lengths() if recipe.data.group_by_length else None,
+                model=network.model,
+                args=training_arguments(recipe, stage, saved, total, seed=seed),
+                train_dataset=features,
+                data_collator=Collator(context.tokenizer, checkpoint.encoder.inputs),
+                callbacks=callbacks,
+            )
         trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call]
         schedule.trainer = trainer
         if network.method is not None and trainer.shards_parameters:
@@ -247,25 +247,6 @@ def _run_stage(
         assert last is not None
         _finish(stage, checkpoint, last, total, result, context, features)
     _wait()
-
-
-class _TrainerState(msgspec.Struct):
-    """What is read back of what transformers' Trainer wrote."""
-
-    max_steps: int
-
-
-def _check_length(last: Path, total: int) -> None:
-    """A stage goes on to the length that it began with."""
-    try:
-        before = read_json(last / TRAINER_STATE, _TrainerState, limit=LARGE_FILE).max_steps
-    except ReadingError as error:
-        raise CheckpointError(f"{last / TRAINER_STATE}: {error}; delete {last} to go on from the one before") from error
-    if before != total:
-        raise UsageError(
-            f"{last}: the training was begun with {before} optimiser steps, now there would be {total}: go on with as many "
-            "processes as it was begun with"
-        )
 
 
 def _finish(

@@ -21,6 +21,7 @@ from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.files.tensors import save_tensors
 from prune_export.files.writing import sync_files
 from prune_export.outputs.run import COMPLETE, remove_checkpoint
+from prune_export.training.arguments import refusals
 from prune_export.training.method import Method, ParameterGroup
 from prune_export.training.order import Order
 from prune_export.training.stage import Objective
@@ -122,6 +123,11 @@ class PruningTrainer(Trainer):
         """Tells the order of the examples; not every version of transformers and accelerate gets through to it."""
         self._order.set_epoch(epoch)
 
+    def get_train_dataloader(self) -> Any:
+        """The batches."""
+        with refusals():
+            return super().get_train_dataloader()
+
     def _get_train_sampler(self, *_: Any) -> Order:
         return self._order
 
@@ -140,14 +146,16 @@ class PruningTrainer(Trainer):
             for group in self._groups:
                 rates = {"lr": group.learning_rate, "weight_decay": group.weight_decay, "maximize": group.maximize}
                 groups.append({"params": list(group.parameters), **rates})
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            self.optimizer = kind([group for group in groups if group["params"]], **options)
+            with refusals():
+                kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+                self.optimizer = kind([group for group in groups if group["params"]], **options)
             self._constant = [group.constant_rate for group in self._groups if group.parameters]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The recipe's schedule of learning rates; groups that ask for it keep theirs."""
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        with refusals():
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
         if any(self._constant):
             rates: Any = scheduler
             for place, constant in enumerate(reversed(self._constant), 1):

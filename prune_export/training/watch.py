@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from exporters.errors import OutputError
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes
 from prune_export.files.writing import write_file
 from prune_export.progress import Progress
 from prune_export.training.method import Method
@@ -79,17 +81,25 @@ class LogFile(TrainerCallback):
         self._path, self._stage = path, stage
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        if not self._path.is_file():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # cut off by a kill
-            if entry.get("stage") != self._stage or entry.get("step", 0) <= state.global_step:
-                kept.append(line)
-        write_file(self._path, "".join(f"{line}\n" for line in kept).encode(), overwrite=True)
+        try:
+            content = read_bytes(self._path, limit=LARGE_FILE)
+        except ReadingError as error:
+            if error.missing:
+                return
+            raise OutputError(f"{self._path}: {error}; expected the run's log. Move it away") from error
+        kept = [line for line in content.split(b"\n") if self._stays(line, state.global_step)]
+        write_file(self._path, b"".join(line + b"\n" for line in kept), overwrite=True)
+
+    def _stays(self, line: bytes, done: int) -> bool:
+        """Whether `line` is an entry, not cut off by a kill, of another stage or of the steps that are `done`."""
+        try:
+            entry = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(entry, dict):
+            return False
+        step = entry.get("step")
+        return entry.get("stage") != self._stage or not isinstance(step, int) or step <= done
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         with self._path.open("a", encoding="utf-8") as file:
