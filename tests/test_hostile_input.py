@@ -925,10 +925,10 @@ def test_recipes(make: Callable[[Path], object], fact: str, tmp_path: Path) -> N
     ("make", "fact"),
     [
         (lambda path: path.write_text("{}"), "`max_steps`"),
-        (lambda path: path.write_text('{"max_steps": NaN}'), "not readable as JSON"),
+        (lambda path: path.write_text('{"max_steps": NaN}'), "expected `int`, got `float`"),
         (lambda path: path.write_text('{"max_steps": [1]}'), "expected `int`"),
         (pipe, "pipe"),
-        (lambda path: path.write_text(DEEP), "expected `object`"),
+        (lambda path: path.write_text(DEEP), "nested too deep"),
     ],
     ids=["empty", "NaN", "a list", "a pipe", "deep"],
 )

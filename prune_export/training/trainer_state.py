@@ -93,5 +93,10 @@ def _read(path: Path) -> _State:
         if unknown:
             raise ReadingError(f"{clipped(min(unknown))} is nothing that transformers {transformers.__version__} knows")
         return msgspec.convert(data, _State)
-    except (ValueError, RecursionError) as error:  # msgspec's among them
-        raise ReadingError(one_line(error)) from error
+    except msgspec.ValidationError as error:
+        text = one_line(error)
+        raise ReadingError(f"{text[:1].lower()}{text[1:]}") from error
+    except RecursionError as error:
+        raise ReadingError("not readable as JSON: nested too deep") from error
+    except ValueError as error:
+        raise ReadingError(f"not readable as JSON: {one_line(error)}") from error
