@@ -174,6 +174,7 @@ sys.meta_path.insert(0, Finder())
     ("module", "number"),
     [
         ("rich.console", signal.SIGINT),
+        ("msgspec", signal.SIGINT),
         ("torch", signal.SIGINT),
         ("numpy", signal.SIGINT),
         ("numpy.linalg", signal.SIGINT),

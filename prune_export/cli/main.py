@@ -24,7 +24,6 @@ from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
 from prune_export.cli.printing import say
-from prune_export.files.paths import expanded
 
 
 class Verb(Protocol):
@@ -117,6 +116,7 @@ def _import_libraries() -> None:
     """
     before = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        import msgspec  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
     finally:
@@ -159,6 +159,8 @@ def _may_be_token(option: str) -> bool:
 
 def _expand_paths(options: argparse.Namespace) -> None:
     """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
+    from prune_export.files.paths import expanded
+
     for name, value in vars(options).items():
         if isinstance(value, Path):
             setattr(options, name, expanded(value))
