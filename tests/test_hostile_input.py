@@ -672,7 +672,13 @@ RECORDS = [
     pytest.param({"session": {"tokens_at_once": True}}, "tokens_at_once", id="tokens true"),
     pytest.param({"session": {"length_multiple": 10**30}}, "length_multiple", id="a multiple of 100 bits"),
     pytest.param({"session": {"length_multiple": 1 << 40}}, "length_multiple", id="a multiple of a terabyte"),
+    pytest.param({"session": {"length_multiple": 10**9}}, "length_multiple", id="a multiple of a billion"),
     pytest.param({"session": {"entries": {"a": 1}}}, "entries", id="an entry"),
+    pytest.param(  # ONNX Runtime writes there
+        {"session": {"entries": {"session.collect_node_memory_stats_to_file": "../../.bashrc"}}},
+        "entries",
+        id="an entry that names a file to be written",
+    ),
     pytest.param(
         {"session": {"entries": {"session.model_external_initializers_file_folder_path": "/"}}},
         "entries",

@@ -22,7 +22,7 @@ from exporters.errors import CheckpointError, OutputError, WeightsError
 from prune_export.checkpoint.beside import tokenizer_files
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.source import SAFETENSORS, TOKENIZER_FILES
+from prune_export.checkpoint.source import SAFETENSORS, TOKENIZER_FILES, resolve
 from prune_export.cli.main import main
 from prune_export.outputs.kinds import RECORD
 from prune_export.outputs.run import MARKER, RECIPE
@@ -243,6 +243,15 @@ def test_only_files_of_the_tokenizer_that_loads_are_copied(home: Path) -> None:
 
 
 # --- prune ----------------------------------------------------------------------------------------------------------
+
+
+def test_shards_of_somebody_else_are_not_copied_under_a_new_head(home: Path) -> None:
+    shutil.copytree(home / "model", home / "private")
+    (home / "model" / SAFETENSORS).unlink()
+    index = {"weight_map": {"bert.embeddings.word_embeddings.weight": f"../private/{SAFETENSORS}"}}
+    (home / "model" / f"{SAFETENSORS}.index.json").write_text(json.dumps(index))
+    with unchanged(home), pytest.raises(WeightsError):
+        write_with_head(resolve(home / "model"), tiny_recipe(home, task="question-answering"), home / "output")
 
 
 @pytest.mark.parametrize("name", ["model", "masked"])
