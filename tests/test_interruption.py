@@ -106,6 +106,16 @@ def started(checkpoint: Path, situation: Situation) -> Iterator[subprocess.Popen
         process.communicate()
 
 
+def is_too_late(code: int, errors: str) -> bool:
+    """Whether the signal came when the export was complete; at the very end it ends the process without a line."""
+    return code == 0 or "was complete before that" in errors or (code < 0 and "error" not in errors)
+
+
+def changed(found: Files, before: Files) -> set[str]:
+    """The names of files that are not as they were: pytest would compare megabytes sign by sign."""
+    return {name for name in found.keys() | before.keys() if found.get(name) != before.get(name)}
+
+
 def is_complete(found: Files, before: Files) -> bool:
     """The new export, with whatever else was there."""
     return (
@@ -130,11 +140,11 @@ def test_a_signal_leaves_what_was_there(
     assert "Traceback" not in errors
     assert not situation.hidden()
     found = situation.files()
-    if process.returncode == 0 or "was complete before that" in errors:  # it came too late
+    if is_too_late(process.returncode, errors):
         assert is_complete(found, before)
         return
     assert process.returncode in CODES[number]
-    assert found == before
+    assert changed(found, before) == set()
     *progress, error = errors.splitlines()
     assert error == f"prune-export: error: {WORDS[number]}; nothing was changed"
     assert all(line.endswith("…") for line in progress)

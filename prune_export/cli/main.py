@@ -132,8 +132,13 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 def _with_notes(message: str, stop: BaseException) -> str:
-    """What staging noted on the way: whether the output had been put in place."""
-    return "; ".join([message, *getattr(stop, "__notes__", [])])
+    """Adds what the transaction noted on the way: whether the output had been put in place."""
+    from prune_export.files.transaction import last_completed
+
+    notes = getattr(stop, "__notes__", [])
+    if not notes and (complete := last_completed()) is not None:
+        notes = [f"{complete} was complete before that"]
+    return "; ".join([message, *notes])
 
 
 def _register_tokens(words: Sequence[str], known: Collection[str]) -> None:

@@ -40,6 +40,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _log = logging.getLogger("prune_export")
 _named: set[str] = set()  # hidden folders that the log has named
+_completed: list[Path] = []  # what this process has put in place, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ def transaction(target: Target) -> Iterator[Path]:
                     else:
                         _place(work, target)
                     complete = True
+                    _completed.append(target.folder / target.last)
                     work.settle()
             except BrokenPipeError:
                 raise  # from whoever reads our output
@@ -104,6 +106,11 @@ def transaction(target: Target) -> Iterator[Path]:
         error.add_note(f"{target.folder / target.last} was complete before that" if complete else "nothing was changed")
         _remove_empty(made)
         raise
+
+
+def last_completed() -> Path | None:
+    """Returns the file by which the last transaction of this process was complete, for whoever is stopped after it."""
+    return _completed[-1] if _completed else None
 
 
 def recover(folder: Path) -> None:
