@@ -8,6 +8,8 @@ DEMO ?= demo
 PRUNE_EXPORT_DATA ?= ../shared
 BENCH ?= build/bench
 FUZZ_MINUTES ?= 10
+PACKAGE ?= parity
+MUTANTS ?= 100
 
 # One thread a test process: the tests run side by side.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -15,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
 
-.PHONY: demo test test-transformers-5 bench fuzz lint format clean
+.PHONY: demo test test-transformers-5 bench fuzz mutants lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -40,6 +42,13 @@ bench: $(VENV)/ready
 # Every reader of foreign files on damaged ones; FUZZ_MINUTES in all.
 fuzz: $(VENV)/ready
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.fuzz --minutes $(FUZZ_MINUTES) --output benchmarks/results/fuzz.json
+
+# Small changes to the code of PACKAGE (parity, surgeon, evaluation, quantization, exporters, data, pruning or training), a sample
+# of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
+mutants: $(VENV)/ready
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+		nice -n 10 $(VENV)/bin/python -m benchmarks.mutants $(PACKAGE) --sample $(MUTANTS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .

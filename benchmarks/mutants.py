@@ -4,8 +4,8 @@
     python -m benchmarks.mutants parity
     python -m benchmarks.mutants training --sample 100 --seed 0
 
-Each package is tested by the files that PACKAGES names, without the slow tests. What mutmut made lies in build/mutants/PACKAGE:
-`mutmut browse` there shows it. The figures go to benchmarks/results/mutants.json, the survivors' diffs to standard output.
+Each package is tested by the files that PACKAGES names, without the slow tests. What mutmut made lies in
+build/mutants/PACKAGE. The figures go to benchmarks/results/mutants.json, the survivors' diffs to standard output.
 
 Left out mechanically: the texts of strings, whatever stands in a `raise`, and `strict` of `zip`. mutmut itself leaves out
 what stands outside functions, and functions under a decorator (properties, `torch.no_grad`, context managers).
@@ -40,6 +40,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pruning": ("prune_export/pruning", "pruning formulas_pruning"),
     "training": ("prune_export/training", "training train_features train_l0 train_movement formulas_training"),
 }
+NOTICED = ("killed", "timeout")
 NOISE = re.compile(r",\s*strict=(True|False|None)")
 
 
@@ -51,7 +52,9 @@ def main() -> None:
     parser.add_argument("--label", default="after", help="the name of this run in the results")
     parser.add_argument("--without-formulas", action="store_true", help="without tests/test_formulas_*.py")
     parser.add_argument(
-        "--again", action="store_true", help="only the survivors of the last run; the rest count as before"
+        "--only",
+        choices=("new", "unnoticed"),
+        help="only mutants that were never tried, or that no test noticed so far; the rest count as before",
     )
     arguments = parser.parse_args()
     folder, tests = PACKAGES[arguments.package]
@@ -102,13 +105,15 @@ def run(folder: str, tests: list[str], arguments: argparse.Namespace) -> tuple[d
         return "\n".join(line for line in text.splitlines()[3:] if line[:1] in "+-")
 
     chosen = draw(sorted(paths), diff, arguments)
-    wanted = [name for name in chosen if last.get(name) not in ("killed", "timeout")] if arguments.again else chosen
-    mutmut._run(tuple(wanted), 1) if wanted else None
+    known = {None: {}, "new": last, "unnoticed": {name: v for name, v in last.items() if v in NOTICED}}[arguments.only]
+    wanted = [name for name in chosen if name not in known]
+    if wanted:
+        mutmut._run(tuple(wanted), 1)
     found, _ = mutmut.collect_source_file_mutation_data(mutant_names=())
     last |= {name: status_by_exit_code[code] for _, name, code in found if name in set(wanted)}
     memory.write_text(json.dumps(last), encoding="utf-8")
     verdicts = {name: last[name] for name in chosen}
-    return verdicts, {name: diff(name) for name, verdict in verdicts.items() if verdict not in ("killed", "timeout")}
+    return verdicts, {name: diff(name) for name, verdict in verdicts.items() if verdict not in NOTICED}
 
 
 def draw(names: list[str], diff: Any, arguments: argparse.Namespace) -> list[str]:
@@ -129,7 +134,7 @@ def report(arguments: argparse.Namespace, verdicts: dict[str, str], diffs: dict[
     for name, text in sorted(diffs.items()):
         print(f"\n{verdicts[name]}: {name}\n{text}")
     counts = Counter(verdicts.values())
-    killed = counts["killed"] + counts["timeout"]
+    killed = sum(counts[verdict] for verdict in NOTICED)
     low, high = interval(killed, len(verdicts))
     row = {
         "mutants": len(verdicts),

@@ -100,7 +100,7 @@ def test_a_stride_is_at_most_half_of_the_room() -> None:
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_the_labels_of_a_window_are_the_tokens_that_the_answer_covers(side: str) -> None:
-    """By search: of the tokens of the context that overlap the answer, the first and the last; [CLS] where one is missing."""
+    """By search: the first and the last token of the context that overlap the answer; [CLS] where one is missing."""
     tokenizer = bert_tokenizer(padding_side=side)
     context = "aa bbb cc ddd ee fff gg hhh ii jjj kk lll"
     for start in range(0, len(context), 3):

@@ -158,6 +158,12 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
     session = SimpleNamespace(run=run, provider="cpu")
     monkeypatch.setattr("prune_export.verification.load_session", lambda *_, **__: session)
     assert prune_export.verify(checkpoint, tmp_path / "packed", samples=5).passed
+    # `export` compares before it moves the file to its place; its check that CUDA is there is not what is tested here.
+    monkeypatch.setattr("prune_export.exporting.runtime.check_provider", lambda _: None)
+    monkeypatch.setattr(
+        "prune_export.exporting.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
+    )
+    assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
     reference = load_reference(prune_export.inspect(checkpoint).checkpoint, goal=None, progress=SILENT)
     verdicts = [
         run_parity(
