@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import prune_export
 from exporters.errors import OutputError
+from prune_export.data.examples import Question, QuestionData
 from prune_export.data.features import Feature, question_features, text_features
 from prune_export.data.glue_tasks import GLUE_TASKS
 from prune_export.evaluation.glue import glue_scores
@@ -18,8 +21,10 @@ from prune_export.evaluation.result import Evaluation, ModelResult, is_count
 from prune_export.evaluation.running import run_features
 from prune_export.evaluation.spans import best_answer
 from prune_export.network import Network
-from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer
+from tests.models import FAMILY_CASES, make_model
+from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
 
+BERT = FAMILY_CASES[0]
 CONTEXT = " ".join(f"w{i:02}" for i in range(45))
 
 
@@ -200,3 +205,31 @@ def test_prediction_files(tmp_path: Path) -> None:
         check_predictions([str(path)], "dev.json", path, overwrite=True)
     with pytest.raises(OutputError):
         check_predictions(["a"], str(path), path, overwrite=True)
+
+
+def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option that says how a model is opened, and PyTorch's threads while it runs."""
+    tokenizer = bert_tokenizer()
+    folder = save_with_tokenizer(make_model(BERT, "question-answering", vocab_size=len(tokenizer)), tokenizer, tmp_path)
+    data = QuestionData("one", "squad", (Question("1", "a?", "b c", ("b",), ((0, 1),)),))
+    given: list[Any] = []
+    threads: list[int] = []
+
+    def run(inputs: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return {name: inputs["token_type_ids"].astype(np.float32) for name in ("start_logits", "end_logits")}
+
+    def opened(model: Any, **options: Any) -> Network:
+        given.append((model, options))
+        return Network("n", "onnx", "question-answering", folder, (), ("start_logits", "end_logits"), run)
+
+    monkeypatch.setattr("prune_export.evaluation.evaluating.open_network", opened)
+    before = torch.get_num_threads()
+    options = {"provider": "cpu", "threads": 3, "revision": "r", "cache_dir": tmp_path, "token": "t"}
+    found = prune_export.evaluate("a", data, **options)
+    assert given == [("a", options | {"task": "question-answering"})]
+    assert (threads, torch.get_num_threads()) == ([3], before)
+    assert (found.data, found.task, found.metric, found.examples) == ("one", "question-answering", "squad", 1)
+    prune_export.evaluate(["a", "b"], data)
+    assert [model for model, _ in given] == ["a", "a", "b"]
+    assert threads == [3, before, before]

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import prune_export
 from exporters.encoder import Task
-from exporters.errors import UsageError
+from exporters.errors import OutputError, UsageError
 from prune_export.data.examples import Question, QuestionData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network
@@ -183,6 +183,21 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
 # --- answers ------------------------------------------------------------------------------------------------------------
 
 
+def test_padded_batches_have_padding_and_random_tokens_are_any_but_padding(tmp_path: Path) -> None:
+    encoder = prune_export.inspect(save(make_model(ROBERTA, "question-answering", vocab_size=9), tmp_path)).slim
+    found = list(cases(encoder, None, samples=40, seed=0))
+    for case in found:
+        mask, kind = case.inputs["attention_mask"], case.name.rsplit(" ", 1)[1]
+        assert mask[:, 0 if kind != "left" else -1].all()
+        if mask.shape[0] == 8 and mask.shape[1] > 4:
+            assert mask.all() == (kind == "none")
+            assert (mask[:, -1].all(), mask[:, 0].all()) == (kind != "right", kind != "left")
+        assert mask.size <= 2048
+    pad = encoder.embeddings.pad_token_id
+    seen = {int(token) for case in found for token in case.inputs["input_ids"][case.inputs["attention_mask"] == 1]}
+    assert seen == set(range(9)) - {pad}
+
+
 @pytest.mark.parametrize("task", ["question-answering", "text-classification", "token-classification"])
 @pytest.mark.parametrize("make", [bert_tokenizer, roberta_tokenizer])
 def test_real_text_is_what_the_tokenizer_gives_and_answers_lie_in_the_context(
@@ -313,8 +328,14 @@ def test_agreement_is_of_what_the_case_counts() -> None:
     moved = {"start_logits": start - np.array([[2.5], [0]], dtype=np.float32) * np.array([1, 0, 0]), "end_logits": end}
     result = run_check(reference, {name: values.astype(np.float32) for name, values in moved.items()})
     assert result.agreement == Agreement(2, 1, 0.5)  # (1, 1) in the first row, 2 behind
-    swapped = {"start_logits": end, "end_logits": start}
-    assert run_check(reference, swapped).agreement is not None
+    generator = np.random.default_rng(3)
+    names = ("start_logits", "end_logits")
+    for _ in range(8):
+        one, two = (
+            dict(zip(names, generator.normal(size=(2, 2, 3)).astype(np.float32), strict=True)) for _ in range(2)
+        )
+        pairs = [(found[names[0]], found[names[1]]) for found in (one, two)]
+        assert run_check(one, two).agreement == compare_answers(*pairs, MASK == 1, tie=0.25, least=0.5)
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------------
@@ -390,7 +411,12 @@ def test_junit(tmp_path: Path) -> None:
     (failure,) = failed
     assert (failure.tag, failure.get("message")) == ("failure", wrong.failure)
     assert failure.text == "The tolerance, 0.1 * max(1, max|reference|), allows for: a test."
-    write_junit(report, path, overwrite=True)
+    foreign = tmp_path / "notes.xml"
+    foreign.write_text("mine")
+    with pytest.raises(OutputError):
+        write_junit(report, foreign)
+    write_junit(report, foreign, overwrite=True)
+    assert foreign.read_bytes() == path.read_bytes()
 
 
 # --- quality ------------------------------------------------------------------------------------------------------------
@@ -441,6 +467,10 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
     assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25)
     assert QualityGoal(data, 0.0).metric == "f1"
     assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
+    unnamed = tmp_path / "texts.tsv"  # SST-2 by its columns
+    unnamed.write_text("sentence\tlabel\na b\t1\nc d\t0\n")
+    read = read_goal(unnamed, task="text-classification", dataset="cola", max_loss=0, limit=5, seed=0)
+    assert (read.metric, len(read.data.examples)) == ("matthews_correlation", 2)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UsageError, match="expected points of the metric, 0 or more"):
             read_goal(data, task="question-answering", dataset=None, max_loss=wrong, limit=1, seed=0)
