@@ -34,7 +34,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "parity": ("prune_export/parity", "parity formulas_parity"),
     "surgeon": ("prune_export/surgeon", "surgeon formulas_surgeon"),
     "evaluation": ("prune_export/evaluation", "metrics evaluate formulas_evaluation"),
-    "quantization": ("prune_export/quantization", "int8_export quantized formulas_quantization"),
+    "quantization": ("prune_export/quantization", "quantized formulas_quantization"),
     "exporters": ("exporters/onnx", "writer packed quantized formulas_exporters"),
     "data": ("prune_export/data", "data formulas_data"),
     "pruning": ("prune_export/pruning", "pruning formulas_pruning"),
