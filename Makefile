@@ -43,7 +43,7 @@ bench: $(VENV)/ready
 fuzz: $(VENV)/ready
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.fuzz --minutes $(FUZZ_MINUTES) --output benchmarks/results/fuzz.json
 
-# Small changes to the code of PACKAGE (parity, surgeon, evaluation, quantization, exporters, data, pruning or training), a sample
+# Small changes to the code of PACKAGE (a name in benchmarks/mutants.py), a sample
 # of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
 mutants: $(VENV)/ready
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[mutants]"
