@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from exporters.errors import PruneExportError
+from prune_export.version import __version__
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
@@ -61,6 +62,7 @@ __all__ = [
     "Recipe",
     "SlimModel",
     "TrainResult",
+    "__version__",
     "bench",
     "evaluate",
     "export",
