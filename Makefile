@@ -47,8 +47,8 @@ package: $(VENV)/ready
 	rm -rf build/package && mkdir -p build/package
 	$(VENV)/bin/python -m build --quiet --outdir build/package/dist .
 	$(PYTHON) -m venv build/package/venv
-	build/package/venv/bin/pip install --quiet -c constraints/transformers-5.txt torch
-	build/package/venv/bin/pip install --quiet -c constraints/transformers-5.txt "$$(echo build/package/dist/*.whl)[cpu]"
+	build/package/venv/bin/pip install --quiet --no-compile -c constraints/transformers-5.txt torch
+	build/package/venv/bin/pip install --quiet --no-compile -c constraints/transformers-5.txt "$$(echo build/package/dist/*.whl)[cpu]"
 	HF_HUB_OFFLINE=1 build/package/venv/bin/python -P tests/smoke.py
 
 # The fast tests at the lowest versions that pyproject.toml allows, but for torch, whose older builds bring CUDA with them.

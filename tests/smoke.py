@@ -29,10 +29,9 @@ def command(*words: str, code: int = 0) -> str:
 
 
 def main() -> None:
-    source = Path(__file__).resolve().parents[1]
     for package in (prune_export, exporters):
         assert package.__file__ is not None
-        assert source not in Path(package.__file__).resolve().parents, "the source tree's package, not the installed one"
+        assert Path(sys.prefix) in Path(package.__file__).parents, "the source tree's package, not the installed one"
         assert (Path(package.__file__).parent / "py.typed").is_file()
     facts = metadata("prune-export")
     assert facts["Version"] == prune_export.__version__
@@ -50,7 +49,8 @@ def main() -> None:
     model.save_pretrained("checkpoint")
     command("--model", "checkpoint", "--output", "onnx", "--quiet")
     command("verify", "--model", "checkpoint", "--onnx", "onnx", "--quiet")
-    inputs = {"input_ids": np.arange(24).reshape(2, 12), "attention_mask": np.ones((2, 12), np.int64)}
+    ids = np.arange(24).reshape(2, 12)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     answers = prune_export.load_session("onnx").run(inputs)
     reference = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
     assert np.abs(answers["start_logits"] - reference.start_logits.detach().numpy()).max() < 1e-4
