@@ -93,7 +93,12 @@ def attempts(
     ranges, calibrated_on, batches = None, None, None
     if options.calibration is not None:
         data = read_sample(
-            options.calibration, task=encoder.task, dataset=options.dataset, limit=options.limit, seed=options.seed
+            options.calibration,
+            task=encoder.task,
+            dataset=options.dataset,
+            limit=options.limit,
+            seed=options.seed,
+            purpose="calibration",
         )
         folder = found.checkpoint.source.folder
         batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
