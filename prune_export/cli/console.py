@@ -253,6 +253,8 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
         console.print(totals_table(result.summary))
         if result.evaluation is not None:
             _print_evaluation(console, result.evaluation)
+        for note in result.record.get("data", {}).get("notes", ()):
+            console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
 

@@ -40,7 +40,7 @@ class Placer:
 def only_place(context: str, text: str) -> Span | None:
     """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
     text = text.strip()
-    places = []
+    places: list[Span] = []
     start = context.find(text) if text else -1
     while start >= 0 and len(places) < 2:
         end = start + len(text)

@@ -103,7 +103,9 @@ def trainable(data: AnyData) -> AnyData:
         return data
     kept = tuple(example for example in data.examples if example.spans or not example.answers)
     if not any(example.spans for example in kept):
-        raise DataError(f"{data.name}: no question in it has an answer that is found in its context")
+        raise DataError(
+            f"{data.name}: no question in it has an answer that is found in its context; training needs answers"
+        )
     if lost := len(data.examples) - len(kept):
         note = f"{lost:,} of {len(data.examples):,} questions left out: their answers do not stand where the data say"
         return replace(data, examples=kept, notes=(*data.notes, note))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from exporters.errors import DataError
@@ -34,6 +36,12 @@ def is_split(name: str) -> bool:
 def is_training(name: str | None) -> bool:
     """Whether the split is for training."""
     return name is not None and _plain(_SLICED.sub("", name)) in _TRAIN
+
+
+def without_split(source: str | Path) -> str:
+    """The file or folder in `source`, which may be `FILE:SPLIT`; `source` itself where nothing is there."""
+    base, _, _ = str(source).rpartition(":")
+    return base if base and not os.path.lexists(source) and os.path.lexists(base) else str(source)
 
 
 def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, where: str) -> str:

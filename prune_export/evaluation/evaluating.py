@@ -97,7 +97,7 @@ def evaluate(
     found = whole if limit is None else sample(whole, limit, seed=seed)
     check_limits(found, fail_below or {})
     settings = Settings(max_seq_length, doc_stride, MAX_QUERY_LENGTH, batch_tokens, null_threshold, labels)
-    results = []
+    results: list[ModelResult] = []
     with _torch_threads(threads):
         for model in paths:
             progress.stage(f"Opening {model}")
@@ -143,7 +143,8 @@ def evaluate_network(
     """
     check_outputs(network, data.task)
     config, tokenizer = read_config(network.folder), load_tokenizer(network.folder)
-    notes, classes = data.notes, ()
+    notes = data.notes
+    classes: tuple[int, ...] = ()
     if isinstance(data, TextData):
         data, classes = with_classes(data, config, labels=settings.labels)
     length = sequence_length(config, data.task, settings.max_seq_length)
