@@ -23,6 +23,7 @@ from prune_export.training.features import training_features
 from prune_export.training.recipe import DataSection
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
+from tests.tiny_training import checkpoint_folder, tiny_recipe
 
 BERT = FAMILY_CASES[0]
 NLI = ("entailment", "neutral", "contradiction")
@@ -69,6 +70,7 @@ def saved(folder: Path, columns: dict[str, list[Any]], **kinds: Any) -> Path:
 
 
 def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(text.encode())
     return path
 
@@ -143,6 +145,7 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
         ([5, 1], ["1", "2", "3", "4", "5"], [4, 0]),
         (["true", "false"], ["True", "False"], [0, 1]),
         (["none", "a"], ["a", "none"], [1, 0]),
+        (["POS", "negative"], ["negative", "neutral", "positive"], [2, 0]),
     ],
 )
 @pytest.mark.parametrize("form", ["csv", "jsonl", "tsv", "json"])
@@ -268,6 +271,29 @@ def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
         texts(write(tmp_path / "test.tsv", "sentence\tlabel\na\t-1\nb\t-1\n"))
 
 
+def test_labels_in_the_models_order(tmp_path: Path) -> None:
+    """What the user says of the model's classes goes before what config.json says, and before their numbers."""
+    stars = texts(write(tmp_path / "x.csv", "text,label\na,1\nb,2\n"))
+    assert classes(stars, 5, ["1", "2", "3", "4", "5"]) == [0, 1]
+    moods = texts(write(tmp_path / "y.csv", "sentence,label\na,good\nb,bad\n"))
+    assert classes(moods, ["NEGATIVE", "POSITIVE"], ["bad", "good"]) == [1, 0]
+    with pytest.raises(UsageError, match="--labels bad: expected 2"):
+        classes(moods, ["NEGATIVE", "POSITIVE"], ["bad"])
+
+
+def test_classes_without_names_are_noted(tmp_path: Path) -> None:
+    data = texts(write(tmp_path / "dev.tsv", "sentence\tlabel\na\t1\nb\t0\n"))
+    for names, expected in (
+        (2, "the model's classes have no names; taken for negative, positive"),
+        (["POS", "NEG"], ""),
+    ):
+        config = {"id2label": dict(enumerate(names))} if not isinstance(names, int) else {"num_labels": names}
+        notes = with_classes(data, config)[0].notes
+        assert notes[0] == "labels are read as sst2's: 0 = negative, 1 = positive"
+        assert "".join(notes[1:]).startswith(expected)
+        assert len(notes) == 1 + bool(expected)
+
+
 def test_a_regression(tmp_path: Path) -> None:
     """Numbers are what a model with one output predicts, without headings, too; -1 is one beside other negative numbers."""
     path = write(
@@ -370,7 +396,7 @@ def test_a_column_that_says_the_split(tmp_path: Path) -> None:
         texts(write(tmp_path / "x.csv", "text,label,split\na,x,train\n"))
     with pytest.raises(DataError, match="has no parts, so no split 'dev'"):
         texts(write(tmp_path / "x.csv", "text,label\na,x\n"), split="dev")
-    glue = write(tmp_path / "x.tsv", "sentence\tlabel\tsplit\na\t1\ttrain\nb\t0\tdev\n")
+    glue = write(tmp_path / "x.tsv", "sentence\tlabel\tSplit\na\t1\ttrain\nb\t0\tdev\n")
     assert [example.text for example in texts(glue).examples] == ["b"]
 
 
@@ -579,6 +605,37 @@ def test_limit_means_one_thing(tmp_path: Path) -> None:
     assert (whole.seed, large.seed, large.examples, large.total) == (None, 0, 40, 40)
     quality = report.to_json()["quality"]
     assert (quality["split"], quality["notes"]) == (None, [])
+
+
+def test_data_with_a_split_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "x.csv", "text,label,split\na,x,dev\nb,y,train\n")
+    model = classifier(tmp_path / "model", {0: "x", 1: "y"})
+    words = ["evaluate", "--model", str(model), "--data", f"{path}:dev", "--quiet"]
+    assert main([*words, "--predictions", str(path), "--overwrite"]) == 1
+    assert "is read by this command" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+def test_training_on_texts_of_ones_own(tmp_path: Path) -> None:
+    """A new head has the data's classes, `eval` is the part for it, and the record says what was left out."""
+    moods = ["joy", "anger", "Fear"]
+    rows = [f"{'abc'[i % 3] * 9},{moods[i % 3]}" for i in range(24)]
+    for name, more in (("train", "x,\ny,\n"), ("valid", "")):
+        write(tmp_path / "data" / f"{name}.csv", "text,category\n" + "\n".join(rows) + "\n" + more)
+    checkpoint_folder(tmp_path / "model", "feature-extraction")
+    data = {"train": str(tmp_path / "data"), "eval": str(tmp_path / "data"), "eval_samples": 10}
+    recipe = tiny_recipe(tmp_path, task="text-classification", data=data, schedule={"steps": 20})
+    found = prune_export.train(recipe)
+    config = json.loads((found.final / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["Fear", "anger", "joy"]
+    assert found.record["data"]["name"] == "data:train"
+    assert found.record["data"]["notes"] == ["2 of 26 rows left out: they have no label"]
+    assert found.evaluation is not None
+    assert (found.evaluation.split, found.evaluation.examples, found.evaluation.total) == ("valid", 10, 24)
+    assert found.evaluation.seed == recipe.seed
+    again = prune_export.evaluate(found.final, tmp_path / "data", limit=10, seed=recipe.seed, max_seq_length=24)
+    assert again.results[0].predictions == found.evaluation.results[0].predictions
+    assert set(again.results[0].predictions.values()) <= {"Fear", "anger", "joy"}
 
 
 # --- the files of the field ---------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ _PAIRS = (
 )
 _TEXTS = ("text", "sentence")
 _LABELS = ("label", "labels", "category", "class", "intent", "gold_label", "score", "similarity_score", "is_duplicate")
+_OTHERS = ("id", "is_impossible", "split")
+KNOWN = frozenset({*QUESTIONS, *(column for pair in _PAIRS for column in pair), *_TEXTS, *_LABELS, *_OTHERS})
 EXPECTED = (
     "question, context and answers; or text or sentence (of pairs sentence1 and sentence2, premise and hypothesis, …) and "
     "label, labels, category or score"

@@ -20,7 +20,7 @@ def is_glue(text: str, name: str) -> bool:
     lines = read_cells(text, "\t", name)
     header = lines[0][1]
     task = _fitting(header)
-    if task is None or "split" in header:
+    if task is None or "split" in (heading.strip().lower() for heading in header):
         return False
     if not task.header or not task.labels:
         return True

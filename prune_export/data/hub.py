@@ -10,6 +10,7 @@ from typing import Any
 from exporters.errors import DataError, MissingDependencyError, UsageError
 from exporters.secrets import holds_secret
 from prune_export.data.allowed import check_builder, check_name, check_saved
+from prune_export.data.columns import KNOWN, is_heading
 from prune_export.data.examples import Data
 from prune_export.data.glue_tasks import MISMATCHED, glue_task
 from prune_export.data.rows import rows_data
@@ -110,8 +111,9 @@ def _convert(found: Any, name: str, dataset: str | None, split: str | None, purp
         if is_training(chosen) and split is None and purpose == "evaluation":
             notes = (f"it calls itself the split '{chosen}'; figures on what a model was trained on mean little",)
     features = found.features
+    known = [column for column in found.column_names if column.strip().lower() in KNOWN]
     data = rows_data(
-        list(_stored(found)),
+        list(_stored(found.select_columns(known) if is_heading(known) else found)),
         name,
         dataset=dataset,
         split=split,

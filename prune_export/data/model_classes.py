@@ -31,7 +31,13 @@ def with_classes(
         UnsupportedError: labels are none of the model's classes, or may mean different ones.
     """
     if data.glue != OWN:
-        return data, class_order(data.glue, config, labels=labels)
+        order = class_order(data.glue, config, labels=labels)
+        if order and labels is None and _say_nothing(class_names(config)):
+            note = (
+                f"the model's classes have no names; taken for {', '.join(data.glue.labels)}, in the order of datasets"
+            )
+            data = replace(data, notes=(*data.notes, note))
+        return data, order
     names = class_names(config)
     if labels is not None and len(labels) != len(names):
         raise UsageError(f"--labels {' '.join(labels)}: expected {len(names)}, one for each of the model's classes")
@@ -44,14 +50,16 @@ def with_classes(
         numbers = tuple(replace(example, label=float(example.label)) for example in data.examples)
         return replace(data, glue=OWN_NUMBERS, examples=numbers, words=()), ()
     names = names if labels is None else tuple(labels)
-    classes, notes = _own_classes(data, words, names)
+    classes, notes = _own_classes(data, words, names, named=labels is not None)
     examples = tuple(replace(example, label=classes[str(example.label)]) for example in data.examples)
     bound = replace(data, glue=replace(OWN, labels=names), examples=examples, notes=(*data.notes, *notes), words=())
     return bound, tuple(range(len(names)))
 
 
-def _own_classes(data: TextData, words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The model's class for each of `words`, and notes."""
+def _own_classes(
+    data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The model's class for each of `words`, and notes. `named`: the user gave the names."""
     by_name = {word: place for word in words if (place := _named(word, names)) is not None}
     unnamed = _say_nothing(names)
     if unnamed and len(names) == 2 and {word.lower() for word in words} <= {"false", "true"}:
@@ -67,7 +75,7 @@ def _own_classes(data: TextData, words: Sequence[str], names: Sequence[str]) -> 
     by_number = {word: int(word) for word in words}
     found = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
     if len(by_name) == len(words):
-        if max(by_number.values()) < len(names) and by_name != by_number:
+        if max(by_number.values()) < len(names) and by_name != by_number and not named:
             raise UnsupportedError(
                 f"{found}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
                 "names that are no numbers"

@@ -230,12 +230,12 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
 
 def _recognised(words: Sequence[str], texts: tuple[str, ...], name: str, *, saved: bool) -> GlueTask:
     """The GLUE task whose text columns and labels these are, or `OWN`."""
+    if texts == ("sentence",) and not saved:  # a heading that anybody writes
+        return OWN
     fitting = [task for task in GLUE_TASKS.values() if task.hub == texts]
     if not are_numbers(words):
         named = {plain_name(word) for word in words}
         return next((task for task in fitting if named <= set(map(plain_name, task.labels))), OWN)
-    if texts == ("sentence",) and not saved:  # a heading that anybody writes
-        return OWN
     fitting = [
         task for task in fitting if are_class_numbers(words) and max(int(word) for word in words) < len(task.labels)
     ]
