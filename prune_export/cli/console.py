@@ -184,13 +184,19 @@ def print_evaluation(
     if json_output:
         _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
     elif not quiet:
-        from prune_export.report.evaluation_table import evaluation_table, evaluation_title
-
         console = _Console()
-        console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
-        console.print(evaluation_table(found))
+        _print_evaluation(console, found)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _print_evaluation(console: Console, found: Evaluation) -> None:
+    from prune_export.report.evaluation_table import evaluation_notes, evaluation_table, evaluation_title
+
+    console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
+    console.print(evaluation_table(found))
+    for line in evaluation_notes(found):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_bench(
@@ -246,10 +252,9 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
         if result.evaluation is not None:
-            from prune_export.report.evaluation_table import evaluation_table, evaluation_title
-
-            console.print(evaluation_title(result.evaluation), style="bold", highlight=False, soft_wrap=True)
-            console.print(evaluation_table(result.evaluation))
+            _print_evaluation(console, result.evaluation)
+        for note in result.record.get("data", {}).get("notes", ()):
+            console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
 

@@ -36,13 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help="SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv or folder, or a name for datasets (squad, glue:sst2:validation)",
+        help="SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv or folder, texts with labels (.csv, .tsv, .jsonl, .json), a folder "
+        "of save_to_disk, or a name for datasets (squad, glue:sst2:validation)",
     )
     group.add_argument("--task", metavar="TASK", help="question-answering or text-classification (default: the data's)")
     group.add_argument(
-        "--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell: cola, sst2, mnli-mm, …"
+        "--dataset",
+        metavar="NAME",
+        help="the GLUE task, where the data cannot tell: cola, sst2, mnli-mm, …; own: labels are the model's classes",
     )
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    group.add_argument(
+        "--split",
+        metavar="NAME",
+        help="the part of the data (default: validation or test, however they are called)",
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="only N examples, drawn by --seed (default: all)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --limit (default: 0)")
     group.add_argument("--answerable", action="store_true", help="only questions with an answer, judged as SQuAD 1.1")
     group.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="the model's classes in order, where its config.json does not say"
@@ -92,8 +101,10 @@ def run(options: argparse.Namespace) -> int:
             options.data,
             task=options.task,
             dataset=options.dataset,
+            split=options.split,
             only_answerable=options.answerable,
             limit=options.limit,
+            seed=options.seed,
             max_seq_length=options.max_seq_length,
             doc_stride=options.doc_stride,
             batch_tokens=options.batch_tokens,

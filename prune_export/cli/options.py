@@ -57,7 +57,7 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", metavar="DATA", help="also compare the task's official metric on this data (what evaluate takes)"
     )
-    group.add_argument("--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell")
+    group.add_argument("--dataset", metavar="NAME", help="the GLUE task (or own), where the data cannot tell")
     group.add_argument(
         "--max-loss", type=float, default=0.5, metavar="X", help="points of the metric that may be lost (default: 0.5)"
     )

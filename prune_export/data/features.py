@@ -226,6 +226,8 @@ def _with_span(feature: Feature, example: Question) -> Feature:
 
 def _model_label(data: TextData, index: int, classes: Sequence[int]) -> int | float:
     label = data.examples[index].label
+    if isinstance(label, str):
+        raise TypeError(f"the label {label!r} is a word; with_classes comes first")
     return classes[int(label)] if classes and data.glue.labels else label
 
 

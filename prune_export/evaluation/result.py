@@ -19,6 +19,7 @@ class ModelResult:
     `metrics` has the official script's keys; all are percentages but the totals and thresholds. `predictions` are answers,
     or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
     calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
+    `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model.
     """
 
     model: str
@@ -28,6 +29,8 @@ class ModelResult:
     null_odds: Mapping[str, float] | None
     sequences: int
     seconds: float
+    metric: str
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Without predictions and odds, which have files of their own."""
@@ -37,26 +40,40 @@ class ModelResult:
             "metrics": dict(self.metrics),
             "sequences": self.sequences,
             "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …"""
+    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …, or
+    "classification" and "regression" for somebody's own texts.
+
+    `split` is the part that was read, None where there are none. `examples` of `total` were judged, drawn by `seed` (None:
+    all). `notes` say what the reader left out or mended.
+    """
 
     data: str
     task: str
     metric: str
     examples: int
     results: tuple[ModelResult, ...]
+    split: str | None
+    total: int
+    seed: int | None
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
         return {
             "data": self.data,
+            "split": self.split,
             "task": self.task,
             "metric": self.metric,
             "examples": self.examples,
+            "total": self.total,
+            "seed": self.seed,
+            "notes": list(self.notes),
             "results": [result.to_json() for result in self.results],
         }
 

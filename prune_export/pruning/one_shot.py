@@ -280,7 +280,12 @@ def _record(
         "budget": asked | {"unit": costs.unit, "unpruned": costs.dense, "kept": cost},
         "seed": settings.seed,
         "align": settings.rules.align,
-        "data": {"name": calibration.name, "samples": calibration.samples, "sha256": calibration.digest},
+        "data": {
+            "name": calibration.name,
+            "samples": calibration.samples,
+            "sha256": calibration.digest,
+            "notes": list(calibration.notes),
+        },
         "source": source_to_json(checkpoint) | {"weights_sha256": digest, "weights": SAFETENSORS},
         "steps": [_step_to_json(step) for step in steps],
         "speed": speed.to_json() if speed is not None else None,

@@ -22,6 +22,8 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
             f"predicted {speed.predicted_ms:.2f} ms ({found['predicted_speedup']:.2f}×), measured "
             f"{speed.measured_ms:.2f} ms ({found['measured_speedup']:.2f}×, unpruned {speed.dense_measured_ms:.2f} ms)"
         )
+    for note in result.record["data"]["notes"]:
+        yield f"Note: {note}."
     yield f"Written to {result.folder}"
 
 

@@ -15,9 +15,9 @@ from prune_export.training.movement.config import MovementConfig
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """`train` (several are mixed), `eval`: what `prune-export evaluate` takes as data. `samples`: so many examples, drawn by
-    the recipe's seed (None: all). Lengths are in tokens, as in `prune_export.data.features`. `group_by_length`: examples of
-    like length share a batch, which saves padding."""
+    """`train` (several are mixed), `eval`: what `prune-export evaluate` takes as data. `samples`, `eval_samples`: so many
+    examples, drawn by the recipe's seed (None: all). Lengths are in tokens, as in `prune_export.data.features`.
+    `group_by_length`: examples of like length share a batch, which saves padding."""
 
     train: tuple[str, ...]
     eval: str | None = None

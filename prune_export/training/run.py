@@ -273,7 +273,12 @@ def _finish(
         steps=total,
         left=left,
         recipe=recipe,
-        data={"name": Path(features.name).name, "features": len(features), "sha256": features.digest},
+        data={
+            "name": features.name,
+            "features": len(features),
+            "sha256": features.digest,
+            "notes": list(features.notes),
+        },
         source=source_to_json(context.original),
         versions=versions(),
     )
@@ -308,6 +313,7 @@ def _result(recipe: Recipe, folder: Path, final: Path, published: tuple[Path, ..
             recipe.data.eval,
             dataset=recipe.data.dataset,
             limit=recipe.data.eval_samples,
+            seed=recipe.seed,
             max_seq_length=recipe.data.max_seq_length,
             doc_stride=recipe.data.doc_stride,
             labels=recipe.data.labels,

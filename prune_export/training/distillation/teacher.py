@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from exporters.errors import CheckpointError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.data.model_classes import class_names, plain_name
+from prune_export.data.glue_tasks import plain_name
+from prune_export.data.model_classes import class_names
 from prune_export.data.tokenizer import load_tokenizer, read_config
 from prune_export.slim_model.api import module_of
 from prune_export.slim_model.model import SlimModel
