@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exporters.errors import MissingDependencyError, OutputError, ProviderError
+from exporters.errors import MissingDependencyError, OutputError, ProviderError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # ONNX Runtime multiplies float32 matrices in TF32 on Ampere and later unless told not to: 10 bits of mantissa, a thousand
 # times the error that fp32 promises here.
@@ -69,10 +72,14 @@ def create_session(
     both under ONNX Runtime's names.
 
     Raises:
+        UsageError: there is no such provider, or `threads` is out of range.
         ProviderError: the provider is not in this ONNX Runtime, or did not start (ONNX Runtime itself would only log
             that and run on the CPU).
         OutputError: the model cannot be loaded.
     """
+    if provider not in PROVIDERS:
+        raise UsageError(f"provider {provider!r:.80}: expected one of {', '.join(PROVIDERS)}")
+    check_threads(threads)
     module = onnxruntime()
     wanted = PROVIDERS[provider]
     if wanted not in module.get_available_providers():
@@ -103,14 +110,41 @@ def create_session(
     return session
 
 
+def check_threads(threads: int | None) -> None:
+    """Checks the number of threads inside an operation.
+
+    Raises:
+        UsageError: it is below 1, or more than a machine can start.
+    """
+    most = max(256, os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise UsageError(f"--threads {threads}: expected 1 to {most}")
+
+
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
     """All outputs by name; `inputs` may hold more than the session takes.
 
     Raises:
-        OutputError: the session takes an input that is not there.
+        OutputError: the session takes an input that is not there, or cannot be run.
     """
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, wanted_inputs(session, inputs)), strict=True))
+    wanted = wanted_inputs(session, inputs)
+    with errors_of_running():
+        found = session.run(names, wanted)
+    return dict(zip(names, found, strict=True))
+
+
+@contextmanager
+def errors_of_running() -> Iterator[None]:
+    """Around a run of a session.
+
+    Raises:
+        OutputError: ONNX Runtime failed; its own message stands in it.
+    """
+    try:
+        yield
+    except Exception as error:  # onnxruntime's exception classes have no common base but Exception
+        raise OutputError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())[:400]}") from error
 
 
 def wanted_inputs(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
+from prune_export.arguments import checked
 from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files, why_no_tokenizer
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
@@ -60,6 +61,7 @@ class ExportResult:
     notes: tuple[str, ...]
 
 
+@checked
 def export(
     model: str | Path,
     output: str | Path,

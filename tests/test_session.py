@@ -83,9 +83,9 @@ def test_a_bound_batch_stays_in_its_place(checkpoint: Path, tmp_path: Path) -> N
         bound.run()
         assert largest_difference(session.run(inputs), bound.outputs()) < 1e-6
     assert largest_difference(session.run(second), bound.outputs()) > 1e-2
-    with pytest.raises(OutputError, match=r"input_ids: expected int64 of shape \[3, 11\], as bound; found \[3, 12\]"):
+    with pytest.raises(UsageError, match=r"input_ids: expected int64 of shape \[3, 11\], as bound; found \[3, 12\]"):
         bound.update(batch(3, 12))
-    with pytest.raises(OutputError, match="it takes the input token_type_ids"):
+    with pytest.raises(UsageError, match="the model takes the input token_type_ids"):
         session.bind({name: first[name] for name in ("input_ids", "attention_mask")})
     with pytest.raises(UsageError, match="CUDA graphs need the provider cuda; found cpu"):
         prune_export.load_session(tmp_path / "out", cuda_graphs=True)
