@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ PROVIDERS: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecuti
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 
+_log = logging.getLogger("prune_export.onnxruntime")
+_QUIET, _WARNINGS = 4, 2  # ONNX Runtime's levels: fatal errors alone, warnings too
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+
+
 def onnxruntime() -> Any:
     """The onnxruntime module; its telemetry, a device's id in the home and what is sent from there, is off.
 
@@ -39,7 +45,24 @@ def onnxruntime() -> Any:
             "ONNX Runtime is not installed: pip install 'prune-export[cpu]', or 'prune-export[gpu]' on a machine with an "
             "NVIDIA GPU"
         ) from error
+    _redirect_log(module)
     return module
+
+
+def _severity() -> int:
+    """What ONNX Runtime logs: nothing (its errors come as exceptions) unless the logger "prune_export" shows INFO."""
+    return _WARNINGS if _log.isEnabledFor(logging.INFO) else _QUIET
+
+
+def _redirect_log(module: Any) -> None:
+    """Has ONNX Runtime log to the logger "prune_export.onnxruntime"; versions that cannot, write to stderr themselves."""
+    module.set_default_logger_severity(_severity())
+    if _severity() == _WARNINGS and hasattr(module, "set_default_logger_callback"):  # from 1.32 on
+        module.set_default_logger_callback(_write_log, _WARNINGS)
+
+
+def _write_log(severity: int, category: str, _identifier: str, _location: str, message: str) -> None:
+    _log.log(_LEVELS[severity], "%s: %s", category, " ".join(message.split()))
 
 
 def check_provider(provider: str) -> None:
@@ -88,7 +111,7 @@ def create_session(
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'"
         )
     options = module.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions; there is no need to print them as well
+    options.log_severity_level = _severity()
     if threads is not None:
         options.intra_op_num_threads = threads
     for key, value in (entries or {}).items():
@@ -107,6 +130,8 @@ def create_session(
             f"{wanted} did not start (running: {', '.join(session.get_providers())}); check the CUDA and cuDNN "
             f"versions that onnxruntime {module.__version__} needs"
         )
+    name = "a model in memory" if isinstance(model, bytes) else model
+    _log.info("%s runs on %s, threads: %s", name, wanted, "ONNX Runtime's choice" if threads is None else threads)
     return session
 
 

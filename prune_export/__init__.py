@@ -20,10 +20,28 @@ Names are loaded when they are first used: importing this package is instant.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from exporters.errors import PruneExportError
+from exporters.errors import (
+    BenchmarkError,
+    CheckpointError,
+    DataError,
+    MissingDependencyError,
+    OutputError,
+    ParityError,
+    PlanError,
+    ProviderError,
+    PruneExportError,
+    QualityError,
+    SurgeryError,
+    TrainingError,
+    UnsupportedError,
+    UsageError,
+    WeightsError,
+    WriteError,
+)
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
@@ -48,19 +66,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BenchReport",
+    "BenchmarkError",
+    "CheckpointError",
+    "DataError",
     "Evaluation",
     "ExportResult",
     "Inspection",
     "LatencyTable",
     "LayerPlan",
+    "MissingDependencyError",
+    "OutputError",
+    "ParityError",
     "ParityReport",
     "Pipeline",
     "Plan",
+    "PlanError",
+    "ProviderError",
     "PruneExportError",
     "PruneResult",
+    "QualityError",
     "Recipe",
     "SlimModel",
+    "SurgeryError",
     "TrainResult",
+    "TrainingError",
+    "UnsupportedError",
+    "UsageError",
+    "WeightsError",
+    "WriteError",
     "bench",
     "evaluate",
     "export",
@@ -104,6 +137,9 @@ _HOMES = {
     "train": "training.run",
     "verify": "verification",
 }
+
+# A library's log is shown where the program that uses it asks for that.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

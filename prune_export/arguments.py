@@ -155,6 +155,8 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float:
         raise _MismatchError(value)
     if isinstance(value, Integral) and not -_LARGEST <= int(value) < _LARGEST:  # more than anything here counts
         raise _MismatchError(value)
+    if value != value:  # not a number
+        raise _MismatchError(value)
     return kind(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ from prune_export.verification import (
     run_parity,
     slim_candidate,
 )
+
+_log = logging.getLogger("prune_export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,8 @@ def export(
             }
             write_record(record, folder)
     notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
+    for note in notes:
+        _log.info("%s", note)
     return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
 
 

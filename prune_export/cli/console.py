@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
+    if quiet or logging.getLogger("prune_export").isEnabledFor(logging.INFO):  # --verbose: stages are lines of the log
         yield SILENT
         return
     if not console.is_terminal:

@@ -18,12 +18,14 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.logs import logs
 from prune_export.cli.printing import say
+from prune_export.cli.types import TYPES
 
 
 class Verb(Protocol):
@@ -89,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _expand_paths(options)
-        return module.run(options)
+        with logs(options):
+            _expand_paths(options)
+            return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
     except KeyboardInterrupt as stop:
@@ -172,8 +175,18 @@ def _expand_paths(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for kind, function in TYPES.items():
+            self.register("type", kind, function)
+
     def error(self, message: str) -> NoReturn:
-        super().error(secrets.redacted(message))
+        from prune_export.files.reading import clipped
+
+        say(f"prune-export: error: {clipped(secrets.redacted(message), 500)} ({self.prog} --help lists all options)")
+        raise SystemExit(2)
 
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
