@@ -99,13 +99,15 @@ def _array(name: str, given: Any) -> Ids:
         raise _refusal(name, f"{values.dtype} of shape {list(values.shape)}")
     if values.dtype.kind not in "biuf" and values.size:
         raise _refusal(name, str(values.dtype))
-    if values.dtype.kind == "f" and not np.all(
-        np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
-    ):
+    if values.dtype.kind == "f" and not _whole(values.astype(np.float64)):
         raise _refusal(name, f"{values.dtype} with numbers that are not whole")
     if values.dtype.kind == "u" and values.dtype.itemsize == 8 and values.size and values.max() >= 1 << 63:
         raise _refusal(name, f"{values.max()}")
     return np.ascontiguousarray(values, dtype=np.int64)
+
+
+def _whole(values: NDArray[np.float64]) -> bool:
+    return bool(np.all(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)))
 
 
 def _refusal(name: str, found: str) -> UsageError:

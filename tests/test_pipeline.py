@@ -167,9 +167,9 @@ def test_what_a_pipeline_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found half a character"):
         pipeline(["\ud800"])
     for name, value in (("top_k", 0), ("max_answer_length", 0), ("doc_stride", -1), ("batch_tokens", 0)):
-        with pytest.raises(UsageError, match=rf"{name}: expected [01] or more"):
+        with pytest.raises(UsageError, match=f"{name}: expected"):
             prune_export.Pipeline(path, **{name: value})
-    with pytest.raises(UsageError, match="provider: expected one of cpu, cuda or None; found .gpu."):
+    with pytest.raises(UsageError, match="provider: expected one of cpu, cuda"):
         prune_export.Pipeline(path, provider="gpu")  # type: ignore[arg-type]
     change_config(path, id2label={"0": "a", "1": "b"})
     prune_export.export(

@@ -198,7 +198,7 @@ def print_evaluation(
 def print_bench(
     report: BenchReport, written: Sequence[Path], notes: Sequence[str], *, json_output: bool, quiet: bool
 ) -> None:
-    """A benchmark; its warnings go to stderr as well where nothing else shows them."""
+    """A benchmark."""
     from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
 
     if json_output:
@@ -212,9 +212,6 @@ def print_bench(
             console.print(line, highlight=False, soft_wrap=True)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
-    else:
-        for warning in report.warnings:
-            say(f"prune-export: warning: {warning}")
 
 
 def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:
