@@ -155,9 +155,13 @@ def _number(value: Any, kind: type[int] | type[float]) -> int | float:
         raise _MismatchError(value)
     if isinstance(value, Integral) and not -_LARGEST <= int(value) < _LARGEST:  # more than anything here counts
         raise _MismatchError(value)
-    if value != value:  # not a number
+    try:
+        found = kind(value)
+    except (OverflowError, ValueError) as error:  # a fraction beyond every float, a NaN that is to be whole
+        raise _MismatchError(value) from error
+    if found != found:  # not a number
         raise _MismatchError(value)
-    return kind(value)
+    return found
 
 
 def _string_path(value: PathLike[Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,13 @@ class Pipeline:
         Raises:
             UsageError: an input has another form than the task takes.
         """
-        if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Collection):
-            raise UsageError(f"expected a list of inputs; found {shown(inputs)}: put the single one into a list")
-        if not len(inputs):
+        items = _listed(inputs)
+        if not items:
             return []
         if self.task == "question-answering":
-            return self._answers([_pair(item, "question", "context") for item in inputs])
+            return self._answers([_pair(item, "question", "context") for item in items])
         return self._texts(
-            [(_text(item), None) if isinstance(item, str) else _pair(item, "text", "text_pair") for item in inputs]
+            [(_text(item), None) if isinstance(item, str) else _pair(item, "text", "text_pair") for item in items]
         )
 
     def _answers(self, pairs: list[tuple[str, str]]) -> list[Any]:
@@ -203,6 +202,16 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))))
+
+
+def _listed(inputs: Any) -> list[Any]:
+    single = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping | Set)
+    try:
+        if not single and isinstance(inputs, Collection):
+            return list(inputs)
+    except Exception as error:  # of somebody else's class, such as an array without dimensions
+        raise UsageError(f"expected a list of inputs; found {shown(inputs)}") from error
+    raise UsageError(f"expected a list of inputs; found {shown(inputs)}: put the single one into a list")
 
 
 def _pair(item: Any, first: str, second: str) -> tuple[str, str]:

@@ -44,10 +44,10 @@ class Feature:
     token_type_ids: Ids
     offsets: Ids | None = None
     cls: int = 0
-    words: Ids | None = None
     start: int | None = None
     end: int | None = None
     label: int | float | None = None
+    words: Ids | None = None
 
 
 def make_features(
@@ -197,7 +197,7 @@ def _windows(
         cls = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
         example = encoded["overflow_to_sample_mapping"][index]
         words = _words(encoded.word_ids(index), offsets) if with_words else None
-        features.append(Feature(example, _ids(ids), _ids(types[index]), offsets, cls, words))
+        features.append(Feature(example, _ids(ids), _ids(types[index]), offsets, cls, words=words))
     return features
 
 
