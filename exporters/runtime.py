@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exporters.errors import MissingDependencyError, OutputError, ProviderError
+from exporters.errors import MissingDependencyError, OutputError, ProviderError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Provider = Literal["cpu", "cuda"]
+PROVIDERS: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # ONNX Runtime multiplies float32 matrices in TF32 on Ampere and later unless told not to: 10 bits of mantissa, a thousand
 # times the error that fp32 promises here.
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+
+
+_log = logging.getLogger("prune_export.onnxruntime")
+_QUIET, _WARNINGS = 4, 2  # ONNX Runtime's levels: fatal errors alone, warnings too
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
 def onnxruntime() -> Any:
@@ -36,7 +45,24 @@ def onnxruntime() -> Any:
             "ONNX Runtime is not installed: pip install 'prune-export[cpu]', or 'prune-export[gpu]' on a machine with an "
             "NVIDIA GPU"
         ) from error
+    _redirect_log(module)
     return module
+
+
+def _severity() -> int:
+    """What ONNX Runtime logs: nothing (its errors come as exceptions) unless the logger "prune_export" shows INFO."""
+    return _WARNINGS if _log.isEnabledFor(logging.INFO) else _QUIET
+
+
+def _redirect_log(module: Any) -> None:
+    """Has ONNX Runtime log to the logger "prune_export.onnxruntime"; versions that cannot, write to stderr themselves."""
+    module.set_default_logger_severity(_severity())
+    if _severity() == _WARNINGS and hasattr(module, "set_default_logger_callback"):  # from 1.32 on
+        module.set_default_logger_callback(_write_log, _WARNINGS)
+
+
+def _write_log(severity: int, category: str, _identifier: str, _location: str, message: str) -> None:
+    _log.log(_LEVELS[severity], "%s: %s", category, " ".join(message.split()))
 
 
 def check_provider(provider: str) -> None:
@@ -69,10 +95,14 @@ def create_session(
     both under ONNX Runtime's names.
 
     Raises:
+        UsageError: there is no such provider, or `threads` is out of range.
         ProviderError: the provider is not in this ONNX Runtime, or did not start (ONNX Runtime itself would only log
             that and run on the CPU).
         OutputError: the model cannot be loaded.
     """
+    if provider not in PROVIDERS:
+        raise UsageError(f"provider {provider!r:.80}: expected one of {', '.join(PROVIDERS)}")
+    check_threads(threads)
     module = onnxruntime()
     wanted = PROVIDERS[provider]
     if wanted not in module.get_available_providers():
@@ -81,7 +111,7 @@ def create_session(
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'"
         )
     options = module.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions; there is no need to print them as well
+    options.log_severity_level = _severity()
     if threads is not None:
         options.intra_op_num_threads = threads
     for key, value in (entries or {}).items():
@@ -100,17 +130,46 @@ def create_session(
             f"{wanted} did not start (running: {', '.join(session.get_providers())}); check the CUDA and cuDNN "
             f"versions that onnxruntime {module.__version__} needs"
         )
+    name = "a model in memory" if isinstance(model, bytes) else model
+    _log.info("%s runs on %s, threads: %s", name, wanted, "ONNX Runtime's choice" if threads is None else threads)
     return session
+
+
+def check_threads(threads: int | None) -> None:
+    """Checks the number of threads inside an operation.
+
+    Raises:
+        UsageError: it is below 1, or more than a machine can start.
+    """
+    most = max(256, os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise UsageError(f"--threads {threads}: expected 1 to {most}")
 
 
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
     """All outputs by name; `inputs` may hold more than the session takes.
 
     Raises:
-        OutputError: the session takes an input that is not there.
+        OutputError: the session takes an input that is not there, or cannot be run.
     """
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, wanted_inputs(session, inputs)), strict=True))
+    wanted = wanted_inputs(session, inputs)
+    with errors_of_running():
+        found = session.run(names, wanted)
+    return dict(zip(names, found, strict=True))
+
+
+@contextmanager
+def errors_of_running() -> Iterator[None]:
+    """Around a run of a session.
+
+    Raises:
+        OutputError: ONNX Runtime failed; its own message stands in it.
+    """
+    try:
+        yield
+    except Exception as error:  # onnxruntime's exception classes have no common base but Exception
+        raise OutputError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())[:400]}") from error
 
 
 def wanted_inputs(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:

@@ -25,8 +25,8 @@ def shared_exporters() -> str | None:
     if not (others := others_with_exporters()):
         return None
     return (
-        f"{' and '.join(others)} installs a top-level package 'exporters', as prune-export does, and each overwrites files of "
-        f"the other. {_ADVICE}"
+        f"{' and '.join(others)} installs a top-level package 'exporters', as prune-export does, and each overwrites files "
+        f"of the other. {_ADVICE}"
     )
 
 

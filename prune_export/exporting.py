@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
+from prune_export.arguments import checked
 from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files, why_no_tokenizer
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
@@ -46,6 +48,8 @@ from prune_export.verification import (
     slim_candidate,
 )
 
+_log = logging.getLogger("prune_export")
+
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
@@ -60,6 +64,7 @@ class ExportResult:
     notes: tuple[str, ...]
 
 
+@checked
 def export(
     model: str | Path,
     output: str | Path,
@@ -178,6 +183,8 @@ def export(
             }
             write_record(record, folder)
     notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
+    for note in notes:
+        _log.info("%s", note)
     return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
 
 

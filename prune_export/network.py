@@ -16,7 +16,9 @@ from exporters import runtime
 from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.onnx.targets import TARGETS
+from exporters.runtime import Provider
 from exporters.session import Session
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
@@ -47,8 +49,9 @@ class Network:
     run: Callable[[Batch], Outputs]
 
 
+@checked
 def load_session(
-    onnx: str | Path, *, provider: str | None = None, threads: int | None = None, cuda_graphs: bool = False
+    onnx: str | Path, *, provider: Provider | None = None, threads: int | None = None, cuda_graphs: bool = False
 ) -> Session:
     """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
 

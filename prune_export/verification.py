@@ -14,6 +14,8 @@ from exporters import runtime
 from exporters.encoder import Encoder, SequenceHead
 from exporters.errors import UsageError
 from exporters.onnx.targets import TARGETS
+from exporters.runtime import Provider
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
@@ -38,13 +40,14 @@ ONNX_COMPARISON = "ONNX"
 SLIM_COMPARISON = "slim PyTorch"
 
 
+@checked
 def verify(
     model: str | Path,
     onnx: str | Path,
     *,
     task: str | None = None,
     plan: str | Path | Plan | None = None,
-    provider: str | None = None,
+    provider: Provider | None = None,
     samples: int = SAMPLES,
     seed: int = SEED,
     atol: float | None = None,

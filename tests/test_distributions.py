@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import prune_export
-from prune_export.distributions import foreign_exporters, others_with_exporters, shared_exporters
+from prune_export.distributions import others_with_exporters, shared_exporters
 from prune_export.record import versions
 
 
@@ -39,24 +39,25 @@ def test_another_distribution_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     assert "scraping-exporters installs a top-level package 'exporters'" in (shared_exporters() or "")
 
 
-@pytest.mark.parametrize("words", [["-m", "prune_export.cli.main", "--version"], ["-c", "import prune_export.exporting"]])
-def test_another_package_in_our_place_is_an_error(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["import prune_export.cli.main", "import prune_export; prune_export.PruneExportError"])
+def test_another_package_in_our_place_is_an_error(code: str, tmp_path: Path) -> None:
     installed(tmp_path, "scraping-exporters", {"exporters/__init__.py": ""})
     root = Path(prune_export.__file__).parents[1]
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; "
-    if words[0] == "-m":
-        code += "import prune_export.cli.main as main; sys.argv[1:] = ['--version']; main.entry()"
-    else:
-        code += words[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    words = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; {code}"
+    # Without site-packages, where an editable installation would find our own package after all.
+    done = subprocess.run([sys.executable, "-S", "-c", words], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"found {tmp_path / 'exporters'}, which scraping-exporters claims" in done.stderr
-    if words[0] == "-m":
+    if "cli" in code:
         assert done.stderr.startswith("prune-export: error: prune-export needs its own package 'exporters'; ")
         assert "Traceback" not in done.stderr
 
 
-def test_the_error_without_any_exporters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])
-    monkeypatch.delitem(sys.modules, "exporters", raising=False)
-    assert "found nowhere" in foreign_exporters()
+def test_no_package_at_all() -> None:
+    root = Path(prune_export.__file__).parents[1]
+    words = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); import prune_export.distributions as it; "
+        "sys.path.clear(); sys.path_importer_cache.clear(); print(it.foreign_exporters())"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", words], capture_output=True, text=True, check=True)
+    assert "found nowhere, which no other installed distribution claims" in done.stdout

@@ -216,7 +216,7 @@ BAD = [
     (["--fail-below", "accuracy=90"], 2, "gives exact_match, f1"),
     (["--fail-below", "f1=0.7"], 2, "metrics are percentages; for 0.7 say 70"),
     (["--limit", "0"], 2, "--limit 0: expected 1 or more"),
-    (["--threads", "0"], 2, "--threads 0: expected 1 or more"),
+    (["--threads", "0"], 2, "--threads 0: expected 1 to"),
     (["--batch-tokens", "0"], 2, "--batch-tokens 0"),
     (["--max-seq-length", "81"], 2, "--max-seq-length 81: expected 1 to 80"),
     (["--task", "text-classification"], 1, "is for question-answering; expected data for text-classification"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporters import runtime
 from exporters.errors import UsageError
+from prune_export.arguments import checked
 from prune_export.benchmark.machine import machine, physical_cpus
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
@@ -25,6 +26,7 @@ PROVIDERS = ("cpu", "cuda")
 DTYPES = ("fp32", "fp16")
 
 
+@checked
 def bench(
     model: str | Path | None = None,
     onnx: Sequence[str | Path] = (),

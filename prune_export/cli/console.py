@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
+    if quiet or logging.getLogger("prune_export").isEnabledFor(logging.INFO):  # --verbose: stages are lines of the log
         yield SILENT
         return
     if not console.is_terminal:
@@ -202,7 +204,7 @@ def _print_evaluation(console: Console, found: Evaluation) -> None:
 def print_bench(
     report: BenchReport, written: Sequence[Path], notes: Sequence[str], *, json_output: bool, quiet: bool
 ) -> None:
-    """A benchmark; its warnings go to stderr as well where nothing else shows them."""
+    """A benchmark."""
     from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
 
     if json_output:
@@ -216,9 +218,6 @@ def print_bench(
             console.print(line, highlight=False, soft_wrap=True)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
-    else:
-        for warning in report.warnings:
-            say(f"prune-export: warning: {warning}")
 
 
 def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:

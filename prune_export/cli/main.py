@@ -10,6 +10,7 @@ import argparse
 import difflib
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -18,12 +19,14 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.logs import logs
 from prune_export.cli.printing import say
+from prune_export.cli.types import TYPES
 
 
 class Verb(Protocol):
@@ -89,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _expand_paths(options)
-        return module.run(options)
+        with logs(options):
+            _warn_of_shared_package()
+            _expand_paths(options)
+            return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
     except KeyboardInterrupt as stop:
@@ -162,6 +167,13 @@ def _may_be_token(option: str) -> bool:
     return bool(near) or any(word in option.lower() for word in _SECRET_WORDS)
 
 
+def _warn_of_shared_package() -> None:
+    from prune_export.distributions import shared_exporters
+
+    if (warning := shared_exporters()) is not None:
+        logging.getLogger("prune_export").warning("%s", warning)
+
+
 def _expand_paths(options: argparse.Namespace) -> None:
     """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
     from prune_export.files.paths import expanded
@@ -172,8 +184,18 @@ def _expand_paths(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for kind, function in TYPES.items():
+            self.register("type", kind, function)
+
     def error(self, message: str) -> NoReturn:
-        super().error(secrets.redacted(message))
+        from prune_export.files.reading import clipped
+
+        say(f"prune-export: error: {clipped(secrets.redacted(message), 500)} ({self.prog} --help lists all options)")
+        raise SystemExit(2)
 
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:

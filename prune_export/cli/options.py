@@ -70,4 +70,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     """What is printed."""
     group = parser.add_argument_group("printing")
     group.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    group.add_argument("--quiet", action="store_true", help="no progress and no table")
+    how_much = group.add_mutually_exclusive_group()
+    how_much.add_argument("--quiet", action="store_true", help="nothing but errors")
+    how_much.add_argument(
+        "--verbose", action="store_true", help="a log with times on stderr, ONNX Runtime's warnings too"
+    )

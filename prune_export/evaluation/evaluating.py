@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from exporters.errors import UnsupportedError, UsageError
+from exporters.runtime import Provider, check_threads
+from prune_export.arguments import checked
 from prune_export.data.answers import judged_by_text
 from prune_export.data.examples import Data, QuestionData, TextData, answerable, sample
 from prune_export.data.features import (
@@ -52,6 +54,7 @@ class Settings:
 DEFAULT_SETTINGS = Settings()
 
 
+@checked
 def evaluate(
     models: str | Path | Sequence[str | Path],
     data: str | Path | Data,
@@ -68,7 +71,7 @@ def evaluate(
     null_threshold: float = 0.0,
     labels: Sequence[str] | None = None,
     fail_below: Mapping[str, float] | None = None,
-    provider: str | None = None,
+    provider: Provider | None = None,
     threads: int | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -307,8 +310,7 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    if threads < 1:
-        raise UsageError(f"--threads {threads}: expected 1 or more")
+    check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

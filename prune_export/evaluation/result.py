@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from exporters.errors import UsageError
+from prune_export.arguments import checked
 from prune_export.data.examples import Data, QuestionData
+from prune_export.files.reading import clipped
 
 # Keys of the metrics that are no percentages.
 _COUNTS = ("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")
@@ -77,8 +80,18 @@ class Evaluation:
             "results": [result.to_json() for result in self.results],
         }
 
+    @checked
     def below(self, limits: Mapping[str, float]) -> tuple[str, ...]:
-        """Where a model scores less than `limits` by metric, one line each."""
+        """Where a model scores less than `limits` by metric, one line each.
+
+        Raises:
+            UsageError: there is no such metric.
+        """
+        for result in self.results:
+            if unknown := [name for name in limits if name not in result.metrics]:
+                raise UsageError(
+                    f"no metric is called {clipped(unknown[0])}; {self.data} gives {', '.join(result.metrics)}"
+                )
         return tuple(
             f"{result.model}: {name} is {result.metrics[name]:.2f}, below {limit:g}"
             for result in self.results

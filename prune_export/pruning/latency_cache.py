@@ -76,8 +76,7 @@ def _settings(
     for option, value, most in (("batch-size", batch_size, 1 << 16), ("sequence-length", sequence_length, longest)):
         if not 1 <= value <= most:
             raise UsageError(f"--{option} {value}: expected 1 to {most}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: expected 1 or more")
+    runtime.check_threads(threads)
     chosen = TARGETS[resolve_target(target, PRECISIONS[dtype], needs_runtime=True)]
     check_precision(chosen, PRECISIONS[dtype])
     shape = largest_layer(encoder)

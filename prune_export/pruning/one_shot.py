@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError, ProviderError, UsageError
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import masked_destination, write_masked
 from prune_export.checkpoint.source import SAFETENSORS, resolve
@@ -54,6 +55,7 @@ class PruneResult:
     record: dict[str, Any]
 
 
+@checked
 def prune(
     model: str | Path,
     calibration: Source | Sequence[Source],

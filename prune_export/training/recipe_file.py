@@ -10,11 +10,10 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import tomli_w
-
-from exporters.errors import UsageError
+from exporters.errors import MissingDependencyError, UsageError
 from exporters.secrets import holds_secret
-from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown
+from prune_export.arguments import checked
+from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown, user_path
 from prune_export.hub_token import register_stored_token
 from prune_export.training.recipe import METHODS, Method, Recipe
 
@@ -22,6 +21,7 @@ _LARGEST_RECIPE = 1 << 20
 _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 
+@checked
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe in the TOML file `path`, with `changes` ("section.key=value", the value in TOML's form or a bare string).
 
@@ -30,7 +30,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             type.
     """
     try:
-        data = _toml(read_text(Path(path), limit=_LARGEST_RECIPE))
+        data = _toml(read_text(user_path(path), limit=_LARGEST_RECIPE))
     except ReadingError as error:
         raise UsageError(f"{path}: cannot be read: {error}; expected a recipe (TOML)") from error
     for change in changes:
@@ -109,11 +109,23 @@ def _method(data: dict[str, Any], source: str) -> Method:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe with every default written out; `read_recipe` gives the same one back."""
+    """The recipe with every default written out; `read_recipe` gives the same one back.
+
+    Raises:
+        MissingDependencyError: tomli-w is not installed.
+    """
     data = asdict(recipe)
     kind = next(name for name, config in METHODS.items() if type(recipe.method) is config)
     data["method"] = {"kind": kind, **data["method"]}
-    return tomli_w.dumps(_plain(data))
+    return str(_writer().dumps(_plain(data)))
+
+
+def _writer() -> Any:
+    try:
+        import tomli_w
+    except ImportError as error:
+        raise MissingDependencyError("training needs tomli-w: pip install 'prune-export[train]'") from error
+    return tomli_w
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from exporters.errors import CheckpointError, MissingDependencyError, TrainingError, UsageError
+from prune_export.arguments import checked
 from prune_export.checkpoint.beside import copy_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
@@ -24,7 +25,7 @@ from prune_export.evaluation.evaluating import evaluate
 from prune_export.evaluation.result import Evaluation
 from prune_export.files.errors import explained
 from prune_export.files.paths import expanded
-from prune_export.files.reading import ReadingError, read_json
+from prune_export.files.reading import ReadingError, one_line, read_json
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.inspection import source_to_json
@@ -76,6 +77,7 @@ class TrainResult:
     record: dict[str, Any]
 
 
+@checked
 def train(
     recipe: Recipe | str | Path,
     *,
@@ -132,8 +134,11 @@ def train(
 def _check_libraries() -> None:
     try:
         import accelerate  # noqa: F401
+        import tomli_w  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError("training needs accelerate: pip install 'prune-export[train]'") from error
+        raise MissingDependencyError(
+            f"training needs accelerate and tomli-w ({one_line(error)}): pip install 'prune-export[train]'"
+        ) from error
 
 
 def _is_first() -> bool:
