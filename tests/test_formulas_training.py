@@ -30,8 +30,10 @@ WITHOUT_DROPOUT = dict.fromkeys(
 )
 
 
-def network(folder: Path, case: FamilyCase = BERT, **sizes: Any) -> tuple[Any, Checkpoint, tuple[LayerModules, ...]]:
-    made = make_model(case, "question-answering", **WITHOUT_DROPOUT, **sizes)
+def network(
+    folder: Path, case: FamilyCase = BERT, task: Any = "question-answering"
+) -> tuple[Any, Checkpoint, tuple[LayerModules, ...]]:
+    made = make_model(case, task, **WITHOUT_DROPOUT)
     checkpoint = load_checkpoint(save(made, folder))
     model = load_oracle(checkpoint)
     return model, checkpoint, layer_modules(checkpoint, model)
@@ -52,23 +54,26 @@ def trainer_of(model: Any, folder: Path, examples: Any, *, method: Any = None, *
     )
 
 
-def questions(model: Any, count: int) -> list[dict[str, torch.Tensor]]:
-    """Examples of one length, with answers."""
+def examples_for(model: Any, count: int, task: Any = "question-answering") -> list[dict[str, torch.Tensor]]:
+    """Examples of one length, with answers or labels."""
     inputs = example_inputs(model, batch=count + 2)  # the first two are padded
-    places = {"start_positions": torch.arange(count) % 7, "end_positions": 3 + torch.arange(count) % 11}
+    labels = {"start_positions": torch.arange(count) % 7, "end_positions": 3 + torch.arange(count) % 11}
+    if task == "text-classification":
+        labels = {"labels": torch.arange(count) % 3}
     return [
-        {name: value[row + 2] for name, value in inputs.items()} | {name: value[row] for name, value in places.items()}
+        {name: value[row + 2] for name, value in inputs.items()} | {name: value[row] for name, value in labels.items()}
         for row in range(count)
     ]
 
 
+@pytest.mark.parametrize("task", ["text-classification", "question-answering"])
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
-def test_a_step_is_that_of_the_mean_loss(case: FamilyCase, tmp_path: Path) -> None:
+def test_a_step_is_that_of_the_mean_loss(case: FamilyCase, task: str, tmp_path: Path) -> None:
     """Three batches of two make one step: w - η (∇ of the mean loss of all six + decay · w), without decay for biases and
     norms; which those are the Hugging Face Trainer says."""
-    model, _, _ = network(tmp_path / "model", case)
-    reference, _, _ = network(tmp_path / "same", case)
-    examples = questions(model, 6)
+    model, _, _ = network(tmp_path / "model", case, task)
+    reference, _, _ = network(tmp_path / "same", case, task)
+    examples = examples_for(model, 6, task)
     rate, decay = 0.1, 0.5
     trainer = trainer_of(
         model,
@@ -100,7 +105,7 @@ def test_only_gates_keep_their_learning_rate(tmp_path: Path) -> None:
     method = L0Gates(L0Config(), Target(flops=0.5), costs, learning_rate=0.25, warmup=0.0, cooldown=0.3, seed=0)
     method.attach(model, layers)
     trainer = trainer_of(
-        model, tmp_path, questions(model, 2), method=method, learning_rate=0.01, lr_scheduler_type="linear"
+        model, tmp_path, examples_for(model, 2), method=method, learning_rate=0.01, lr_scheduler_type="linear"
     )
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     assert trainer.optimizer is not None
@@ -122,7 +127,7 @@ def test_movements_scores_follow_the_schedule(tmp_path: Path) -> None:
     method = MovementPruning(MovementConfig(shape="struct"), schedule, score_learning_rate=0.5, sequence_length=16)
     method.attach(model, layers)
     trainer = trainer_of(
-        model, tmp_path, questions(model, 2), method=method, learning_rate=0.01, lr_scheduler_type="linear"
+        model, tmp_path, examples_for(model, 2), method=method, learning_rate=0.01, lr_scheduler_type="linear"
     )
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     assert trainer.optimizer is not None
