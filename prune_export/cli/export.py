@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from prune_export import numbers
 from prune_export.cli import inspect
 from prune_export.cli.options import (
     add_checkpoint_options,
     add_output_options,
     add_parity_options,
     add_quality_options,
+    number,
 )
 from prune_export.cli.printing import reporting
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "nothing for padding (default: auto)",
     )
     group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
-    group.add_argument("--opset", type=int, metavar="N", help="ai.onnx opset (default: the target's)")
+    group.add_argument("--opset", type=number(numbers.COUNT), metavar="N", help="ai.onnx opset (default: the target's)")
     group = parser.add_argument_group("int8")
     group.add_argument(
         "--calibration",

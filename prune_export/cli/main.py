@@ -25,6 +25,7 @@ from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
 from prune_export.cli.logs import logs
+from prune_export.cli.options import NumberError
 from prune_export.cli.printing import say
 from prune_export.cli.types import TYPES
 
@@ -78,13 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG if verb == "export" else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
     )
     module.add_arguments(parser)
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    parser.json = "--json" in words
     _register_tokens(words, parser._option_string_actions)
     try:
         options = parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        if not isinstance(error.__context__, NumberError):
+            parser.error(str(error))
+        return _fail(f"{error.argument_name} {error.message}", 2, argparse.Namespace(json=parser.json))
     except OSError as error:  # BrokenPipeError: whoever read it has read enough
         if not isinstance(error, BrokenPipeError):
             say(f"prune-export: error: the help could not be printed: {error.strerror}")
@@ -186,6 +193,8 @@ def _expand_paths(options: argparse.Namespace) -> None:
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with an option."""
 
+    json = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for kind, function in TYPES.items():
@@ -194,17 +203,25 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from prune_export.files.reading import clipped
 
-        say(f"prune-export: error: {clipped(secrets.redacted(message), 500)} ({self.prog} --help lists all options)")
+        message = clipped(secrets.redacted(message), 500)
+        if self.json:
+            _print_error(message, 2)
+        say(f"prune-export: error: {message} ({self.prog} --help lists all options)")
         raise SystemExit(2)
 
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
     message = secrets.redacted(message)
-    if options.json and sys.stdout is not None:
-        with suppress(OSError):
-            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+    if options.json:
+        _print_error(message, code)
     say(f"prune-export: error: {message}")
     return code
+
+
+def _print_error(message: str, code: int) -> None:
+    if sys.stdout is not None:
+        with suppress(OSError):
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
 
 
 class _Terminated(BaseException):
