@@ -177,7 +177,7 @@ def export(
                 "versions": versions(),
             }
             write_record(record, folder)
-    notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
+    notes = (*checkpoint.notes, *_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
     return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
 
 

@@ -62,7 +62,7 @@ def write_masked(
             f"'{checkpoint.source.name}' is in {checkpoint.form} format; a masked checkpoint needs weights of full size"
         )
     check_fits(plan, checkpoint.encoder)
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     if changed is None:
         changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
     place, copied = masked_destination(folder, checkpoint.source.folder, overwrite=overwrite)

@@ -252,7 +252,7 @@ def _write(
         speed = measure_speed(checkpoint.encoder, slim, table, predicted_ms=cost)
     record = _record(checkpoint, budget, costs, cost, steps, settings, calibration, digest, speed)
     progress.stage(f"Writing {folder}")
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     refitted = full_size_tensors(checkpoint, weights, network)
     write_masked(checkpoint, plan, folder, overwrite=overwrite, changed=refitted, **record)
     summary = summarize(checkpoint, slim, plan)

@@ -44,7 +44,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
             f"method.keep: expected different layers from 0 to {layers - 1}, at least one; found {list(keep)}"
         )
     check_beside(checkpoint.source.folder, (CONFIG,))  # the student's says the same
-    weights = read_weights(checkpoint.source.folder, family.prefix)
+    weights = read_weights(checkpoint.source.folder, family)
     smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
     smaller.num_hidden_layers = len(keep)
     with transaction(folder_destination(folder, DENSE, overwrite=False).target) as aside:
