@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,17 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tensor_names import BODY
+from prune_export.cli.main import main
 from prune_export.families import FAMILIES
 from prune_export.inspection import inspect
+from prune_export.network import open_network
+from prune_export.plan import plan_to_json
 from prune_export.training.head import write_with_head
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.test_formats import masked_model, to_hub_format
 from tests.tiny_checkpoints import change_config, change_weights, make_checkpoint, tensors
+from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 from tests.tiny_training import tiny_recipe
 
 BERT = FAMILY_CASES[0]
@@ -272,3 +278,45 @@ def test_folders_of_other_tools(tmp_path: Path) -> None:
     (farm / "language_model_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="a folder of FARM: convert it"):
         load_checkpoint(farm)
+
+
+# --- what ran -------------------------------------------------------------------------------------------------------
+
+
+def test_weights_and_an_onnx_in_one_folder(tmp_path: Path) -> None:
+    """Without our record the weights are the model; an .onnx beside them may be anybody's."""
+    folder = save(masked_model(), tmp_path / "model")
+    other = save(make_model(BERT, "question-answering", seed=1), tmp_path / "other")
+    prune_export.export(other, tmp_path / "out", target="portable", samples=4)
+    shutil.copyfile(tmp_path / "out" / "model.onnx", folder / "model.onnx")
+    network = open_network(folder)
+    assert (network.kind, network.form) == ("pytorch", "plain")
+    assert open_network(folder / "model.onnx").kind == "onnx"
+    shutil.copyfile(folder / "model.safetensors", tmp_path / "out" / "model.safetensors")
+    network = open_network(tmp_path / "out")  # our record says what the folder is
+    assert (network.kind, network.form) == ("onnx", "fp32")
+    (folder / "model.safetensors").unlink()
+    assert open_network(folder).kind == "onnx"
+
+
+def test_every_table_says_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(BERT, "text-classification", num_labels=2, vocab_size=90)
+    folder = save_with_tokenizer(model, bert_tokenizer(), tmp_path / "model")
+    plan = inspect(folder).plan
+    (folder / "pruning.json").write_text(json.dumps(plan_to_json(plan)))
+    prune_export.slim(folder).save_pretrained(tmp_path / "slim")
+    bert_tokenizer().save_pretrained(tmp_path / "slim")
+    prune_export.export(folder, tmp_path / "out", target="portable", samples=4)
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\nthe\t0\na b\t1\n")
+    models = [str(tmp_path / name) for name in ("model", "slim", "out")]
+    kinds = ("PyTorch, masked", "slim PyTorch", "ONNX, fp32")
+    assert main(["evaluate", "--model", *models, "--data", str(data), "--dataset", "sst2"]) == 0
+    printed = capsys.readouterr().out
+    assert all(kind in printed for kind in kinds), printed
+    assert main(["inspect", "--model", models[0]]) == 0
+    assert "model: PyTorch, masked, text-classification" in capsys.readouterr().out
+    shape = ["--batch-size", "1", "--sequence-length", "8", "--rounds", "1", "--seconds", "0.01"]
+    assert main(["bench", "--model", models[0], "--onnx", models[2], *shape]) == 0
+    printed = capsys.readouterr().out
+    assert all(kind in printed for kind in kinds), printed

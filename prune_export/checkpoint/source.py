@@ -52,6 +52,11 @@ class Source:
     revision: str | None
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` holds weights in one of the forms that are read."""
+    return any((folder / form[0]).is_file() for form in _FORMS)
+
+
 def resolve(
     model: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, token: str | None = None
 ) -> Source:
@@ -142,7 +147,7 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
         )
     except LocalEntryNotFoundError:
         folder = None
-    if folder is None or not any((Path(folder) / form[0]).is_file() for form in _FORMS):
+    if folder is None or not holds_weights(Path(folder)):
         wanted = f"revision '{revision}'" if revision is not None else "it"
         raise CheckpointError(
             f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "

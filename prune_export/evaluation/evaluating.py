@@ -145,10 +145,10 @@ def evaluate_network(
     seconds = time.perf_counter() - start
     if isinstance(data, TextData):
         metrics, predictions = _judge_texts(network, data, rows, classes)
-        return ModelResult(network.name, network.kind, metrics, predictions, None, len(features), seconds)
+        return ModelResult(network.name, network.kind, metrics, predictions, None, len(features), seconds, network.form)
     answers = _answers(data, features, rows)
     metrics, texts, odds = _judge_answers(data, answers, settings.null_threshold)
-    return ModelResult(network.name, network.kind, metrics, texts, odds, len(features), seconds)
+    return ModelResult(network.name, network.kind, metrics, texts, odds, len(features), seconds, network.form)
 
 
 def check_limits(data: Data, limits: Mapping[str, float]) -> None:
