@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,9 +24,11 @@ from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tensor_names import BODY
 from prune_export.cli.main import main
+from prune_export.data.tokenizer import load_tokenizer
 from prune_export.families import FAMILIES
 from prune_export.inspection import inspect
 from prune_export.network import open_network
+from prune_export.parity.texts import QUESTIONS
 from prune_export.plan import plan_to_json
 from prune_export.training.head import write_with_head
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
@@ -320,3 +326,129 @@ def test_every_table_says_what_ran(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["bench", "--model", models[0], "--onnx", models[2], *shape]) == 0
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in kinds), printed
+
+
+# --- tokenizers -----------------------------------------------------------------------------------------------------
+
+
+def text_model(
+    folder: Path, task: Task = "text-classification", *, case: FamilyCase = BERT, vocabulary: int = 90
+) -> Path:
+    return save(make_model(case, task, vocab_size=vocabulary), folder)
+
+
+def phobert_tokenizer(folder: Path) -> None:
+    """Writes what PhoBERT's tokenizer reads: it is Python alone, and no fast one exists."""
+    letters = [f"{letter}@@" for letter in "abcdefgh"] + list("abcdefgh")
+    (folder / "vocab.txt").write_text("".join(f"{token} 1\n" for token in letters))
+    (folder / "bpe.codes").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PhobertTokenizer"}))
+
+
+def test_a_slow_tokenizer_is_used_where_it_works(tmp_path: Path) -> None:
+    roberta = FAMILY_CASES[1]
+    folder = text_model(tmp_path / "model", case=roberta)
+    phobert_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    assert not tokenizer.is_fast
+    result = prune_export.export(folder, tmp_path / "out", target="portable", samples=4)
+    assert {"vocab.txt", "bpe.codes"} <= set(result.files)
+    assert not [note for note in result.notes if "text" in note]
+    assert result.parity is not None
+    assert "sentences" in {case.case for case in result.parity.results}
+    texts = ["abc", "h g"]
+    found = prune_export.Pipeline(tmp_path / "out")(texts)
+    with torch.no_grad():
+        logits = load_oracle(load_checkpoint(folder))(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    assert [answer["score"] for answer in found] == pytest.approx(logits.softmax(-1).max(-1).values.tolist(), abs=1e-5)
+
+
+def test_a_slow_tokenizer_finds_no_answers(tmp_path: Path) -> None:
+    folder = text_model(tmp_path / "model", "question-answering", case=FAMILY_CASES[1])
+    phobert_tokenizer(folder)
+    result = prune_export.export(folder, tmp_path / "out", target="portable", samples=4)
+    assert any("parity saw no real text" in note and "need a fast tokenizer" in note for note in result.notes)
+    with pytest.raises(CheckpointError, match=r"need a fast tokenizer .* found PhobertTokenizer"):
+        prune_export.Pipeline(tmp_path / "out")([("a", "b c")])
+
+
+@pytest.mark.parametrize(
+    ("damage", "fact"),
+    [
+        (
+            lambda folder: bert_tokenizer(additional_special_tokens=[f"<{i}>" for i in range(99)]).save_pretrained(
+                folder
+            ),
+            "rows for 90",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "needs a tokenizer beside the model"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RagTokenizer"}'), "fast"),
+        (lambda folder: [path.unlink() for path in folder.glob("*token*")], "it holds none"),
+        (lambda folder: change_tokenizer(folder, pad_token=None), "no padding token"),
+    ],
+)
+def test_why_parity_saw_no_text(
+    damage: Callable[[Path], object], fact: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(BERT, "text-classification", vocab_size=90)
+    folder = save_with_tokenizer(model, bert_tokenizer(), tmp_path / "model")
+    damage(folder)
+    result = prune_export.export(folder, tmp_path / "out", target="portable", samples=4)
+    (note,) = [note for note in result.notes if "parity saw no real text" in note]
+    assert fact in note
+    assert main(["verify", "--model", str(folder), "--onnx", str(tmp_path / "out"), "--samples", "4"]) == 0
+    assert "parity sees no real text" in capsys.readouterr().err
+
+
+def change_tokenizer(folder: Path, **changes: Any) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        if path.exists():
+            path.write_text(
+                json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in changes})
+            )
+
+
+def sentencepiece_folder(folder: Path) -> Path:
+    """An ALBERT whose tokenizer is a SentencePiece vocabulary and nothing else."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    case = next(case for case in FAMILY_CASES if case.model_type == "albert")
+    text_model(folder, case=case, vocabulary=100)
+    words = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([question for pair in QUESTIONS for question in pair]),
+        model_writer=words,
+        vocab_size=90,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        pad_piece="<pad>",
+        minloglevel=9,
+    )
+    (folder / "spiece.model").write_bytes(words.getvalue())
+    return folder
+
+
+def test_a_sentencepiece_vocabulary_alone(tmp_path: Path) -> None:
+    folder = sentencepiece_folder(tmp_path / "model")
+    result = prune_export.export(folder, tmp_path / "out", target="portable", samples=4)
+    assert "spiece.model" in result.files
+    assert not [note for note in result.notes if "text" in note], result.notes
+
+
+@pytest.mark.slow
+def test_a_sentencepiece_vocabulary_without_the_package(tmp_path: Path) -> None:
+    folder = sentencepiece_folder(tmp_path / "model")
+    code = (
+        "import sys; sys.modules['sentencepiece'] = None\n"
+        "import prune_export\n"
+        f"found = prune_export.export({str(folder)!r}, {str(tmp_path / 'out')!r}, target='portable', samples=4)\n"
+        "print(*found.notes)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "pip install 'prune-export[sentencepiece]'" in ended.stdout
+    assert "parity saw no real text" in ended.stdout

@@ -21,7 +21,6 @@ _MODEL_TYPES = (*FAMILIES, "mpnet", "deberta", "deberta-v2", "modernbert")
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model")
-_PACKAGES = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -83,20 +82,19 @@ def open_tokenizer(folder: Path) -> Any:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(
-            f"'{folder}': needs a tokenizer beside the model; {_missing_packages(folder) or one_line(error)}"
+            f"'{folder}': needs a tokenizer beside the model; {_missing_package(folder) or one_line(error)}"
         ) from error
 
 
-def _missing_packages(folder: Path) -> str | None:
+def _missing_package(folder: Path) -> str | None:
     """What has to be installed to read a SentencePiece vocabulary, where that is all there is of the tokenizer."""
     if is_file(folder / "tokenizer.json") or not any(is_file(folder / name) for name in _SENTENCEPIECE):
         return None
-    missing = [name for name, module in _PACKAGES.items() if find_spec(module) is None]
-    if not missing:
+    if find_spec("sentencepiece") is not None:
         return None
     return (
-        f"reading its SentencePiece vocabulary takes {' and '.join(missing)}: pip install 'prune-export[sentencepiece]' (or "
-        "save the tokenizer with tokenizer.json)"
+        "reading its SentencePiece vocabulary takes sentencepiece: pip install 'prune-export[sentencepiece]' (or save the "
+        "tokenizer with tokenizer.json)"
     )
 
 
