@@ -18,16 +18,17 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
 from prune_export.arguments import checked
-from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files, why_no_tokenizer
+from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.source import resolve
+from prune_export.checkpoint.sentence import left_behind
+from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.data.examples import Data
 from prune_export.files.transaction import transaction
 from prune_export.inspection import Inspection, operate_on, source_to_json
 from prune_export.outputs.destination import check_space, model_destination
-from prune_export.outputs.kinds import CONFIG, RECORD
-from prune_export.parity.inputs import check_samples
+from prune_export.outputs.kinds import RECORD
+from prune_export.parity.inputs import check_samples, why_no_text
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
@@ -131,7 +132,8 @@ def export(
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task, plan=plan)
     place.refuse_source(source.folder)
-    copied = (CONFIG, *tokenizer_files(source.folder))
+    copied = files_beside(source.folder)
+    has_tokenizer = any(name in TOKENIZER_FILES for name in copied)
     check_beside(source.folder, copied)
     place.check(copied)
     goal = None
@@ -182,7 +184,7 @@ def export(
                 "versions": versions(),
             }
             write_record(record, folder)
-    notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
+    notes = (*checkpoint.notes, *_notes(found, chosen, parity, attempt, has_tokenizer=has_tokenizer))
     for note in notes:
         _log.info("%s", note)
     return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
@@ -246,12 +248,19 @@ def _notes(
     """What the user should know."""
     if found.summary.is_dense:
         yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
+    folder = found.checkpoint.source.folder
+    if names := left_behind(folder):
+        yield (
+            f"{', '.join(names)} of modules.json did not go along, because nothing is known of such modules: "
+            "sentence-transformers does not load the output without them"
+        )
     if not has_tokenizer:
         yield (
             f"no tokenizer of '{found.checkpoint.source.name}' was copied, and parity saw no real text: "
-            f"{why_no_tokenizer(found.checkpoint.source.folder)}. Save one beside the checkpoint, or into the output, for "
-            "pipelines"
+            f"{why_no_tokenizer(folder)}. Save one beside the checkpoint, or into the output, for pipelines"
         )
+    elif parity is not None and (reason := why_no_text(folder, found.checkpoint.encoder)):
+        yield f"parity saw no real text: {reason}"
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)
     if attempt.maps and parity is not None and parity.quality is None:

@@ -24,7 +24,7 @@ from prune_export.evaluation.evaluating import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network, load_session, torch_runner
 from prune_export.parity.check import Runner, check, real_tokens
-from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
+from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer, why_no_text
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, QualityGoal, judge, read_goal
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
@@ -89,8 +89,11 @@ def verify(
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
+    reference = load_reference(checkpoint, goal=goal, progress=progress)
+    if reference.tokenizer is None:
+        progress.note(f"parity sees no real text: {why_no_text(source.folder, checkpoint.encoder)}")
     return run_parity(
-        load_reference(checkpoint, goal=goal, progress=progress),
+        reference,
         {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol, metric_judged=data is not None))},
         provider=session.provider,
         samples=samples,

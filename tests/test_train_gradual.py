@@ -97,7 +97,7 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
         for parameter in model.parameters():  # as training does: embeddings, norms and head as well
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     assert difference(model, oracle) > 0.01
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     after = trained(network, model)
     write_masked(checkpoint, after.plan, tmp_path / "out", changed=trained_tensors(checkpoint, weights, after))
     found = load_checkpoint(tmp_path / "out")

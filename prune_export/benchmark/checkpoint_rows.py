@@ -84,7 +84,7 @@ def _row(
             _export_with_optimum(checkpoint, output, provider, dtype)
             return replace(onnx_row(output, name=name), kind=kind, cost=cost_of_model(checkpoint))
         case _:
-            return torch_row(checkpoint.source.folder, kind, name=name, task=task)
+            return torch_row(checkpoint.source.folder, kind, name=name, task=task, form=checkpoint.form)
 
 
 def save_dense(checkpoint: Checkpoint, folder: Path) -> None:

@@ -22,7 +22,10 @@ OTHERS_LIMIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process."""
+    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process.
+
+    `kind` and `form` are the row's (`prune_export.benchmark.rows.Row`).
+    """
 
     name: str
     kind: str
@@ -32,6 +35,7 @@ class RowFacts:
     size_mib: float
     load_seconds: float
     peak_mib: float
+    form: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

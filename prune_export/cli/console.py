@@ -19,6 +19,7 @@ from prune_export.cli.printing import say
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_to_json
 from prune_export.progress import SILENT, Progress
+from prune_export.report.network_kind import network_kind
 from prune_export.report.tables import export_lines, parity_table, summary_table, totals_table
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
         _print_json(
             {
                 "source": source_to_json(found.checkpoint),
+                "notes": list(found.checkpoint.notes),
                 "task": found.slim.task,
                 "plan": plan_to_json(found.plan),
                 "summary": found.summary.to_json(),
@@ -143,8 +145,13 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
         )
     elif not quiet:
         console = _Console()
+        checkpoint = found.checkpoint
+        kind = network_kind("slim" if checkpoint.form == "slim" else "pytorch", checkpoint.form)
+        console.print(f"{checkpoint.source.name}: {kind}, {found.slim.task}", highlight=False, soft_wrap=True)
         console.print(summary_table(found.summary))
         console.print(totals_table(found.summary))
+        for note in checkpoint.notes:
+            console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
         if found.summary.is_dense:
             console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
 

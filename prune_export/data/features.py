@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from exporters.errors import UsageError
 from prune_export.data.examples import Data, Question, QuestionData, TextData
+from prune_export.data.tokenizer import check_fast
 
 QUESTION_LENGTH = 384
 TEXT_LENGTH = 128
@@ -62,9 +63,9 @@ def make_features(
 ) -> tuple[Feature, ...]:
     """All features of `data`, in the order of its examples; a question gives one or more, a text one.
 
-    `tokenizer` is a fast tokenizer. `max_seq_length` is in tokens (None: 384 for question answering, 128 for texts); longer
-    texts are cut, contexts go on in further windows. `labelled` adds what training needs; `classes` is the model's class for
-    each label of the task (`class_order`; empty: the same).
+    `tokenizer` is a fast tokenizer (a slow one will do for texts). `max_seq_length` is in tokens (None: 384 for question
+    answering, 128 for texts); longer texts are cut, contexts go on in further windows. `labelled` adds what training needs;
+    `classes` is the model's class for each label of the task (`class_order`; empty: the same).
 
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
@@ -98,6 +99,8 @@ def text_features(
     """
     if not texts:
         return ()
+    if with_offsets:
+        check_fast(tokenizer)
     paired = texts[0][1] is not None
     least = tokenizer.num_special_tokens_to_add(pair=paired) + (2 if paired else 1)
     if max_seq_length < least:
@@ -132,6 +135,7 @@ def question_features(
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
     """
+    check_fast(tokenizer)
     if doc_stride < 0 or max_query_length < 1:
         raise UsageError(f"--doc-stride {doc_stride}, question length {max_query_length}: expected 0 and 1 or more")
     if not pairs:

@@ -171,20 +171,15 @@ def evaluate_network(
     seconds = time.perf_counter() - start
     if isinstance(data, TextData):
         metrics, predictions = _judge_texts(network, data, rows, classes)
+        metric, notes = metric_of(data), data.notes[len(notes) :]
         return ModelResult(
-            network.name,
-            network.kind,
-            metrics,
-            predictions,
-            None,
-            len(features),
-            seconds,
-            metric=metric_of(data),
-            notes=data.notes[len(notes) :],
+            network.name, network.kind, metrics, predictions, None, len(features), seconds, metric, notes, network.form
         )
     answers = _answers(data, features, rows)
     metrics, texts, odds = _judge_answers(data, answers, settings.null_threshold)
-    return ModelResult(network.name, network.kind, metrics, texts, odds, len(features), seconds, metric=metric_of(data))
+    return ModelResult(
+        network.name, network.kind, metrics, texts, odds, len(features), seconds, metric_of(data), form=network.form
+    )
 
 
 def check_limits(data: Data, limits: Mapping[str, float]) -> None:

@@ -22,7 +22,8 @@ class ModelResult:
     `metrics` has the official script's keys; all are percentages but the totals and thresholds. `predictions` are answers,
     or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
     calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
-    `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model.
+    `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model. `kind` and `form` are the
+    network's (`prune_export.network.Network`).
     """
 
     model: str
@@ -34,12 +35,14 @@ class ModelResult:
     seconds: float
     metric: str
     notes: tuple[str, ...] = ()
+    form: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without predictions and odds, which have files of their own."""
         return {
             "model": self.model,
             "kind": self.kind,
+            "form": self.form,
             "metrics": dict(self.metrics),
             "sequences": self.sequences,
             "seconds": round(self.seconds, 3),

@@ -140,7 +140,9 @@ def run_files(folder: Path) -> frozenset[str]:
             if path.is_dir() and not path.is_symlink():
                 continue
             name = path.relative_to(folder).as_posix()
-            if not is_regular(path) or not (path.name in result if pattern is None else pattern.fullmatch(name)):
+            if not is_regular(path) or not (
+                path.relative_to(entry).as_posix() in result if pattern is None else pattern.fullmatch(name)
+            ):
                 raise OutputError(
                     f"{path}: no training writes that; expected nothing but a run's files in {folder / entry.name}. Move it "
                     "away, or choose another output"

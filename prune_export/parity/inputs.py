@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
-from prune_export.data.tokenizer import open_tokenizer
+from prune_export.data import tokenizer as data_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -130,14 +130,24 @@ def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
 
 
 def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    """The fast tokenizer in `folder`, or None where there is none that fits the vocabulary."""
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-    ):
-        return None
+    """The tokenizer in `folder`, or None where there is none that is of use; `why_no_text` says why."""
     try:
-        tokenizer = open_tokenizer(folder)
-    except CheckpointError:  # whatever is wrong with it, parity can do without; the record says that it did
+        return _fitting_tokenizer(folder, encoder)
+    except CheckpointError:  # whatever is wrong with it, parity can do without
         return None
-    fits = len(tokenizer) <= encoder.embeddings.word.shape[0]
-    return tokenizer if tokenizer.is_fast and tokenizer.pad_token is not None and fits else None
+
+
+def why_no_text(folder: Path, encoder: Encoder) -> str | None:
+    """Says why parity cannot feed real text to the network of `folder`; None where it can."""
+    try:
+        _fitting_tokenizer(folder, encoder)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _fitting_tokenizer(folder: Path, encoder: Encoder) -> Any:
+    tokenizer = data_tokenizer.load_tokenizer(folder)
+    if encoder.task == "question-answering":
+        data_tokenizer.check_fast(tokenizer)
+    return tokenizer

@@ -325,7 +325,7 @@ def _write(
 ) -> PruneResult:
     network = found.steps[-1].network
     progress.stage(f"Writing {folder}")
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     refitted = full_size_tensors(checkpoint, weights, network)
     write_masked(checkpoint, network.plan, folder, overwrite=overwrite, changed=refitted, **record)
     return PruneResult(

@@ -11,6 +11,7 @@ from rich.text import Text
 from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.result import Evaluation, is_count
+from prune_export.report.network_kind import network_kind
 
 _TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
 _TITLES |= {name: name for name in (OWN.name, OWN_NUMBERS.name)}
@@ -22,6 +23,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("")
     for name in short_names([result.model for result in evaluation.results]):
         table.add_column(name, justify="right", overflow="fold")
+    table.add_row("", *(network_kind(result.kind, result.form) for result in evaluation.results), style="dim")
     for key in evaluation.results[0].metrics:
         values = [result.metrics[key] for result in evaluation.results]
         table.add_row(key, *(_cell(key, value, values) for value in values))

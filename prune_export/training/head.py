@@ -52,7 +52,12 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     assert recipe.task in LABELLED
     _, family, _ = read_configuration(source)
     check_beside(source.folder, (CONFIG,))  # the new folder says what it says
-    read_weights(source.folder, family.prefix)  # transformers reads them again, and checks nothing
+    weights = read_weights(source.folder, family)  # transformers reads them again, and checks nothing
+    if weights.renamed is not None:  # it would draw them all at random
+        raise CheckpointError(
+            f"'{source.name}': transformers does not know the names of its tensors as they stand there "
+            f"({weights.renamed}). Load them into a model of transformers, and save that"
+        )
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
         data = training_data(recipe.data, recipe.task)

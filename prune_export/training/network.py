@@ -61,7 +61,7 @@ def finished_tensors(network: StageNetwork, state: Mapping[str, Tensor], total: 
     if missing:
         raise WeightsError(f"the training's checkpoint lacks {missing[0]} (and {len(missing) - 1} more)")
     checkpoint = network.checkpoint
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     if network.pruned is not None:
         assert isinstance(network.model, SlimModel)
         changed = trained_tensors(checkpoint, weights, trained(network.pruned, network.model))

@@ -22,6 +22,7 @@ from prune_export.checkpoint.slim import write_slim
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
+from prune_export.families import FAMILIES
 from prune_export.inspection import operate_on
 from prune_export.outputs.kinds import RECORD
 from prune_export.plan import plan_from_zeros, plan_to_json, read_plan
@@ -89,7 +90,7 @@ def _configuration(folder: Path) -> Reader:
 def _index(folder: Path) -> Reader:
     index = {"metadata": {"total_size": 1}, "weight_map": to_shards(folder)}
     path = folder / "model.safetensors.index.json"
-    return Reader("safetensors index", path, json_files(index), lambda: read_weights(folder, "bert"))
+    return Reader("safetensors index", path, json_files(index), lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _safetensors(folder: Path) -> Reader:
@@ -103,7 +104,7 @@ def _safetensors(folder: Path) -> Reader:
         return lengths.map(lambda length: struct.pack("<Q", length) + text + data)
 
     files = st.one_of(json_files(header).flatmap(whole), damaged(content))
-    return Reader("safetensors", path, files, lambda: read_weights(folder, "bert"))
+    return Reader("safetensors", path, files, lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _pickle(folder: Path) -> Reader:
@@ -121,7 +122,7 @@ def _pickle(folder: Path) -> Reader:
         return file.getvalue()
 
     files = st.one_of(damaged(records[name]).map(zipped), damaged(records[name]), damaged(content))
-    return Reader("pickled weights", path, files, lambda: read_weights(folder, "bert"))
+    return Reader("pickled weights", path, files, lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _plan(path: Path, plan: dict[str, Any]) -> Reader:

@@ -69,7 +69,7 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
         progress=context.progress,
     )
     smaller = Pruned(encoder, smaller.heads, smaller.columns)
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     record: dict[str, Any] = {
         "method": "gradual",
         "score": config.score,
