@@ -44,7 +44,7 @@ from prune_export.record import versions
 from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
 from prune_export.training.arguments import check_trainer_section, refusals, total_steps, training_arguments
-from prune_export.training.checks import check_recipe, check_stages
+from prune_export.training.checks import check_recipe
 from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features, training_features
 from prune_export.training.folder import held_run
@@ -100,12 +100,11 @@ def train(
     read = None if isinstance(recipe, Recipe) else Path(recipe)
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(recipe, changes)
-    check_recipe(recipe)
+    recipe = check_recipe(recipe)
     stages = stages_of(recipe)
     _check_libraries()
     check_trainer_section(recipe.trainer)
     folder = expanded(recipe.output)
-    check_stages(stages)
     results = [stage.name for stage in stages if stage.publish]
     with _one_line_errors(folder), ExitStack() as stack:
         if _is_first():

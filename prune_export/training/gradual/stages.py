@@ -19,9 +19,6 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
     Raises:
         UsageError: the budgets or another number are out of range.
     """
-    for name, least in (("samples", 2), ("align", 1)):
-        if getattr(config, name) < least:
-            raise UsageError(f"method.{name} = {getattr(config, name)}: expected {least} or more")
     if recipe.budget.heads is not None or recipe.budget.columns is not None:
         raise UsageError("budget: gradual pruning takes fractions of FLOPs; found heads or columns")
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
