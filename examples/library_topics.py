@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes labelled English texts that every Python has: is a docstring of the standard library about talking to other programs?
+"""Writes labelled English texts that every Python has: is a paragraph of the library's docstrings about talking to others?
 
-"positive" are paragraphs from modules for networks, mail, the web, and other processes (`TALKING`), "negative" those from all
-others; the form is that of GLUE's SST-2. Every fourth file is held out, so that no text is judged whose neighbours were
+"positive" are paragraphs from modules for networks, mail, the web, and other processes (`TALKING`), "negative" all others;
+the form is that of GLUE's SST-2. Every fourth file is held out, so that no text is judged whose neighbours were
 learnt. Real texts with real labels, but an easy task: it shows that a recipe works, not what a method is worth.
 
     python examples/library_topics.py build/topics      # writes train.tsv and dev.tsv there
@@ -17,12 +17,13 @@ from pathlib import Path
 
 from library_texts import paragraphs
 
-TALKING = frozenset(
-    "asyncio asyncore asynchat cgi concurrent email ftplib html http imaplib mailbox multiprocessing nntplib poplib select "
-    "selectors signal smtpd smtplib socket socketserver ssl subprocess telnetlib threading urllib uuid webbrowser wsgiref "
-    "xmlrpc".split()
-)
-_LEFT_OUT = frozenset("test idlelib lib2to3 site-packages dist-packages ensurepip turtledemo __pycache__".split())
+_TALKING = """
+    asyncio asyncore asynchat cgi concurrent email ftplib html http imaplib mailbox multiprocessing nntplib poplib select
+    selectors signal smtpd smtplib socket socketserver ssl subprocess telnetlib threading urllib uuid webbrowser wsgiref
+    xmlrpc
+"""
+TALKING = frozenset(_TALKING.split())
+_LEFT_OUT = {"test", "idlelib", "lib2to3", "site-packages", "dist-packages", "ensurepip", "turtledemo"}
 
 
 def topics(folder: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

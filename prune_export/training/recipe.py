@@ -141,5 +141,8 @@ class Recipe:
     distillation: Distillation | None = None
     optimiser: OptimiserSection = field(default_factory=OptimiserSection)
     trainer: Annotated[
-        Mapping[str, Any], key("further `transformers.TrainingArguments`, for what no key of a recipe says")
+        Mapping[str, Any],
+        key(
+            "a section of its own, `[trainer]`: further `transformers.TrainingArguments`, for what no key of a recipe says"
+        ),
     ] = field(default_factory=dict)

@@ -78,9 +78,10 @@ def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Meta, .
 
 
 def _check_number(value: float, source: str, where: str, limits: tuple[Meta, ...]) -> None:
-    if math.isfinite(value) and all(is_within(limit, value) for limit in limits):
+    is_finite = isinstance(value, int) or math.isfinite(value)  # Python's whole numbers may be larger than any float
+    if is_finite and all(is_within(limit, value) for limit in limits):
         return
-    kind = "whole number" if isinstance(value, int) else "number" if math.isfinite(value) else "finite number"
+    kind = "whole number" if isinstance(value, int) else "number" if is_finite else "finite number"
     words = " ".join(filter(None, (range_words(limit, value) for limit in limits)))
     raise UsageError(f"{source}: {where}: expected a {kind} {words}".rstrip() + f"; found {shown(value)}")
 

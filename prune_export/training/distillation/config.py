@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from prune_export.training.keys import Fraction, NotNegative, Positive, key
+from prune_export.training.keys import MOST, Fraction, NotNegative, Positive, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Distillation:
     ] = 2.0
     hidden_weight: Annotated[NotNegative, key("how much the teacher's hidden states count")] = 0.0
     layer_map: Annotated[
-        tuple[Annotated[int, Meta(ge=-1)], ...],
+        tuple[Annotated[int, Meta(ge=-1, le=MOST)], ...],
         key(
             "the teacher's hidden state for each of the network's: its embeddings' first, then each layer's, from 1 "
             "(0: the embeddings'; -1: none); empty: at even distances"

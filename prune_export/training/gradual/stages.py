@@ -8,7 +8,7 @@ from exporters.errors import UsageError
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.gradual.rungs import rungs
-from prune_export.training.gradual.step import prune_step
+from prune_export.training.gradual.step import check_step, prune_step
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -34,6 +34,8 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
                 epochs=None if is_budget else config.recovery_epochs,
                 learning_rate=None if is_budget else config.recovery_learning_rate,
                 publish=is_budget,
+                share=fraction,
+                check=partial(check_step, config=config, fraction=fraction),
             )
         )
     return tuple(found)

@@ -48,6 +48,7 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
         steps=config.retrain_steps,
         epochs=config.retrain_epochs,
         learning_rate=config.retrain_learning_rate,
+        share=recipe.budget.flops[0] if recipe.budget.flops else 1.0,
     )
     return (gates, retraining)
 

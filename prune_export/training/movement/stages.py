@@ -41,6 +41,7 @@ def stages(recipe: Recipe, config: MovementConfig) -> tuple[Stage, ...]:
         steps=config.fill_steps,
         epochs=config.fill_epochs,
         learning_rate=config.fill_learning_rate,
+        share=recipe.budget.flops[0] if recipe.budget.flops else 1.0,
     )
     return (pruning, filling)
 
