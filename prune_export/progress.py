@@ -41,3 +41,10 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+
+def time_words(seconds: float) -> str:
+    """A time as people say it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

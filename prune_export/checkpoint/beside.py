@@ -5,8 +5,9 @@ config.json, the files of the tokenizer that loads there, and what sentence-tran
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,31 @@ def copy_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
         CheckpointError: one is no regular file, or a link that leads out of the folder.
         OutputError: one cannot be read.
     """
+    _place_beside(folder, into, names, shutil.copyfile)
+
+
+def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
+    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying where there are none.
+
+    Raises:
+        CheckpointError, OutputError: as for `copy_beside`.
+    """
+    _place_beside(folder, into, names, _link)
+
+
+def _place_beside(folder: Path, into: Path, names: Iterable[str], place: Callable[[Path, Path], object]) -> None:
     names = tuple(names)
     check_beside(folder, names)
     for name in names:
         try:
             (into / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(folder / name, into / name)
+            place(folder / name, into / name)
         except PermissionError as error:
             raise OutputError(f"cannot copy {folder / name}: {error.strerror}") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, or another one
+        shutil.copyfile(source, target)

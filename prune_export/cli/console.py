@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from prune_export.cli.printing import say
 from prune_export.inspection import source_to_json
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
+    from prune_export.report.summary import Summary
+    from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
@@ -76,6 +87,14 @@ class _Listener:
             self._current = None
 
 
+class _Left(TimeRemainingColumn):
+    """The time that is left, where the steps to do are known and some are done."""
+
+    def render(self, task: Any) -> Any:
+        known = task.total is not None and task.total > 1 and task.time_remaining and not task.finished
+        return Text("left ") + super().render(task) if known else Text("")
+
+
 class _Count(MofNCompleteColumn):
     """Steps done of steps to do, where those are few enough to mean something."""
 
@@ -102,6 +121,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         _Count(),
         TimeElapsedColumn(),
+        _Left(),
     )
     bars = Bars(*columns, console=console)
     listener = _Listener(bars)
@@ -252,17 +272,46 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
             {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
             | {"evaluation": None if result.evaluation is None else result.evaluation.to_json()}
             | {"summary": result.summary.to_json(), **result.record}
+            | {"summaries": [summary.to_json() for summary in result.summaries]}
         )
     elif not quiet:
         console = _Console()
-        console.print(summary_table(result.summary))
-        console.print(totals_table(result.summary))
+        for name, summary in _budgets(result):
+            if len(result.summaries) > 1:
+                console.print(name, style="bold", highlight=False)
+            console.print(summary_table(summary))
+            console.print(totals_table(summary))
         if result.evaluation is not None:
             _print_evaluation(console, result.evaluation)
         for note in result.record.get("data", {}).get("notes", ()):
             console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
+        for warning in result.warnings:
+            console.print(f"Warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
+    if json_output or quiet:
+        for warning in result.warnings:
+            say(f"prune-export: warning: {warning}")
+
+
+def _budgets(result: TrainResult) -> list[tuple[str, Summary]]:
+    """A table for each budget, or for the only result."""
+    if not result.summaries:
+        return [(result.final.name, result.summary)]
+    return [(path.name, summary) for path, summary in zip(result.published, result.summaries, strict=True)]
+
+
+def print_dry_run(planned: DryRun, *, json_output: bool, quiet: bool) -> None:
+    """What a training would do."""
+    if json_output:
+        _print_json(planned.to_json())
+    elif not quiet:
+        from prune_export.report.training_tables import dry_run_lines, stages_table
+
+        console = _Console()
+        console.print(stages_table(planned))
+        for line in dry_run_lines(planned):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> None:

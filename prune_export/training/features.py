@@ -70,9 +70,14 @@ class Collator:
 
 
 def training_features(
-    section: DataSection, checkpoint: Checkpoint, *, seed: int, progress: Progress = SILENT
+    section: DataSection,
+    checkpoint: Checkpoint,
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    is_kept: bool = True,
 ) -> Features:
-    """The labelled features of the recipe's training data, from the cache where they are there.
+    """The labelled features of the recipe's training data, from the cache where they are there (`is_kept`).
 
     Raises:
         DataError: the data cannot be read, is for another task, or has no labels.
@@ -97,7 +102,8 @@ def training_features(
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
     _refuse_while_starting()
-    path = None if (cache := cache_folder("features")) is None else cache / f"{digest}.npz"
+    cache = cache_folder("features") if is_kept else None
+    path = None if cache is None else cache / f"{digest}.npz"
     with _alone(path):  # of several processes one makes them
         found = None if path is None else _read(path, len(data.examples))
         if found is None:

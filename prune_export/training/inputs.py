@@ -12,7 +12,7 @@ from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
-from prune_export.training.distillation.teacher import check_teacher
+from prune_export.training.distillation.teacher import read_teacher
 from prune_export.training.features import training_data
 from prune_export.training.head import needs_head
 from prune_export.training.recipe import Recipe
@@ -37,7 +37,7 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
     if recipe.data.eval is not None:
         read_examples(recipe.data.eval, task=checkpoint.task, dataset=recipe.data.dataset)
     for name in _teachers(recipe):
-        check_teacher(load_checkpoint(name, task=checkpoint.task), checkpoint)
+        read_teacher(name, checkpoint)
     return checkpoint
 
 
