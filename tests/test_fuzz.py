@@ -24,6 +24,10 @@ NAMES = (
     "data: mrqa",
     "data: glue",
     "data: gzip",
+    "data: csv",
+    "data: quoted tsv",
+    "data: flat questions",
+    "data: json lines",
 )
 
 

@@ -49,8 +49,13 @@ def rows_data(
     notes: tuple[str, ...] = ()
     chosen = None
     if "split" in columns:
-        parts = [_class_name(row.get(columns["split"]), names.get(columns["split"])) for row in rows]
-        chosen = choose_split([str(part) for part in dict.fromkeys(parts) if part], split, purpose, name)
+        parts = [
+            label_word(
+                _class_name(row.get(columns["split"]), names.get(columns["split"])), f"{name}: example {number}: split"
+            )
+            for number, row in enumerate(rows)
+        ]
+        chosen = choose_split([part for part in dict.fromkeys(parts) if part is not None], split, purpose, name)
         kept = [row for row, part in zip(rows, parts, strict=True) if part == chosen]
         notes = (f"{len(kept):,} of {len(rows):,} rows have '{clipped(chosen)}' as their split",)
         rows = kept
