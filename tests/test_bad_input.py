@@ -479,7 +479,7 @@ OPTIONS = [
     (("--opset", "-3"), 1, ("opset -3 is not supported",)),
     (("--atol", "-1"), 2, ("--atol -1.0: expected a positive number",)),
     (("--atol", "0"), 2, ("--atol 0.0: expected a positive number",)),
-    (("--atol", "nan"), 2, ("--atol nan: expected a positive number",)),
+    (("--atol", "nan"), 2, ("atol: expected a number", "found nan")),
     (("--atol", "inf"), 2, ("--atol inf: expected a positive number",)),
     (("--samples", "1"), 2, ("--samples 1: expected 4 or more",)),
     (("--samples", "-1"), 2, ("--samples -1: expected 4 or more",)),

@@ -16,7 +16,7 @@ def whole_number(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """A number, which NaN is not."""
+    """A number; which ones an option takes, NaN among them, is for the verb to say."""
     return float(_number(float, text, "a number"))
 
 
@@ -34,7 +34,7 @@ TYPES: dict[Any, Callable[[str], Any]] = {int: whole_number, float: number, Path
 def _number(kind: Callable[[str], Any], text: str, expected: str) -> Any:
     try:
         found = kind(text)
-        if found != found or (kind is int and not -_LARGEST <= found < _LARGEST):
+        if kind is int and not -_LARGEST <= found < _LARGEST:
             raise ValueError
     except ValueError:
         from prune_export.files.reading import shown
