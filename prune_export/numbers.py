@@ -26,9 +26,10 @@ class Range:
         """Whether `value` is such a number; a bool is none."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        enough = value > self.least if self.above else value >= self.least
+        found: Any = value
+        enough = found > self.least if self.above else found >= self.least
         # A whole number may be too large for a float, which isfinite would make of it.
-        return enough and value <= self.most and (isinstance(value, Integral) or math.isfinite(value))
+        return bool(enough and found <= self.most and (isinstance(value, Integral) or math.isfinite(value)))
 
     def checked(self, option: str, value: Any) -> Any:
         """`value` as Python's own int or float.

@@ -26,7 +26,16 @@ from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, s
 
 BERT = FAMILY_CASES[0]
 WITHOUT_DROPOUT = dict.fromkeys(
-    ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "qa_dropout"), 0.0
+    (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "classifier_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "qa_dropout",
+        "seq_classif_dropout",
+    ),
+    0.0,
 )
 
 
@@ -66,8 +75,11 @@ def examples_for(model: Any, count: int, task: Any = "question-answering") -> li
     ]
 
 
-@pytest.mark.parametrize("task", ["text-classification", "question-answering"])
-@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "task"),
+    [*((case, "text-classification") for case in FAMILY_CASES), (BERT, "question-answering")],
+    ids=str,
+)
 def test_a_step_is_that_of_the_mean_loss(case: FamilyCase, task: str, tmp_path: Path) -> None:
     """Three batches of two make one step: w - η (∇ of the mean loss of all six + decay · w), without decay for biases and
     norms; which those are the Hugging Face Trainer says."""

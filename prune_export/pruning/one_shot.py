@@ -211,7 +211,7 @@ def _check_options(
     reconstruction: str,
     device: str,
     tolerance: float,
-    keep_layers: Sequence[int],
+    keep_layers: Any,
     **numbers: tuple[Any, Range],
 ) -> list[int]:
     """Checks what needs no checkpoint; returns the layers to keep."""
