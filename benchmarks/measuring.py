@@ -49,14 +49,17 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the figures hold for."""
-    return bench_machine.machine() | {"commit": _commit()}
+    return bench_machine.machine() | {"commit": commit()}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """What git calls the source tree; "unknown" where there is no git or no repository."""
     root = Path(__file__).resolve().parent.parent
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 
