@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.source_tree import commit
 from prune_export.benchmark import machine as bench_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -50,17 +51,6 @@ def spread(values: list[float]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """The hardware and software that the figures hold for."""
     return bench_machine.machine() | {"commit": commit()}
-
-
-def commit() -> str:
-    """What git calls the source tree; "unknown" where there is no git or no repository."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

@@ -25,9 +25,10 @@ from benchmarks.cuda.fatbin import keep_chip
 from benchmarks.cuda.marked_tests import marked_files
 from benchmarks.cuda.networks import aligned_columns, make
 from benchmarks.cuda.results import ResultError
-from benchmarks.cuda.run import ROOT, run
+from benchmarks.cuda.run import run
 from benchmarks.cuda.steps import STEPS, Step
 from benchmarks.cuda.structures import README_07, STRUCTURES, tiny
+from benchmarks.source_tree import ROOT
 from exporters import runtime
 from exporters.encoder import Attention, FeedForward
 from exporters.errors import OutputError, ProviderError

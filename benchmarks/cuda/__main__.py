@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.cuda.results import ResultError
-from benchmarks.cuda.run import ROOT, run
+from benchmarks.cuda.run import run
+from benchmarks.source_tree import ROOT
 
 
 def find_data() -> Path | None:

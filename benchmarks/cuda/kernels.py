@@ -42,7 +42,8 @@ RUNS = (Run(Shape(8, 384)), Run(Shape(32, 384), padding=0.5), Run(Shape(1, 128))
 FORMS = (("cuda", "fp16"), ("cuda-packed", "fp16"), ("cuda", "fp32"), ("cuda-packed", "fp32"))
 
 # Values of the provider option sdpa_kernel: which kernels an attention node may use.
-CHOICES = {"its own choice": None, "cuDNN": "8", "memory-efficient": "2", "unfused": "16"}
+OWN, PYTORCH = "its own choice", "PyTorch fp16, SDPA"
+CHOICES = {OWN: None, "cuDNN": "8", "memory-efficient": "2", "unfused": "16"}
 DEBUG_INFO = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO"
 _SHOWN = 12  # kernels of a run, those that took longest
 _PROFILED = 3  # runs
@@ -50,10 +51,10 @@ _PROFILED = 3  # runs
 
 def run(recorder: Recorder) -> None:
     """Every form at every shape: kernels by name, nodes by provider, and the time with each choice of attention kernel."""
-    os.environ[DEBUG_INFO] = "1"
     structure = README_07 if recorder.on_gpu else tiny(README_07)
     network = make(structure, recorder.settings.device)
     recorder.figures["structure"] = asdict(structure)
+    needed = 6.0 if recorder.on_gpu else 0.0
     for target, dtype in FORMS:
         name = f"slim, {target}, {dtype}"
         if name in recorder.figures:
@@ -62,67 +63,50 @@ def run(recorder: Recorder) -> None:
             recorder.skip(name, "not on this device")
         elif name in recorder.settings.left_out:
             recorder.skip(name, "it broke the device before")
-        elif recorder.has_time_for(name, 4.0 if recorder.on_gpu else 0.0):
+        elif recorder.has_time_for(name, needed):
             with recorder.first_try(name):
-                recorder.figures[name] = _guarded(
-                    name, recorder, lambda t=target, d=dtype: onnx_form(network, t, d, recorder)
-                )
-            if recorder.on_gpu:
-                check_device()
-    if recorder.has_time_for("PyTorch", 4.0 if recorder.on_gpu else 0.0):
-        recorder.figures["PyTorch fp16, SDPA"] = _guarded(
-            "PyTorch", recorder, lambda: pytorch_kernels(network, recorder)
-        )
+                recorder.figures[name] = {}
+                try:
+                    onnx_form(network, target, dtype, recorder, recorder.figures[name])
+                except Exception:
+                    recorder.failures.append(f"{name}: {traceback.format_exc()}")
+                if recorder.on_gpu:
+                    check_device()
+    if recorder.has_time_for(PYTORCH, needed):
+        recorder.figures[PYTORCH] = pytorch_kernels(network, recorder)
 
 
-def _guarded(name: str, recorder: Recorder, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return find()
-    except Exception:
-        recorder.failures.append(f"{name}: {traceback.format_exc()}")
-        return {}
-
-
-def onnx_form(network: Network, target: str, dtype: str, recorder: Recorder) -> dict[str, Any]:
-    """The slim network of one target and precision at all shapes."""
+def onnx_form(network: Network, target: str, dtype: str, recorder: Recorder, found: dict[str, Any]) -> None:
+    """Fills `found` for the slim network of one target and precision at all shapes."""
     path = Path(recorder.settings.work) / "kernels" / f"{target}-{dtype}.onnx"
     path.parent.mkdir(exist_ok=True)
     save(build(network.slim, TARGETS[target], PRECISIONS[dtype]), path)
-    found: dict[str, Any] = {"nodes": nodes_by_provider(path, recorder), "batches": {}}
-    for one in _runs(recorder):
-        batch = _batch(one)
-        found["batches"][str(one)] = {}
-        for choice, value in CHOICES.items():
-            if value is not None and (target == "cuda-packed" or not recorder.on_gpu):
-                continue  # the option is for MultiHeadAttention, on CUDA
-            options = {} if value is None else {"sdpa_kernel": value}
-            session = runtime.create_session(path, provider=recorder.settings.device, provider_options=options)
-            found["batches"][str(one)][choice] = _one_choice(session, batch, recorder)
-    return found
+    found["nodes"] = nodes_by_provider(path, recorder)
+    chosen = recorder.on_gpu and (target, dtype) == FORMS[0]  # the option is for MultiHeadAttention on CUDA
+    for choice in CHOICES if chosen else [OWN]:
+        options = {"sdpa_kernel": value} if (value := CHOICES[choice]) else {}
+        speaking, silent = (_session(path, recorder, options, debug=debug) for debug in (True, False))
+        for one in _runs(recorder):
+            found[f"{one}, {choice}"] = _one_run(speaking, silent, _batch(one), recorder)
+            recorder.save()
 
 
-def _one_choice(session: Any, batch: Mapping[str, NDArray[np.int64]], recorder: Recorder) -> dict[str, Any]:
-    if recorder.on_gpu:
-        step: Callable[[], object] = BoundBatch(
-            session, runtime.wanted_inputs(session, batch), device="cuda", graph=1
-        ).run
-    else:
-        fed = runtime.wanted_inputs(session, batch)
+def _session(path: Path, recorder: Recorder, options: Mapping[str, str], *, debug: bool) -> Any:
+    """A session that names its attention kernels in every run, or one that costs no time for that."""
+    os.environ[DEBUG_INFO] = str(int(debug))  # read when the kernels are made
+    return runtime.create_session(path, provider=recorder.settings.device, provider_options=options)
 
-        def step() -> object:
-            return session.run(None, fed)
 
+def _one_run(speaking: Any, silent: Any, batch: Mapping[str, NDArray[np.int64]], recorder: Recorder) -> dict[str, Any]:
+    fed = runtime.wanted_inputs(silent, batch)
+    if not recorder.on_gpu:
+        return {"attention": "not on this device", "kernels": device_kernels(lambda: silent.run(None, fed), recorder)}
     with captured_output() as printed:
-        step()
-    said = attention_kernels(printed)
-    with captured_output():  # it would say so in every run
-        kernels = device_kernels(step, recorder)
-        milliseconds = measure(by_wall_clock(step), 0.1)[0] if recorder.on_gpu else None
-    return {
-        "attention": said if recorder.on_gpu else "not on this device",
-        "milliseconds": milliseconds,
-        "kernels": kernels,
-    }
+        speaking.run(None, fed)
+    step = BoundBatch(silent, fed, device="cuda", graph=1).run
+    kernels = device_kernels(step, recorder)
+    milliseconds = measure(by_wall_clock(step), 0.1)[0]
+    return {"attention": attention_kernels(printed), "milliseconds": milliseconds, "kernels": kernels}
 
 
 def attention_kernels(printed: list[str]) -> dict[str, int]:

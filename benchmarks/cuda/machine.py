@@ -57,13 +57,14 @@ def run(recorder: Recorder) -> None:
         runtime.check_provider("cpu")
         return
     recorder.figures["nvidia-smi"] = nvidia_smi()
-    recorder.figures["device"] = str(torch.cuda.get_device_properties(0))
     recorder.save()
     try:
         runtime.check_provider("cuda")
     except ProviderError as error:
         recorder.figures["provider log"] = provider_log()
         recorder.failures.append(f"{error}; 'provider log' has what ONNX Runtime says")
+    recorder.save()
+    recorder.figures["device"] = str(torch.cuda.get_device_properties(0))
 
 
 def nvidia_smi() -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.cuda.recording import Recorder
 from benchmarks.cuda.reporting import RESULTS_FILE
+from benchmarks.source_tree import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 _SLOW_FILES = ("test_bench.py",)  # several processes per test: last
 _MARGIN = 3.0  # seconds to read the results in
 
@@ -48,6 +48,8 @@ def run(recorder: Recorder) -> None:
     found = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     recorder.figures |= summary(found) | {"exit code": ended}
     recorder.failures += [f"{test['test']}: {test['text']}" for test in found if test["outcome"] in ("failed", "error")]
+    if recorder.on_gpu and not recorder.figures["outcomes"].get("passed"):
+        recorder.failures.append("no test passed; 'skipped because' says why none ran")
     if ended is None:
         recorder.skipped.append(f"the tests after '{found[-1]['test'] if found else 'none'}': not enough time")
     elif ended not in (0, 1):  # 1: some failed, and are named

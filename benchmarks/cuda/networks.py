@@ -11,14 +11,14 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.cuda.structures import Structure
-from exporters.encoder import Encoder, FeedForward, Linear, map_layers
+from exporters.encoder import Encoder, FeedForward, Linear, Task, map_layers
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.plan import LayerPlan, Plan
 from prune_export.surgeon import operate
 
-TASK = "question-answering"
+TASK: Task = "question-answering"
 SPREAD = 0.05  # of all weights and biases: large enough for every block to matter
 
 # How large the networks for parity are: on a GPU as real ones, otherwise just large enough to have all parts.

@@ -3,7 +3,7 @@
 
     python -m benchmarks.cuda.pack [FOLDER]       (default: .gpu; minutes, and a network)
 
-FOLDER gets onnxruntime-gpu.tar.xz (about 58 MiB instead of 244) and wheels (about 3 MiB). `make cuda` unpacks both there.
+FOLDER gets onnxruntime-gpu.tar.xz (about 58 MiB instead of 244) and wheels (about 2 MiB). `make cuda` unpacks both there.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from benchmarks.cuda.fatbin import keep_chip
 ARCHIVE = "onnxruntime-gpu.tar.xz"
 PYTHON = "3.12"
 
-# What transformers 5 and torch do not bring along; onnx comes with onnx-ir wherever that is.
-WHEELS = (
-    *("msgspec", "platformdirs", "onnx-ir>=1.1,<2", "safetensors"),
-    *("pytest>=8.4", "pytest-timeout", "iniconfig", "pluggy>=1.5", "pygments", "hypothesis", "sortedcontainers"),
-)
+# What rich, torch and transformers 5 do not bring along; onnx comes with onnx-ir wherever that is.
+WHEELS: tuple[str, ...] = ("msgspec", "platformdirs", "onnx-ir>=1.1,<2")
+WHEELS += ("pytest>=8.4", "pytest-timeout", "iniconfig", "pluggy>=1.5", "hypothesis", "sortedcontainers")
 
 # TensorRT's provider, the C library, and tools that nothing here imports.
-_LEFT_OUT = ("capi/libonnxruntime_providers_tensorrt.so", "capi/libonnxruntime.so*", "tools", "quantization")
-_LEFT_OUT += ("transformers", "datasets", "backend")
+_LEFT_OUT: tuple[str, ...] = ("capi/libonnxruntime_providers_tensorrt.so", "capi/libonnxruntime.so*")
+_LEFT_OUT += ("tools", "quantization", "transformers", "datasets", "backend")
 
 
 def download(folder: Path, *requirements: str) -> None:
@@ -58,7 +56,7 @@ def pack(folder: Path, version: str, chip: int) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         command = [
             "tar",
-            "--use-compress-program=xz -T0 -6",
+            "--use-compress-program=xz -T0 -9",
             "-cf",
             str(folder / ARCHIVE),
             "-C",

@@ -20,10 +20,9 @@ from benchmarks.cuda import results
 from benchmarks.cuda.part import BROKEN_DEVICE
 from benchmarks.cuda.recording import Settings
 from benchmarks.cuda.steps import STEPS, Step
-from benchmarks.measuring import commit
+from benchmarks.source_tree import ROOT, commit
 from prune_export.benchmark.process import same_modules
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 _OVERTIME = 10.0  # seconds that a part may take too long before it is killed
 _LEAST = 5.0  # seconds under which no process is worth its start
 _TRIES = 3

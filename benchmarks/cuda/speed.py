@@ -185,7 +185,7 @@ def torch_compiled(network: Network, recorder: Recorder) -> Form:
 
 def onnx_forms(network: Network, recorder: Recorder, names: Sequence[str]) -> list[Form]:
     """Those of `names` that load on this device, loaded."""
-    forms = []
+    forms: list[Form] = []
     for name in names:
         encoder = {DENSE: network.dense, ALIGNED: aligned_columns(network.slim, 8)}.get(name, network.slim)
         target, graphs = TARGETS["cuda-packed" if name == PACKED else "cuda"], name == GRAPHS
