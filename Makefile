@@ -9,6 +9,8 @@ PRUNE_EXPORT_DATA ?= ../shared
 BENCH ?= build/bench
 VENV_LOWEST ?= .venv-lowest
 FUZZ_MINUTES ?= 10
+GPU ?= .gpu
+CUDA ?= build/cuda
 
 # One thread a test process: the tests run side by side.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -16,7 +18,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
 
-.PHONY: demo test test-transformers-5 test-lowest package bench fuzz lint format clean
+.PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -37,6 +39,20 @@ test-transformers-5: $(VENV5)/ready
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
+
+# All that needs a GPU, in eight minutes, with $(PYTHON) as it is: nothing is downloaded (CONTRIBUTING.md, "On a GPU").
+cuda: $(GPU)/ready
+	PYTHONPATH=$(abspath $(GPU)/site):$(CURDIR) $(PYTHON) -m benchmarks.cuda --output $(CUDA)
+
+# What a GPU machine without network lacks; on one that has a network.
+cuda-pack:
+	$(PYTHON) -m benchmarks.cuda.pack $(GPU)
+
+$(GPU)/ready: $(wildcard $(GPU)/*.whl $(GPU)/*.tar.xz)
+	mkdir -p $(GPU)/site
+	$(if $(filter %.whl,$^),$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU)/site $(filter %.whl,$^))
+	$(if $(filter %.tar.xz,$^),tar -xJf $(filter %.tar.xz,$^) -C $(GPU)/site)
+	touch $@
 
 # Every reader of foreign files on damaged ones; FUZZ_MINUTES in all.
 fuzz: $(VENV)/ready

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,12 +72,18 @@ def check_provider(provider: str) -> None:
     Raises:
         ProviderError: the provider is not in this ONNX Runtime, or does not start on this machine.
     """
+    session = create_session(probe(), provider=provider)
+    session.run(None, {"x": np.zeros(1, dtype=np.float32)})
+
+
+def probe() -> bytes:
+    """A model of one node, `y = Relu(x)` of one float32, to see whether anything runs."""
     value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
     node = ir.node("Relu", [value])
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", value.type, value.shape
     graph = ir.Graph([value], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="probe")
-    session = create_session(ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString(), provider=provider)
-    session.run(None, {"x": np.zeros(1, dtype=np.float32)})
+    encoded: bytes = ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString()
+    return encoded
 
 
 def create_session(
@@ -110,6 +117,8 @@ def create_session(
             f"the provider {wanted} is not in the installed onnxruntime {module.__version__}; it has "
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'"
         )
+    if provider == "cuda":
+        _load_cuda_libraries(module)
     options = module.SessionOptions()
     options.log_severity_level = _severity()
     if threads is not None:
@@ -121,8 +130,13 @@ def create_session(
     try:
         source = model if isinstance(model, bytes) else str(model)
         chosen = _PROVIDER_OPTIONS[provider] | dict(provider_options or {})
-        session = module.InferenceSession(source, options, providers=[(wanted, chosen)])
+        # Without a fallback: it would go on on the CPU after an error of the provider, now or in a later run.
+        session = module.InferenceSession(source, options, providers=[(wanted, chosen)], enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes have no common base but Exception
+        if provider == "cuda" and isinstance(
+            error, RuntimeError
+        ):  # what the device says; a bad model is a class of its own
+            raise ProviderError(f"{wanted} did not start: {' '.join(str(error).split())[:400]}") from error
         name = "the model" if isinstance(model, bytes) else model
         raise OutputError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:400]}") from error
     if wanted not in session.get_providers():
@@ -144,6 +158,19 @@ def check_threads(threads: int | None) -> None:
     most = max(256, os.cpu_count() or 1)
     if threads is not None and not 1 <= threads <= most:
         raise UsageError(f"--threads {threads}: expected 1 to {most}")
+
+
+def _load_cuda_libraries(module: Any) -> None:
+    """Loads CUDA and cuDNN from PyTorch or NVIDIA's packages, where the loader would not look for them by itself.
+
+    The CUDA provider only starts where they are loaded already or on the system's path.
+    """
+    import torch  # noqa: F401 - a PyTorch for CUDA brings its own
+
+    if hasattr(module, "preload_dlls"):
+        # It prints what it does not find, and raises where a system has no such libraries: the provider says so, too.
+        with redirect_stdout(StringIO()), suppress(Exception):
+            module.preload_dlls()
 
 
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
