@@ -11,6 +11,8 @@ VENV_LOWEST ?= .venv-lowest
 FUZZ_MINUTES ?= 10
 GPU ?= .gpu
 CUDA ?= build/cuda
+PACKAGE ?= parity
+MUTANTS ?= 100
 
 # One thread a test process: the tests run side by side.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -18,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
 
-.PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz lint format clean
+.PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -70,6 +72,13 @@ package: $(VENV)/ready
 # The fast tests at the lowest versions that pyproject.toml allows, but for torch, whose older builds bring CUDA with them.
 test-lowest: $(VENV_LOWEST)/ready
 	$(subst python,$(VENV_LOWEST)/bin/python,$(PYTEST)) -m "not slow"
+
+# Small changes to the code of PACKAGE (parity, surgeon, evaluation, quantization, exporters, data, pruning or training), a sample
+# of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
+mutants: $(VENV)/ready
+	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+		nice -n 10 $(VENV)/bin/python -m benchmarks.mutants $(PACKAGE) --sample $(MUTANTS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check .

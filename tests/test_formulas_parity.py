@@ -1,0 +1,476 @@
+"""Parity's formulas against a few lines of NumPy: what is compared, what is allowed, where answers may lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+import prune_export
+from exporters.encoder import Task
+from exporters.errors import OutputError, UsageError
+from prune_export.data.examples import Question, QuestionData
+from prune_export.evaluation.result import ModelResult
+from prune_export.network import Network
+from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
+from prune_export.parity.check import check, real_tokens
+from prune_export.parity.inputs import Case, cases, count_cases, load_tokenizer
+from prune_export.parity.junit import write_junit
+from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
+from prune_export.parity.texts import QUESTIONS, SENTENCES
+from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
+from prune_export.parity.verdict import CaseResult, OutputResult, ParityReport
+from prune_export.progress import SILENT
+from prune_export.verification import load_reference, run_parity
+from tests.models import FAMILY_CASES, make_model, save
+from tests.test_packed import runner
+from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
+
+BERT, ROBERTA = FAMILY_CASES[0], FAMILY_CASES[1]
+LOOSE = Tolerance(0.1, "a test", agreement=0.5, tie=0.25)
+MASK = np.array([[1, 1, 0], [0, 1, 1]])
+CASE = Case("two rows", {"attention_mask": MASK}, MASK == 1)
+
+
+# --- what an error may be -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.5, 1.0, 2.0, 40.0])
+@pytest.mark.parametrize("limit", [1e-4, 0.3])
+def test_an_error_may_be_the_limit_times_the_larger_of_1_and_the_reference(limit: float, largest: float) -> None:
+    tolerance = Tolerance(limit, "a test")
+    allowed = limit * (largest if largest > 1 else 1.0)
+    assert tolerance.allowed(largest) == pytest.approx(allowed, rel=1e-12)
+    assert tolerance.allows(allowed, largest)
+    assert not tolerance.allows(allowed * 1.001, largest)
+
+
+def test_limits_that_are_given() -> None:
+    assert tolerance_for("int8") is TOLERANCES["int8"]
+    assert tolerance_for("int8", metric_judged=True) is TOLERANCES["int8, metric judged"]
+    assert tolerance_for("int8", 0.5) == replace(TOLERANCES["int8"], limit=0.5, reason="given by --atol")
+    assert tolerance_for("int8", 1e-9, metric_judged=True).agreement == TOLERANCES["int8, metric judged"].agreement
+
+
+def run_check(
+    reference: Any, found: Any, *, tolerance: Tolerance = LOOSE, case: Case = CASE, **options: Any
+) -> CaseResult:
+    (result,) = check(lambda _: reference, {"ONNX": (lambda _: found, tolerance)}, [case], **options)
+    return result
+
+
+def test_the_error_of_an_output_is_the_largest_anywhere() -> None:
+    reference = {"last_hidden_state": np.array([[-4.0, 2.0], [1.0, 0.0]], dtype=np.float32)}
+    found = {"last_hidden_state": np.array([[-4.0, 2.0], [1.25, -0.125]], dtype=np.float32)}
+    result = run_check(reference, found)
+    (output,) = result.outputs
+    assert (result.comparison, result.case, result.problem, result.agreement) == ("ONNX", "two rows", None, None)
+    assert output == OutputResult("last_hidden_state", 0.25, 0.0625, 4.0, pytest.approx(0.4), True)
+    found["last_hidden_state"][0, 0] = np.nan
+    assert not run_check(reference, found).passed
+    nothing = {"last_hidden_state": np.zeros((2, 2), dtype=np.float32)}
+    (output,) = run_check(nothing, {"last_hidden_state": nothing["last_hidden_state"] + np.float32(0.5)}).outputs
+    assert (output.max_absolute, output.max_relative, output.passed) == (0.5, 0.5, False)
+    # float32 cannot tell these apart: the difference is taken in float64
+    big = {"last_hidden_state": np.full((1, 1), 1.0, dtype=np.float16)}
+    (output,) = run_check(big, {"last_hidden_state": np.full((1, 1), 1 + 2**-10, dtype=np.float16)}).outputs
+    assert output.max_absolute == 2**-10
+
+
+def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
+    reference = {"logits": np.zeros((2, 3), dtype=np.float32)}
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("no\nkernel " + "x" * 400)
+
+    for candidate, words in (
+        (broken, "does not run: no kernel xxx"),
+        (lambda _: {"other": reference["logits"]}, "has no output logits; it has other"),
+        (lambda _: {"logits": np.zeros((3, 2), dtype=np.float32)}, "logits has shape [3, 2]; expected [2, 3]"),
+    ):
+        (result,) = check(lambda _: reference, {"ONNX": (candidate, LOOSE)}, [CASE])
+        assert (result.comparison, result.case, result.outputs, result.agreement) == ("ONNX", "two rows", (), None)
+        assert result.problem is not None
+        assert result.problem.startswith(words)
+        assert len(result.problem) < 330
+        assert not result.passed
+        assert result.failure == f"ONNX: two rows: {result.problem}"
+
+
+def test_every_case_and_candidate_is_compared_and_progress_counts_cases() -> None:
+    values = {"logits": np.zeros((2, 3), dtype=np.float32)}
+    counted: list[int] = []
+    found = check(
+        lambda _: values,
+        {"a": (lambda _: values, LOOSE), "b": (lambda _: values, LOOSE)},
+        [CASE, replace(CASE, name="again")],
+        progress=lambda: counted.append(1),
+    )
+    assert [(result.comparison, result.case) for result in found] == [
+        ("a", "two rows"),
+        ("b", "two rows"),
+        ("a", "again"),
+        ("b", "again"),
+    ]
+    assert len(counted) == 2
+
+
+# --- padding ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_belongs_to_real_tokens_is_selected() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    by_token = [values[row, place] for row in range(2) for place in range(3) if MASK[row, place]]
+    np.testing.assert_array_equal(real_tokens(values, MASK, by_token=True), by_token)
+    # The second row's first token is padding: what reads the first token reads nothing of it.
+    np.testing.assert_array_equal(real_tokens(values[:, 0], MASK, by_token=False), values[:1, 0])
+
+
+def test_what_is_not_selected_is_not_compared() -> None:
+    reference = np.zeros((2, 3), dtype=np.float32)
+    found = np.where(MASK == 1, reference, 7).astype(np.float32)
+
+    def select(values: Any, mask: Any) -> Any:
+        return real_tokens(values, mask, by_token=True)
+
+    assert not run_check({"values": reference}, {"values": found}).passed
+    assert run_check({"values": reference}, {"values": found}, select=select).passed
+    wrong = np.where(MASK == 1, 7, reference).astype(np.float32)
+    assert not run_check({"values": reference}, {"values": wrong}, select=select).passed
+    nothing = run_check({"values": reference}, {"values": found}, select=lambda values, _: values[:0])
+    assert (nothing.outputs, nothing.passed) == ((), True)
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-classification"])
+def test_a_packed_model_is_judged_by_real_tokens_alone(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed graphs give zeros for padding. `verify` and `export` leave that out, and for other targets they do not."""
+    checkpoint = save(make_model(BERT, task), tmp_path / "checkpoint")
+    prune_export.export(checkpoint, tmp_path / "packed", target="cuda-packed", verify=False)
+    run = runner(tmp_path / "packed" / "model.onnx")
+    session = SimpleNamespace(run=run, provider="cpu")
+    monkeypatch.setattr("prune_export.verification.load_session", lambda *_, **__: session)
+    assert prune_export.verify(checkpoint, tmp_path / "packed", samples=5).passed
+    # `export` compares before it moves the file to its place; its check that CUDA is there is not what is tested here.
+    monkeypatch.setattr("prune_export.exporting.runtime.check_provider", lambda _: None)
+    monkeypatch.setattr(
+        "prune_export.exporting.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
+    )
+    assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
+    reference = load_reference(prune_export.inspect(checkpoint).checkpoint, goal=None, progress=SILENT)
+    verdicts = [
+        run_parity(
+            reference,
+            {"ONNX": (run, TOLERANCES["fp32"])},
+            provider="cpu",
+            samples=5,
+            seed=0,
+            padding=padding,
+            progress=SILENT,
+        ).passed
+        for padding in (False, True)
+    ]
+    assert verdicts == [True, False]
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------
+
+
+def test_padded_batches_have_padding_and_random_tokens_are_any_but_padding(tmp_path: Path) -> None:
+    encoder = prune_export.inspect(save(make_model(ROBERTA, "question-answering", vocab_size=9), tmp_path)).slim
+    found = list(cases(encoder, None, samples=40, seed=0))
+    for case in found:
+        mask, kind = case.inputs["attention_mask"], case.name.rsplit(" ", 1)[1]
+        assert mask[:, 0 if kind != "left" else -1].all()
+        if mask.shape[0] == 8 and mask.shape[1] > 4:
+            assert mask.all() == (kind == "none")
+            assert (mask[:, -1].all(), mask[:, 0].all()) == (kind != "right", kind != "left")
+        assert mask.size <= 2048
+    pad = encoder.embeddings.pad_token_id
+    seen = {int(token) for case in found for token in case.inputs["input_ids"][case.inputs["attention_mask"] == 1]}
+    assert seen == set(range(9)) - {pad}
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-classification", "token-classification"])
+@pytest.mark.parametrize("make", [bert_tokenizer, roberta_tokenizer])
+def test_real_text_is_what_the_tokenizer_gives_and_answers_lie_in_the_context(
+    make: Any, task: Task, tmp_path: Path
+) -> None:
+    tokenizer = make()
+    case = BERT if make is bert_tokenizer else ROBERTA
+    model = make_model(case, task, vocab_size=len(tokenizer), max_position_embeddings=142)
+    folder = save_with_tokenizer(model, tokenizer, tmp_path)
+    encoder = prune_export.inspect(folder).slim
+    found = list(cases(encoder, load_tokenizer(folder, encoder), samples=4, seed=0))
+    assert len(found) == count_cases(4, tokenizer) == 5
+    assert count_cases(4, None) == 4
+    assert all(one.counts is None for one in found[:4])
+    text, longest = found[4], encoder.embeddings.max_length
+    assert text.counts is not None
+    ids, mask = text.inputs["input_ids"], text.inputs["attention_mask"]
+    assert {values.dtype for values in text.inputs.values()} == {np.dtype(np.int64)}
+    assert set(text.inputs) == set(encoder.inputs)
+    raw = AutoTokenizer.from_pretrained(folder)
+    pairs = task == "question-answering"
+    assert text.name == ("question and context pairs" if pairs else "sentences")
+    assert len(ids) == len(QUESTIONS if pairs else SENTENCES)
+    for row in range(len(ids)):
+        # one row at a time, by hand: special tokens round the parts, the last part cut
+        parts = QUESTIONS[row] if pairs else SENTENCES[row : row + 1]
+        tokens = [raw(part, add_special_tokens=False)["input_ids"] for part in parts]
+        special = raw.num_special_tokens_to_add(pair=pairs)
+        before = sum(len(part) for part in tokens[:-1])
+        tokens[-1] = tokens[-1][: longest - special - before]
+        real = ids[row][mask[row] == 1].tolist()
+        assert len(real) == special + sum(len(part) for part in tokens)
+        assert real[0] == raw.cls_token_id
+        assert (ids[row][mask[row] == 0] == raw.pad_token_id).all()
+        counted = ids[row][text.counts[row]].tolist()
+        assert counted == (tokens[-1] if pairs else real)
+        if "token_type_ids" in encoder.inputs and pairs:
+            types = text.inputs["token_type_ids"][row]
+            assert types[text.counts[row]].tolist() == (
+                [1] * len(tokens[-1]) if case is BERT else [0] * len(tokens[-1])
+            )
+            assert not types[1 : 1 + len(tokens[0])].any()
+
+
+def test_tokenizers_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+    tokenizer = bert_tokenizer()
+    for spare, fits in ((0, True), (-1, False)):
+        model = make_model(BERT, "question-answering", vocab_size=len(tokenizer) + spare)
+        folder = save_with_tokenizer(model, tokenizer, tmp_path / str(fits))
+        assert (load_tokenizer(folder, prune_export.inspect(folder).slim) is not None) == fits
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "True" / name).unlink()
+    assert load_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim) is None
+
+
+def full_search(start: Any, end: Any, context: Any) -> tuple[tuple[int, int], dict[tuple[int, int], float]]:
+    scores = {
+        (first, last): float(start[first]) + float(end[last])
+        for first in range(len(start))
+        for last in range(first, min(first + 30, len(start)))
+        if context[first] and context[last]
+    }
+    return max(scores, key=scores.__getitem__), scores
+
+
+def test_spans_are_at_most_30_tokens_inside_the_context() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        start, end = generator.normal(size=(2, 70)).astype(np.float32)
+        context = np.arange(70) >= generator.integers(1, 40)
+        context[generator.integers(45, 71) :] = False  # padding
+        best, _ = full_search(start, end, context)
+        assert best_span(start, end, context) == best
+    start, end = np.zeros((2, 40), dtype=np.float32)
+    start[3] = 5
+    end[32] = 5
+    assert best_span(start, end, np.ones(40, dtype=bool)) == (3, 32)  # 30 tokens
+    end[[32, 33]] = 0, 5
+    assert best_span(start, end, np.ones(40, dtype=bool)) in {(3, 3), (4, 33)}  # 31 would be one too many
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.3, 1.0])
+def test_answers_agree_where_the_reference_scores_them_within_a_tie(tie: float) -> None:
+    generator = np.random.default_rng(1)
+    reference = generator.normal(size=(2, 40, 9)).astype(np.float32)
+    found = reference + generator.normal(scale=0.7, size=(2, 40, 9)).astype(np.float32)
+    context = generator.random((40, 9)) < 0.8
+    context[:, 4] = True
+    same = 0
+    for row in range(40):
+        best, scores = full_search(reference[0, row], reference[1, row], context[row])
+        other, _ = full_search(found[0, row], found[1, row], context[row])
+        same += scores[best] - scores[other] <= tie
+    agreement = compare_answers((reference[0], reference[1]), (found[0], found[1]), context, tie=tie, least=0.5)
+    assert agreement == Agreement(40, same, 0.5)
+    assert 0 < same < 40
+
+
+@pytest.mark.parametrize("tie", [0.0, 0.3])
+def test_classes_agree_where_the_reference_scores_them_within_a_tie(tie: float) -> None:
+    generator = np.random.default_rng(2)
+    reference, found = generator.normal(size=(2, 6, 5, 4)).astype(np.float32)
+    mask = generator.random((6, 5)) < 0.7
+    pairs = [(reference[place], found[place]) for place in zip(*np.nonzero(mask), strict=True)]
+    same = sum(float(a.max() - a[b.argmax()]) <= tie for a, b in pairs)
+    assert compare_labels(reference, found, mask, tie=tie) == Agreement(len(pairs), same, 1.0)
+    texts = [(a, b) for a, b in zip(reference[:, 0], found[:, 0], strict=True)]
+    same = sum(float(a.max() - a[b.argmax()]) <= tie for a, b in texts)
+    assert compare_labels(reference[:, 0], found[:, 0], mask, tie=tie, least=0.1) == Agreement(6, same, 0.1)
+
+
+def test_agreement_is_of_what_the_case_counts() -> None:
+    """Labels and spans; by the tolerance's tie, its limit where it has none; its least share."""
+    logits = np.array([[[1, 0.8], [0, 1], [5, 0]], [[5, 0], [1, 0], [0, 1]]], dtype=np.float32)
+    found = logits[..., ::-1].copy()  # every token gets the other class; one is a tie
+    result = run_check({"logits": logits}, {"logits": found})
+    assert result.agreement == Agreement(4, 1, 0.5)
+    assert run_check({"logits": logits}, {"logits": found}, tolerance=replace(LOOSE, tie=None)).agreement == Agreement(
+        4, 0, 0.5
+    )
+    assert run_check(
+        {"logits": logits}, {"logits": found}, tolerance=replace(LOOSE, tie=None, limit=0.3)
+    ).agreement == (Agreement(4, 1, 0.5))
+    assert run_check({"logits": logits}, {"logits": found}, case=replace(CASE, counts=None)).agreement is None
+    start = np.array([[2, 0, 9], [9, 0, 2]], dtype=np.float32)
+    end = np.array([[0, 1, 9], [9, 0, 1]], dtype=np.float32)
+    reference = {"start_logits": start, "end_logits": end}  # answers (0, 1) and (2, 2)
+    moved = {"start_logits": start - np.array([[2.5], [0]], dtype=np.float32) * np.array([1, 0, 0]), "end_logits": end}
+    result = run_check(reference, {name: values.astype(np.float32) for name, values in moved.items()})
+    assert result.agreement == Agreement(2, 1, 0.5)  # (1, 1) in the first row, 2 behind
+    generator = np.random.default_rng(3)
+    names = ("start_logits", "end_logits")
+    for _ in range(8):
+        one, two = (
+            dict(zip(names, generator.normal(size=(2, 2, 3)).astype(np.float32), strict=True)) for _ in range(2)
+        )
+        pairs = [(found[names[0]], found[names[1]]) for found in (one, two)]
+        assert run_check(one, two).agreement == compare_answers(*pairs, MASK == 1, tie=0.25, least=0.5)
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def result(
+    comparison: str, case: str, absolute: float, *, passed: bool, agreement: Agreement | None = None
+) -> CaseResult:
+    return CaseResult(comparison, case, (OutputResult("logits", absolute, absolute / 4, 4.0, 0.4, passed),), agreement)
+
+
+def test_reports_take_the_worst_of_each_output_and_add_answers_up() -> None:
+    results = (
+        result("ONNX", "1", 0.3, passed=True, agreement=Agreement(8, 7, 0.75)),
+        result("slim", "1", 0.1, passed=True),
+        result("ONNX", "2", 0.2, passed=True, agreement=Agreement(8, 6, 0.75)),
+    )
+    report = ParityReport(results, LOOSE, "CPUExecutionProvider", 3)
+    assert report.comparisons() == ("ONNX", "slim")
+    assert report.worst("ONNX") == {"logits": (0.3, 0.075)}
+    assert report.worst("slim") == {"logits": (0.1, 0.025)}
+    assert report.agreement("ONNX") == Agreement(16, 13, 0.75)
+    assert report.agreement("slim") is None
+    assert report.passed
+    assert report.problems() == []
+    found = report.to_json()
+    assert found["comparisons"] == {
+        "ONNX": {
+            "cases": 2,
+            "outputs": {"logits": {"max_absolute": 0.3, "max_relative": 0.075}},
+            "answers": {"questions": 16, "same": 13},
+        },
+        "slim": {"cases": 1, "outputs": {"logits": {"max_absolute": 0.1, "max_relative": 0.025}}},
+    }
+    assert (found["passed"], found["tolerance"], found["seed"], found["quality"]) == (True, 0.1, 3, None)
+    assert (found["tolerance_reason"], found["provider"]) == ("a test", "CPUExecutionProvider")
+    assert not ParityReport((), LOOSE, "CPUExecutionProvider", 0).passed  # nothing was proven
+
+
+def test_failures_carry_their_figures() -> None:
+    wrong = result("ONNX", "2", 0.5, passed=False, agreement=Agreement(8, 5, 0.75))
+    assert not wrong.passed
+    assert wrong.failure == (
+        "ONNX: 2: logits differs by 0.5, allowed 0.4 (largest reference value 4); 3 of 8 answers differ, allowed 25%"
+    )
+    strict = result("ONNX", "3", 0.1, passed=True, agreement=Agreement(8, 7))
+    assert strict.failure == "ONNX: 3: 1 of 8 answers differ"
+    many = tuple(replace(wrong, case=str(index)) for index in range(5))
+    report = ParityReport((*many, result("slim", "0", 0.1, passed=True)), LOOSE, "p", 0)
+    assert report.failures == many
+    assert report.first_alone_failed
+    assert not ParityReport((*many, replace(wrong, comparison="slim")), LOOSE, "p", 0).first_alone_failed
+    assert report.explain() == "\n  ".join([*(one.failure for one in many[:3]), "and 2 more, of 6 cases"])
+    assert ParityReport(many[:3], LOOSE, "p", 0).explain() == "\n  ".join(one.failure for one in many[:3])
+    lost = ParityReport(many[:1], LOOSE, "p", 0, quality(80.0, 70.0))
+    assert lost.problems() == [quality(80.0, 70.0).explain(), many[0].failure]
+    assert ParityReport((strict,), LOOSE, "p", 0, quality(80.0, 80.0)).problems() == [strict.failure]
+
+
+def test_junit(tmp_path: Path) -> None:
+    wrong = result("ONNX", "2", 0.5, passed=False)
+    report = ParityReport((result("slim", "1", 0.123456, passed=True), wrong), LOOSE, "p", 0)
+    path = tmp_path / "parity.xml"
+    write_junit(report, path)
+    root = ElementTree.parse(path).getroot()
+    assert path.read_bytes().startswith(b"<?xml version='1.0' encoding='utf-8'?>\n<testsuites>\n  <testsuite")
+    (suite,) = root
+    assert suite.attrib == {"name": "prune-export parity", "tests": "2", "failures": "1"}
+    right, failed = suite
+    assert right.attrib == {"classname": "slim", "name": "1"}
+    assert [(part.tag, part.text) for part in right] == [("system-out", "logits 0.123")]
+    assert failed.attrib == {"classname": "ONNX", "name": "2"}
+    (failure,) = failed
+    assert (failure.tag, failure.get("message")) == ("failure", wrong.failure)
+    assert failure.text == "The tolerance, 0.1 * max(1, max|reference|), allows for: a test."
+    foreign = tmp_path / "notes.xml"
+    foreign.write_text("mine")
+    with pytest.raises(OutputError):
+        write_junit(report, foreign)
+    write_junit(report, foreign, overwrite=True)
+    assert foreign.read_bytes() == path.read_bytes()
+
+
+# --- quality ------------------------------------------------------------------------------------------------------------
+
+
+def quality(reference: float, found: float, max_loss: float = 0.5) -> Quality:
+    return Quality("dev.json", 10, "f1", reference, found, 9, max_loss)
+
+
+@pytest.mark.parametrize(
+    ("reference", "found", "loss", "passed"),
+    [(80.0, 79.5, 0.5, True), (80.0, 79.25, 0.75, False), (80.0, 90.0, -10.0, True), (80.0, 80.0, 0.0, True)],
+)
+def test_a_model_that_is_better_has_lost_nothing(reference: float, found: float, loss: float, passed: bool) -> None:
+    judged = quality(reference, found)
+    assert (judged.loss, judged.passed) == (loss, passed)
+    assert f"{max(0.0, loss):.2f} points lost, allowed 0.5; 9 answers are the same" in judged.explain()
+    assert judged.to_json() == {
+        "passed": passed,
+        "data": "dev.json",
+        "examples": 10,
+        "metric": "f1",
+        "reference": reference,
+        "found": found,
+        "same_answers": 9,
+        "max_loss": 0.5,
+    }
+    report = ParityReport((result("ONNX", "1", 0.1, passed=True),), LOOSE, "p", 0, judged)
+    assert report.passed == passed
+    assert report.to_json()["quality"] == judged.to_json()
+
+
+def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path) -> None:
+    """The network always answers with the context's first letter: right for one question of two."""
+    folder = save_with_tokenizer(make_model(BERT, "question-answering", vocab_size=81), bert_tokenizer(), tmp_path)
+    data = QuestionData(
+        "two", "squad", (Question("1", "a?", "b c", ("b",), ((0, 1),)), Question("2", "a?", "b c", ("c",), ((2, 3),)))
+    )
+
+    def run(inputs: Any) -> Any:
+        context = (inputs["token_type_ids"] == 1) & (np.cumsum(inputs["token_type_ids"], axis=1) == 1)
+        return {name: context.astype(np.float32) * 9 for name in ("start_logits", "end_logits")}
+
+    network = Network("n", "onnx", "question-answering", folder, ("input_ids",), ("start_logits", "end_logits"), run)
+    original = ModelResult("o", "pytorch", {"exact_match": 100.0, "f1": 100.0}, {"1": "b", "2": "c"}, None, 2, 0.1)
+    goal = read_goal(data, task="question-answering", dataset=None, max_loss=0.25, limit=7, seed=0)
+    assert {example.id for example in goal.data.examples} == {"1", "2"}
+    assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25)
+    assert QualityGoal(data, 0.0).metric == "f1"
+    assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
+    unnamed = tmp_path / "texts.tsv"  # SST-2 by its columns
+    unnamed.write_text("sentence\tlabel\na b\t1\nc d\t0\n")
+    read = read_goal(unnamed, task="text-classification", dataset="cola", max_loss=0, limit=5, seed=0)
+    assert (read.metric, len(read.data.examples)) == ("matthews_correlation", 2)
+    for wrong in (-0.1, float("nan")):
+        with pytest.raises(UsageError, match="expected points of the metric, 0 or more"):
+            read_goal(data, task="question-answering", dataset=None, max_loss=wrong, limit=1, seed=0)
