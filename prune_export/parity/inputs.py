@@ -127,7 +127,7 @@ def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -
         texts["text_pair"] = [context for _, context in QUESTIONS]
     encoded = tokenizer(
         **texts,
-        truncation="only_second" if pairs else True,
+        truncation=True,  # of pairs the longer text, the context: a tokenizer of letters may give long questions, too
         max_length=length,
         padding=True,
         return_tensors="np",
