@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from prune_export.parity.inputs import check_samples, why_no_text
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
+from prune_export.parity.workers import workers
 from prune_export.plan import Plan, plan_to_json
 from prune_export.progress import SILENT, Progress
 from prune_export.quantization.attempts import Attempt, QuantizationOptions, attempts
@@ -40,11 +40,11 @@ from prune_export.report.summary import Summary
 from prune_export.slim_model.api import module_of
 from prune_export.verification import (
     ONNX_COMPARISON,
-    SAMPLES,
     SEED,
     SLIM_COMPARISON,
     Reference,
     load_reference,
+    random_batches,
     run_parity,
     slim_candidate,
 )
@@ -77,7 +77,8 @@ def export(
     plan: str | Path | Plan | None = None,
     atol: float | None = None,
     verify: bool = True,
-    samples: int = SAMPLES,
+    thorough: bool = False,
+    samples: int | None = None,
     seed: int = SEED,
     data: str | Path | Data | None = None,
     dataset: str | None = None,
@@ -99,7 +100,9 @@ def export(
 
     `target` is "portable", "cpu", "cuda", or "auto": cuda where ONNX Runtime's CUDA provider starts, else cpu. `dtype` is
     "fp32", "fp16" or "int8". `plan` prunes by an explicit plan instead of what the checkpoint says. `verify=False` skips the
-    comparison, and the record says so. `atol`, `samples`, `seed`, `data`, `dataset`, `max_loss`, `limit` as for `verify`.
+    comparison, and the record says so. The comparison spends a budget of tokens (parity/budget.py); with `thorough`, or a
+    number of `samples`, it is that of `verify`. `atol`, `samples`, `seed`, `data`, `dataset`, `max_loss`, `limit` as for
+    `verify`.
 
     For int8: activations are quantized as they come, or from the ranges that they take on `calibration` (as `data`; at most
     `limit` examples). `keep_float` names linear maps, blocks or layers (`layer_3/feed_forward`) that stay in fp32; where the
@@ -116,7 +119,8 @@ def export(
     options = QuantizationOptions(calibration, tuple(keep_float), quantize_embeddings, dataset, limit, seed)
     options.check(precision)
     tolerance = tolerance_for(dtype, atol, metric_judged=data is not None)
-    check_samples(samples, seed)
+    wanted = random_batches(samples, thorough=thorough)
+    check_samples(wanted, seed)
     if opset is not None:
         check_opset(opset)
     chosen = TARGETS[resolve_target(target, precision, needs_runtime=verify)]
@@ -139,11 +143,13 @@ def export(
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
+    with workers(1) as hashing, workers(1) as pool:
+        digest = hashing.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
         found = operate_on(checkpoint, progress=progress)
         settings = chosen.settings(precision, found.slim.embeddings.max_length)
-        reference = load_reference(checkpoint, goal=goal, progress=progress) if verify else None
+        reference = None
+        if verify:
+            reference = load_reference(checkpoint, pool, samples=wanted, seed=seed, goal=goal, progress=progress)
         with transaction(place.target) as folder:
             parity = None
             for attempt in attempts(found, chosen, precision, options, progress=progress):
@@ -154,9 +160,7 @@ def export(
                 written = serialize.save(graph, folder / place.kind.last, progress=progress.advance)
                 if reference is None:
                     break
-                parity = _compare(
-                    found, reference, folder / place.kind.last, chosen, settings, tolerance, samples, seed, progress
-                )
+                parity = _compare(found, reference, folder / place.kind.last, chosen, settings, tolerance, progress)
                 if parity.passed or not parity.first_alone_failed:
                     break
             if parity is not None and not parity.passed:
@@ -197,13 +201,13 @@ def _compare(
     target: Target,
     settings: SessionSettings,
     tolerance: Tolerance,
-    samples: int,
-    seed: int,
     progress: Progress,
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
     provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
-    session = Session(path, provider=provider, settings=settings)
+    # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
+    entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
+    session = Session(path, provider=provider, settings=replace(settings, entries=entries))
     return run_parity(
         reference,
         {
@@ -211,8 +215,6 @@ def _compare(
             SLIM_COMPARISON: slim_candidate(module_of(found.checkpoint, found.slim), found.slim),
         },
         provider=provider,
-        samples=samples,
-        seed=seed,
         padding=target.layout != "packed",
         progress=progress,
     )
@@ -267,6 +269,11 @@ def _notes(
         yield (
             "8 bits change some answers. Give --data, a set of the task with its answers, to have the task's metric judged "
             "before anything is written"
+        )
+    if parity is not None and parity.longest < parity.max_length:
+        yield (
+            f"parity saw inputs of up to {parity.longest:,} tokens, and the model takes {parity.max_length:,}; --thorough, "
+            "or prune-export verify, goes to the end"
         )
     if parity is not None and parity.provider != target.provider:
         yield (

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers, blocks or linear maps that stay in fp32: layer_3, layer_3/feed_forward, layer_3/feed_forward/down",
     )
     group.add_argument("--quantize-embeddings", action="store_true", help="store word embeddings in 8 bits")
-    add_parity_options(parser)
+    add_parity_options(parser, thorough=False)
     add_quality_options(parser)
     parser.add_argument("--no-verify", action="store_true", help="skip parity; the record says so")
     add_output_options(parser)
@@ -77,6 +77,7 @@ def _export(options: argparse.Namespace) -> int:
             plan=options.plan,
             atol=options.atol,
             verify=not options.no_verify,
+            thorough=options.thorough,
             samples=options.samples,
             seed=options.seed,
             data=options.data,

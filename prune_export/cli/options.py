@@ -66,8 +66,8 @@ def add_shape_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_parity_options(parser: argparse.ArgumentParser) -> None:
-    """How parity is judged."""
+def add_parity_options(parser: argparse.ArgumentParser, *, thorough: bool) -> None:
+    """How parity is judged; `thorough` is the default."""
     group = parser.add_argument_group("parity")
     group.add_argument(
         "--atol",
@@ -76,11 +76,17 @@ def add_parity_options(parser: argparse.ArgumentParser) -> None:
         help="pass at max|Δ| <= X * max(1, max|reference|) (default: 1e-4 for fp32, 2e-2 for fp16, 0.3 for int8)",
     )
     group.add_argument(
+        "--thorough",
+        action=argparse.BooleanOptionalAction,
+        default=thorough,
+        help="compare many random batches of every size, up to the longest input; otherwise a few that take seconds "
+        f"(default: --{'' if thorough else 'no-'}thorough)",
+    )
+    group.add_argument(
         "--samples",
         type=number(numbers.PARITY_SAMPLES),
-        default=16,
         metavar="N",
-        help="random batches to compare (default: 16)",
+        help="random batches of a thorough comparison (default: 16)",
     )
     group.add_argument(
         "--seed", type=number(numbers.SEEDS), default=0, metavar="N", help="seed of the random batches (default: 0)"
