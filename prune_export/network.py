@@ -89,7 +89,7 @@ def open_network(
     model: str | Path,
     *,
     task: str | None = None,
-    provider: str | None = None,
+    provider: Provider | None = None,
     threads: int | None = None,
     slim: bool = False,
     revision: str | None = None,
@@ -143,7 +143,7 @@ def torch_runner(
     return run
 
 
-def _open_exported(path: Path, *, task: str | None, provider: str | None, threads: int | None) -> Network:
+def _open_exported(path: Path, *, task: str | None, provider: Provider | None, threads: int | None) -> Network:
     exported = find_exported(path)
     session = load_session(path, provider=provider, threads=threads)
     folder = exported.model.parent

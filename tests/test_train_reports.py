@@ -42,10 +42,10 @@ class Listener:
     def __init__(self, folder: Path) -> None:
         self.folder, self.notes, self.most = folder, list[str](), 0
 
-    def stage(self, description: str, total: int | None = None) -> None:
+    def stage(self, *_: object, **__: object) -> None:
         self.look()
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, *_: object) -> None:
         self.look()
 
     def note(self, text: str) -> None:

@@ -53,10 +53,13 @@ def left_behind(folder: Path) -> tuple[str, ...]:
     return tuple(clipped(path) for path in paths if (folder / path).is_dir() and any((folder / path).iterdir()))
 
 
+_MODULES: Any = Annotated[list[_Module], msgspec.Meta(max_length=_MOST_MODULES)]
+
+
 def _modules(folder: Path) -> Iterator[_Module]:
     path = folder / MODULES
     try:
-        modules = read_json(path, Annotated[list[_Module], msgspec.Meta(max_length=_MOST_MODULES)])  # type: ignore[arg-type]
+        modules: list[_Module] = read_json(path, _MODULES)
     except ReadingError as error:
         if error.missing:
             return
