@@ -66,9 +66,9 @@ def feed(inputs: Any, wanted: tuple[str, ...], limits: Limits) -> dict[str, Ids]
         raise UsageError(f"inputs: expected a mapping with {', '.join(wanted)}; found {type(inputs).__name__}")
     given = {str(name): value for name, value in inputs.items() if value is not None}
     if missing := [name for name in wanted if name not in given]:
-        found = ", ".join(given) or "nothing"
+        names = ", ".join(given) or "nothing"
         raise UsageError(
-            f"the model takes the input {', '.join(missing)}; expected {', '.join(wanted)}, found {found:.200}"
+            f"the model takes the input {', '.join(missing)}; expected {', '.join(wanted)}, found {names:.200}"
         )
     if refused := [name for name in _REFUSED if name in given and name not in wanted]:
         raise UsageError(f"the model does not take {', '.join(refused)}; expected {', '.join(wanted)} alone")

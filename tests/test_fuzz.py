@@ -48,7 +48,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-class _Raw(DataError):
+class _RawError(DataError):
     """Without what makes messages bearable."""
 
     def __init__(self, message: str) -> None:
@@ -59,9 +59,9 @@ class _Raw(DataError):
     ("error", "fact"),
     [
         (ValueError("x"), "ValueError"),
-        (_Raw("two\nlines"), "more than one line"),
-        (_Raw("x" * 5_000), "a message of 5000"),
-        (_Raw("\x1b[31m"), "control characters"),
+        (_RawError("two\nlines"), "more than one line"),
+        (_RawError("x" * 5_000), "a message of 5000"),
+        (_RawError("\x1b[31m"), "control characters"),
         (MemoryError(), "MemoryError"),
     ],
 )
