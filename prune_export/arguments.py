@@ -97,10 +97,13 @@ def _match(value: Any, hint: Any) -> Any:
     return _scalar(value, hint)
 
 
+def _is_sequence(hint: Any) -> bool:
+    origin: Any = get_origin(hint)
+    return origin in (Sequence, tuple)
+
+
 def _first_match(value: Any, hints: Sequence[Any]) -> Any:
-    for hint in sorted(
-        hints, key=lambda hint: get_origin(hint) in (Sequence, tuple)
-    ):  # one value before one in a sequence
+    for hint in sorted(hints, key=_is_sequence):  # one value before one in a sequence
         with suppress(_MismatchError):
             return _match(value, hint)
     raise _MismatchError(value)
@@ -150,7 +153,7 @@ def _scalar(value: Any, hint: Any) -> Any:
     return _dataclass(value) if is_dataclass(value) else value
 
 
-def _number(value: Any, kind: type[int] | type[float]) -> int | float:
+def _number(value: Any, kind: Callable[[Any], int | float]) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         raise _MismatchError(value)
     if isinstance(value, Integral) and not -_LARGEST <= int(value) < _LARGEST:  # more than anything here counts
@@ -173,7 +176,8 @@ def _string_path(value: PathLike[Any]) -> str:
 
 def _dataclass(value: Any) -> Any:
     """A plan, a recipe, examples: the same with its fields as they are annotated."""
-    hints = _hints(type(value))
+    kind: Any = type(value)
+    hints = _hints(kind)
     changed = {}
     for field in fields(value):
         found = getattr(value, field.name)
