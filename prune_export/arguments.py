@@ -98,8 +98,8 @@ def _match(value: Any, hint: Any) -> Any:
 
 
 def _is_sequence(hint: Any) -> bool:
-    origin: Any = get_origin(hint)
-    return origin in (Sequence, tuple)
+    kinds: tuple[Any, ...] = (Sequence, tuple)
+    return get_origin(hint) in kinds
 
 
 def _first_match(value: Any, hints: Sequence[Any]) -> Any:

@@ -23,7 +23,7 @@ from exporters.errors import CheckpointError, DataError, OutputError, PruneExpor
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
-from prune_export.training import run
+from prune_export.training import stage_run
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
@@ -233,10 +233,10 @@ def test_a_run_goes_on_to_the_length_that_it_began_with(tmp_path: Path, monkeypa
     recipe = tiny_recipe(tmp_path, trainer={"save_steps": 2})
     epochs = replace(recipe, schedule=replace(recipe.schedule, steps=None, epochs=1))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stage_run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(epochs)
-        patch.setattr(run, "total_steps", lambda *_: 6)
+        patch.setattr(stage_run, "total_steps", lambda *_: 6)
         with pytest.raises(UsageError, match="begun with 12 optimiser steps, now there would be 6"):
             train(epochs, resume=True)
     assert train(epochs, resume=True).final.is_dir()

@@ -18,6 +18,7 @@ from prune_export.training.stage import Stage
 
 _KEPT = 2  # checkpoints of a training, unless [trainer] says otherwise
 _SAVES = 6  # in a training, if it is not very long
+_MARGIN = 1.1  # a slim network may keep a larger share of the weights than of the FLOPs
 _ADAM = 3  # a checkpoint of the Trainer holds weights and two means of each, in float32
 
 
@@ -50,7 +51,7 @@ def space_needed(
     most = stays = model if has_new_head else 0
     before = 0  # what the next stage starts from
     for number, stage in enumerate(stages, 1):
-        weights = outside + round(inside * stage.share)
+        weights = outside + round(inside * min(1.0, _MARGIN * stage.share))
         if stage.method is not None and isinstance(method, MovementConfig) and method.shape == "unstructured":
             weights += inside  # a score for each
         saved = 4 * _ADAM * weights
