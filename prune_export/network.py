@@ -138,7 +138,8 @@ def torch_runner(
 
 def _open_exported(path: Path, *, task: str | None, provider: str | None, threads: int | None) -> Network:
     exported = find_exported(path)
-    session = load_session(path, provider=provider, threads=threads)
+    chosen: Any = provider
+    session = load_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
     found: Any = task or exported.task
     return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run)
