@@ -145,7 +145,8 @@ def torch_runner(
 
 def _open_exported(path: Path, *, task: str | None, provider: Provider | None, threads: int | None) -> Network:
     exported = find_exported(path)
-    session = load_session(path, provider=provider, threads=threads)
+    chosen: Any = provider
+    session = load_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
     found: Any = task or exported.task
     form = exported.dtype if exported.record else None
