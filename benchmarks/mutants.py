@@ -29,16 +29,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/mutants.json"
 
-# Where a package lies, and the test files that are to notice its mutants.
+# The files of a package, and the test files that are to notice its mutants.
 PACKAGES: dict[str, tuple[str, str]] = {
-    "parity": ("prune_export/parity", "parity formulas_parity"),
-    "surgeon": ("prune_export/surgeon", "surgeon formulas_surgeon"),
-    "evaluation": ("prune_export/evaluation", "metrics evaluate formulas_evaluation"),
-    "quantization": ("prune_export/quantization", "int8_export quantized formulas_quantization"),
-    "exporters": ("exporters/onnx", "writer packed quantized formulas_exporters"),
-    "data": ("prune_export/data", "data formulas_data"),
-    "pruning": ("prune_export/pruning", "pruning formulas_pruning"),
-    "training": ("prune_export/training", "training train_features train_l0 train_movement formulas_training"),
+    "parity": ("prune_export/parity/*", "parity formulas_parity"),
+    "surgeon": ("prune_export/surgeon/*", "surgeon formulas_surgeon"),
+    "evaluation": ("prune_export/evaluation/*", "metrics evaluate formulas_evaluation"),
+    "quantization": ("prune_export/quantization/*", "quantized formulas_quantization"),
+    "exporters": ("exporters/onnx/*", "writer packed quantized formulas_exporters"),
+    "sessions": ("exporters/[!o]*", "session"),  # all but exporters/onnx
+    "data": ("prune_export/data/*", "data formulas_data"),
+    "pruning": ("prune_export/pruning/*", "pruning formulas_pruning"),
+    "training": ("prune_export/training/*", "training train_features train_l0 train_movement formulas_training"),
 }
 NOTICED = ("killed", "timeout")
 NOISE = re.compile(r",\s*strict=(True|False|None)")
@@ -57,7 +58,7 @@ def main() -> None:
         help="only mutants that were never tried, or that no test noticed so far; the rest count as before",
     )
     arguments = parser.parse_args()
-    folder, tests = PACKAGES[arguments.package]
+    pattern, tests = PACKAGES[arguments.package]
     names = [name for name in tests.split() if not (arguments.without_formulas and name.startswith("formulas"))]
     files = [f"tests/test_{name}.py" for name in names if (ROOT / f"tests/test_{name}.py").is_file()]
     place = workspace(ROOT / "build/mutants" / arguments.package)
@@ -65,7 +66,7 @@ def main() -> None:
     os.environ["PRUNE_EXPORT_DATA"] = os.environ.get("PRUNE_EXPORT_DATA", str(ROOT.parent / "shared"))
     os.environ["PYTHONPATH"] = str(place / "mutants")
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
-    verdicts, diffs = run(folder, files, arguments)
+    verdicts, diffs = run(pattern, files, arguments)
     report(arguments, verdicts, diffs)
 
 
@@ -79,7 +80,7 @@ def workspace(place: Path) -> Path:
     return place
 
 
-def run(folder: str, tests: list[str], arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+def run(pattern: str, tests: list[str], arguments: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
     """Each mutant's verdict and each survivor's diff, by the mutant's name."""
     from mutmut import __main__ as mutmut
     from mutmut.configuration import config
@@ -90,7 +91,7 @@ def run(folder: str, tests: list[str], arguments: argparse.Namespace) -> tuple[d
         (kind, change) for kind, change in mutators.mutation_operators if change is not mutators.operator_string
     ]
     settings = config()
-    settings.only_mutate = [f"{folder}/*"]
+    settings.only_mutate = [pattern]
     settings.pytest_add_cli_args_test_selection = tests
     mutmut.copy_src_dir()
     mutmut.copy_also_copy_files()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from prune_export.data.batches import collate, plan_batches
-from prune_export.data.examples import Question, QuestionData, Text, TextData
+from prune_export.data.examples import Question, QuestionData, Text, TextData, joined, part_of
 from prune_export.data.features import make_features, question_features, text_features
 from prune_export.data.glue_tasks import GLUE_TASKS
+from prune_export.data.read import read_examples
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer
 
 WORDS = " ".join("abcdefghijklmnopqrstuvwxyz"[i % 26] for i in range(900))  # 900 tokens of one letter
@@ -171,3 +174,35 @@ def test_a_batch_is_what_the_tokenizer_pads(make: Any, side: str) -> None:
             assert batch[name].dtype == np.int64
         assert batch["token_type_ids"].dtype == np.int64
         assert not batch["token_type_ids"].any()
+
+
+# --- readers ------------------------------------------------------------------------------------------------------------
+
+
+def test_joined_files_carry_both_names_and_all_examples() -> None:
+    one, two = (
+        QuestionData(f"/data/{name}.json", "squad", (Question(name, "q?", "a b", ("a",), ((0, 1),)),))
+        for name in ("x", "y")
+    )
+    found = joined([one, two])
+    assert (found.name, [example.id for example in found.examples]) == ("x.json, y.json", ["x", "y"])
+    assert part_of(found, 1, 2) == QuestionData("x.json, y.json", "squad", two.examples)
+
+
+def test_white_space_before_json_is_no_table(tmp_path: Path) -> None:
+    answers = [{"text": "a", "answer_start": 0}]
+    entry = {"id": "1", "question": "q?", "answers": answers}
+    path = tmp_path / "x.json"
+    path.write_text("\n\t " + json.dumps({"data": [{"paragraphs": [{"context": "a b", "qas": [entry]}]}]}) + "\n\n")
+    assert read_examples(path).examples == (Question("1", "q?", "a b", ("a",), ((0, 1),)),)
+
+
+def test_saved_splits_and_questions_without_ids(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {"question": ["q?", "r?"], "context": ["a b", "c a"]}
+    answers = [{"text": ["b"], "answer_start": [2]}, {"text": ["a"], "answer_start": [0]}]
+    rows = datasets.Dataset.from_dict({**columns, "answers": answers})
+    datasets.DatasetDict({"train": rows, "validation": rows.select([1])}).save_to_disk(tmp_path / "saved")
+    train = read_examples(tmp_path / "saved", training=True)
+    assert train.examples == (Question("0", "q?", "a b", ("b",), ((2, 3),)), Question("1", "r?", "c a", ("a",), ()))
+    assert [example.id for example in read_examples(tmp_path / "saved").examples] == ["0"]

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 import prune_export
 from exporters.encoder import Task
-from exporters.errors import OutputError, UsageError
-from prune_export.data.examples import Question, QuestionData, TextData
+from exporters.errors import DataError, OutputError, UsageError
+from prune_export.data.examples import Question, QuestionData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network
 from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
@@ -467,11 +467,11 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
     assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25)
     assert QualityGoal(data, 0.0).metric == "f1"
     assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
-    unnamed = tmp_path / "texts.tsv"  # by its headings RTE
-    unnamed.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\t1\n1\tc d\td\t0\n")
-    read = read_goal(unnamed, task="text-classification", dataset="wnli", max_loss=0, limit=5, seed=0).data
-    assert isinstance(read, TextData)
-    assert (read.glue.name, len(read.examples)) == ("wnli", 2)
+    other = tmp_path / "texts.tsv"  # RTE by its headings
+    other.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
+    assert read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0).metric == "accuracy"
+    with pytest.raises(DataError):
+        read_goal(other, task="text-classification", dataset="stsb", max_loss=0, limit=5, seed=0)
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UsageError, match="expected points of the metric, 0 or more"):
             read_goal(data, task="question-answering", dataset=None, max_loss=wrong, limit=1, seed=0)
