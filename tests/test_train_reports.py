@@ -148,6 +148,7 @@ def test_a_student_is_compared_with_the_recipes_model(tmp_path: Path) -> None:
     assert summary.to_json()["layers_before"] == 4
 
 
+@pytest.mark.slow
 def test_two_budgets_leave_two_networks_and_two_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,18 +99,22 @@ def dry_run(
             start = Path(aside) / "start"
             stages[0].prepare(context.original.source.folder, start, context)
         progress.stage("Trying some steps", len(stages))
-        planned = []
+        planned: list[PlannedStage] = []
+        tried: dict[Any, tuple[float, float]] = {}  # stages that differ in size alone are tried once
         for stage in stages:
             steps = total_steps(recipe, stage, len(features))
-            planned.append(
-                PlannedStage(stage.name, steps, round(steps * _step_seconds(stage, start, context, features), 1))
-            )
+            kind = (stage.method, stage.objective, stage.slim)
+            if kind not in tried:
+                tried[kind] = _seconds(stage, start, context, features)
+            own, teaching = tried[kind]
+            seconds = steps * recipe.optimiser.accumulation * (stage.share * own + teaching)
+            planned.append(PlannedStage(stage.name, steps, round(seconds, 1)))
             progress.advance()
     return DryRun(folder, context.original.task, len(features), tuple(planned), space)
 
 
-def _step_seconds(stage: Stage, start: Path, context: Context, features: Features) -> float:
-    """About how long an optimiser step of `stage` takes, tried with the checkpoint in `start`."""
+def _seconds(stage: Stage, start: Path, context: Context, features: Features) -> tuple[float, float]:
+    """How long a batch of `stage` takes: the network, tried with the checkpoint in `start`, and what it is taught by."""
     recipe, device = context.recipe, context.device
     part = recipe.optimiser
     checkpoint = load_checkpoint(start, task=context.original.task)
@@ -156,7 +160,7 @@ def _step_seconds(stage: Stage, start: Path, context: Context, features: Feature
         own.append(_now(device) - began - others[-1])
     if objective is not None:
         objective.detach()
-    return part.accumulation * (stage.share * median(own[1:] or own) + median(others[1:] or others))
+    return median(own[1:] or own), median(others[1:] or others)
 
 
 def _now(device: str) -> float:
