@@ -217,6 +217,7 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     assert data["conditions"] == asdict(CONDITIONS) | {"cpus": [], "rounds": 3, "seconds": 0.5}
     assert data["rows"][0] == {
         "name": "first",
+        "form": None,
         "kind": "test",
         "model": "1",
         "note": None,

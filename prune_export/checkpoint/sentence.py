@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -56,7 +56,9 @@ def left_behind(folder: Path) -> tuple[str, ...]:
 def _modules(folder: Path) -> Iterator[_Module]:
     path = folder / MODULES
     try:
-        modules = read_json(path, Annotated[list[_Module], msgspec.Meta(max_length=_MOST_MODULES)])  # type: ignore[arg-type]
+        modules = read_json(path, list[_Module])
+        if len(modules) > _MOST_MODULES:
+            raise ReadingError(f"{len(modules):,} modules; at most {_MOST_MODULES} are read")
     except ReadingError as error:
         if error.missing:
             return
