@@ -217,6 +217,7 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     assert data["conditions"] == asdict(CONDITIONS) | {"cpus": [], "rounds": 3, "seconds": 0.5, "quick": False}
     assert data["rows"][0] == {
         "name": "first",
+        "form": None,
         "kind": "test",
         "model": "1",
         "note": None,
@@ -239,7 +240,7 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     assert "X1, 2 cores, cpu, 1 thread, no padding, 3 alternating rounds of 0.5 s a row" in text
     assert "| fast | 10.0 (5.00 to 10.0) | 200 | 2.00 | 4.40 | 0.45 |" in text
     assert "| slow | 40.0 (20.0 to 50.0) | 50.0 | 0.50 (0.40 to 0.50) | – | – |" in text
-    assert "| first | 3.0 | 0.25 | " in text
+    assert "| first | test | 3.0 | 0.25 | " in text
 
 
 def test_the_readme_is_made_of_results() -> None:
