@@ -12,14 +12,14 @@ import torch
 
 import prune_export
 from exporters.encoder import Encoder
-from exporters.errors import UsageError
+from exporters.errors import DataError, UsageError
 from exporters.onnx.precision import PRECISIONS, Quantization
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import quantizable_maps
 from prune_export.data.examples import Text, TextData
 from prune_export.data.glue_tasks import GLUE_TASKS
-from prune_export.progress import SILENT
-from prune_export.quantization.attempts import QuantizationOptions, _few, _named, attempts
+from prune_export.progress import SILENT, Silent
+from prune_export.quantization.attempts import QuantizationOptions, _few, _named, _texts, attempts
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
 from prune_export.quantization.sensitivity import (
@@ -213,3 +213,28 @@ def test_attempts(calibrated: bool, tmp_path: Path) -> None:
         assert record["measured"] == [{"block": loss.block, "error": loss.error} for loss in attempt.worst]
     (floating,) = attempts(found, TARGETS["portable"], PRECISIONS["fp16"], options, progress=SILENT)
     assert (floating.quantization, floating.maps) == (Quantization(), 0)
+
+
+def test_batches_fit_the_models_positions_and_options_reach_the_reader(tmp_path: Path) -> None:
+    tokenizer = bert_tokenizer()
+    model = make_model(BERT, "text-classification", vocab_size=len(tokenizer), num_labels=2)  # 40 positions
+    found = prune_export.inspect(save_with_tokenizer(model, tokenizer, tmp_path / "model"))
+    data = TextData("test", GLUE_TASKS["sst2"], (Text("1", "a " * 200, None, 0), Text("2", "a", None, 0)))
+    (batch,) = data_batches(data, found.slim, model.config.to_dict(), tokenizer)
+    assert batch["input_ids"].shape == (2, 40)
+    (text,) = _texts(found, 0)
+    assert (text["input_ids"][:, 0] == tokenizer.cls_token_id).all()
+    rte = tmp_path / "dev.tsv"
+    rte.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
+    options = QuantizationOptions(rte, (), False, "stsb", 5, 0)
+    with pytest.raises(DataError):
+        next(attempts(found, TARGETS["portable"], PRECISIONS["int8"], options, progress=SILENT))
+    stages: list[tuple[str, int | None]] = []
+
+    class Noted(Silent):
+        def stage(self, description: str, total: int | None = None) -> None:
+            stages.append((description, total))
+
+    options = replace(options, calibration=data, dataset=None)
+    list(attempts(found, TARGETS["portable"], PRECISIONS["int8"], options, progress=Noted()))
+    assert stages == [("Observing ranges", 1), ("Finding the blocks that lose most", 6)]
