@@ -40,11 +40,11 @@ class Case:
     @property
     def tokens(self) -> int:
         """How many the batch holds, padding counted."""
-        return self.inputs["input_ids"].size
+        return int(self.inputs["input_ids"].size)
 
     @property
     def length(self) -> int:
-        return self.inputs["input_ids"].shape[1]
+        return int(self.inputs["input_ids"].shape[1])
 
 
 def check_samples(samples: int | None, seed: int) -> None:
