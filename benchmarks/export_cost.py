@@ -9,7 +9,7 @@ Whole processes, imports included, rounds alternating:
     imports                   a process that only imports what prune-export imports
 
 Networks are BERT of published structures, as on the model hub, with random weights and a real tokenizer, and one of 4
-million parameters that takes 8,194 tokens, which is ours only. optimum needs transformers 4.
+million parameters with 8,194 positions, which is ours only. optimum needs transformers 4.
 
     python -m benchmarks.export_cost [--data ../shared] [--rounds 3]
 
