@@ -115,3 +115,11 @@ def test_fp16_keeps_norms_and_softmax_in_float32(tmp_path: Path) -> None:
             assert types[node.output[0]] == onnx.TensorProto.FLOAT
         if node.op_type == "MatMul":
             assert types[node.output[0]] == onnx.TensorProto.FLOAT16
+
+
+def test_lengths_are_rounded_up_only_where_there_are_positions_for_it() -> None:
+    fp16 = PRECISIONS["fp16"]
+    assert TARGETS["cuda"].settings(fp16, 512).length_multiple == 8
+    assert TARGETS["cuda"].settings(fp16, 514).length_multiple == 1
+    assert TARGETS["cuda"].settings(FP32, 520).length_multiple == 1
+    assert TARGETS["portable"].settings(fp16, 514).length_multiple == 1
