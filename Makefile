@@ -7,7 +7,10 @@ VENV5 ?= .venv-transformers-5
 DEMO ?= demo
 PRUNE_EXPORT_DATA ?= ../shared
 BENCH ?= build/bench
+VENV_LOWEST ?= .venv-lowest
 FUZZ_MINUTES ?= 10
+GPU ?= .gpu
+CUDA ?= build/cuda
 PACKAGE ?= parity
 MUTANTS ?= 100
 
@@ -17,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
 
-.PHONY: demo test test-transformers-5 bench fuzz mutants lint format clean
+.PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -39,9 +42,36 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
 
+# All that needs a GPU, in eight minutes, with $(PYTHON) as it is: nothing is downloaded (CONTRIBUTING.md, "On a GPU").
+cuda: $(GPU)/ready
+	PYTHONPATH=$(abspath $(GPU)/site):$(CURDIR) $(PYTHON) -m benchmarks.cuda --output $(CUDA)
+
+# What a GPU machine without network lacks; on one that has a network.
+cuda-pack:
+	$(PYTHON) -m benchmarks.cuda.pack $(GPU)
+
+$(GPU)/ready: $(wildcard $(GPU)/*.whl $(GPU)/*.tar.xz)
+	mkdir -p $(GPU)/site
+	$(if $(filter %.whl,$^),$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU)/site $(filter %.whl,$^))
+	$(if $(filter %.tar.xz,$^),tar -xJf $(filter %.tar.xz,$^) -C $(GPU)/site)
+	touch $@
+
 # Every reader of foreign files on damaged ones; FUZZ_MINUTES in all.
 fuzz: $(VENV)/ready
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.fuzz --minutes $(FUZZ_MINUTES) --output benchmarks/results/fuzz.json
+
+# The wheel that is made from the sdist, in an environment that holds nothing else: installed, exported, verified, run.
+package: $(VENV)/ready
+	rm -rf build/package && mkdir -p build/package
+	$(VENV)/bin/python -m build --quiet --outdir build/package/dist .
+	$(PYTHON) -m venv build/package/venv
+	build/package/venv/bin/pip install --quiet --no-compile -c constraints/transformers-5.txt torch
+	build/package/venv/bin/pip install --quiet --no-compile -c constraints/transformers-5.txt "$$(echo build/package/dist/*.whl)[cpu]"
+	HF_HUB_OFFLINE=1 build/package/venv/bin/python -P tests/smoke.py
+
+# The fast tests at the lowest versions that pyproject.toml allows, but for torch, whose older builds bring CUDA with them.
+test-lowest: $(VENV_LOWEST)/ready
+	$(subst python,$(VENV_LOWEST)/bin/python,$(PYTEST)) -m "not slow"
 
 # Small changes to the code of PACKAGE (a name in benchmarks/mutants.py), a sample
 # of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
@@ -73,5 +103,16 @@ $(VENV5)/ready: pyproject.toml constraints/transformers-5.txt
 	$(VENV5)/bin/pip install --quiet -c constraints/transformers-5.txt -e ".[cpu,evaluate,bench,train,sentencepiece,dev]"
 	touch $@
 
+$(VENV_LOWEST)/ready: pyproject.toml constraints/transformers-4.txt
+	$(PYTHON) -m venv $(VENV_LOWEST)
+	$(VENV_LOWEST)/bin/pip install --quiet -c constraints/transformers-4.txt torch uv
+	$(VENV_LOWEST)/bin/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --python-version 3.11 \
+		--extra cpu --extra evaluate --extra train --extra bench --extra sentencepiece --extra dev \
+		--no-emit-package torch --output-file $(VENV_LOWEST)/all.txt pyproject.toml
+	grep -v -e ^nvidia -e ^triton $(VENV_LOWEST)/all.txt > $(VENV_LOWEST)/requirements.txt
+	$(VENV_LOWEST)/bin/pip install --quiet -r $(VENV_LOWEST)/requirements.txt
+	$(VENV_LOWEST)/bin/pip install --quiet --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV5) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV5) $(VENV_LOWEST) $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,96 +1,125 @@
 #!/usr/bin/env python3
 """How long an export takes and how much memory, beside optimum's of the same checkpoint.
 
-Whole processes, imports included, no parity on either side where it can be left out, rounds alternating:
+Whole processes, imports included, rounds alternating:
 
-    prune-export       prune-export --no-verify
-    optimum, no check  optimum's main_export with do_validation=False
-    optimum-cli        optimum-cli export onnx, as users run it (it always compares at the end)
-    imports            a process that only imports what prune-export imports
+    prune-export              the default command, its proof included
+    prune-export --no-verify  without
+    optimum-cli               optimum-cli export onnx, as users run it (it always compares at the end, and only warns)
+    imports                   a process that only imports what prune-export imports
 
-    python -m benchmarks.export_cost --model CHECKPOINT [--rounds 3]
+Networks are BERT of published structures, as on the model hub, with random weights and a real tokenizer, and one of 4
+million parameters with 8,194 positions, which is ours only. optimum needs transformers 4.
+
+    python -m benchmarks.export_cost [--data ../shared] [--rounds 3]
+
+Checkpoints are made in `--work` (and stay there).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.measuring import Run, as_json, run_process, write_results
+from benchmarks.speed import NETWORKS, make_checkpoint
 
 IMPORTS = "import prune_export; prune_export.export; from transformers import AutoConfig"
-MAIN_EXPORT = (
-    "import sys; from optimum.exporters.onnx import main_export; "
-    "main_export(sys.argv[1], output=sys.argv[2], task='question-answering', do_validation=False)"
-)
+COMMAND = "import sys; from prune_export.cli.main import main; sys.exit(main())"
+PUBLISHED = ("squadv1-readme-07", "bert-large-x2.15")
+LONG = "8194-positions"
+ROWS = ("prune-export", "prune-export --no-verify", "optimum-cli", "imports")
 
 
-def commands(model: Path, folder: Path) -> dict[str, list[str]]:
-    """One command a row; outputs go into `folder`."""
-    scripts = Path(sys.executable).parent
-    task = ["--task", "question-answering"]
+def command(row: str, model: Path, folder: Path) -> list[str]:
+    """The command of one row; its output goes into `folder`."""
+    task = ["--model", str(model), "--task", "question-answering"]
+    ours = [sys.executable, "-c", COMMAND, *task, "--output", str(folder), "--target", "cpu", "--quiet"]
     return {
-        "prune-export": [
-            str(scripts / "prune-export"),
-            *(
-                "--model",
-                str(model),
-                "--output",
-                str(folder / "ours"),
-                "--target",
-                "cpu",
-                "--no-verify",
-                "--quiet",
-                *task,
-            ),
-        ],
-        "optimum, no check": [sys.executable, "-c", MAIN_EXPORT, str(model), str(folder / "unchecked")],
-        "optimum-cli": [
-            str(scripts / "optimum-cli"),
-            *("export", "onnx", "--model", str(model), *task, str(folder / "optimum")),
-        ],
+        "prune-export": ours,
+        "prune-export --no-verify": [*ours, "--no-verify"],
+        "optimum-cli": [str(Path(sys.executable).parent / "optimum-cli"), "export", "onnx", *task, str(folder)],
         "imports": [sys.executable, "-c", IMPORTS],
+    }[row]
+
+
+def make_long(folder: Path) -> None:
+    """A RoBERTa with thousands of positions, as Longformer's relatives have them, with random weights; made once."""
+    from transformers import RobertaConfig, RobertaForQuestionAnswering
+
+    if (folder / "model.safetensors").is_file():
+        return
+    config = RobertaConfig(
+        vocab_size=8000,
+        hidden_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        intermediate_size=768,
+        max_position_embeddings=8194,
+        type_vocab_size=1,
+    )
+    RobertaForQuestionAnswering(config).save_pretrained(folder)
+
+
+def add_tokenizer(data: Path, folder: Path) -> None:
+    """A real one of the same vocabulary: proof reads text where there is one."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(data / "models" / "minilm-qa-dense" / name, folder / name)
+
+
+def measure(model: Path, rows: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """All rows on one checkpoint, in alternating rounds."""
+    runs: dict[str, list[Run]] = {row: [] for row in rows}
+    sizes: dict[str, float] = {}
+    for turn in range(rounds):
+        for row in rows:
+            with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+                output = Path(folder) / "out"
+                runs[row].append(run_process(command(row, model, output)))
+                sizes[row] = sum(path.stat().st_size for path in output.glob("*.onnx*")) / 2**20
+            print(f"{model.name}: round {turn}: {row}: {runs[row][-1]}", flush=True)
+    found: dict[str, Any] = {
+        "mib": sum(path.stat().st_size for path in model.glob("*.safetensors")) / 2**20,
+        "onnx_mib": {row: size for row, size in sizes.items() if size},
+        "rows": {row: as_json(own) for row, own in runs.items()},
     }
+    if "optimum-cli" in rows:
+        ours, theirs = runs[ROWS[0]], runs["optimum-cli"]
+        found["time_of_optimum_cli"] = median(a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True))
+        found["memory_of_optimum_cli"] = median(a.peak_mib / b.peak_mib for a, b in zip(ours, theirs, strict=True))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("../shared"), help="where tools/ and models/ lie")
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where checkpoints are made")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="export_cost", help="name of the results file")
     options = parser.parse_args()
-    runs: dict[str, list[Run]] = {}
-    sizes: dict[str, float] = {}
-    for turn in range(options.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for name, command in commands(options.model, Path(folder)).items():
-                runs.setdefault(name, []).append(run_process(command))
-                print(f"round {turn}: {name}: {runs[name][-1]}", flush=True)
-            for name in ("ours", "optimum"):
-                sizes[name] = sum(path.stat().st_size for path in (Path(folder) / name).glob("*.onnx*")) / 2**20
-    size = sum(path.stat().st_size for path in options.model.glob("*.safetensors")) / 2**20
-    imports = median(run.peak_mib for run in runs["imports"])
-    results = {
-        "checkpoint": {"name": options.model.name, "mib": size},
-        "onnx_mib": sizes,
-        "rows": {name: as_json(found) for name, found in runs.items()},
-        "time_of_optimum_cli": _ratio(runs, "optimum-cli"),
-        "time_of_optimum_without_check": _ratio(runs, "optimum, no check"),
-        "memory_beyond_imports_in_checkpoint_sizes": {
-            name: (median(run.peak_mib for run in found) - imports) / size for name, found in runs.items()
-        },
-    }
-    print(write_results(options.name, results))
-    for key in ("time_of_optimum_cli", "time_of_optimum_without_check", "memory_beyond_imports_in_checkpoint_sizes"):
-        print(key, results[key])
-
-
-def _ratio(runs: dict[str, list[Run]], other: str) -> float:
-    """Our time as a fraction of the other's, median over rounds of the ratio within a round."""
-    return median(ours.seconds / theirs.seconds for ours, theirs in zip(runs["prune-export"], runs[other], strict=True))
+    networks: dict[str, Any] = {}
+    for name in PUBLISHED:
+        model = options.work / name
+        make_checkpoint(NETWORKS[name].structure, options.data, model)
+        with tempfile.TemporaryDirectory(dir=options.work) as folder:
+            # benchmarks.speed has these checkpoints without a tokenizer.
+            copy = Path(shutil.copytree(model, Path(folder) / name))
+            add_tokenizer(options.data, copy)
+            networks[name] = measure(copy, ROWS, options.rounds)
+    make_long(options.work / LONG)
+    networks[LONG] = measure(options.work / LONG, ROWS[:2], options.rounds)
+    print(write_results(options.name, {"rounds": options.rounds, "networks": networks}))
+    for name, found in networks.items():
+        for row, own in found["rows"].items():
+            print(f"{name}: {row}: {own['seconds']['median']:.1f} s, {own['peak_mib']['median']:,.0f} MiB")
+        for key in ("time_of_optimum_cli", "memory_of_optimum_cli"):
+            if key in found:
+                print(f"{name}: {key}: {found[key]:.2f}")
 
 
 if __name__ == "__main__":

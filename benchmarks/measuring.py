@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.source_tree import commit
 from prune_export.benchmark import machine as bench_machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -49,15 +50,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the figures hold for."""
-    return bench_machine.machine() | {"commit": _commit()}
-
-
-def _commit() -> str:
-    root = Path(__file__).resolve().parent.parent
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    return bench_machine.machine() | {"commit": commit()}
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

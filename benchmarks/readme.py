@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Puts the measured tables and the picture where the README shows them, from benchmarks/results/speed-*.json.
+"""Puts the measured tables and the picture where the README shows them, from benchmarks/results/.
 
-The text between `<!-- speed -->` and `<!-- /speed -->` is replaced; the rest of the README is left alone.
+The text between `<!-- speed -->` and `<!-- /speed -->` (from speed-*.json), and that between `<!-- cost -->` and
+`<!-- /cost -->` (from export_cost.json), is replaced; the rest of the README is left alone. So is the table of damages in
+docs/parity.md (from proof-damage.json).
 
     python -m benchmarks.readme
 """
@@ -14,12 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost_table import cost_section
+from benchmarks.damage_table import damage_section
 from benchmarks.measuring import RESULTS
 from benchmarks.speed import NETWORKS
 from prune_export.benchmark.markdown import number
 from prune_export.benchmark.picture import Bar, Panel, draw
 
 README = RESULTS.parent.parent / "README.md"
+PARITY = README.parent / "docs" / "parity.md"
 PICTURE = "speed.svg"
 
 
@@ -119,6 +124,13 @@ def replace_between(text: str, name: str, content: str) -> str:
     return replaced
 
 
+def _put(path: Path, name: str, content: str) -> None:
+    try:
+        path.write_text(replace_between(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+    except ValueError as error:
+        raise SystemExit(f"{path.name}: {error}") from error
+
+
 def main() -> None:
     results = read_results(RESULTS)
     if not results:
@@ -126,11 +138,13 @@ def main() -> None:
     first = results[0]
     draw(panels(results), RESULTS / PICTURE, baseline=first["rows"][0]["name"], columns=len(first["shapes"]))
     picture = (RESULTS / PICTURE).relative_to(README.parent).as_posix()
-    text = README.read_text(encoding="utf-8")
-    try:
-        README.write_text(replace_between(text, "speed", section(results, picture)), encoding="utf-8")
-    except ValueError as error:
-        raise SystemExit(f"README.md: {error}") from error
+    _put(README, "speed", section(results, picture))
+    for path, name, table, file in (
+        (README, "cost", cost_section, "export_cost.json"),
+        (PARITY, "damages", damage_section, "proof-damage.json"),
+    ):
+        if (RESULTS / file).is_file():
+            _put(path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
     print(f"README.md and {picture}: {', '.join(found['network'] for found in results)}")
 
 

@@ -37,8 +37,9 @@ from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
 from prune_export.evaluation.evaluating import evaluate
 from prune_export.exporting import export
+from prune_export.outputs.run import LOG
 from prune_export.training.recipe_file import recipe_from
-from prune_export.training.run import LOG, train
+from prune_export.training.run import train
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import argparse
 import ast
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Prose: a capital, then words and plain punctuation, then a full stop. Leaves out signatures, tables and examples of code.
@@ -27,13 +27,10 @@ def docstrings(path: Path) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
-def paragraphs(folder: Path) -> list[str]:
+def paragraphs(files: Iterable[Path]) -> list[str]:
     """Each once, in the order of the files."""
     found = (
-        " ".join(paragraph.split())
-        for path in sorted(folder.glob("*.py"))
-        for text in docstrings(path)
-        for paragraph in text.split("\n\n")
+        " ".join(paragraph.split()) for path in files for text in docstrings(path) for paragraph in text.split("\n\n")
     )
     return list(dict.fromkeys(text for text in found if _PROSE.fullmatch(text)))
 
@@ -42,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="a .tsv file")
     output = parser.parse_args().output
-    texts = paragraphs(Path(sysconfig.get_paths()["stdlib"]))
+    texts = paragraphs(sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("sentence\tlabel\n" + "".join(f"{text}\t0\n" for text in texts), encoding="utf-8")
     print(f"{output}: {len(texts):,} paragraphs")

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import runtime
-from exporters.errors import OutputError
+from exporters.errors import UsageError
+from exporters.feeding import Ids, Limits, feed
 
 
 class BoundBatch:
@@ -18,10 +19,14 @@ class BoundBatch:
     `run` neither copies nor allocates. Where the session captures CUDA graphs, the first `run` captures, later ones replay.
     """
 
-    def __init__(self, session: Any, inputs: Mapping[str, NDArray[np.int64]], *, device: str, graph: int) -> None:
-        """`session` is an InferenceSession, `inputs` exactly its inputs, `graph` (>= 1) a number for the captured graph."""
+    def __init__(self, session: Any, inputs: Mapping[str, Ids], *, limits: Limits, device: str, graph: int) -> None:
+        """`session` is an InferenceSession, `inputs` exactly its inputs, `graph` (>= 1) a number for the captured graph.
+
+        Raises:
+            OutputError: ONNX Runtime cannot run the model.
+        """
         module = runtime.onnxruntime()
-        self._session, self._binding = session, session.io_binding()
+        self._session, self._limits, self._binding = session, limits, session.io_binding()
         self._kept: list[NDArray[Any]] = []  # on the CPU an OrtValue is the array's own memory
 
         def place(values: NDArray[Any]) -> Any:
@@ -35,27 +40,35 @@ class BoundBatch:
         for name in self._names:
             self._binding.bind_output(name, device)
         # A first run tells the outputs' shapes; from then on they have a place, which a captured graph needs.
-        session.run_with_iobinding(self._binding, _run_options(module, -1))
+        with runtime.errors_of_running():
+            session.run_with_iobinding(self._binding, _run_options(module, -1))
         for name, found in zip(self._names, self._binding.copy_outputs_to_cpu(), strict=True):
             self._binding.bind_ortvalue_output(name, place(found))
         self._options = _run_options(module, graph)
 
     def run(self) -> None:
-        """Runs the model, and returns when the outputs are there."""
-        self._session.run_with_iobinding(self._binding, self._options)
-        self._binding.synchronize_outputs()
-
-    def update(self, inputs: Mapping[str, NDArray[np.int64]]) -> None:
-        """Puts other values into the inputs' places.
+        """Runs the model, and returns when the outputs are there.
 
         Raises:
-            OutputError: an input is missing, or has another shape.
+            OutputError: ONNX Runtime cannot run it.
         """
+        with runtime.errors_of_running():
+            self._session.run_with_iobinding(self._binding, self._options)
+            self._binding.synchronize_outputs()
+
+    def update(self, inputs: Mapping[str, Any]) -> None:
+        """Puts other values into the inputs' places; nothing is changed where one of them cannot be taken.
+
+        Raises:
+            UsageError: as for `Session.run`, or an input has another shape than was bound.
+        """
+        fed = feed(inputs, tuple(self._inputs), self._limits)
         for name, place in self._inputs.items():
-            shape = None if name not in inputs else list(inputs[name].shape)
-            if shape != list(place.shape()):
-                raise OutputError(f"{name}: expected int64 of shape {list(place.shape())}, as bound; found {shape}")
-            place.update_inplace(np.ascontiguousarray(inputs[name]))
+            if fed[name].shape != tuple(place.shape()):
+                shape, found = list(place.shape()), list(fed[name].shape)
+                raise UsageError(f"{name}: expected int64 of shape {shape}, as bound; found {found}")
+        for name, place in self._inputs.items():
+            place.update_inplace(fed[name])
 
     def outputs(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the outputs of the last run, by name."""

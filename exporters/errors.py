@@ -17,12 +17,22 @@ PruneExportError
 ├── ParityError          the exported model does not answer like the original         (exit 3)
 └── QualityError         a model scores below what was asked for                      (exit 4)
 
-Each message says what was expected, what was found and what to do; none shows a secret.
+Each message says what was expected, what was found and what to do. Whatever names it quotes, it shows no secret and no
+control character, and is of a bearable length.
 """
 
 import sys
 
 from exporters.secrets import redacted, scrub
+
+_LONGEST, _END = 3_000, 1_000  # characters of a message, and of its end where the middle is left out
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that a terminal would not print as a sign: control characters, half characters."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 class PruneExportError(Exception):
@@ -31,7 +41,9 @@ class PruneExportError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+        lines = redacted(message).split("\n  ")  # reasons of a verdict stand on lines of their own
+        text = "\n  ".join(map(printable, lines))
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END]} … {text[-_END:]}")
         if (handled := sys.exception()) is not None:  # what this error comes from, which a traceback shows, too
             scrub(handled)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from exporters import runtime
 from exporters.bound import BoundBatch
 from exporters.errors import UsageError
+from exporters.feeding import Ids, feed, limits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +84,35 @@ class Session:
         self._graphs = count(1)
         self.inputs = tuple(value.name for value in self.onnxruntime.get_inputs())
         self.outputs = tuple(value.name for value in self.onnxruntime.get_outputs())
+        self.limits = limits_of(self.onnxruntime.get_modelmeta().custom_metadata_map)
         # The graph names its dynamic axes.
         self._by_token = {v.name for v in self.onnxruntime.get_outputs() if list(v.shape[1:2]) == ["sequence_length"]}
 
-    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        """All outputs by name for int64 arrays `[batch, sequence]`; `inputs` may hold more than the graph takes.
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name, float32 with the batch first, for int64 arrays `[batch, sequence]` by input name.
+
+        Other whole numbers serve as well: int32, truth values, lists, PyTorch tensors. A single row `[sequence]` is a batch
+        of one, and a batch of no rows gives outputs of no rows. `inputs` may hold what a tokenizer gives beside the
+        graph's inputs.
 
         Raises:
-            OutputError: the graph takes an input that is not there.
+            UsageError: an input is missing, has another form, or numbers that the model has no rows for.
+            OutputError: ONNX Runtime cannot run the model.
         """
-        length = next(iter(inputs.values())).shape[1]
+        fed = feed(inputs, self.inputs, self.limits)
+        batch, length = fed[self.inputs[0]].shape
+        if not batch:
+            one = {name: np.full((1, length), name == "attention_mask", dtype=np.int64) for name in self.inputs}
+            return {name: values[:0] for name, values in self._run_padded(one, length).items()}
+        return self._run_padded(fed, length)
+
+    def _run_padded(self, inputs: Mapping[str, Ids], length: int) -> dict[str, NDArray[np.float32]]:
         if missing := -length % self.settings.length_multiple:
             longer = {name: np.pad(values, ((0, 0), (0, missing))) for name, values in inputs.items()}
             return {name: self._cut(name, values, length) for name, values in self._run(longer).items()}
         return self._run(inputs)
 
-    def _run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+    def _run(self, inputs: Mapping[str, Ids]) -> dict[str, NDArray[np.float32]]:
         batch, length = next(iter(inputs.values())).shape
         parts = self.parts(batch, length)
         if parts == 1:
@@ -114,16 +128,19 @@ class Session:
         """`values` without the places of added padding, where the output has a place for each token."""
         return values[:, :length] if name in self._by_token else values
 
-    def bind(self, inputs: Mapping[str, NDArray[np.int64]]) -> BoundBatch:
-        """A batch of the shape of `inputs` that stays in the provider's memory, to be run many times.
+    def bind(self, inputs: Mapping[str, Any]) -> BoundBatch:
+        """A batch of the shape of `inputs` (as for `run`) that stays in the provider's memory, to be run many times.
 
         It is run as it is: in one part, with the padding that it has.
 
         Raises:
-            OutputError: the graph takes an input that is not there.
+            UsageError: as for `run`, or the batch has no rows.
+            OutputError: ONNX Runtime cannot run the model.
         """
-        fed = runtime.wanted_inputs(self.onnxruntime, inputs)
-        return BoundBatch(self.onnxruntime, fed, device=self.provider, graph=next(self._graphs))
+        fed = feed(inputs, self.inputs, self.limits)
+        if not len(fed[self.inputs[0]]):
+            raise UsageError(f"{self.inputs[0]}: expected one row or more to bind; found none")
+        return BoundBatch(self.onnxruntime, fed, limits=self.limits, device=self.provider, graph=next(self._graphs))
 
     def parts(self, batch: int, length: int) -> int:
         """How many runs a batch of `batch` rows of `length` tokens takes; they are of nearly equal size."""

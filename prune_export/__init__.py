@@ -20,12 +20,31 @@ Names are loaded when they are first used: importing this package is instant.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from exporters.errors import PruneExportError
+from prune_export.version import __version__
 
 if TYPE_CHECKING:
+    from exporters.errors import (
+        BenchmarkError,
+        CheckpointError,
+        DataError,
+        MissingDependencyError,
+        OutputError,
+        ParityError,
+        PlanError,
+        ProviderError,
+        PruneExportError,
+        QualityError,
+        SurgeryError,
+        TrainingError,
+        UnsupportedError,
+        UsageError,
+        WeightsError,
+        WriteError,
+    )
     from prune_export.benchmark.results import BenchReport
     from prune_export.benchmark.run import bench
     from prune_export.evaluation.evaluating import evaluate
@@ -48,19 +67,35 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BenchReport",
+    "BenchmarkError",
+    "CheckpointError",
+    "DataError",
     "Evaluation",
     "ExportResult",
     "Inspection",
     "LatencyTable",
     "LayerPlan",
+    "MissingDependencyError",
+    "OutputError",
+    "ParityError",
     "ParityReport",
     "Pipeline",
     "Plan",
+    "PlanError",
+    "ProviderError",
     "PruneExportError",
     "PruneResult",
+    "QualityError",
     "Recipe",
     "SlimModel",
+    "SurgeryError",
     "TrainResult",
+    "TrainingError",
+    "UnsupportedError",
+    "UsageError",
+    "WeightsError",
+    "WriteError",
+    "__version__",
     "bench",
     "evaluate",
     "export",
@@ -77,39 +112,65 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BenchReport": "benchmark.results",
-    "Evaluation": "evaluation.result",
-    "ExportResult": "exporting",
-    "Inspection": "inspection",
-    "LatencyTable": "pruning.latency",
-    "LayerPlan": "plan",
-    "ParityReport": "parity.verdict",
-    "Pipeline": "pipeline",
-    "Plan": "plan",
-    "PruneResult": "pruning.one_shot",
-    "Recipe": "training.recipe",
-    "SlimModel": "slim_model.model",
-    "TrainResult": "training.run",
-    "bench": "benchmark.run",
-    "evaluate": "evaluation.evaluating",
-    "export": "exporting",
-    "inspect": "inspection",
-    "load_session": "network",
-    "load_slim": "slim_model.api",
-    "profile": "pruning.profiling",
-    "prune": "pruning.one_shot",
-    "read_plan": "plan",
-    "read_recipe": "training.recipe_file",
-    "slim": "slim_model.api",
-    "train": "training.run",
-    "verify": "verification",
+    "BenchReport": ".benchmark.results",
+    "BenchmarkError": "exporters.errors",
+    "CheckpointError": "exporters.errors",
+    "DataError": "exporters.errors",
+    "Evaluation": ".evaluation.result",
+    "ExportResult": ".exporting",
+    "Inspection": ".inspection",
+    "LatencyTable": ".pruning.latency",
+    "LayerPlan": ".plan",
+    "MissingDependencyError": "exporters.errors",
+    "OutputError": "exporters.errors",
+    "ParityError": "exporters.errors",
+    "ParityReport": ".parity.verdict",
+    "Pipeline": ".pipeline",
+    "Plan": ".plan",
+    "PlanError": "exporters.errors",
+    "ProviderError": "exporters.errors",
+    "PruneExportError": "exporters.errors",
+    "PruneResult": ".pruning.one_shot",
+    "QualityError": "exporters.errors",
+    "Recipe": ".training.recipe",
+    "SlimModel": ".slim_model.model",
+    "SurgeryError": "exporters.errors",
+    "TrainResult": ".training.run",
+    "TrainingError": "exporters.errors",
+    "UnsupportedError": "exporters.errors",
+    "UsageError": "exporters.errors",
+    "WeightsError": "exporters.errors",
+    "WriteError": "exporters.errors",
+    "bench": ".benchmark.run",
+    "evaluate": ".evaluation.evaluating",
+    "export": ".exporting",
+    "inspect": ".inspection",
+    "load_session": ".network",
+    "load_slim": ".slim_model.api",
+    "profile": ".pruning.profiling",
+    "prune": ".pruning.one_shot",
+    "read_plan": ".plan",
+    "read_recipe": ".training.recipe_file",
+    "slim": ".slim_model.api",
+    "train": ".training.run",
+    "verify": ".verification",
 }
+
+# A library's log is shown where the program that uses it asks for that.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(_HOMES[name], __name__), name)
+    except ImportError as error:
+        if (error.name or "").split(".")[0] != "exporters":
+            raise
+        from prune_export.distributions import foreign_exporters
+
+        raise ImportError(foreign_exporters()) from error
     globals()[name] = value
     return value
 

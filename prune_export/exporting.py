@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,22 @@ from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
 from exporters.session import Session, SessionSettings
-from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files, why_no_tokenizer
+from prune_export.arguments import checked
+from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.source import resolve
+from prune_export.checkpoint.sentence import left_behind
+from prune_export.checkpoint.source import TOKENIZER_FILES, resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.data.examples import Data
 from prune_export.files.transaction import transaction
 from prune_export.inspection import Inspection, operate_on, source_to_json
 from prune_export.outputs.destination import check_space, model_destination
-from prune_export.outputs.kinds import CONFIG, RECORD
-from prune_export.parity.inputs import check_samples
+from prune_export.outputs.kinds import RECORD
+from prune_export.parity.inputs import check_samples, why_no_text
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
+from prune_export.parity.workers import workers
 from prune_export.plan import Plan, plan_to_json
 from prune_export.progress import SILENT, Progress
 from prune_export.quantization.attempts import Attempt, QuantizationOptions, attempts
@@ -37,14 +40,16 @@ from prune_export.report.summary import Summary
 from prune_export.slim_model.api import module_of
 from prune_export.verification import (
     ONNX_COMPARISON,
-    SAMPLES,
     SEED,
     SLIM_COMPARISON,
     Reference,
     load_reference,
+    random_batches,
     run_parity,
     slim_candidate,
 )
+
+_log = logging.getLogger("prune_export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class ExportResult:
     notes: tuple[str, ...]
 
 
+@checked
 def export(
     model: str | Path,
     output: str | Path,
@@ -71,7 +77,8 @@ def export(
     plan: str | Path | Plan | None = None,
     atol: float | None = None,
     verify: bool = True,
-    samples: int = SAMPLES,
+    thorough: bool = False,
+    samples: int | None = None,
     seed: int = SEED,
     data: str | Path | Data | None = None,
     dataset: str | None = None,
@@ -93,7 +100,9 @@ def export(
 
     `target` is "portable", "cpu", "cuda", or "auto": cuda where ONNX Runtime's CUDA provider starts, else cpu. `dtype` is
     "fp32", "fp16" or "int8". `plan` prunes by an explicit plan instead of what the checkpoint says. `verify=False` skips the
-    comparison, and the record says so. `atol`, `samples`, `seed`, `data`, `dataset`, `max_loss`, `limit` as for `verify`.
+    comparison, and the record says so. The comparison spends a budget of tokens (parity/budget.py); with `thorough`, or a
+    number of `samples`, it is that of `verify`. `atol`, `samples`, `seed`, `data`, `dataset`, `max_loss`, `limit` as for
+    `verify`.
 
     For int8: activations are quantized as they come, or from the ranges that they take on `calibration` (as `data`; at most
     `limit` examples). `keep_float` names linear maps, blocks or layers (`layer_3/feed_forward`) that stay in fp32; where the
@@ -110,7 +119,8 @@ def export(
     options = QuantizationOptions(calibration, tuple(keep_float), quantize_embeddings, dataset, limit, seed)
     options.check(precision)
     tolerance = tolerance_for(dtype, atol, metric_judged=data is not None)
-    check_samples(samples, seed)
+    wanted = random_batches(samples, thorough=thorough)
+    check_samples(wanted, seed)
     if opset is not None:
         check_opset(opset)
     chosen = TARGETS[resolve_target(target, precision, needs_runtime=verify)]
@@ -126,17 +136,20 @@ def export(
     progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=task, plan=plan)
     place.refuse_source(source.folder)
-    copied = (CONFIG, *tokenizer_files(source.folder))
+    copied = files_beside(source.folder)
+    has_tokenizer = any(name in TOKENIZER_FILES for name in copied)
     check_beside(source.folder, copied)
     place.check(copied)
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
+    with workers(1) as hashing, workers(1) as pool:
+        digest = hashing.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
         found = operate_on(checkpoint, progress=progress)
         settings = chosen.settings(precision, found.slim.embeddings.max_length)
-        reference = load_reference(checkpoint, goal=goal, progress=progress) if verify else None
+        reference = None
+        if verify:
+            reference = load_reference(checkpoint, pool, samples=wanted, seed=seed, goal=goal, progress=progress)
         with transaction(place.target) as folder:
             parity = None
             for attempt in attempts(found, chosen, precision, options, progress=progress):
@@ -147,9 +160,7 @@ def export(
                 written = serialize.save(graph, folder / place.kind.last, progress=progress.advance)
                 if reference is None:
                     break
-                parity = _compare(
-                    found, reference, folder / place.kind.last, chosen, settings, tolerance, samples, seed, progress
-                )
+                parity = _compare(found, reference, folder / place.kind.last, chosen, settings, tolerance, progress)
                 if parity.passed or not parity.first_alone_failed:
                     break
             if parity is not None and not parity.passed:
@@ -177,7 +188,9 @@ def export(
                 "versions": versions(),
             }
             write_record(record, folder)
-    notes = tuple(_notes(found, chosen, parity, attempt, has_tokenizer=len(copied) > 1))
+    notes = (*checkpoint.notes, *_notes(found, chosen, parity, attempt, has_tokenizer=has_tokenizer))
+    for note in notes:
+        _log.info("%s", note)
     return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
 
 
@@ -188,13 +201,13 @@ def _compare(
     target: Target,
     settings: SessionSettings,
     tolerance: Tolerance,
-    samples: int,
-    seed: int,
     progress: Progress,
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
     provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
-    session = Session(path, provider=provider, settings=settings)
+    # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
+    entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
+    session = Session(path, provider=provider, settings=replace(settings, entries=entries))
     return run_parity(
         reference,
         {
@@ -202,8 +215,6 @@ def _compare(
             SLIM_COMPARISON: slim_candidate(module_of(found.checkpoint, found.slim), found.slim),
         },
         provider=provider,
-        samples=samples,
-        seed=seed,
         padding=target.layout != "packed",
         progress=progress,
     )
@@ -239,18 +250,30 @@ def _notes(
     """What the user should know."""
     if found.summary.is_dense:
         yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
+    folder = found.checkpoint.source.folder
+    if names := left_behind(folder):
+        yield (
+            f"{', '.join(names)} of modules.json did not go along, because nothing is known of such modules: "
+            "sentence-transformers does not load the output without them"
+        )
     if not has_tokenizer:
         yield (
             f"no tokenizer of '{found.checkpoint.source.name}' was copied, and parity saw no real text: "
-            f"{why_no_tokenizer(found.checkpoint.source.folder)}. Save one beside the checkpoint, or into the output, for "
-            "pipelines"
+            f"{why_no_tokenizer(folder)}. Save one beside the checkpoint, or into the output, for pipelines"
         )
+    elif parity is not None and (reason := why_no_text(folder, found.checkpoint.encoder)):
+        yield f"parity saw no real text: {reason}"
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)
     if attempt.maps and parity is not None and parity.quality is None:
         yield (
             "8 bits change some answers. Give --data, a set of the task with its answers, to have the task's metric judged "
             "before anything is written"
+        )
+    if parity is not None and parity.longest < parity.max_length:
+        yield (
+            f"parity saw inputs of up to {parity.longest:,} tokens, and the model takes {parity.max_length:,}; --thorough, "
+            "or prune-export verify, goes to the end"
         )
     if parity is not None and parity.provider != target.provider:
         yield (

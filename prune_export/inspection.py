@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.encoder import Encoder
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.plan import Plan, plan_from_zeros
@@ -25,6 +26,7 @@ class Inspection:
     summary: Summary
 
 
+@checked
 def inspect(
     model: str | Path,
     *,

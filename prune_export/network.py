@@ -16,12 +16,15 @@ from exporters import runtime
 from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.onnx.targets import TARGETS
+from exporters.runtime import Provider
 from exporters.session import Session
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.checkpoint.source import resolve
-from prune_export.files.reading import ReadingError, user_path
+from prune_export.checkpoint.source import holds_weights, resolve
+from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.inspection import operate_on
+from prune_export.outputs.kinds import RECORD
 from prune_export.record import find_exported
 from prune_export.slim_model.api import module_of
 
@@ -36,6 +39,7 @@ class Network:
 
     `run` takes int64 arrays `[batch, sequence]` by input name (more than `inputs` is allowed) and gives float32 arrays by
     output name. `folder` holds config.json and the tokenizer. `task` is None for an ONNX model without a record of ours.
+    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
     """
 
     name: str
@@ -45,10 +49,12 @@ class Network:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     run: Callable[[Batch], Outputs]
+    form: str | None = None
 
 
+@checked
 def load_session(
-    onnx: str | Path, *, provider: str | None = None, threads: int | None = None, cuda_graphs: bool = False
+    onnx: str | Path, *, provider: Provider | None = None, threads: int | None = None, cuda_graphs: bool = False
 ) -> Session:
     """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
 
@@ -69,19 +75,21 @@ def load_session(
 
 
 def is_exported(model: str | Path) -> bool:
-    """Whether `model` is an ONNX file, or a folder with one in it."""
+    """Whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
     try:
         path = user_path(model)
     except ReadingError:
         return False
-    return path.suffix == ".onnx" or (path.is_dir() and any(path.glob("*.onnx")))
+    if not path.is_dir():
+        return path.suffix == ".onnx"
+    return is_file(path / RECORD) or (any(path.glob("*.onnx")) and not holds_weights(path))
 
 
 def open_network(
     model: str | Path,
     *,
     task: str | None = None,
-    provider: str | None = None,
+    provider: Provider | None = None,
     threads: int | None = None,
     slim: bool = False,
     revision: str | None = None,
@@ -91,7 +99,8 @@ def open_network(
     """Opens an exported folder or `.onnx` file, or a checkpoint (a folder or a hub id), as a Network.
 
     A checkpoint runs as the untouched Hugging Face model, or with `slim` as our slim PyTorch network; a slim checkpoint
-    always as the latter. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's own, or the CPU.
+    always as the latter. A folder with weights, and with an `.onnx` that no record of ours tells of, is a checkpoint: give
+    the file's name to run that. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's own, or the CPU.
 
     Raises:
         CheckpointError, OutputError, ProviderError: it cannot be opened.
@@ -103,7 +112,8 @@ def open_network(
     kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"
     encoder = checkpoint.encoder
     run = torch_runner(torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, device=provider or "cpu")
-    return Network(str(model), kind, checkpoint.task, source.folder, encoder.inputs, encoder.outputs, run)
+    inputs, outputs = encoder.inputs, encoder.outputs
+    return Network(str(model), kind, checkpoint.task, source.folder, inputs, outputs, run, checkpoint.form)
 
 
 def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
@@ -133,9 +143,11 @@ def torch_runner(
     return run
 
 
-def _open_exported(path: Path, *, task: str | None, provider: str | None, threads: int | None) -> Network:
+def _open_exported(path: Path, *, task: str | None, provider: Provider | None, threads: int | None) -> Network:
     exported = find_exported(path)
-    session = load_session(path, provider=provider, threads=threads)
+    chosen: Any = provider
+    session = load_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
     found: Any = task or exported.task
-    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run)
+    form = exported.dtype if exported.record else None
+    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run, form)

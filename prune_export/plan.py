@@ -30,7 +30,8 @@ from torch import Tensor
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
-from prune_export.files.reading import ReadingError, clipped, read_json
+from prune_export.arguments import checked
+from prune_export.files.reading import ReadingError, clipped, read_json, user_path
 
 FORMAT = "prune-export/plan"
 VERSION = 1
@@ -142,14 +143,15 @@ def ranges(indices: Indices) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def read_plan(path: Path) -> Plan:
+@checked
+def read_plan(path: str | Path) -> Plan:
     """Reads a plan from a JSON file.
 
     Raises:
         PlanError: the file cannot be read or is not a plan; the message names the place.
     """
     try:
-        data = read_json(path, object)
+        data = read_json(user_path(path), object)
     except ReadingError as error:
         raise PlanError(f"{path}: {error}; expected a pruning plan (JSON)") from error
     return plan_from_json(data, source=str(path))

@@ -16,18 +16,19 @@ from exporters.session import SessionSettings, settings_from_json
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
 from prune_export.outputs.kinds import RECORD
+from prune_export.version import __version__
 
 FORMAT = "prune-export/record"
 VERSION = 1
 _MOST_TOKENS = 1 << 31
 # Others of ONNX Runtime's entries name files and libraries.
 _HARMLESS = r"^(mlas\.|session\.(intra_op|inter_op|set_denormal_as_zero|disable_prepacking))"
-_PACKAGES = ("prune-export", "torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
+_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that took part, of those that are installed."""
-    found: dict[str, str] = {}
+    """Returns the versions of the packages that took part: ours, then those of the others that are installed."""
+    found = {"prune-export": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

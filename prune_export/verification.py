@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from exporters import runtime
 from exporters.encoder import Encoder, SequenceHead
 from exporters.errors import UsageError
 from exporters.onnx.targets import TARGETS
+from exporters.runtime import Provider
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
@@ -21,11 +23,13 @@ from prune_export.data.examples import Data
 from prune_export.evaluation.evaluating import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network, load_session, torch_runner
-from prune_export.parity.check import Runner, check, real_tokens
-from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer
+from prune_export.parity.budget import SMALL, budget_cases
+from prune_export.parity.check import Answered, Runner, compare, one_ahead, real_tokens
+from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer, why_no_text
 from prune_export.parity.quality import EXAMPLES, MAX_LOSS, QualityGoal, judge, read_goal
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
+from prune_export.parity.workers import workers
 from prune_export.plan import Plan
 from prune_export.progress import SILENT, Progress
 from prune_export.record import find_exported
@@ -38,14 +42,16 @@ ONNX_COMPARISON = "ONNX"
 SLIM_COMPARISON = "slim PyTorch"
 
 
+@checked
 def verify(
     model: str | Path,
     onnx: str | Path,
     *,
     task: str | None = None,
     plan: str | Path | Plan | None = None,
-    provider: str | None = None,
-    samples: int = SAMPLES,
+    provider: Provider | None = None,
+    thorough: bool = True,
+    samples: int | None = None,
     seed: int = SEED,
     atol: float | None = None,
     data: str | Path | Data | None = None,
@@ -59,9 +65,10 @@ def verify(
 ) -> ParityReport:
     """Compares the ONNX model `onnx` (a folder or a file) with the checkpoint `model` (a folder or a hub id).
 
-    `provider` is "cpu" or "cuda" (None: that of the target it was exported for). `samples` batches of random tokens are
-    tried, and real text where there is a tokenizer. `atol` replaces the limit of the tolerance table: an output passes at
-    `max|Δ| <= atol * max(1, max|reference|)`. A model that was exported with an explicit plan needs the same `plan`.
+    `provider` is "cpu" or "cuda" (None: that of the target it was exported for). `samples` batches of random tokens
+    (None: 16) are tried, and real text where there is a tokenizer; with `thorough=False` the few of an export. `atol`
+    replaces the limit of the tolerance table: an output passes at `max|Δ| <= atol * max(1, max|reference|)`. A model that
+    was exported with an explicit plan needs the same `plan`.
 
     `data` (as for `evaluate`, with its `dataset`) has the task's metric judged, too: on at most `limit` examples, drawn by
     `seed`, the model may lose `max_loss` points.
@@ -72,7 +79,12 @@ def verify(
     Raises:
         CheckpointError, OutputError, ProviderError, UsageError: there was nothing to compare.
     """
-    check_samples(samples, seed)
+    if not thorough and samples is not None:
+        raise UsageError(
+            f"--samples {samples} counts the batches of a thorough comparison; leave it or --no-thorough out"
+        )
+    wanted = random_batches(samples, thorough=thorough)
+    check_samples(wanted, seed)
     exported = find_exported(onnx)
     if exported.plan_given and plan is None:
         raise UsageError(
@@ -86,33 +98,57 @@ def verify(
     goal = None
     if data is not None:
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
-    return run_parity(
-        load_reference(checkpoint, goal=goal, progress=progress),
-        {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol, metric_judged=data is not None))},
-        provider=session.provider,
-        samples=samples,
-        seed=seed,
-        padding=target is None or target.layout != "packed",
-        progress=progress,
-    )
+    with workers(1) as pool:
+        reference = load_reference(checkpoint, pool, samples=wanted, seed=seed, goal=goal, progress=progress)
+        if not reference.sees_text:
+            progress.note(f"parity sees no real text: {why_no_text(source.folder, checkpoint.encoder)}")
+        return run_parity(
+            reference,
+            {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol, metric_judged=data is not None))},
+            provider=session.provider,
+            padding=target is None or target.layout != "packed",
+            progress=progress,
+        )
+
+
+def random_batches(samples: int | None, *, thorough: bool) -> int | None:
+    """How many random batches are compared; None: those of the budget, where neither thoroughness nor a number is wanted."""
+    return SAMPLES if thorough and samples is None else samples
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The untouched Hugging Face model, ready to be compared with.
+    """What the untouched Hugging Face model answers.
 
-    `result` is what it scores on the data of `goal`; None where no goal was set.
+    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False where these are the
+    budget's. `result` is what it scores on the data of `goal`; None where no goal was set.
     """
 
     checkpoint: Checkpoint
-    run: Runner
-    tokenizer: Any
+    answered: Callable[[], Iterable[Answered]]
+    count: int
+    longest: int
+    thorough: bool
+    sees_text: bool
+    seed: int
     goal: QualityGoal | None
     result: ModelResult | None
 
 
-def load_reference(checkpoint: Checkpoint, *, goal: QualityGoal | None, progress: Progress) -> Reference:
-    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal."""
+def load_reference(
+    checkpoint: Checkpoint,
+    pool: Executor,
+    *,
+    samples: int | None,
+    seed: int,
+    goal: QualityGoal | None,
+    progress: Progress,
+) -> Reference:
+    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal.
+
+    `samples` random batches, and real text, are run when they are compared. With None, the cases of the budget are run by
+    `pool` from now on; their outputs are kept, and the model is not.
+    """
     encoder = checkpoint.encoder
     progress.stage("Loading the Hugging Face model")
     run = torch_runner(load_oracle(checkpoint), encoder.inputs, encoder.outputs)
@@ -121,7 +157,21 @@ def load_reference(checkpoint: Checkpoint, *, goal: QualityGoal | None, progress
     if goal is not None:
         original = Network("the original", "pytorch", encoder.task, *_interface(checkpoint), run)
         result = evaluate_network(original, goal.data, progress=progress)
-    return Reference(checkpoint, run, tokenizer, goal, result)
+    if samples is None:
+        few = budget_cases(encoder, tokenizer, seed=seed)
+        outputs = [pool.submit(run, case.inputs) for case in few]
+        longest = max(case.length for case in few)
+
+        def kept() -> Iterable[Answered]:
+            return ((case, found.result()) for case, found in zip(few, outputs, strict=True))
+
+        return Reference(checkpoint, kept, len(few), longest, False, tokenizer is not None, seed, goal, result)
+
+    def anew() -> Iterable[Answered]:
+        return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
+
+    count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
+    return Reference(checkpoint, anew, count, longest, True, tokenizer is not None, seed, goal, result)
 
 
 def run_parity(
@@ -129,30 +179,31 @@ def run_parity(
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     *,
     provider: str,
-    samples: int,
-    seed: int,
     padding: bool,
     progress: Progress,
 ) -> ParityReport:
     """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged.
 
-    Without `padding`, only what belongs to real tokens is compared.
+    Of a budget's cases, all others see the small ones only. Without `padding`, only what belongs to real tokens is compared.
     """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
-    progress.stage("Comparing with PyTorch", count_cases(samples, reference.tokenizer))
-    results = check(
-        reference.run,
-        candidates,
-        cases(encoder, reference.tokenizer, samples=samples, seed=seed),
-        select=None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead)),
-        progress=progress.advance,
-    )
+    progress.stage("Comparing with PyTorch", reference.count)
+    select = None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead))
     name, (run, tolerance) = next(iter(candidates.items()))
+    if reference.thorough:
+        results = compare(reference.answered(), candidates, select=select, progress=progress.advance)
+    else:
+        results = compare(reference.answered(), {name: candidates[name]}, select=select, progress=progress.advance)
+        small = [(case, outputs) for case, outputs in reference.answered() if case.tokens <= SMALL]
+        results += compare(small, {other: candidates[other] for other in candidates if other != name}, select=select)
     quality = None
     if reference.goal is not None and reference.result is not None:
         network = Network(name, "onnx", encoder.task, *_interface(checkpoint), run)
         quality = judge(reference.goal, reference.result, network, provider=provider, progress=progress)
-    return ParityReport(results, tolerance, runtime.PROVIDERS[provider], seed, quality)
+    thorough, longest, limit = reference.thorough, reference.longest, encoder.embeddings.max_length
+    return ParityReport(
+        results, tolerance, runtime.PROVIDERS[provider], reference.seed, thorough, longest, limit, quality
+    )
 
 
 def _interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:

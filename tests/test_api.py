@@ -16,19 +16,35 @@ from tests.models import FAMILY_CASES, make_model, save
 
 PUBLIC = [
     "BenchReport",
+    "BenchmarkError",
+    "CheckpointError",
+    "DataError",
     "Evaluation",
     "ExportResult",
     "Inspection",
     "LatencyTable",
     "LayerPlan",
+    "MissingDependencyError",
+    "OutputError",
+    "ParityError",
     "ParityReport",
     "Pipeline",
     "Plan",
+    "PlanError",
+    "ProviderError",
     "PruneExportError",
     "PruneResult",
+    "QualityError",
     "Recipe",
     "SlimModel",
+    "SurgeryError",
     "TrainResult",
+    "TrainingError",
+    "UnsupportedError",
+    "UsageError",
+    "WeightsError",
+    "WriteError",
+    "__version__",
     "bench",
     "evaluate",
     "export",
@@ -49,7 +65,7 @@ def test_public_names_are_a_list() -> None:
     assert prune_export.__all__ == PUBLIC
     for name in PUBLIC:
         value = getattr(prune_export, name)
-        assert callable(value), name
+        assert callable(value) or name == "__version__", name
         assert value.__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = prune_export.nothing  # type: ignore[attr-defined]

@@ -214,9 +214,10 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "bench.json").read_text())
     assert list(data) == ["format", "version", "machine", "conditions", "rows", "shapes", "warnings"]
     assert (data["format"], data["version"]) == ("prune-export/bench", 1)
-    assert data["conditions"] == asdict(CONDITIONS) | {"cpus": [], "rounds": 3, "seconds": 0.5}
+    assert data["conditions"] == asdict(CONDITIONS) | {"cpus": [], "rounds": 3, "seconds": 0.5, "quick": False}
     assert data["rows"][0] == {
         "name": "first",
+        "form": None,
         "kind": "test",
         "model": "1",
         "note": None,
@@ -239,7 +240,7 @@ def test_json_and_markdown(tmp_path: Path) -> None:
     assert "X1, 2 cores, cpu, 1 thread, no padding, 3 alternating rounds of 0.5 s a row" in text
     assert "| fast | 10.0 (5.00 to 10.0) | 200 | 2.00 | 4.40 | 0.45 |" in text
     assert "| slow | 40.0 (20.0 to 50.0) | 50.0 | 0.50 (0.40 to 0.50) | – | – |" in text
-    assert "| first | 3.0 | 0.25 | " in text
+    assert "| first | test | 3.0 | 0.25 | " in text
 
 
 def test_the_readme_is_made_of_results() -> None:
@@ -413,6 +414,24 @@ def test_bench_on_the_command_line(
     assert stored.items() <= data.items()
 
 
+def test_a_quick_run_says_so(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer, shorter rounds, unless something else is asked for; and how far to trust them."""
+    found = prune_export.bench(onnx=[exported], sequence_lengths=[8], seconds=0.02, quick=True)
+    assert (found.rounds, found.seconds) == (3, 0.02)
+    assert [str(result.shape) for result in found.shapes] == ["1x8", "8x8"]
+    first, *_ = found.warnings
+    assert first.startswith(
+        f"a quick run, 3 x 0.02 s a row: the ratios of a round are off by {100 * found.noise:.1f} %"
+    )
+    words = ["--quick", "--sequence-length", "8", "--batch-size", "1", "--rounds", "1", "--output", str(tmp_path)]
+    assert main(["bench", "--onnx", str(exported), *words]) == 0
+    assert "Warning: a quick run, 1 x 0.5 s a row" in " ".join(capsys.readouterr().out.split())
+    assert "a quick run, 1 x 0.5 s a row" in (tmp_path / "bench.md").read_text()
+    data = json.loads((tmp_path / "bench.json").read_text())
+    assert (data["conditions"]["quick"], data["conditions"]["rounds"], data["conditions"]["seconds"]) == (True, 1, 0.5)
+    assert prune_export.benchmark.run.QUICK_SEQUENCE_LENGTHS == (128,)
+
+
 def test_the_tables_and_the_picture(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     pictures = [tmp_path / "a.svg", tmp_path / "new" / "b.png"]
@@ -474,11 +493,11 @@ def test_rows_of_a_hub_checkpoint(tmp_path: Path) -> None:
         (["--onnx", "{tmp}/other/other.onnx"], 1, "takes the input x; expected inputs: input_ids, attention_mask"),
         (["--onnx", "{tmp}/bad/bad.onnx", "{tmp}/bad/bad.onnx"], 2, "two rows are called"),
         (["--model", "{checkpoint}", "--sequence-length", "41"], 2, "takes 40 tokens at most"),
-        (["--batch-size", "0"], 2, "expected whole numbers of 1 or more"),
+        (["--batch-size", "0"], 2, "--batch-size 0: expected a whole number from 1 to 65536"),
         (["--batch-size", "1", "1"], 2, "a number stands there twice"),
-        (["--padding", "1"], 2, "expected a fraction from 0 to below 1"),
-        (["--rounds", "0"], 2, "--rounds 0: expected 1 or more"),
-        (["--seconds", "0"], 2, "expected more than 0"),
+        (["--padding", "1"], 2, "--padding 1: expected a number from 0 to below 1"),
+        (["--rounds", "0"], 2, "--rounds 0: expected a whole number from 1 to"),
+        (["--seconds", "0"], 2, "--seconds 0: expected a number above 0"),
         (["--threads", "4096"], 2, "--threads 4096: expected 1 to"),
         (["--cuda-graphs"], 2, "--cuda-graphs needs --provider cuda"),
         (["--picture", "{tmp}/picture.jpg"], 2, "expected a file name that ends in .svg or .png"),
@@ -510,17 +529,17 @@ def other_model() -> bytes:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("dtype", "graphs"), [("fp32", False), ("fp16", True)])
 def test_bench_on_cuda(checkpoint: Path, tmp_path: Path, dtype: str, graphs: bool) -> None:
+    """Compiling takes most of the time, so it is done once."""
     torch = pytest.importorskip("torch")
     ours = prune_export.export(checkpoint, tmp_path / "ours", target="cuda", dtype=dtype, verify=False).folder
-    rows = ["slim", "pytorch", "compile"] if torch.cuda.is_available() else ["dense-onnx"]
+    rows = ["slim", "compile" if graphs else "pytorch"] if torch.cuda.is_available() else ["dense-onnx"]
     found = prune_export.bench(
         checkpoint,
         [ours],
         rows=rows,
-        batch_sizes=[1, 4],
+        batch_sizes=[4],
         sequence_lengths=[8, 16],
         provider="cuda",
         dtype=dtype,

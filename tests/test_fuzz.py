@@ -24,6 +24,10 @@ NAMES = (
     "data: mrqa",
     "data: glue",
     "data: gzip",
+    "data: csv",
+    "data: quoted tsv",
+    "data: flat questions",
+    "data: json lines",
 )
 
 
@@ -48,13 +52,20 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
+class _RawError(DataError):
+    """Without what makes messages bearable."""
+
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+
 @pytest.mark.parametrize(
     ("error", "fact"),
     [
         (ValueError("x"), "ValueError"),
-        (DataError("two\nlines"), "more than one line"),
-        (DataError("x" * 5_000), "a message of 5000"),
-        (DataError("\x1b[31m"), "control characters"),
+        (_RawError("two\nlines"), "more than one line"),
+        (_RawError("x" * 5_000), "a message of 5000"),
+        (_RawError("\x1b[31m"), "control characters"),
         (MemoryError(), "MemoryError"),
     ],
 )

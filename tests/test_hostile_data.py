@@ -182,10 +182,10 @@ def test_a_saved_dictionary_that_names_splits_elsewhere(tmp_path: Path) -> None:
     saved(tmp_path / "other")
     folder = tmp_path / "saved"
     datasets.DatasetDict(train=datasets.Dataset.from_dict(ROWS)).save_to_disk(folder)
-    assert len(read_examples(folder, training=True).examples) == 1
+    assert len(read_examples(folder, purpose="training").examples) == 1
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["../other"]}))
     with pytest.raises(DataError, match="expected a file or folder in it"):
-        read_examples(folder, training=True)
+        read_examples(folder, purpose="training")
 
 
 def test_what_only_the_library_reads_is_refused(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_what_only_the_library_reads_is_refused(tmp_path: Path) -> None:
     for text in ('{"splits": {"../other": 1}}', '{"splits": ["../other"], "x": NaN}', '{"splits": "train"}', "{}"):
         (several / "dataset_dict.json").write_text(text)
         with pytest.raises(DataError, match=r"dataset_dict\.json: "):
-            read_examples(several, training=True)
+            read_examples(several, purpose="training")
     (several / "dataset_dict.json").write_text('{"splits": {"../other": 1}}')
     assert len(datasets.load_from_disk(str(several))["../other"]) == 1
     assert other.is_dir()
@@ -224,7 +224,7 @@ def test_a_saved_folder_that_leads_to_itself(tmp_path: Path) -> None:
     (folder / "again").symlink_to(".")
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": ["again", "again", "train"]}))
     with pytest.raises(DataError, match="datasets cannot load it"):
-        read_examples(folder, training=True)
+        read_examples(folder, purpose="training")
 
 
 def test_columns_of_pictures_are_not_opened(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.cli.main import main
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, read_config
+from prune_export.families import FAMILIES
 from prune_export.files.reading import ReadingError, clipped, decode_json, read_bytes, user_path
 from prune_export.network import load_session
 from prune_export.plan import read_plan
@@ -555,10 +556,10 @@ def test_indices(attack: Attack, facts: tuple[str, ...], checkpoint: Path) -> No
 def test_pipes_in_an_index_are_refused_by_the_reader_itself(checkpoint: Path) -> None:
     """Also where nobody has looked at the folder before."""
     a_pipe_as_shard(checkpoint)
-    raises(WeightsError, lambda: read_weights(checkpoint, "bert"), "is not a regular file")
+    raises(WeightsError, lambda: read_weights(checkpoint, FAMILIES["bert"]), "is not a regular file")
     (checkpoint / "model.safetensors.index.json").unlink()
     pipe(checkpoint / "model.safetensors")
-    raises(WeightsError, lambda: read_weights(checkpoint, "bert"), "not a regular file, nor a link to one")
+    raises(WeightsError, lambda: read_weights(checkpoint, FAMILIES["bert"]), "not a regular file, nor a link to one")
 
 
 def test_weights_may_lie_elsewhere(checkpoint: Path, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_section_that_is_fine_stays_so(tmp_path: Path) -> None:
     }
     section |= {"accelerator_config": {"split_batches": False}, "optim": "adamw_torch", "lr_scheduler_kwargs": {}}
     recipe = tiny_recipe(tmp_path, trainer=section)
-    prune_export.train(recipe)
+    prune_export.train(recipe, keep_checkpoints=True)
     shutil.rmtree(tmp_path / "run/final")
     shutil.rmtree(tmp_path / "run/checkpoints/01-training/checkpoint-6")
     assert prune_export.train(recipe, resume=True).final.is_dir()

@@ -374,7 +374,7 @@ def test_a_run_with_the_users_files_among_its_own_is_not_begun_anew(name: str, h
 )
 def test_links_in_a_run_are_not_followed(name: str, home: Path) -> None:
     """As in a run that was downloaded: what a training writes there would land elsewhere."""
-    run = train(one_step(home)).folder
+    run = train(one_step(home), keep_checkpoints=True).folder
     target = home / ".ssh" / "id_rsa" if (run / name).is_file() else home / ".ssh"
     (run / name).rename(home / "moved")
     (run / name).symlink_to(target)

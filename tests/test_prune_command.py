@@ -137,8 +137,9 @@ def test_prune_to_a_measured_speed(
     assert [count for count, _ in table["heads_ms"]] == [0, 1, 2, 3, 4]
     budget = table["rest_ms"] * 1.0001 + 1e-6
     arguments = ["--calibration", str(questions), "--output", str(tmp_path / "out"), "--latency-ms", str(budget)]
-    assert main(["prune", *words, *arguments, "--samples", "8"]) == 0
+    code = main(["prune", *words, *arguments, "--samples", "8"])
     result = json.loads(capsys.readouterr().out)["results"][0]
+    assert code == (0 if result["speed"]["missed"] is None else 4)
     assert result["speed"]["predicted_ms"] <= budget
     assert result["speed"]["measured_ms"] > 0
     assert main(["prune", *words, *arguments[:-1], "1e-9", "--overwrite"]) == 2
@@ -280,14 +281,39 @@ SST = "sentence\tlabel\nfine\t1\nbad\t0\n"
     ("options", "error", "message"),
     [
         ({}, UsageError, "no budget"),
-        ({"flops": 1.5}, UsageError, "--flops 1.5: expected a fraction"),
-        ({"flops": [0.5, 0.5]}, UsageError, "twice"),
-        ({"speedup": 0.5}, UsageError, "--speedup 0.5: expected a factor of 1 or more"),
+        ({"flops": 1.5}, UsageError, "--flops 1.5: expected a number above 0, at most 1"),
+        ({"flops": [0.5, 0.5]}, UsageError, "two budgets are called flops-0.5"),
+        ({"speedup": 0.5}, UsageError, "--speedup 0.5: expected a number, 1 or more"),
         ({"flops": 0.5, "method": "best"}, UsageError, "--method best"),
         ({"flops": 0.5, "samples": 1}, UsageError, "--samples 1"),
         ({"flops": 0.5, "keep_layers": [3]}, UsageError, "layers 0 to 2"),
-        ({"flops": 0.5, "sequence_length": 65}, UsageError, "expected 1 to 64"),
+        ({"flops": 0.5, "sequence_length": 65}, UsageError, "expected a whole number from 1 to 64"),
         ({"flops": 0.1, "keep_layers": [0]}, UsageError, "cannot be met"),
+        ({"heads": 0.1, "columns": 0.3, "keep_layers": [0]}, UsageError, r"cannot be met: .*4 of 12 heads \(0.334\)"),
+        ({"heads": 0.5, "columns": 0.3, "keep_layers": [0]}, UsageError, r"20 of 60 columns \(0.334\)"),
+        ({"columns": 0.1, "align": 5, "drop_layers": False}, UsageError, r"15 of 60 columns \(0.25\)"),
+        ({"flops": 0.5, "align": 21}, UsageError, "the widest feed-forward block has 20 columns"),
+        ({"flops": float("nan")}, UsageError, "--flops nan: expected"),
+        ({"flops": "half"}, UsageError, "--flops half: expected"),
+        ({"flops": [0.5, None]}, UsageError, "--flops None: expected"),
+        ({"flops": True}, UsageError, "--flops True: expected"),
+        ({"speedup": float("inf")}, UsageError, "--speedup inf: expected"),
+        ({"latency_ms": 0}, UsageError, "--latency-ms 0: expected a number above 0"),
+        ({"heads": float("nan")}, UsageError, "--heads nan: expected a number from 0 to 1"),
+        ({"heads": [0.5]}, UsageError, "--heads .*expected a number from 0 to 1"),
+        ({"speedup": 2, "tolerance": float("nan")}, UsageError, "--tolerance nan"),
+        ({"flops": 0.5, "samples": 8.0}, UsageError, "--samples 8.0: expected a whole number"),
+        ({"flops": 0.5, "samples": 10**400}, UsageError, "--samples 1000"),
+        ({"flops": 0.5, "seed": -1}, UsageError, "--seed -1"),
+        ({"flops": 0.5, "seed": 2**64}, UsageError, "--seed 18446744073709551616"),
+        ({"flops": 0.5, "align": 0}, UsageError, "--align 0"),
+        ({"flops": 0.5, "keep_layers": 0}, UsageError, "--keep-layers 0: expected a list"),
+        ({"flops": 0.5, "keep_layers": [0.5]}, UsageError, "--keep-layers 0.5: expected a whole number"),
+        ({"flops": 0.5, "keep_layers": "0"}, UsageError, "--keep-layers 0: expected a list"),
+        ({"flops": 0.5, "batch_size": 2**40}, UsageError, "--batch-size 1099511627776"),
+        ({"flops": 0.5, "threads": 0}, UsageError, "--threads 0"),
+        ({"flops": 0.5, "max_seq_length": 0.5}, UsageError, "--max-seq-length 0.5"),
+        ({"flops": 0.5, "max_seq_length": float("nan")}, UsageError, "--max-seq-length nan"),
         ({"flops": [0.9, 0.1], "keep_layers": [0]}, UsageError, "cannot be met"),
         ({"flops": 0.5, "calibration": SST}, DataError, "is for text-classification"),
         ({"flops": 0.5, "calibration": ""}, DataError, "is empty"),

@@ -363,7 +363,7 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
     steps = pruner.prune(Budget("flops", 0.4), costs, 0.4)
     assert len(steps) == (2 if method == "fisher" else 1)
     network = steps[-1].network
-    weights = read_weights(tmp_path / "dense", checkpoint.family.prefix)
+    weights = read_weights(tmp_path / "dense", checkpoint.family)
     changed = full_size_tensors(checkpoint, weights, network)
     write_masked(checkpoint, network.plan, tmp_path / "masked", changed=changed, method=method)
     found = inspect(tmp_path / "masked")

@@ -205,7 +205,7 @@ def test_a_student_in_three_trainings(tmp_path: Path) -> None:
     checkpoint_folder(tmp_path / "model", num_hidden_layers=4)
     steps: dict[str, Any] = {f"{name}_steps": 3 for name in ("intermediate", "prediction", "fine_tuning")}
     recipe = tiny_recipe(tmp_path, method={"kind": "student", "layers": 2, "intermediate_learning_rate": 1e-2} | steps)
-    result = train(recipe)
+    result = train(recipe, keep_checkpoints=True)
     runs = tmp_path / "run/stages"
     teacher, first, second, last = (
         load_file(folder / "model.safetensors")
@@ -231,7 +231,7 @@ def test_a_wider_teacher_through_a_learnt_projection(tmp_path: Path) -> None:
         tmp_path / "teacher", hidden_size=48, num_attention_heads=6, num_hidden_layers=4, intermediate_size=40
     )
     recipe = tiny_recipe(tmp_path, teacher=str(teacher), distillation={"weight": 0.5, "hidden_weight": 1.0})
-    result = train(recipe)
+    result = train(recipe, keep_checkpoints=True)
     saved = load_file(tmp_path / "run/checkpoints/01-training/checkpoint-6/model.safetensors")
     assert saved["distillation_projection.weight"].shape == (48, 32)
     final = load_file(result.final / "model.safetensors")
@@ -252,8 +252,8 @@ def test_distillation_brings_the_student_nearer_to_its_teacher(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"distillation": {"weight": 1.5}}, "distillation.weight: expected 0 to 1"),
-        ({"distillation": {"temperature": 0.0}}, "expected a temperature above 0"),
+        ({"distillation": {"weight": 1.5}}, "distillation.weight: expected a number from 0 to 1; found 1.5"),
+        ({"distillation": {"temperature": 0.0}}, "distillation.temperature: expected a number above 0; found 0.0"),
         ({"distillation": {"hidden_weight": 1.0, "layer_map": [0, 1]}}, "expected 3 numbers"),
         ({"method": {"kind": "student", "layers": 9}}, "method.layers: expected 1 to 2"),
         ({"method": {"kind": "student", "keep": [1, 1]}}, "method.keep: expected different layers from 0 to 1"),

@@ -18,6 +18,7 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.data.examples import Text, joined
 from prune_export.data.features import make_features
 from prune_export.data.read import read_examples
+from prune_export.data.splits import Purpose
 from prune_export.data.tokenizer import load_tokenizer
 from prune_export.training import features as module
 from prune_export.training.arguments import check_trainer_section
@@ -170,7 +171,8 @@ def test_the_ready_recipes_are_sound(path: Path) -> None:
 def test_training_reads_the_training_part(tmp_path: Path) -> None:
     for name, text in (("train", "good"), ("dev", "bad")):
         (tmp_path / f"{name}.tsv").write_text(f"sentence\tlabel\n{text}\t1\n")
-    for training, expected in ((True, "good"), (False, "bad")):
-        data = read_examples(tmp_path, dataset="sst2", training=training)
+    found: list[tuple[Purpose, str]] = [("training", "good"), ("evaluation", "bad"), ("calibration", "good")]
+    for purpose, expected in found:
+        data = read_examples(tmp_path, dataset="sst2", purpose=purpose)
         assert isinstance(data.examples[0], Text)
         assert data.examples[0].text == expected

@@ -50,8 +50,6 @@ def test_rungs_by_hand(budgets: list[float], step: float, expected: list[tuple[f
 def test_budgets_that_are_none(budgets: list[float]) -> None:
     with pytest.raises(UsageError, match="expected one or more different fractions between 0 and 1"):
         rungs(budgets, 0.8)
-    with pytest.raises(UsageError, match=r"method\.step"):
-        rungs([0.5], 1.0)
 
 
 def test_the_window_with_the_answer_stands_for_its_question() -> None:
@@ -97,7 +95,7 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
         for parameter in model.parameters():  # as training does: embeddings, norms and head as well
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     assert difference(model, oracle) > 0.01
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     after = trained(network, model)
     write_masked(checkpoint, after.plan, tmp_path / "out", changed=trained_tensors(checkpoint, weights, after))
     found = load_checkpoint(tmp_path / "out")
@@ -131,7 +129,7 @@ def test_two_budgets_in_one_run_and_resuming(tmp_path: Path) -> None:
         distillation={"weight": 0.5, "hidden_weight": 0.1},
         trainer={"save_steps": 2, "logging_steps": 1},
     )
-    result = train(recipe)
+    result = train(recipe, keep_checkpoints=True)
     assert [path.name for path in result.published] == ["flops-0.6", "flops-0.2"]
     for path, budget in zip(result.published, (0.6, 0.2), strict=True):
         summary = prune_export.inspect(path).summary
@@ -173,7 +171,7 @@ def test_whole_blocks_go_and_training_makes_good(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.8 * losses[0]
-    record = json.loads((tmp_path / "run/stages/01-flops-0.3-start/pruning.json").read_text())
+    record = json.loads((result.final / "pruning.json").read_text())["prepared"]
     assert record["score"] == "taylor"
     assert record["data"]["samples"] == 24
 

@@ -236,7 +236,7 @@ def test_gates_on_a_frozen_network_then_retraining(tmp_path: Path) -> None:
         optimiser={"score_learning_rate": 0.3},
         trainer={"logging_steps": 1, "save_steps": 2},
     )
-    result = train(recipe)
+    result = train(recipe, keep_checkpoints=True)
     kept = result.summary.flops_after[40] / result.summary.flops_before[40]
     assert kept <= 0.5
     before = load_file(tmp_path / "model/model.safetensors")
@@ -286,7 +286,7 @@ def test_a_training_begins_in_the_order_of_the_fisher_information(tmp_path: Path
     for initial in ("fisher", "constant"):
         method = {"kind": "l0", "initial": initial, "initial_spread": 20.0, "initial_samples": 8}
         recipe = tiny_recipe(tmp_path, output=str(tmp_path / initial), method=method, budget={"flops": 0.5})
-        train(recipe)
+        train(recipe, keep_checkpoints=True)
         (saved,) = (tmp_path / initial / "checkpoints/01-gates").glob("checkpoint-6/model.safetensors")
         gates = torch.cat([value for name, value in load_file(saved).items() if name.endswith("log_alpha")])
         spreads[initial] = float(gates.max() - gates.min())
@@ -297,17 +297,22 @@ def test_a_training_begins_in_the_order_of_the_fisher_information(tmp_path: Path
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_samples": 1}}, "initial_samples of 2 or more"),
-        ({"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_spread": -1.0}}, "initial_spread of 0 or more"),
+        (
+            {"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_samples": 1}},
+            "method.initial_samples: expected a whole number of 2 or more",
+        ),
+        (
+            {"budget": {"flops": 0.5}, "method": {"kind": "l0", "initial_spread": -1.0}},
+            "method.initial_spread: expected a number of 0 or more",
+        ),
         ({}, "a Lagrangian needs a target"),
         ({"budget": {"flops": [0.5, 0.3]}}, "l0 gates lead to one budget"),
-        ({"budget": {"flops": 0.5, "heads": 0.5}}, "expected flops \\(jointly\\), or heads and columns"),
-        ({"budget": {"flops": 0.0}}, "expected a fraction above 0"),
+        ({"budget": {"flops": 0.5, "heads": 0.5}}, "expected either flops or heads; found both"),
+        ({"budget": {"flops": 0.0}}, "budget.flops: expected a number above 0"),
         ({"budget": {"flops": 0.1}, "method": {"kind": "l0", "blocks": "attention"}}, "cannot be met"),
     ],
 )
 def test_bad_recipes(sections: dict[str, Any], message: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    recipe = tiny_recipe(tmp_path, **{"method": L0} | sections)
     with pytest.raises(UsageError, match=message):
-        train(replace(recipe, output=str(tmp_path / "other")))
+        train(tiny_recipe(tmp_path, **{"method": L0} | sections))

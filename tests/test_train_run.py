@@ -23,7 +23,7 @@ from exporters.errors import CheckpointError, DataError, OutputError, PruneExpor
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
-from prune_export.training import run
+from prune_export.training import stage_run
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
@@ -53,7 +53,7 @@ def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None
     method = HYBRID | {"fill": True, "fill_steps": 3}
     recipe = tiny_recipe(tmp_path, method=method, budget={"flops": 0.5}, distillation={"weight": 0.5})
     data = replace(recipe.data, eval=recipe.data.train[0], eval_samples=20)
-    result = train(replace(recipe, data=data))
+    result = train(replace(recipe, data=data), keep_checkpoints=True)
     assert result.evaluation is not None
     assert result.evaluation.examples == 20
     assert json.loads((tmp_path / "run/evaluation.json").read_text()) == result.evaluation.to_json()
@@ -194,17 +194,26 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         ({"method": {"kind": "movement", "shape": "block"}, "budget": {"flops": 0.5}}, "expected 'hybrid' or 'struct'"),
         ({"seed": "one"}, "seed: expected a whole number; found 'one'"),
         ({"schedule": {"epochs": 2}}, "expected either steps or epochs"),
-        ({"budget": {"flops": 1.5}}, "expected a fraction from 0 to 1"),
+        ({"budget": {"flops": 1.5}}, "budget.flops: expected a number above 0, at most 1; found 1.5"),
         ({"schedule": {"warmup": 0.9}}, "expected at most 1"),
         ({"trainer": {"save_step": 5}}, "the nearest is 'save_steps'"),
         ({"trainer": {"learning_rate": 5}}, "set optimiser.learning_rate instead"),
         ({"data": {"max_seq_length": 100}}, "the model has positions for 40 tokens"),
         ({"trainer": {"label_smoothing_factor": 0.1}}, "it is decided by prune-export"),
-        ({"optimiser": {"weight_decay": -1.0}}, "optimiser.weight_decay = -1: expected 0 or more"),
-        ({"method": {"kind": "gradual", "recovery_steps": 0}, "budget": {"flops": 0.5}}, "steps of the stage"),
-        ({"method": {"kind": "l0", "retrain_steps": -1}, "budget": {"flops": 0.5}}, "expected 1 or more; found -1"),
+        ({"optimiser": {"weight_decay": -1.0}}, "optimiser.weight_decay: expected a number of 0 or more; found -1.0"),
+        (
+            {"method": {"kind": "gradual", "recovery_steps": 0}, "budget": {"flops": 0.5}},
+            "method.recovery_steps: expected",
+        ),
+        (
+            {"method": {"kind": "l0", "retrain_steps": -1}, "budget": {"flops": 0.5}},
+            "expected a whole number of 0 or more; found -1",
+        ),
         ({"method": {"kind": "l0", "blocks": "attention"}, "budget": {"columns": 0.5}}, "columns have no gates"),
-        ({"method": {"kind": "gradual"}, "budget": {"flops": 0.5, "heads": 0.5}}, "found heads or columns"),
+        (
+            {"method": {"kind": "gradual"}, "budget": {"flops": 0.5, "heads": 0.5}},
+            "expected either flops or heads; found both",
+        ),
         ({"method": HYBRID | {"block": [16, 8]}, "budget": {"flops": 0.5}}, "whose size is 8 here"),
     ],
 )
@@ -224,10 +233,10 @@ def test_a_run_goes_on_to_the_length_that_it_began_with(tmp_path: Path, monkeypa
     recipe = tiny_recipe(tmp_path, trainer={"save_steps": 2})
     epochs = replace(recipe, schedule=replace(recipe.schedule, steps=None, epochs=1))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stage_run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(epochs)
-        patch.setattr(run, "total_steps", lambda *_: 6)
+        patch.setattr(stage_run, "total_steps", lambda *_: 6)
         with pytest.raises(UsageError, match="begun with 12 optimiser steps, now there would be 6"):
             train(epochs, resume=True)
     assert train(epochs, resume=True).final.is_dir()

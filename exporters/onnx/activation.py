@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 from exporters.errors import WriteError
-from exporters.onnx.builder import CONTRIB
 from exporters.onnx.context import Context
 from exporters.onnx.precision import FP16
 
@@ -27,7 +26,7 @@ def erf_gelu(context: Context, x: ir.Value) -> ir.Value:
 
 def contrib_gelu(context: Context, x: ir.Value) -> ir.Value:
     """The exact GELU as ONNX Runtime's own operation."""
-    return context.builder.op("Gelu", x, domain=CONTRIB)
+    return context.builder.contrib("Gelu", x, dtype=context.precision.matmul)
 
 
 def tanh_gelu(context: Context, x: ir.Value) -> ir.Value:

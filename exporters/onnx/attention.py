@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from exporters.encoder import Attention
-from exporters.onnx.builder import CONTRIB, transposed
+from exporters.onnx.builder import transposed
 from exporters.onnx.context import Context
 from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
@@ -141,13 +141,13 @@ def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     if True in quantized:
         contexts = _integer_attention(context, x, weights, bias, attributes)
     else:
-        contexts = builder.op(
+        contexts = builder.contrib(
             "Attention",
             batch_first(context, x, block.query_weight.shape[2]),
             builder.joined_weight(weights, "query_key_value.weight", ir.DataType.FLOAT, transposed),
             bias,
             _integer_mask(context),
-            domain=CONTRIB,
+            dtype=ir.DataType.FLOAT,
             qkv_hidden_sizes=[query_key_width, query_key_width, width],
             **attributes,
         )
@@ -166,7 +166,7 @@ def _integer_attention(
     steps, scale, zero = quantized_input(context, x)
     matrix = builder.joined_weight(weights, "query_key_value.weight_int8", ir.DataType.INT8, quantized_matrix)
     scales = builder.joined_weight(weights, "query_key_value.weight_scale", ir.DataType.FLOAT, weight_scales)
-    return builder.op(
+    return builder.contrib(
         "QAttention",
         batch_first(context, steps, weights[0][0].shape[1]),
         matrix,
@@ -175,7 +175,7 @@ def _integer_attention(
         scales,
         _integer_mask(context),
         zero,
-        domain=CONTRIB,
+        dtype=ir.DataType.FLOAT,
         **attributes,
     )
 
@@ -207,7 +207,7 @@ def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block:
     """
     query, key, value = _project(context, x, asking, block)
     bias = _attention_bias(context, first_only=asking is not x)
-    return context.builder.op(
+    return context.builder.contrib(
         "MultiHeadAttention",
         query,
         key,
@@ -215,7 +215,7 @@ def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block:
         None,
         None,
         bias,
-        domain=CONTRIB,
+        dtype=context.precision.matmul,
         num_heads=len(block.heads),
         scale=1.0,
     )
@@ -224,13 +224,13 @@ def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block:
 def packed_multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
     """One PackedMultiHeadAttention, which computes nothing for padding: "packed"; every token asks."""
     del asking
-    return context.builder.op(
+    return context.builder.contrib(
         "PackedMultiHeadAttention",
         *_project(context, x, x, block),
         None,
         token_offsets(context),
         cumulative_lengths(context),
-        domain=CONTRIB,
+        dtype=context.precision.matmul,
         num_heads=len(block.heads),
         scale=1.0,
     )

@@ -82,6 +82,15 @@ class GraphBuilder:
         """One node with one output."""
         return self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)[0]
 
+    def contrib(self, op_type: str, *inputs: ir.Value | None, dtype: ir.DataType, **attributes: Attribute) -> ir.Value:
+        """One of ONNX Runtime's own operations, with one output of type `dtype`.
+
+        The type stands in the file: ONNX's shape inference, and quantization tools by it, know nothing of these operations.
+        """
+        output = self.op(op_type, *inputs, domain=CONTRIB, **attributes)
+        output.type = ir.TensorType(dtype)
+        return output
+
     def op_outputs(
         self, op_type: str, *inputs: ir.Value | None, count: int, domain: str = "", **attributes: Attribute
     ) -> Sequence[ir.Value]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from exporters.encoder import Norm
-from exporters.onnx.builder import CONTRIB
 from exporters.onnx.context import Context
 
 
@@ -31,4 +30,4 @@ def skip_layer_norm(context: Context, x: ir.Value, update: ir.Value, parameters:
     builder, dtype = context.builder, context.precision.accurate
     weight = builder.weight(parameters.weight, "norm.weight", dtype)
     bias = builder.weight(parameters.bias, "norm.bias", dtype)
-    return builder.op("SkipLayerNormalization", x, update, weight, bias, domain=CONTRIB, epsilon=parameters.epsilon)
+    return builder.contrib("SkipLayerNormalization", x, update, weight, bias, dtype=dtype, epsilon=parameters.epsilon)

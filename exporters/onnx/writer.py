@@ -10,6 +10,7 @@ import onnx_ir as ir
 from exporters.encoder import (
     Attention,
     ConstantBlock,
+    Embeddings,
     Encoder,
     FeedForward,
     Layer,
@@ -20,6 +21,7 @@ from exporters.encoder import (
     map_layers,
 )
 from exporters.errors import WriteError
+from exporters.feeding import Limits
 from exporters.onnx.activation import activation
 from exporters.onnx.attention import align_heads
 from exporters.onnx.builder import CONTRIB, GraphBuilder
@@ -206,7 +208,21 @@ def build(
         name="encoder",
     )
     return ir.Model(
-        graph, ir_version=_IR_VERSIONS[opset], producer_name="prune-export", producer_version=_own_version()
+        graph,
+        ir_version=_IR_VERSIONS[opset],
+        producer_name="prune-export",
+        producer_version=_own_version(),
+        metadata_props=_limits(encoder.embeddings).to_metadata(),
+    )
+
+
+def _limits(embeddings: Embeddings) -> Limits:
+    """What the graph's tables have rows for: out of range, some runtimes read other rows without a word."""
+    return Limits(
+        vocabulary=len(embeddings.word),
+        positions=embeddings.max_length,
+        token_types=None if embeddings.token_type is None else len(embeddings.token_type),
+        pad_token_id=embeddings.pad_token_id if embeddings.positions == "from_padding" else None,
     )
 
 

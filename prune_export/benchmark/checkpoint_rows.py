@@ -47,8 +47,15 @@ def check_kinds(kinds: Sequence[str]) -> None:
             raise UsageError(f"--rows {kind}: expected some of {', '.join(NAMES)}")
         if kinds.count(kind) > 1:
             raise UsageError(f"--rows names {kind} twice")
-    if "optimum" in kinds and importlib.util.find_spec("optimum.exporters.onnx") is None:
+    if "optimum" in kinds and not _has_optimum():
         raise MissingDependencyError("--rows optimum: optimum is not installed: pip install 'prune-export[optimum]'")
+
+
+def _has_optimum() -> bool:
+    try:
+        return importlib.util.find_spec("optimum.exporters.onnx") is not None
+    except ImportError:  # not even what it is a part of
+        return False
 
 
 def checkpoint_rows(
@@ -84,7 +91,7 @@ def _row(
             _export_with_optimum(checkpoint, output, provider, dtype)
             return replace(onnx_row(output, name=name), kind=kind, cost=cost_of_model(checkpoint))
         case _:
-            return torch_row(checkpoint.source.folder, kind, name=name, task=task)
+            return torch_row(checkpoint.source.folder, kind, name=name, task=task, form=checkpoint.form)
 
 
 def save_dense(checkpoint: Checkpoint, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from prune_export.benchmark.results import BenchReport, Latency, RowFacts, ShapeResult
+from prune_export.report.network_kind import network_kind
 
 
 def markdown(report: BenchReport) -> str:
@@ -68,8 +69,10 @@ def _latency_line(latency: Latency, throughput: float) -> str:
 
 def rows_table(rows: tuple[RowFacts, ...]) -> str:
     """What holds for each row at any shape."""
-    lines = ["| | size on disk, MiB | load time, s | peak memory, MiB |", "|---|---|---|---|"]
-    lines += [f"| {row.name} | {row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f} |" for row in rows]
+    lines = ["| | what ran | size on disk, MiB | load time, s | peak memory, MiB |", "|---|---|---|---|---|"]
+    for row in rows:
+        figures = f"{row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f}"
+        lines.append(f"| {row.name} | {network_kind(row.kind, row.form)} | {figures} |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,18 +50,29 @@ def load(row: Row, conditions: Conditions) -> Loaded:
     if row.kind == "compile":
         mode = "reduce-overhead" if conditions.cuda_graphs else None  # PyTorch's name for CUDA graphs
         module = torch.compile(module, mode=mode)
-    inputs = checkpoint.encoder.inputs
+    return Loaded(prepare_for(module, checkpoint.encoder.inputs, conditions.provider), seconds, size, cost)
+
+
+def prepare_for(
+    module: Any, inputs: Sequence[str], provider: str
+) -> Callable[[Mapping[str, NDArray[np.int64]]], Callable[[], float]]:
+    """`Loaded.prepare` of a module on `provider` ("cpu" or "cuda") that takes `inputs`.
+
+    A run on a GPU ends when the device is done, as for ONNX rows: what somebody waits for who reads the answers.
+    """
 
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
-        fed = {name: torch.from_numpy(batch[name]).to(conditions.provider) for name in inputs}
+        fed = {name: torch.from_numpy(batch[name]).to(provider) for name in inputs}
 
         def step() -> None:
             with torch.inference_mode():
                 module(**fed)
+            if provider == "cuda":
+                torch.cuda.synchronize()
 
-        return by_events(step) if conditions.provider == "cuda" else by_wall_clock(step)
+        return by_wall_clock(step)
 
-    return Loaded(prepare, seconds, size, cost)
+    return prepare
 
 
 def cost_of_model(checkpoint: Checkpoint) -> Cost:
@@ -71,17 +82,3 @@ def cost_of_model(checkpoint: Checkpoint) -> Cost:
     if not transformers_can_load(checkpoint):
         shapes = (LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate),) * len(shapes)
     return cost_of_layers(shapes, sizes.hidden)
-
-
-def by_events(step: Callable[[], object]) -> Callable[[], float]:
-    """Runs `step` on the GPU and returns the milliseconds from its start to the end of its last kernel."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def timed() -> float:
-        start.record()
-        step()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end))
-
-    return timed

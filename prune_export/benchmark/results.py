@@ -22,7 +22,10 @@ OTHERS_LIMIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process."""
+    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process.
+
+    `kind` and `form` are the row's (`prune_export.benchmark.rows.Row`).
+    """
 
     name: str
     kind: str
@@ -32,6 +35,7 @@ class RowFacts:
     size_mib: float
     load_seconds: float
     peak_mib: float
+    form: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,10 @@ class ShapeResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """A finished benchmark: rows (the first is the baseline), shapes, conditions, and the machine they hold for."""
+    """A finished benchmark: rows (the first is the baseline), shapes, conditions, and the machine they hold for.
+
+    `quick`: it was asked for as a first look.
+    """
 
     rows: tuple[RowFacts, ...]
     shapes: tuple[ShapeResult, ...]
@@ -93,6 +100,12 @@ class BenchReport:
     rounds: int
     seconds: float
     machine: dict[str, Any]
+    quick: bool = False
+
+    @property
+    def noise(self) -> float:
+        """That of the noisiest shape."""
+        return max(result.noise for result in self.shapes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -100,6 +113,12 @@ class BenchReport:
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
+        if self.quick:
+            yield (
+                f"a quick run, {self.rounds} x {self.seconds:g} s a row: the ratios of a round are off by "
+                f"{100 * self.noise:.1f} % at the noisiest shape; measure without --quick before smaller differences are "
+                "believed"
+            )
         for result in self.shapes:
             if result.others is not None and result.others > OTHERS_LIMIT:
                 yield (
@@ -120,7 +139,7 @@ class BenchReport:
             "version": VERSION,
             "machine": self.machine,
             "conditions": asdict(self.conditions)
-            | {"cpus": list(self.conditions.cpus), "rounds": self.rounds, "seconds": self.seconds},
+            | {"cpus": list(self.conditions.cpus), "rounds": self.rounds, "seconds": self.seconds, "quick": self.quick},
             "rows": [asdict(row) for row in self.rows],
             "shapes": [_shape_to_json(result) for result in self.shapes],
             "warnings": list(self.warnings),

@@ -77,4 +77,4 @@ def _cost(process: RowProcess) -> Cost | None:
 def _facts(process: RowProcess, cost: Cost | None) -> RowFacts:
     row, loaded = process.row, process.loaded
     size, seconds = loaded["size_bytes"] / 2**20, loaded["load_seconds"]
-    return RowFacts(row.name, row.kind, row.model, row.note, cost, size, seconds, process.finish())
+    return RowFacts(row.name, row.kind, row.model, row.note, cost, size, seconds, process.finish(), row.form)

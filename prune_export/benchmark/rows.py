@@ -35,6 +35,7 @@ class Row:
 
     `loader` is the `module:function` that loads it in its process (see worker.py); `model` is what it loads, `options` what
     else it needs to know. `cost` is None where only the loader can tell, or nobody. `note` is what a reader should know.
+    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
     note: str | None = None
+    form: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

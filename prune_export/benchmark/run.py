@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporters import runtime
 from exporters.errors import UsageError
+from prune_export.arguments import checked
 from prune_export.benchmark.machine import machine, physical_cpus
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
@@ -21,25 +22,30 @@ BATCH_SIZES = (1, 8)
 SEQUENCE_LENGTHS = (128, 384)
 ROUNDS = 5
 SECONDS = 2.0
+QUICK_SEQUENCE_LENGTHS = (128,)
+QUICK_ROUNDS = 3
+QUICK_SECONDS = 0.5
 PROVIDERS = ("cpu", "cuda")
 DTYPES = ("fp32", "fp16")
 
 
+@checked
 def bench(
     model: str | Path | None = None,
     onnx: Sequence[str | Path] = (),
     *,
     rows: Sequence[str] | None = None,
     batch_sizes: Sequence[int] = BATCH_SIZES,
-    sequence_lengths: Sequence[int] = SEQUENCE_LENGTHS,
+    sequence_lengths: Sequence[int] | None = None,
     task: str | None = None,
     provider: str = "cpu",
     dtype: str = "fp32",
     threads: int | None = None,
     padding: float = 0.0,
     cuda_graphs: bool = False,
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
+    rounds: int | None = None,
+    seconds: float | None = None,
+    quick: bool = False,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -49,6 +55,8 @@ def bench(
 
     `rows` are made of the checkpoint `model` (a folder or a hub id; default: pytorch, slim), `onnx` are exported folders or
     .onnx files. Each row runs in a process of its own; `rounds` alternate between them, `seconds` a row, round and shape.
+    What is None: lengths 128 and 384, 5 rounds, 2 seconds; where it is to be `quick`, length 128, 3 rounds, half a second: a
+    first look in a minute or so, and the report says how noisy it is.
 
     `threads` inside an operation (None: one a physical core); each process is pinned to as many processors. `padding` is
     the fraction of tokens that are padding. `provider` is "cpu" or "cuda"; `dtype`, "fp32" or "fp16", that of the rows
@@ -59,6 +67,12 @@ def bench(
         CheckpointError, OutputError: a model cannot be read.
         BenchmarkError: a row cannot be loaded or run.
     """
+    if sequence_lengths is None:
+        sequence_lengths = QUICK_SEQUENCE_LENGTHS if quick else SEQUENCE_LENGTHS
+    if rounds is None:
+        rounds = QUICK_ROUNDS if quick else ROUNDS
+    if seconds is None:
+        seconds = QUICK_SECONDS if quick else SECONDS
     shapes = [Shape(batch, length) for batch in batch_sizes for length in sequence_lengths]
     check_run(shapes, padding=padding, rounds=rounds, seconds=seconds, provider=provider, dtype=dtype)
     if cuda_graphs and provider != "cuda":
@@ -99,6 +113,7 @@ def bench(
             cuda_graphs=cuda_graphs,
             rounds=rounds,
             seconds=seconds,
+            quick=quick,
             progress=progress,
         )
 
@@ -114,6 +129,7 @@ def run_rows(
     cuda_graphs: bool = False,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
+    quick: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
     """Measures `rows` beside each other, the first being the baseline; arguments as for `bench`.
@@ -141,7 +157,7 @@ def run_rows(
         cuda_graphs=cuda_graphs,
     )
     facts, results = measure_rows(rows, shapes, conditions, rounds=rounds, seconds=seconds, progress=progress)
-    return BenchReport(facts, results, conditions, rounds, seconds, machine())
+    return BenchReport(facts, results, conditions, rounds, seconds, machine(), quick)
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:

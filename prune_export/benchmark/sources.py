@@ -25,12 +25,21 @@ def onnx_row(path: str | Path, *, name: str, note: str | None = None) -> Row:
     """
     exported = find_exported(path)
     options = {"settings": asdict(exported.settings)}
-    return Row(name, "onnx", _ONNX, str(exported.model), options, cost_of_record(exported.record), note)
+    form = exported.dtype if exported.record else None
+    return Row(name, "onnx", _ONNX, str(exported.model), options, cost_of_record(exported.record), note, form)
 
 
-def torch_row(folder: str | Path, kind: str, *, name: str, task: str | None = None, note: str | None = None) -> Row:
+def torch_row(
+    folder: str | Path,
+    kind: str,
+    *,
+    name: str,
+    task: str | None = None,
+    note: str | None = None,
+    form: str | None = None,
+) -> Row:
     """A checkpoint's folder as the untouched Hugging Face model, the same compiled ("compile"), or our network ("slim")."""
-    return Row(name, kind, _PYTORCH, str(folder), {"task": task}, None, note)
+    return Row(name, kind, _PYTORCH, str(folder), {"task": task}, None, note, form)
 
 
 def token_ids(rows: Sequence[Row]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from prune_export.benchmark.markdown import conditions_line, number, steadiness
 from prune_export.benchmark.results import BenchReport, ShapeResult
+from prune_export.report.network_kind import network_kind
 
 
 def shape_table(result: ShapeResult) -> Table:
@@ -43,10 +44,15 @@ def shape_table(result: ShapeResult) -> Table:
 def rows_table(report: BenchReport) -> Table:
     """What holds for each row at any shape."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("", "on disk", "loads in", "peak memory"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for heading in ("", "what ran", "on disk", "loads in", "peak memory"):
+        table.add_column(heading, justify="left" if heading in ("", "what ran") else "right", no_wrap=True)
     for row in report.rows:
-        cells = (f"{row.size_mib:,.1f} MiB", f"{row.load_seconds:.2f} s", f"{row.peak_mib:,.0f} MiB")
+        cells = (
+            network_kind(row.kind, row.form),
+            f"{row.size_mib:,.1f} MiB",
+            f"{row.load_seconds:.2f} s",
+            f"{row.peak_mib:,.0f} MiB",
+        )
         table.add_row(row.name, *cells)
     return table
 

@@ -51,7 +51,7 @@ class Loaded:
 def main() -> int:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not get between the replies
-    _die_with_parent()
+    die_with_parent()
     try:
         _serve(lambda reply: print(json.dumps(reply), file=replies, flush=True))
     except Exception as error:  # whatever a library raises: the parent turns it into one line
@@ -124,7 +124,7 @@ def read_through(files: tuple[Path, ...]) -> int:
     return total
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A stopped process would not notice that its parent was killed, and would stay for ever."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

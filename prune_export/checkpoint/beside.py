@@ -1,21 +1,35 @@
-"""What is copied from a checkpoint's folder into an output: config.json, and the files of the tokenizer that loads there."""
+"""What is copied from a checkpoint's folder into an output.
+
+config.json, the files of the tokenizer that loads there, and what sentence-transformers keeps there.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError, OutputError
 from prune_export.checkpoint.oracle import quiet_transformers
+from prune_export.checkpoint.sentence import sentence_files
 from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.tokenizer import open_tokenizer
-from prune_export.files.links import file_inside
+from prune_export.files.links import inside
 from prune_export.files.reading import ReadingError
 
 # Files that belong to every tokenizer; each class names its vocabulary's itself.
 _ALWAYS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def files_beside(folder: Path) -> tuple[str, ...]:
+    """Names the files in `folder`, relative to it, that go along with its network.
+
+    Raises:
+        CheckpointError: see `sentence_files`.
+    """
+    return ("config.json", *tokenizer_files(folder), *sentence_files(folder))
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
@@ -58,7 +72,7 @@ def check_beside(folder: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            file_inside(folder, name)
+            inside(folder, name)
         except ReadingError as error:
             raise CheckpointError(
                 f"{folder / name}: {error}; expected a file of the checkpoint, because it is copied into the output. Put "
@@ -73,10 +87,31 @@ def copy_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
         CheckpointError: one is no regular file, or a link that leads out of the folder.
         OutputError: one cannot be read.
     """
+    _place_beside(folder, into, names, shutil.copyfile)
+
+
+def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
+    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying where there are none.
+
+    Raises:
+        CheckpointError, OutputError: as for `copy_beside`.
+    """
+    _place_beside(folder, into, names, _link)
+
+
+def _place_beside(folder: Path, into: Path, names: Iterable[str], place: Callable[[Path, Path], object]) -> None:
     names = tuple(names)
     check_beside(folder, names)
     for name in names:
         try:
-            shutil.copyfile(folder / name, into / name)
+            (into / name).parent.mkdir(exist_ok=True)
+            place(folder / name, into / name)
         except PermissionError as error:
             raise OutputError(f"cannot copy {folder / name}: {error.strerror}") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links, or another one
+        shutil.copyfile(source, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
+from prune_export.checkpoint.hints import other_folder_hint, resized_hint
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.checkpoint.remote_code import no_remote_code
@@ -23,7 +24,7 @@ from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
-from prune_export.families.names import TASK_SUFFIXES, Family
+from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
 from prune_export.plan import Plan, check_fits, plan_from_zeros, read_plan
 
@@ -37,7 +38,8 @@ class Checkpoint:
     `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights
     already resized, `pruned_heads` in config.json) or "slim" (ours, everything resized).
     `encoder` describes the network as it was found, with the zeros of `given_plan` put in where one was given;
-    `masked` holds the tensors that those zeros changed.
+    `masked` holds the tensors that those zeros changed. `renamed`: the tensors in the files have names that transformers
+    does not know (`Weights.renamed`). `notes` are what the user should know about what was read.
     """
 
     source: Source
@@ -50,6 +52,8 @@ class Checkpoint:
     kept_heads: Mapping[int, tuple[int, ...]]
     given_plan: Plan | None = None
     masked: Mapping[str, Tensor] = field(default_factory=dict)
+    renamed: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def load_checkpoint(
@@ -66,7 +70,7 @@ def load_checkpoint(
     source = model if isinstance(model, Source) else resolve(model)
     raw, family, config = read_configuration(source)
     pruned = _pruned_heads(raw)
-    chosen = _task(task, raw, source)
+    chosen = _task(task, raw, family, source)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
         if given is not None:
@@ -75,9 +79,14 @@ def load_checkpoint(
         if task is not None and encoder.task != chosen:
             raise CheckpointError(f"'{source.name}' is a slim network for '{encoder.task}'; found --task {chosen}")
         return Checkpoint(source, "slim", family, config, encoder.task, encoder, (source.folder / SLIM,), {})
-    weights = read_weights(source.folder, family.prefix)
+    weights = read_weights(source.folder, family)
     kept_heads = _kept_heads(pruned, family, config)
-    encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
+    try:
+        encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
+    except WeightsError as error:
+        if (hint := resized_hint(weights, family, config)) is None:
+            raise
+        raise WeightsError(f"{error}. {hint}") from error
     masked: Mapping[str, Tensor] = {}
     if given is not None:
         check_fits(given, encoder)
@@ -85,11 +94,13 @@ def load_checkpoint(
         weights = weights.replaced(masked)
         encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
     _check_nothing_left(weights, family, config)
+    notes = tuple(_notes(weights, family, chosen))
     form: Form = "hub" if kept_heads else "plain"
     if (source.folder / PLAN_FILE).is_file() and given is None:
         form = "masked"
         _check_promise(source.folder / PLAN_FILE, encoder)
-    return Checkpoint(source, form, family, config, chosen, encoder, weights.files, kept_heads, given, masked)
+    files, renamed = weights.files, weights.renamed is not None
+    return Checkpoint(source, form, family, config, chosen, encoder, files, kept_heads, given, masked, renamed, notes)
 
 
 def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
@@ -114,7 +125,8 @@ def _read_config(source: Source) -> dict[str, Any]:
         return read_raw_config(path)
     except ReadingError as error:
         if error.missing:
-            raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing") from None
+            hint = other_folder_hint(source.folder)
+            raise CheckpointError(f"'{source.name}' is not a checkpoint: {path} is missing{hint}") from None
         raise CheckpointError(f"{path}: {error}") from error
 
 
@@ -143,6 +155,9 @@ def transformers_config(source: Source, **options: Any) -> Any:
             )
         # Chunks give the same numbers, and take lengths in multiples of their size only.
         config.chunk_size_feed_forward = 0
+        # What a model returns beside its answers, and in what container, is up to who calls it.
+        config.return_dict, config.torchscript = True, False
+        config.output_hidden_states, config.output_attentions = False, False
         return config
     except Exception as error:  # transformers raises many kinds for a configuration that it cannot take
         raise CheckpointError(f"{source.folder / 'config.json'}: transformers refuses it: {one_line(error)}") from error
@@ -172,22 +187,22 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     check_memory(family, config, sizes, path)
 
 
-def _task(asked: str | None, raw: dict[str, Any], source: Source) -> Task:
+def _task(asked: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:
     if asked is not None:
         if asked not in TASKS:
             raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
         return asked
     listed = raw.get("architectures")
     architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-    for name in architectures:
-        # "Model" ends BertModel only: the others are longer, so they are tried first.
-        for task, suffix in sorted(TASK_SUFFIXES.items(), key=lambda item: -len(item[1])):
-            if name.endswith(suffix):
-                return task
+    # The family's own classes only: what somebody else's class adds to the network, its name does not say.
+    tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS}
+    known = [tasks[name] for name in architectures if name in tasks]
+    if len(set(known)) == 1:
+        return known[0]
     found = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
-        f"'{source.name}': cannot tell the task from config.json (architectures: {found}); "
-        f"give --task, one of {', '.join(TASKS)}"
+        f"'{source.name}': cannot tell the task from config.json (architectures: {found}; expected one of "
+        f"{', '.join(tasks)}); give --task, one of {', '.join(TASKS)}"
     )
 
 
@@ -227,6 +242,19 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
         raise WeightsError(
             f"{weights.files[0].name}: holds '{extra[0]}' (and {len(extra) - 1} more) of layers that config.json, with "
             f"{layers} layers, does not have"
+        )
+
+
+def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
+    """What was read in another way than it stands there, and heads that the task does not use."""
+    if weights.renamed is not None:
+        yield f"{weights.files[0].name}: {weights.renamed}"
+    masked = family.masked_language_head
+    tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
+    head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
+    if head:
+        yield (
+            f"weights of a head stay unused, because the task is {task}: {clipped(', '.join(head[:3]))} ({len(head)} in all)"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from exporters.errors import CheckpointError
-from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
+from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS
@@ -18,7 +18,7 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import Destination, folder_destination
-from prune_export.outputs.kinds import CONFIG, MASKED
+from prune_export.outputs.kinds import MASKED
 from prune_export.plan import Plan, check_fits, plan_to_json
 
 
@@ -31,7 +31,7 @@ def masked_destination(folder: str | Path, source: Path, *, overwrite: bool) -> 
     """
     place = folder_destination(folder, MASKED, overwrite=overwrite)
     place.refuse_source(source)
-    copied = (CONFIG, *tokenizer_files(source))
+    copied = files_beside(source)
     check_beside(source, copied)
     place.check(copied)
     return place, copied
@@ -62,7 +62,7 @@ def write_masked(
             f"'{checkpoint.source.name}' is in {checkpoint.form} format; a masked checkpoint needs weights of full size"
         )
     check_fits(plan, checkpoint.encoder)
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     if changed is None:
         changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
     place, copied = masked_destination(folder, checkpoint.source.folder, overwrite=overwrite)

@@ -2,7 +2,8 @@
 
 Where transformers itself can load the checkpoint, it does, from the files as they are. It cannot where
 transformers 5 meets `pruned_heads`, where a layer has no head left, and for our slim format: there the weights are laid
-out at full size, with zeros for what is gone, in an ordinary model of the same class.
+out at full size, with zeros for what is gone, in an ordinary model of the same class. Where only the names of the tensors
+are not those that it looks for, the tensors go into such a model as they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.remote_code import no_remote_code
+from prune_export.checkpoint.weights import read_weights
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
 
@@ -46,6 +48,8 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
         try:
             if transformers_can_load(checkpoint):
                 model = _from_files(checkpoint, model_class)
+            elif checkpoint.renamed and checkpoint.form in ("plain", "masked"):
+                model = _from_tensors(checkpoint, model_class)
             else:
                 model = _from_encoder(checkpoint, model_class)
         except PruneExportError:
@@ -60,7 +64,7 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
 
 def transformers_can_load(checkpoint: Checkpoint) -> bool:
     """Whether the installed transformers reads the files as they are; otherwise the oracle is laid out at full size."""
-    if checkpoint.form == "slim":
+    if checkpoint.form == "slim" or checkpoint.renamed:
         return False
     if checkpoint.form == "hub":
         knows = hasattr(transformers.PreTrainedModel, "prune_heads") and transformers.__version__ < "5"
@@ -81,6 +85,15 @@ def _from_files(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
     if checkpoint.masked:
         _, unexpected = model.load_state_dict(_names_of(checkpoint, checkpoint.masked), strict=False)
         assert not unexpected, unexpected
+    return model  # type: ignore[no-any-return]
+
+
+def _from_tensors(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
+    """The model with the files' tensors under the names that they should have."""
+    model = model_class(own_attention(deepcopy(checkpoint.config), model_class)).to(torch.float32)
+    tensors = {**read_weights(checkpoint.source.folder, checkpoint.family), **checkpoint.masked}
+    missing, _ = model.load_state_dict(_names_of(checkpoint, tensors), strict=False)
+    _refuse_invented(missing, checkpoint)
     return model  # type: ignore[no-any-return]
 
 

@@ -31,7 +31,24 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 
-_BESIDE_WEIGHTS = ["config.json", PLAN_FILE, *TOKENIZER_FILES]
+# What sentence-transformers keeps beside a network: its own files, and those of modules in folders such as 1_Pooling.
+_SENTENCE_MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "SpladePooling")
+SENTENCE_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    *(
+        f"sentence_{kind}_config.json"
+        for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta")
+    ),
+    *(
+        f"{place}_{module}/{name}"
+        for place in range(1, 10)
+        for module in _SENTENCE_MODULES
+        for name in ("config.json", SAFETENSORS, PICKLED)
+    ),
+)
+
+_BESIDE_WEIGHTS = ["config.json", PLAN_FILE, *TOKENIZER_FILES, *SENTENCE_FILES]
 
 # The forms that weights may have, the best first. A form is there if its first file is; the rest are patterns.
 _FORMS = (
@@ -50,6 +67,11 @@ class Source:
     name: str
     folder: Path
     revision: str | None
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether `folder` holds weights in one of the forms that are read."""
+    return any((folder / form[0]).is_file() for form in _FORMS)
 
 
 def resolve(
@@ -142,7 +164,7 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
         )
     except LocalEntryNotFoundError:
         folder = None
-    if folder is None or not any((Path(folder) / form[0]).is_file() for form in _FORMS):
+    if folder is None or not holds_weights(Path(folder)):
         wanted = f"revision '{revision}'" if revision is not None else "it"
         raise CheckpointError(
             f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "

@@ -19,6 +19,9 @@ _REFUSED = (
     "__slow_tokenizer",
 )
 
+# Slow tokenizers for models of our families, each looked through: they read vocab.txt and bpe.codes, and nothing else.
+_PLAIN = ("PhobertTokenizer", "BertweetTokenizer")
+
 
 def check_tokenizer(folder: Path) -> None:
     """Checks the tokenizer's configuration in `folder`, and the class that it or config.json names.
@@ -42,7 +45,8 @@ def check_tokenizer(folder: Path) -> None:
     named = config.get("tokenizer_class") or _read(folder / "config.json").get("tokenizer_class")
     if named is not None and not _is_fast(named):
         raise CheckpointError(
-            f"'{folder}': needs a fast tokenizer (tokenizer.json) of a class of transformers; found {str(named)[:80]!r}"
+            f"'{folder}': needs a fast tokenizer (tokenizer.json) of a class of transformers, or one of "
+            f"{', '.join(_PLAIN)}; found {str(named)[:80]!r}"
         )
 
 
@@ -59,13 +63,16 @@ def _read(path: Path) -> dict[str, Any]:
 def _is_fast(name: Any) -> bool:
     """Whether transformers would load a tokenizer of the class `name` by the library `tokenizers`, or not at all.
 
-    The other classes are Python that runs as it likes: some start programs, unpickle, or load further models.
+    The other classes are Python that runs as it likes: some start programs, unpickle, or load further models. `_PLAIN` only
+    read their vocabulary.
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     if not isinstance(name, str) or not name.isidentifier():
         return False
+    if name in _PLAIN:
+        return True
     names = (f"{name.removesuffix('Fast')}Fast", name)
     found = next((kind for kind in map(tokenizer_class_from_name, names) if kind is not None), None)
     return found is None or (isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast))

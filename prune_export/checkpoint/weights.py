@@ -21,11 +21,10 @@ from exporters.errors import WeightsError
 from prune_export.checkpoint.pickles import check_pickled
 from prune_export.checkpoint.safetensors_header import check_header
 from prune_export.checkpoint.source import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX
+from prune_export.checkpoint.tensor_names import named
+from prune_export.families.names import Family
 from prune_export.files.links import plain_name
 from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, is_file, one_line, opened, read_json, shown
-
-# Names that transformers itself still reads under their old spelling.
-_OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 # How torch's weights-only unpickler names an object that it will not make (torch/_weights_only_unpickler.py).
 _REFUSED = re.compile(
@@ -41,15 +40,16 @@ class _Index(msgspec.Struct):
 
 
 class Weights(Mapping[str, Tensor]):
-    """Named tensors, memory-mapped where the format allows, under today's names and with the family's prefix.
+    """Named tensors, memory-mapped where the format allows, under the names of the family's classes for tasks.
 
-    `tensor` converts to float32 and checks; nothing is read before it is asked for.
+    `tensor` converts to float32 and checks; nothing is read before it is asked for. `renamed` says what was done to names
+    that transformers itself would not find; None where there are none.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], files: tuple[Path, ...], prefix: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], files: tuple[Path, ...], renamed: str | None = None) -> None:
         self.files = files
-        self._prefix = prefix
-        self._tensors = _with_prefix({_todays(name): value for name, value in tensors.items()}, prefix)
+        self.renamed = renamed
+        self._tensors = dict(tensors)
         self._asked: set[str] = set()
         self._converted: dict[str, Tensor] = {}
 
@@ -65,7 +65,7 @@ class Weights(Mapping[str, Tensor]):
 
     def replaced(self, changed: Mapping[str, Tensor]) -> Weights:
         """The same weights with some tensors exchanged."""
-        return Weights({**self._tensors, **changed}, self.files, self._prefix)
+        return Weights({**self._tensors, **changed}, self.files, self.renamed)
 
     @property
     def unused(self) -> list[str]:
@@ -83,7 +83,10 @@ class Weights(Mapping[str, Tensor]):
         because = f" ({reason})" if reason else ""
         where = self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} and its shards"
         if name not in self._tensors:
-            raise WeightsError(f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}")
+            found = clipped(", ".join(self._tensors))
+            raise WeightsError(
+                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}. It holds {found}"
+            )
         values = self._tensors[name]
         if tuple(values.shape) != shape:
             because = because or " (from config.json)"
@@ -103,23 +106,29 @@ class Weights(Mapping[str, Tensor]):
         return values
 
 
-def read_weights(folder: Path, prefix: str) -> Weights:
-    """Opens the weights in `folder`, safetensors before pickled ones.
+def read_weights(folder: Path, family: Family) -> Weights:
+    """Opens the weights of a network of `family` in `folder`, safetensors before pickled ones.
 
     Raises:
-        WeightsError: there are none, or a file is damaged, or a pickled file holds more than tensors.
+        WeightsError: there are none, or a file is damaged, or a pickled file holds more than tensors, or some names have a
+            prefix that others lack.
     """
+    tensors, files = _read_files(folder)
+    return Weights(*named(tensors, family, files))
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
     for name in (SAFETENSORS, SAFETENSORS_INDEX, PICKLED, PICKLED_INDEX):
         if os.path.lexists(folder / name) and not is_file(folder / name):
             raise WeightsError(f"{folder / name}: not a regular file, nor a link to one")
     if (folder / SAFETENSORS).is_file():
-        return Weights(read_safetensors(folder / SAFETENSORS), (folder / SAFETENSORS,), prefix)
+        return read_safetensors(folder / SAFETENSORS), (folder / SAFETENSORS,)
     if (folder / SAFETENSORS_INDEX).is_file():
-        return _read_shards(folder / SAFETENSORS_INDEX, read_safetensors, prefix)
+        return _read_shards(folder / SAFETENSORS_INDEX, read_safetensors)
     if (folder / PICKLED).is_file():
-        return Weights(_read_pickled(folder / PICKLED), (folder / PICKLED,), prefix)
+        return _read_pickled(folder / PICKLED), (folder / PICKLED,)
     if (folder / PICKLED_INDEX).is_file():
-        return _read_shards(folder / PICKLED_INDEX, _read_pickled, prefix)
+        return _read_shards(folder / PICKLED_INDEX, _read_pickled)
     raise WeightsError(
         f"{folder}: no weights; expected {SAFETENSORS}, {SAFETENSORS_INDEX}, {PICKLED} or {PICKLED_INDEX}"
     )
@@ -215,7 +224,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path}: damaged or truncated{size}: {reason.rstrip('.')}. Download or copy it again")
 
 
-def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix: str) -> Weights:
+def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
     try:
         shards = sorted(set(read_json(index, _Index, limit=LARGE_FILE).weight_map.values()))
     except ReadingError as error:
@@ -234,18 +243,4 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]], prefix:
         if not is_file(path):
             raise WeightsError(f"{index}: the shard '{clipped(shard)}' is not a regular file")
         tensors.update(read(path))
-    return Weights(tensors, (index, *(index.parent / shard for shard in shards)), prefix)
-
-
-def _todays(name: str) -> str:
-    for old, new in _OLD_SUFFIXES.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """A base model is saved without the prefix that the same tensors carry below a task head."""
-    if any(name.startswith(f"{prefix}.") for name in tensors):
-        return tensors
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+    return tensors, (index, *(index.parent / shard for shard in shards))

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prune_export.cli.options import add_checkpoint_options, add_output_options
+from prune_export import numbers
+from prune_export.cli.options import add_checkpoint_options, add_output_options, number
 from prune_export.cli.printing import reporting
 
 
@@ -25,18 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--onnx", nargs="+", action="extend", default=[], metavar="O", help="exported folders or .onnx files"
     )
     group = parser.add_argument_group("conditions")
-    group.add_argument("--batch-size", type=int, nargs="+", default=[1, 8], metavar="B", help="default: 1 8")
     group.add_argument(
-        "--sequence-length", type=int, nargs="+", default=[128, 384], metavar="N", help="default: 128 384"
+        "--batch-size", type=number(numbers.BATCH_SIZE), nargs="+", default=[1, 8], metavar="B", help="default: 1 8"
     )
-    group.add_argument("--padding", type=float, default=0.0, metavar="X", help="fraction of padding (default: 0)")
+    group.add_argument(
+        "--sequence-length", type=number(numbers.COUNT), nargs="+", metavar="N", help="default: 128 384; quick: 128"
+    )
+    group.add_argument(
+        "--padding", type=number(numbers.PADDING), default=0.0, metavar="X", help="fraction of padding (default: 0)"
+    )
     group.add_argument("--provider", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
     group.add_argument(
         "--dtype", default="fp32", choices=("fp32", "fp16"), help="of the rows made of the checkpoint (default: fp32)"
     )
-    group.add_argument("--threads", type=int, metavar="N", help="threads of a row (default: one a physical core)")
-    group.add_argument("--rounds", type=int, default=5, metavar="N", help="alternating rounds (default: 5)")
-    group.add_argument("--seconds", type=float, default=2.0, metavar="S", help="a row, round and shape (default: 2)")
+    group.add_argument(
+        "--threads", type=number(numbers.THREADS), metavar="N", help="threads of a row (default: one a physical core)"
+    )
+    group.add_argument(
+        "--rounds", type=number(numbers.COUNT), metavar="N", help="alternating rounds (default: 5; quick: 3)"
+    )
+    group.add_argument(
+        "--seconds", type=number(numbers.POSITIVE), metavar="S", help="a row, round and shape (default: 2; quick: 0.5)"
+    )
+    group.add_argument("--quick", action="store_true", help="a first look in a minute or so, at length 128")
     group.add_argument("--cuda-graphs", action="store_true", help="ONNX and compiled rows replay captured CUDA graphs")
     group = parser.add_argument_group("output")
     group.add_argument("--output", type=Path, metavar="DIR", help="write bench.json, bench.md and bench.svg there")
@@ -72,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
             cuda_graphs=options.cuda_graphs,
             rounds=options.rounds,
             seconds=options.seconds,
+            quick=options.quick,
             revision=options.revision,
             cache_dir=options.cache_dir,
             token=options.token,

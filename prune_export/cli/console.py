@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from prune_export.cli.printing import say
 from prune_export.inspection import source_to_json
 from prune_export.plan import plan_to_json
 from prune_export.progress import SILENT, Progress
+from prune_export.report.network_kind import network_kind
 from prune_export.report.tables import export_lines, parity_table, summary_table, totals_table
 
 if TYPE_CHECKING:
@@ -28,6 +39,8 @@ if TYPE_CHECKING:
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
+    from prune_export.report.summary import Summary
+    from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
@@ -74,6 +87,14 @@ class _Listener:
             self._current = None
 
 
+class _Left(TimeRemainingColumn):
+    """The time that is left, where the steps to do are known and some are done."""
+
+    def render(self, task: Any) -> Any:
+        known = task.total is not None and task.total > 1 and task.time_remaining and not task.finished
+        return Text("left ") + super().render(task) if known else Text("")
+
+
 class _Count(MofNCompleteColumn):
     """Steps done of steps to do, where those are few enough to mean something."""
 
@@ -88,6 +109,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
     console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
+    if quiet or logging.getLogger("prune_export").isEnabledFor(logging.INFO):  # --verbose: stages are lines of the log
         yield SILENT
         return
     if not console.is_terminal:
@@ -99,6 +121,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         _Count(),
         TimeElapsedColumn(),
+        _Left(),
     )
     bars = Bars(*columns, console=console)
     listener = _Listener(bars)
@@ -134,6 +157,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
         _print_json(
             {
                 "source": source_to_json(found.checkpoint),
+                "notes": list(found.checkpoint.notes),
                 "task": found.slim.task,
                 "plan": plan_to_json(found.plan),
                 "summary": found.summary.to_json(),
@@ -141,8 +165,13 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
         )
     elif not quiet:
         console = _Console()
+        checkpoint = found.checkpoint
+        kind = network_kind("slim" if checkpoint.form == "slim" else "pytorch", checkpoint.form)
+        console.print(f"{checkpoint.source.name}: {kind}, {found.slim.task}", highlight=False, soft_wrap=True)
         console.print(summary_table(found.summary))
         console.print(totals_table(found.summary))
+        for note in checkpoint.notes:
+            console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
         if found.summary.is_dense:
             console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
 
@@ -184,19 +213,25 @@ def print_evaluation(
     if json_output:
         _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
     elif not quiet:
-        from prune_export.report.evaluation_table import evaluation_table, evaluation_title
-
         console = _Console()
-        console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
-        console.print(evaluation_table(found))
+        _print_evaluation(console, found)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _print_evaluation(console: Console, found: Evaluation) -> None:
+    from prune_export.report.evaluation_table import evaluation_notes, evaluation_table, evaluation_title
+
+    console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
+    console.print(evaluation_table(found))
+    for line in evaluation_notes(found):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_bench(
     report: BenchReport, written: Sequence[Path], notes: Sequence[str], *, json_output: bool, quiet: bool
 ) -> None:
-    """A benchmark; its warnings go to stderr as well where nothing else shows them."""
+    """A benchmark."""
     from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
 
     if json_output:
@@ -210,9 +245,6 @@ def print_bench(
             console.print(line, highlight=False, soft_wrap=True)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
-    else:
-        for warning in report.warnings:
-            say(f"prune-export: warning: {warning}")
 
 
 def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:
@@ -240,18 +272,46 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
             {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
             | {"evaluation": None if result.evaluation is None else result.evaluation.to_json()}
             | {"summary": result.summary.to_json(), **result.record}
+            | {"summaries": [summary.to_json() for summary in result.summaries]}
         )
     elif not quiet:
         console = _Console()
-        console.print(summary_table(result.summary))
-        console.print(totals_table(result.summary))
+        for name, summary in _budgets(result):
+            if len(result.summaries) > 1:
+                console.print(name, style="bold", highlight=False)
+            console.print(summary_table(summary))
+            console.print(totals_table(summary))
         if result.evaluation is not None:
-            from prune_export.report.evaluation_table import evaluation_table, evaluation_title
-
-            console.print(evaluation_title(result.evaluation), style="bold", highlight=False, soft_wrap=True)
-            console.print(evaluation_table(result.evaluation))
+            _print_evaluation(console, result.evaluation)
+        for note in result.record.get("data", {}).get("notes", ()):
+            console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
+        for warning in result.warnings:
+            console.print(f"Warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
+    if json_output or quiet:
+        for warning in result.warnings:
+            say(f"prune-export: warning: {warning}")
+
+
+def _budgets(result: TrainResult) -> list[tuple[str, Summary]]:
+    """A table for each budget, or for the only result."""
+    if not result.summaries:
+        return [(result.final.name, result.summary)]
+    return [(path.name, summary) for path, summary in zip(result.published, result.summaries, strict=True)]
+
+
+def print_dry_run(planned: DryRun, *, json_output: bool, quiet: bool) -> None:
+    """What a training would do."""
+    if json_output:
+        _print_json(planned.to_json())
+    elif not quiet:
+        from prune_export.report.training_tables import dry_run_lines, stages_table
+
+        console = _Console()
+        console.print(stages_table(planned))
+        for line in dry_run_lines(planned):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prune_export.cli.options import add_output_options
+from prune_export import numbers
+from prune_export.cli.options import add_output_options, number
 from prune_export.cli.printing import reporting, say
 
 _EPILOG = """\
@@ -27,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--provider", choices=("cpu", "cuda"), help="where to run (default: an export's target, else cpu)"
     )
-    group.add_argument("--threads", type=int, metavar="N", help="threads inside an operation (default: the runtime's)")
+    group.add_argument(
+        "--threads",
+        type=number(numbers.THREADS),
+        metavar="N",
+        help="threads inside an operation (default: the runtime's)",
+    )
     group.add_argument("--revision", metavar="R", help="a branch, tag or commit of the hub's repository")
     group.add_argument("--cache-dir", type=Path, metavar="DIR", help="huggingface_hub's cache (default: its own)")
     group.add_argument("--token", metavar="T", help="access token for the hub (default: huggingface_hub's own)")
@@ -36,28 +42,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DATA",
-        help="SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv or folder, or a name for datasets (squad, glue:sst2:validation)",
+        help="SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv or folder, texts with labels (.csv, .tsv, .jsonl, .json), a folder "
+        "of save_to_disk, or a name for datasets (squad, glue:sst2:validation)",
     )
     group.add_argument("--task", metavar="TASK", help="question-answering or text-classification (default: the data's)")
     group.add_argument(
-        "--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell: cola, sst2, mnli-mm, …"
+        "--dataset",
+        metavar="NAME",
+        help="the GLUE task, where the data cannot tell: cola, sst2, mnli-mm, …; own: labels are the model's classes",
     )
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    group.add_argument(
+        "--split",
+        metavar="NAME",
+        help="the part of the data (default: validation or test, however they are called)",
+    )
+    group.add_argument(
+        "--limit", type=number(numbers.COUNT), metavar="N", help="only N examples, drawn by --seed (default: all)"
+    )
+    group.add_argument(
+        "--seed", type=number(numbers.SEEDS), default=0, metavar="N", help="seed of --limit (default: 0)"
+    )
     group.add_argument("--answerable", action="store_true", help="only questions with an answer, judged as SQuAD 1.1")
     group.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="the model's classes in order, where its config.json does not say"
     )
     group = parser.add_argument_group("sequences")
     group.add_argument(
-        "--max-seq-length", type=int, metavar="N", help="tokens (default: 384 for questions, 128 for texts)"
+        "--max-seq-length",
+        type=number(numbers.COUNT),
+        metavar="N",
+        help="tokens (default: 384 for questions, 128 for texts)",
     )
     group.add_argument(
-        "--doc-stride", type=int, default=128, metavar="N", help="tokens that neighbouring windows share (default: 128)"
+        "--doc-stride",
+        type=number(numbers.COUNT_OR_NONE),
+        default=128,
+        metavar="N",
+        help="tokens that neighbouring windows share (default: 128)",
     )
-    group.add_argument("--batch-tokens", type=int, metavar="N", help="tokens in a batch (default: 2048; cuda: 16384)")
+    group.add_argument(
+        "--batch-tokens", type=number(numbers.COUNT), metavar="N", help="tokens in a batch (default: 2048; cuda: 16384)"
+    )
     group.add_argument(
         "--null-threshold",
-        type=float,
+        type=number(numbers.ANY),
         default=0.0,
         metavar="X",
         help="SQuAD 2.0: no answer where that beats the best span by more than X logits (default: 0)",
@@ -92,8 +120,10 @@ def run(options: argparse.Namespace) -> int:
             options.data,
             task=options.task,
             dataset=options.dataset,
+            split=options.split,
             only_answerable=options.answerable,
             limit=options.limit,
+            seed=options.seed,
             max_seq_length=options.max_seq_length,
             doc_stride=options.doc_stride,
             batch_tokens=options.batch_tokens,

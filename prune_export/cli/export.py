@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from prune_export import numbers
 from prune_export.cli import inspect
 from prune_export.cli.options import (
     add_checkpoint_options,
     add_output_options,
     add_parity_options,
     add_quality_options,
+    number,
 )
 from prune_export.cli.printing import reporting
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "nothing for padding (default: auto)",
     )
     group.add_argument("--dtype", default="fp32", choices=("fp32", "fp16", "int8"), help="default: fp32")
-    group.add_argument("--opset", type=int, metavar="N", help="ai.onnx opset (default: the target's)")
+    group.add_argument("--opset", type=number(numbers.COUNT), metavar="N", help="ai.onnx opset (default: the target's)")
     group = parser.add_argument_group("int8")
     group.add_argument(
         "--calibration",
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers, blocks or linear maps that stay in fp32: layer_3, layer_3/feed_forward, layer_3/feed_forward/down",
     )
     group.add_argument("--quantize-embeddings", action="store_true", help="store word embeddings in 8 bits")
-    add_parity_options(parser)
+    add_parity_options(parser, thorough=False)
     add_quality_options(parser)
     parser.add_argument("--no-verify", action="store_true", help="skip parity; the record says so")
     add_output_options(parser)
@@ -75,6 +77,7 @@ def _export(options: argparse.Namespace) -> int:
             plan=options.plan,
             atol=options.atol,
             verify=not options.no_verify,
+            thorough=options.thorough,
             samples=options.samples,
             seed=options.seed,
             data=options.data,

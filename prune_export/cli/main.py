@@ -10,6 +10,7 @@ import argparse
 import difflib
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -18,12 +19,15 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from exporters import secrets
 from exporters.errors import PruneExportError
 from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.logs import logs
+from prune_export.cli.options import NumberError
 from prune_export.cli.printing import say
+from prune_export.cli.types import TYPES
 
 
 class Verb(Protocol):
@@ -75,13 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG if verb == "export" else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
     )
     module.add_arguments(parser)
     if verb == "export":
         parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    parser.json = "--json" in words
     _register_tokens(words, parser._option_string_actions)
     try:
         options = parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        if not isinstance(error.__context__, NumberError):
+            parser.error(str(error))
+        return _fail(f"{error.argument_name} {error.message}", 2, argparse.Namespace(json=parser.json))
     except OSError as error:  # BrokenPipeError: whoever read it has read enough
         if not isinstance(error, BrokenPipeError):
             say(f"prune-export: error: the help could not be printed: {error.strerror}")
@@ -89,8 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _expand_paths(options)
-        return module.run(options)
+        with logs(options):
+            _warn_of_shared_package()
+            _expand_paths(options)
+            return module.run(options)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
     except KeyboardInterrupt as stop:
@@ -162,6 +174,13 @@ def _may_be_token(option: str) -> bool:
     return bool(near) or any(word in option.lower() for word in _SECRET_WORDS)
 
 
+def _warn_of_shared_package() -> None:
+    from prune_export.distributions import shared_exporters
+
+    if (warning := shared_exporters()) is not None:
+        logging.getLogger("prune_export").warning("%s", warning)
+
+
 def _expand_paths(options: argparse.Namespace) -> None:
     """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
     from prune_export.files.paths import expanded
@@ -172,17 +191,37 @@ def _expand_paths(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with an option."""
+
+    json = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for kind, function in TYPES.items():
+            self.register("type", kind, function)
+
     def error(self, message: str) -> NoReturn:
-        super().error(secrets.redacted(message))
+        from prune_export.files.reading import clipped
+
+        message = clipped(secrets.redacted(message), 500)
+        if self.json:
+            _print_error(message, 2)
+        say(f"prune-export: error: {message} ({self.prog} --help lists all options)")
+        raise SystemExit(2)
 
 
 def _fail(message: str, code: int, options: argparse.Namespace) -> int:
     message = secrets.redacted(message)
-    if options.json and sys.stdout is not None:
-        with suppress(OSError):
-            print(json.dumps({"error": message, "exit_code": code}), flush=True)
+    if options.json:
+        _print_error(message, code)
     say(f"prune-export: error: {message}")
     return code
+
+
+def _print_error(message: str, code: int) -> None:
+    if sys.stdout is not None:
+        with suppress(OSError):
+            print(json.dumps({"error": message, "exit_code": code}), flush=True)
 
 
 class _Terminated(BaseException):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options
-from prune_export.cli.printing import reporting
+from prune_export import numbers
+from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options, number
+from prune_export.cli.printing import reporting, say
 
 _EPILOG = """\
 The masked checkpoint loads in any transformers; prune-export --model makes a slim ONNX model of it.
+Exit code 4 if it is slower than --speedup or --latency-ms asks for, by more than --tolerance, after writing everything.
 """
 
 
@@ -25,20 +27,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="examples with answers or labels: SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv, or a name for datasets; "
         "several are mixed",
     )
-    group.add_argument("--samples", type=int, default=512, metavar="N", help="examples that are used (default: 512)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="which examples (default: 0)")
+    group.add_argument(
+        "--samples",
+        type=number(numbers.SAMPLE_COUNT),
+        default=512,
+        metavar="N",
+        help="examples that are used (default: 512)",
+    )
+    group.add_argument("--seed", type=number(numbers.SEEDS), default=0, metavar="N", help="which examples (default: 0)")
     group.add_argument("--dataset", metavar="NAME", help="the GLUE task, where the data cannot tell")
     group.add_argument("--labels", nargs="+", metavar="LABEL", help="the model's classes in order")
     group.add_argument(
-        "--max-seq-length", type=int, metavar="N", help="tokens (default: 384 for questions, 128 for texts)"
+        "--max-seq-length",
+        type=number(numbers.COUNT),
+        metavar="N",
+        help="tokens (default: 384 for questions, 128 for texts)",
     )
     group = parser.add_argument_group("budget: what stays, one or more; several write one folder each")
-    group.add_argument("--flops", type=float, nargs="+", metavar="X", help="fraction of the encoder's FLOPs")
-    group.add_argument("--parameters", type=float, nargs="+", metavar="X", help="fraction of the layers' parameters")
-    group.add_argument("--speedup", type=float, nargs="+", metavar="X", help="times as fast as the unpruned network")
-    group.add_argument("--latency-ms", type=float, nargs="+", metavar="X", help="milliseconds for a batch")
-    group.add_argument("--heads", type=float, metavar="X", help="fraction of the heads")
-    group.add_argument("--columns", type=float, metavar="X", help="fraction of the feed-forward columns")
+    group.add_argument(
+        "--flops", type=number(numbers.KEPT_FRACTION), nargs="+", metavar="X", help="fraction of the encoder's FLOPs"
+    )
+    group.add_argument(
+        "--parameters",
+        type=number(numbers.KEPT_FRACTION),
+        nargs="+",
+        metavar="X",
+        help="fraction of the layers' parameters",
+    )
+    group.add_argument(
+        "--speedup", type=number(numbers.FACTOR), nargs="+", metavar="X", help="times as fast as the unpruned network"
+    )
+    group.add_argument(
+        "--latency-ms", type=number(numbers.POSITIVE), nargs="+", metavar="X", help="milliseconds for a batch"
+    )
+    group.add_argument("--heads", type=number(numbers.FRACTION), metavar="X", help="fraction of the heads")
+    group.add_argument(
+        "--columns", type=number(numbers.FRACTION), metavar="X", help="fraction of the feed-forward columns"
+    )
+    group.add_argument(
+        "--tolerance",
+        type=number(numbers.FRACTION),
+        default=0.05,
+        metavar="X",
+        help="how much slower than --speedup or --latency-ms it may be, as a fraction of the time (default: 0.05)",
+    )
     group = parser.add_argument_group("method")
     group.add_argument(
         "--method",
@@ -55,10 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-gradual", action="store_true", help="prune in one step, however far")
     group.add_argument(
-        "--align", type=int, metavar="N", help="columns in multiples of N (default: 32 for budgets in time, else 1)"
+        "--align",
+        type=number(numbers.COUNT),
+        metavar="N",
+        help="columns in multiples of N (default: 32 for budgets in time, else 1)",
     )
     group.add_argument(
-        "--keep-layers", type=int, nargs="+", default=[], metavar="N", help="layers, from 0, that lose nothing"
+        "--keep-layers",
+        type=number(numbers.COUNT_OR_NONE),
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="layers, from 0, that lose nothing",
     )
     group.add_argument(
         "--drop-layers",
@@ -75,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from exporters.errors import QualityError
     from prune_export.cli.console import print_pruned, progress
     from prune_export.pruning.one_shot import prune
 
@@ -89,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
             latency_ms=options.latency_ms,
             heads=options.heads,
             columns=options.columns,
+            tolerance=options.tolerance,
             method=options.method,
             rearrangement=not options.no_rearrangement,
             reconstruction=options.reconstruction,
@@ -116,4 +158,7 @@ def run(options: argparse.Namespace) -> int:
         )
     with reporting(options, optional=True):
         print_pruned(results, json_output=options.json, quiet=options.quiet)
-    return 0
+    missed = [result.missed for result in results if result.missed is not None]
+    for line in missed:
+        say(f"prune-export: error: {line}; the checkpoint was written")
+    return QualityError.exit_code if missed else 0

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("exported model")
     group.add_argument("--onnx", type=Path, required=True, metavar="O", help="the exported folder or .onnx file")
     group.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: the model's target)")
-    add_parity_options(parser)
+    add_parity_options(parser, thorough=True)
     add_quality_options(parser)
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the cases as JUnit XML")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE, whatever it is")
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
             task=options.task,
             plan=options.plan,
             provider=options.provider,
+            thorough=options.thorough,
             samples=options.samples,
             seed=options.seed,
             atol=options.atol,

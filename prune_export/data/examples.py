@@ -20,7 +20,7 @@ class Question:
     """One question about a context.
 
     `answers` are the gold texts, none of them for an unanswerable question. `spans` are the character ranges
-    `(start, end)` of answers in `context`, `end` exclusive; answers that the data set places wrongly have none.
+    `(start, end)` of answers in `context`, `end` exclusive; answers that stand nowhere, or nobody knows where, have none.
     """
 
     id: str
@@ -32,32 +32,47 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class QuestionData:
-    """Extractive question answering. `style` decides the official metric: "squad_v2" has unanswerable questions."""
+    """Extractive question answering. `style` decides the official metric: "squad_v2" has unanswerable questions.
+
+    `split` is the part that was read, None where there are no parts; `name` then ends in it. `notes` say in a line each what
+    the reader left out or mended.
+    """
 
     name: str
     style: Style
     examples: tuple[Question, ...]
+    split: str | None = None
+    notes: tuple[str, ...] = ()
 
     task = "question-answering"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, or a pair of texts, and its label: an index into `GlueTask.labels`, or a number for a regression."""
+    """A text, or a pair of texts, and its label: an index into `GlueTask.labels`, a number for a regression, or in a user's
+    own data the word that stands there, which only a model's classes give a meaning (`with_classes`)."""
 
     id: str
     text: str
     pair: str | None
-    label: int | float
+    label: int | float | str
 
 
 @dataclass(frozen=True, slots=True)
 class TextData:
-    """Classification (or regression) of texts."""
+    """Classification (or regression) of texts; `split` and `notes` as for `QuestionData`.
+
+    `glue` says what labels mean and whose metrics judge. Where it is `OWN`, `words` are all labels of the whole data set, in
+    the order in which they stand there. `told`: the user said that it is.
+    """
 
     name: str
     glue: GlueTask
     examples: tuple[Text, ...]
+    split: str | None = None
+    notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    told: bool = False
 
     task = "text-classification"
 
@@ -78,25 +93,34 @@ def answerable(data: QuestionData) -> QuestionData:
     return replace(data, style="squad" if data.style == "squad_v2" else data.style, examples=kept)
 
 
-def first(data: AnyData, limit: int) -> AnyData:
-    """The first `limit` examples.
+def trainable(data: AnyData) -> AnyData:
+    """Without the questions whose answers stand nowhere in their contexts: they would be learnt as unanswerable.
 
     Raises:
-        UsageError: `limit` is below 1.
+        DataError: no question is left that has an answer.
     """
-    if limit < 1:
-        raise UsageError(f"--limit {limit}: expected 1 or more")
-    return _with(data, data.examples[:limit])
+    if not isinstance(data, QuestionData):
+        return data
+    kept = tuple(example for example in data.examples if example.spans or not example.answers)
+    if not any(example.spans for example in kept):
+        raise DataError(
+            f"{data.name}: no question in it has an answer that is found in its context; training needs answers"
+        )
+    if lost := len(data.examples) - len(kept):
+        note = f"{lost:,} of {len(data.examples):,} questions left out: their answers do not stand where the data say"
+        return replace(data, examples=kept, notes=(*data.notes, note))
+    return data
 
 
 def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
-    """`count` examples drawn without replacement, the same for the same seed; all of them where there are fewer.
+    """`count` examples drawn without replacement, the same for the same seed; all of them where there are no more.
 
     Raises:
         UsageError: `count` is below 1, or `seed` below 0.
     """
-    if count < 1 or seed < 0:
-        raise UsageError(f"{count} samples with seed {seed}: expected 1 or more, and a seed of 0 or more")
+    for option, number, least in (("limit", count, 1), ("seed", seed, 0)):
+        if number < least:
+            raise UsageError(f"--{option} {number}: expected {least} or more")
     order = np.random.default_rng(seed).permutation(len(data.examples))[:count]
     return _with(data, tuple(data.examples[int(index)] for index in order))
 
@@ -113,8 +137,10 @@ def joined(found: Sequence[Data]) -> Data:
     Raises:
         DataError: the tasks differ.
     """
-    name = ", ".join(Path(data.name).name for data in found)
     first = found[0]
+    if len(found) == 1:
+        return replace(first, name=Path(first.name).name)
+    name = ", ".join(Path(data.name).name for data in found)
     same = [
         data
         for data in found
@@ -122,8 +148,17 @@ def joined(found: Sequence[Data]) -> Data:
     ]
     if len(same) < len(found):
         raise DataError(f"{name}: files of different tasks; expected data of one task")
-    return _with(first, tuple(example for data in found for example in data.examples), name)
+    examples: Any = tuple(example for data in found for example in data.examples)
+    notes = tuple(f"{Path(data.name).name}: {note}" for data in found for note in data.notes)
+    splits = {data.split for data in found}
+    split = splits.pop() if len(splits) == 1 else None
+    if isinstance(first, QuestionData):
+        return replace(first, name=name, examples=examples, split=split, notes=notes)
+    texts = [data for data in found if isinstance(data, TextData)]
+    words = tuple(dict.fromkeys(word for data in texts for word in data.words))
+    told = all(data.told for data in texts)
+    return TextData(name, first.glue, examples, split, notes, words, told)
 
 
-def _with(data: AnyData, examples: Any, name: str | None = None) -> AnyData:
-    return replace(data, examples=examples, name=data.name if name is None else name)
+def _with(data: AnyData, examples: Any) -> AnyData:
+    return replace(data, examples=examples)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from exporters.errors import UsageError
 from prune_export.data.examples import Data, Question, QuestionData, TextData
+from prune_export.data.tokenizer import check_fast
 
 QUESTION_LENGTH = 384
 TEXT_LENGTH = 128
@@ -33,8 +34,10 @@ class Feature:
 
     `example` is the index of what it was made from. `input_ids` and `token_type_ids` are `[length]`. For question answering,
     `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the place of the
-    token that stands for "no answer". The rest is for training, None unless asked for: `start` and `end`, the answer's first
-    and last token (both `cls` where the window does not hold the answer), or `label`, the model's class or a number.
+    token that stands for "no answer"; `words` `[length, 2]`, where asked for, are the ranges of the whole words that tokens
+    belong to, (-1, -1) where there is none. The rest is for training, None unless asked for: `start` and `end`, the
+    answer's first and last token (both `cls` where the window does not hold the answer), or `label`, the model's class or a
+    number.
     """
 
     example: int
@@ -45,6 +48,7 @@ class Feature:
     start: int | None = None
     end: int | None = None
     label: int | float | None = None
+    words: Ids | None = None
 
 
 def make_features(
@@ -59,9 +63,9 @@ def make_features(
 ) -> tuple[Feature, ...]:
     """All features of `data`, in the order of its examples; a question gives one or more, a text one.
 
-    `tokenizer` is a fast tokenizer. `max_seq_length` is in tokens (None: 384 for question answering, 128 for texts); longer
-    texts are cut, contexts go on in further windows. `labelled` adds what training needs; `classes` is the model's class for
-    each label of the task (`class_order`; empty: the same).
+    `tokenizer` is a fast tokenizer (a slow one will do for texts). `max_seq_length` is in tokens (None: 384 for question
+    answering, 128 for texts); longer texts are cut, contexts go on in further windows. `labelled` adds what training needs;
+    `classes` is the model's class for each label of the task (`class_order`; empty: the same).
 
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
@@ -95,6 +99,8 @@ def text_features(
     """
     if not texts:
         return ()
+    if with_offsets:
+        check_fast(tokenizer)
     paired = texts[0][1] is not None
     least = tokenizer.num_special_tokens_to_add(pair=paired) + (2 if paired else 1)
     if max_seq_length < least:
@@ -122,12 +128,14 @@ def question_features(
     max_seq_length: int = QUESTION_LENGTH,
     doc_stride: int = DOC_STRIDE,
     max_query_length: int = MAX_QUERY_LENGTH,
+    with_words: bool = False,
 ) -> tuple[Feature, ...]:
-    """The windows of questions with their contexts, in order.
+    """The windows of questions with their contexts, in order; `with_words`: with the ranges of words.
 
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
     """
+    check_fast(tokenizer)
     if doc_stride < 0 or max_query_length < 1:
         raise UsageError(f"--doc-stride {doc_stride}, question length {max_query_length}: expected 0 and 1 or more")
     if not pairs:
@@ -147,7 +155,7 @@ def question_features(
     found: list[list[Feature]] = [[] for _ in pairs]
     for stride, indices in by_stride.items():
         texts = [(questions[index][0], pairs[index][1]) for index in indices]
-        for feature in _windows(texts, tokenizer, max_seq_length, stride):
+        for feature in _windows(texts, tokenizer, max_seq_length, stride, with_words=with_words):
             index = indices[feature.example]
             found[index].append(replace(feature, example=index))
     return tuple(feature for windows in found for feature in windows)
@@ -168,7 +176,9 @@ def _short_questions(questions: Sequence[str], tokenizer: Any, most: int) -> lis
     return found
 
 
-def _windows(pairs: list[tuple[str, str]], tokenizer: Any, length: int, stride: int) -> list[Feature]:
+def _windows(
+    pairs: list[tuple[str, str]], tokenizer: Any, length: int, stride: int, *, with_words: bool
+) -> list[Feature]:
     right = tokenizer.padding_side == "right"
     firsts, seconds = [question for question, _ in pairs], [context for _, context in pairs]
     if not right:
@@ -190,7 +200,8 @@ def _windows(pairs: list[tuple[str, str]], tokenizer: Any, length: int, stride: 
         offsets = _offsets(encoded, index, 1 if right else 0)
         cls = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else 0
         example = encoded["overflow_to_sample_mapping"][index]
-        features.append(Feature(example, _ids(ids), _ids(types[index]), offsets, cls))
+        words = _words(encoded.word_ids(index), offsets) if with_words else None
+        features.append(Feature(example, _ids(ids), _ids(types[index]), offsets, cls, words=words))
     return features
 
 
@@ -198,6 +209,18 @@ def _offsets(encoded: Any, index: int, part: int) -> Ids:
     """Character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
     inside = np.array([found == part for found in encoded.sequence_ids(index)])
     return np.where(inside[:, None], _ids(encoded["offset_mapping"][index]).reshape(-1, 2), -1)
+
+
+def _words(word_ids: Sequence[int | None], offsets: Ids) -> Ids:
+    """Character ranges `[length, 2]` of the words that tokens of the text with `offsets` belong to, else (-1, -1)."""
+    numbers = np.array([-1 if number is None else number for number in word_ids])
+    found = np.full_like(offsets, -1)
+    places = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
+    _, first, which = np.unique(numbers[places], return_index=True, return_inverse=True)
+    last = len(places) - 1 - np.unique(numbers[places][::-1], return_index=True)[1]
+    found[places, 0] = offsets[places[first], 0][which]
+    found[places, 1] = offsets[places[last], 1][which]
+    return found
 
 
 def _token_types(encoded: Any, tokenizer: Any) -> Any:
@@ -226,6 +249,8 @@ def _with_span(feature: Feature, example: Question) -> Feature:
 
 def _model_label(data: TextData, index: int, classes: Sequence[int]) -> int | float:
     label = data.examples[index].label
+    if isinstance(label, str):
+        raise TypeError(f"the label {label!r} is a word; with_classes comes first")
     return classes[int(label)] if classes and data.glue.labels else label
 
 

@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from exporters.errors import DataError, UsageError
 from prune_export.data.examples import Text, TextData
-from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task
+from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task, plain_name
+from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note
+from prune_export.data.rows import label_of, number_note
+from prune_export.data.table import read_cells
 from prune_export.files.reading import clipped
+
+_TWO_ORDERS = ("rte", "wnli")  # one set of headings, and two orders of the same labels
+
+
+def is_glue(text: str, name: str) -> bool:
+    """Whether a TSV has a GLUE task's form and that task's labels, and does not name the split of each row."""
+    lines = read_cells(text, "\t", name)
+    header = lines[0][1]
+    task = _fitting(header)
+    if task is None or "split" in (heading.strip().lower() for heading in header):
+        return False
+    if not task.header or not task.labels:
+        return True
+    place = header.index(task.label)
+    words = {label_word(cells[place], name) for _, cells in lines[1:] if place < len(cells)}
+    known = set(map(plain_name, task.labels))
+    return are_numbers(word for word in words if word is not None and plain_name(word) not in known)
 
 
 def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
     """The examples of a TSV file; which task it is shows in its headings, unless `dataset` says so ("sst2", "MNLI", …).
 
     Raises:
-        DataError: the headings are of no GLUE task or not of `dataset`, a line lacks columns, a label is unknown, or
-            there is nothing (a test set has no labels).
+        DataError: the headings are of no GLUE task or not of `dataset`, a line lacks columns, a label is unknown, the labels
+            may be those of two tasks, or there is nothing (a test set has no labels).
         UsageError: `dataset` names no GLUE task.
     """
-    # Not splitlines(): the texts hold characters that it takes for line breaks.
-    lines = [line.rstrip("\r").split("\t") for line in text.split("\n")]
-    task = named_task(dataset) if dataset is not None else _recognised(lines[0], name)
-    places = _places(task, lines[0], name)
+    lines = read_cells(text, "\t", name)
+    task = named_task(dataset) if dataset is not None else _recognised(lines[0][1], name)
+    places = _places(task, lines[0][1], name)
     examples: list[Text] = []
-    for number, cells in enumerate(lines[1:] if task.header else lines, 2 if task.header else 1):
-        if cells == [""]:
-            continue
+    words: set[str] = set()
+    rows = lines[1:] if task.header else lines
+    left_out = short = 0
+    for number, cells in rows:
         if max(places) >= len(cells):
             if task.skip_short:
+                short += 1
                 continue
             raise DataError(f"{name}: line {number} has {len(cells)} columns; {task.name} needs {max(places) + 1}")
         chosen = [cells[place] for place in places]
-        label = label_of(task, chosen[0], f"{name}: line {number}")
-        examples.append(Text(str(number), chosen[1], chosen[2] if task.pair else None, label))
+        where = f"{name}: line {number}"
+        word = label_word(chosen[0], where) if chosen[0].strip().lower() != "nan" else "nan"
+        if word is None or (task.labels and word == "-1"):
+            left_out += 1
+            continue
+        words.add(word)
+        examples.append(Text(str(number), chosen[1], chosen[2] if task.pair else None, label_of(task, word, where)))
+    if not examples and left_out:
+        raise DataError(f"{name}: no row has a label (GLUE's test sets have none; use the dev set)")
     if not examples:
         raise DataError(f"{name}: no example in it")
-    return TextData(name, task, tuple(examples))
+    notes = unlabelled_note(left_out, len(rows))
+    if short:
+        notes = (*notes, f"{short:,} of {len(rows):,} rows left out: they lack columns, as in the official reader")
+    if dataset is None and task.labels and are_class_numbers(words):
+        if task.name in _TWO_ORDERS:
+            raise DataError(
+                f"{name}: numbers as labels under headings that {' and '.join(_TWO_ORDERS)} share, where 1 is "
+                f"{' and '.join(GLUE_TASKS[one].labels[1] for one in _TWO_ORDERS)}; say which with --dataset"
+            )
+        notes = (*notes, number_note(task))
+    return TextData(name, task, tuple(examples), notes=notes)
 
 
 def named_task(dataset: str) -> GlueTask:
@@ -50,41 +88,21 @@ def named_task(dataset: str) -> GlueTask:
     return task
 
 
-def label_of(task: GlueTask, found: str | int | float, where: str) -> int | float:
-    """A label as it stands in a file: its name, its index, or the number of a regression.
-
-    Raises:
-        DataError: it is none of them.
-    """
-    word = str(found).strip()
-    if not task.labels:
-        try:
-            value = float(word)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"{where}: the score '{clipped(word)}' is no number")
-        return value
-    if word in task.labels:
-        return task.labels.index(word)
-    if word.isdecimal() and len(word) < 10 and int(word) < len(task.labels):
-        return int(word)
-    unlabelled = " (GLUE's test sets have no labels; use the dev set)" if word in ("-1", "") else ""
-    raise DataError(
-        f"{where}: the label '{clipped(word)}' is none of {task.name}'s: {', '.join(task.labels)}{unlabelled}"
-    )
-
-
 def _columns(task: GlueTask) -> tuple[str, ...]:
     return (task.label, task.text, *((task.pair,) if task.pair else ()))
 
 
-def _recognised(header: list[str], name: str) -> GlueTask:
+def _fitting(header: Sequence[str]) -> GlueTask | None:
+    """The task that has these headings."""
     fitting = [task for task in GLUE_TASKS.values() if task.header and set(_columns(task)) <= set(header)]
     if fitting:  # QNLI's headings include SST-2's
         return max(fitting, key=lambda task: len(_columns(task)))
-    if len(header) == 4 and header[1] in ("0", "1"):
-        return GLUE_TASKS["cola"]
+    return GLUE_TASKS["cola"] if len(header) == 4 and header[1] in ("0", "1") else None
+
+
+def _recognised(header: Sequence[str], name: str) -> GlueTask:
+    if (task := _fitting(header)) is not None:
+        return task
     if "index" in header or "sentence" in header or "sentence1" in header:
         raise DataError(
             f"{name}: has the columns {clipped(', '.join(header))}, and no labels; GLUE's test sets have none, "
@@ -93,7 +111,7 @@ def _recognised(header: list[str], name: str) -> GlueTask:
     raise DataError(f"{name}: its first line is not the heading of a GLUE task: {clipped(' | '.join(header), 120)}")
 
 
-def _places(task: GlueTask, header: list[str], name: str) -> tuple[int, ...]:
+def _places(task: GlueTask, header: Sequence[str], name: str) -> tuple[int, ...]:
     if not task.header:
         return tuple(int(column) for column in _columns(task))
     missing = [column for column in _columns(task) if column not in header]

@@ -7,6 +7,7 @@ config.json names its classes is read by those names instead; see `model_classes
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,8 +115,24 @@ GLUE_TASKS: dict[str, GlueTask] = {
             labels=_YES_NO,
             metrics=("accuracy",),
         ),
+        GlueTask(  # RTE's headings, the other order of labels
+            "wnli",
+            text="sentence1",
+            pair="sentence2",
+            label="label",
+            hub=("sentence1", "sentence2"),
+            labels=("not_entailment", "entailment"),
+            metrics=("accuracy",),
+        ),
     )
 }
+
+# Somebody's own data: labels are the model's classes, by name or number, or a regression's numbers.
+OWN = GlueTask("classification", text="", pair=None, label="", hub=(), labels=(), metrics=("accuracy",))
+OWN_NUMBERS = GlueTask("regression", text="", pair=None, label="", hub=(), labels=(), metrics=("pearson", "spearmanr"))
+OWN_NAME = "own"  # what --dataset calls them
+
+MISMATCHED = ("mnli-mm", "mnli_mismatched")
 
 # What people write, beside the names above.
 _OTHER_NAMES = {"sst-2": "sst2", "sts-b": "stsb", "mnli-m": "mnli", "mnli-mm": "mnli"}
@@ -126,3 +143,12 @@ def glue_task(name: str) -> GlueTask | None:
     """The task called `name`, in any case and spelling that is in use ("SST-2", "sst2"), or None."""
     lower = name.lower()
     return GLUE_TASKS.get(_OTHER_NAMES.get(lower, lower))
+
+
+_SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailment", "contradictory": "contradiction"}
+
+
+def plain_name(name: str) -> str:
+    """A class's name without regard to case, spaces, `_` and `-`, and by the tasks' own word where there are several."""
+    plain = re.sub(r"[\s_-]+", "", name.casefold())
+    return _SYNONYMS.get(plain, plain)

@@ -4,13 +4,111 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from exporters.errors import UnsupportedError, UsageError
-from prune_export.data.glue_tasks import GlueTask
+from prune_export.data.examples import TextData
+from prune_export.data.glue_tasks import OWN, OWN_NAME, OWN_NUMBERS, GlueTask, plain_name
+from prune_export.data.labels import are_class_numbers, are_numbers
 from prune_export.files.reading import clipped
 
-_SYNONYMS = {"neg": "negative", "pos": "positive", "non_entailment": "not_entailment", "contradictory": "contradiction"}
+_MOST_UNSEEN = 10  # as many numbers of classes as labels that are there
+
+
+def with_classes(
+    data: TextData, config: Mapping[str, Any], *, labels: Sequence[str] | None = None
+) -> tuple[TextData, tuple[int, ...]]:
+    """`data` with labels that a model of this configuration understands, and for each of its labels the model's class (none
+    for a regression).
+
+    Of GLUE's data nothing changes. Words of somebody's own data become the model's classes: by name, without regard to
+    case, spaces, `_` and `-`, or by number. Where the model has one output they are numbers to be predicted. `labels` are
+    the model's classes by name, in the model's order, in place of those in config.json.
+
+    Raises:
+        UsageError: `labels` are not those of the task.
+        UnsupportedError: labels are none of the model's classes, or may mean different ones.
+    """
+    if data.glue != OWN:
+        order = class_order(data.glue, config, labels=labels)
+        if order and labels is None and _say_nothing(class_names(config)):
+            note = (
+                f"the model's classes have no names; taken for {', '.join(data.glue.labels)}, in the order of datasets"
+            )
+            data = replace(data, notes=(*data.notes, note))
+        return data, order
+    names = class_names(config)
+    if labels is not None and len(labels) != len(names):
+        raise UsageError(f"--labels {' '.join(labels)}: expected {len(names)}, one for each of the model's classes")
+    words = data.words or tuple(dict.fromkeys(str(example.label) for example in data.examples))
+    if len(names) == 1:
+        if not are_numbers(words):
+            raise UnsupportedError(
+                f"the model has one output, for numbers; {data.name} has the labels {_listed(words)}"
+            )
+        numbers = tuple(replace(example, label=float(example.label)) for example in data.examples)
+        return replace(data, glue=OWN_NUMBERS, examples=numbers, words=()), ()
+    names = names if labels is None else tuple(labels)
+    classes, notes = _own_classes(data, words, names, named=labels is not None)
+    examples = tuple(replace(example, label=classes[str(example.label)]) for example in data.examples)
+    bound = replace(data, glue=replace(OWN, labels=names), examples=examples, notes=(*data.notes, *notes), words=())
+    return bound, tuple(range(len(names)))
+
+
+def _own_classes(
+    data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The model's class for each of `words`, and notes. `named`: the user gave the names."""
+    by_name = {word: place for word in words if (place := _named(word, names)) is not None}
+    unnamed = _say_nothing(names)
+    if unnamed and len(names) == 2 and {word.lower() for word in words} <= {"false", "true"}:
+        return {word: int(word.lower() == "true") for word in words}, ()
+    if not are_class_numbers(words):
+        if foreign := [word for word in words if word not in by_name]:
+            hint = "; a score needs a model with one output" if are_numbers(foreign) else ""
+            raise UnsupportedError(
+                f"{data.name}: the labels {_listed(foreign)} are none of the model's classes: {_listed(names)}{hint}. Say "
+                "with --labels what the data call the model's classes, in the model's order"
+            )
+        return by_name, ()
+    by_number = {word: int(word) for word in words}
+    found = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
+    if len(by_name) == len(words):
+        if max(by_number.values()) < len(names) and by_name != by_number and not named:
+            raise UnsupportedError(
+                f"{found}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
+                "names that are no numbers"
+            )
+        return by_name, ()
+    if max(by_number.values()) >= len(names):
+        raise UnsupportedError(f"{found}; the model has {len(names)} classes: {_listed(names)}")
+    if max(by_number.values()) + 1 < len(names) and not data.told:
+        raise UnsupportedError(
+            f"{found}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say so "
+            f"with --dataset {OWN_NAME}"
+        )
+    if unnamed:
+        return by_number, ()
+    meant = ", ".join(f"{word} = {names[int(word)]}" for word in sorted(words, key=int)[:6])
+    return by_number, (f"labels are read as the numbers of the model's classes: {meant}{', …' * (len(words) > 6)}",)
+
+
+def _named(word: str, names: Sequence[str]) -> int | None:
+    """The place of the class called `word`: exactly, or else without regard to case and separators."""
+    exact = [place for place, name in enumerate(names) if name == word]
+    plain = [place for place, name in enumerate(names) if plain_name(name) == plain_name(word)]
+    found = exact or plain
+    return found[0] if len(found) == 1 else None
+
+
+def _say_nothing(names: Sequence[str]) -> bool:
+    """Whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
+    return all(re.fullmatch(rf"(label)?{place}", plain_name(name)) for place, name in enumerate(names))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return clipped(", ".join(words), 120)
 
 
 def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[str] | None = None) -> tuple[int, ...]:
@@ -32,29 +130,54 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
             )
         return ()
     expected = ", ".join(task.labels)
+    wanted = [plain_name(label) for label in task.labels]
     if labels is not None:
         given = [plain_name(label) for label in labels]
-        if sorted(given) != sorted(task.labels):
+        if sorted(given) != sorted(wanted):
             raise UsageError(
                 f"--labels {' '.join(labels)}: expected the labels of {task.name} in some order: {expected}"
             )
         if len(given) != len(names):
             raise UnsupportedError(f"{task.name} has {len(given)} labels; the model has {len(names)} classes")
-        return tuple(given.index(label) for label in task.labels)
+        return tuple(given.index(label) for label in wanted)
     if len(names) != len(task.labels):
         raise UnsupportedError(
             f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: "
             f"{clipped(', '.join(names))}"
         )
     plain = [plain_name(name) for name in names]
-    if sorted(plain) == sorted(task.labels):
-        return tuple(plain.index(label) for label in task.labels)
-    if all(re.fullmatch(r"(label_)?\d+", name) for name in plain):
+    if sorted(plain) == sorted(wanted):
+        return tuple(plain.index(label) for label in wanted)
+    if _say_nothing(names):
         return tuple(range(len(names)))
     raise UnsupportedError(
         f"the model's classes are called {clipped(', '.join(names))}; {task.name} has {expected}. Say which class is which "
         "with --labels, in the model's order"
     )
+
+
+def new_classes(data: TextData) -> tuple[str, ...] | int:
+    """The classes of a head that is to be made for `data`: their names, or how many where the labels are numbers; 1 for a
+    regression.
+
+    Raises:
+        UnsupportedError: the labels are numbers that no classes have.
+    """
+    if data.glue != OWN:
+        return data.glue.labels or 1
+    if not are_numbers(data.words):
+        by_plain: dict[str, str] = {}
+        for word in sorted(data.words):
+            by_plain.setdefault(plain_name(word), word)
+        return tuple(by_plain.values())
+    if not are_class_numbers(data.words):
+        return 1
+    count = max(map(int, data.words)) + 1
+    if count > max(_MOST_UNSEEN * len(data.words), 2):
+        raise UnsupportedError(
+            f"{data.name}: the labels are {len(data.words)} numbers up to {count - 1:,}; expected those of classes, from 0"
+        )
+    return max(count, 2)
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -64,9 +187,3 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(found[key]) for key in sorted(found, key=int))
     count = config.get("num_labels")
     return tuple(f"LABEL_{index}" for index in range(2 if count is None else int(count)))
-
-
-def plain_name(name: str) -> str:
-    """A class's name in lower case, without spaces, and by the tasks' own word where it has several."""
-    lower = re.sub(r"[\s-]+", "_", name.strip().lower())
-    return _SYNONYMS.get(lower, lower)

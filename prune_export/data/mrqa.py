@@ -6,10 +6,12 @@ of the metric are `answers`, as in the official script.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 from exporters.errors import DataError
+from prune_export.data.answers import Placer
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped, shown
@@ -22,20 +24,21 @@ def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
         DataError: a line has another shape, a question has no answer, or there is no question.
     """
     questions: list[Question] = []
+    placer = Placer()
     for number, line in enumerate(lines, 1):
         if isinstance(line, dict) and "header" in line:
             continue
         where = f"{name}: line {number}"
         context = field(line, "context", str, where)
         for index, entry in enumerate(field(line, "qas", list, where)):
-            questions.append(_question(entry, context, f"{where}: qas[{index}]"))
+            questions.append(_question(entry, context, f"{where}: qas[{index}]", placer))
     if not questions:
         raise DataError(f"{name}: no question in it")
     unique([question.id for question in questions], name)
-    return QuestionData(name, "mrqa", tuple(questions))
+    return QuestionData(name, "mrqa", tuple(questions), notes=placer.notes())
 
 
-def _question(entry: Any, context: str, where: str) -> Question:
+def _question(entry: Any, context: str, where: str, placer: Placer) -> Question:
     identifier = field(entry, "qid", str, where)
     answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
     if not answers:
@@ -50,8 +53,20 @@ def _question(entry: Any, context: str, where: str) -> Question:
                 raise DataError(
                     f"{place}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
                 )
-            spans.append((start, last + 1))
+            if "text" not in found or _alike(str(found["text"]), context[start : last + 1]):
+                spans.append((start, last + 1))
+    if not spans:
+        spans = list(placer.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
     return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether both are the same but for case, accents, spaces and punctuation, which MRQA's search took for the same."""
+    plain = [
+        [letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum()]
+        for text in (one, other)
+    ]
+    return plain[0] == plain[1]
 
 
 def _pair(span: Any, where: str) -> tuple[int, int]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from exporters.errors import DataError, UsageError
+from prune_export.data.columns import EXPECTED, is_heading
 from prune_export.data.examples import Data
-from prune_export.data.glue import glue_texts
+from prune_export.data.glue import glue_texts, is_glue
+from prune_export.data.glue_tasks import MISMATCHED, OWN, GlueTask
 from prune_export.data.hub import is_saved, read_named, read_saved
 from prune_export.data.mrqa import mrqa_questions
+from prune_export.data.rows import rows_data, task_of
+from prune_export.data.splits import Purpose, choose_split, is_split
 from prune_export.data.squad import squad_questions
+from prune_export.data.table import read_table
 from prune_export.files.reading import ReadingError, clipped, decode_json, is_file, read_bytes, user_path
 
 DATA_TASKS = ("question-answering", "text-classification")
@@ -22,20 +29,24 @@ _CHUNK = 1 << 20
 _MOST_VALUES = 32 << 20  # of a JSON document; each takes up to twenty times its room in the file
 _GZIP = b"\x1f\x8b"
 _FILE_ENDINGS = (".json", ".jsonl", ".gz", ".tsv", ".txt", ".csv")
-_DEV_FILES = ("dev.tsv", "dev_matched.tsv")
-_TRAIN_FILE = "train.tsv"
 
 
 def read_examples(
-    source: str | Path, *, task: str | None = None, dataset: str | None = None, training: bool = False
+    source: str | Path,
+    *,
+    task: str | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    purpose: Purpose = "evaluation",
 ) -> Data:
     """The examples of `source`.
 
-    `source` is a file (SQuAD JSON, MRQA JSON lines, a GLUE TSV; gzipped or not), a GLUE task's folder (its dev set; for MNLI
-    the matched one), a folder of `datasets.save_to_disk`, or a name for `datasets`: `squad`, `glue:sst2:validation`.
-    `training` takes the training part instead of the validation part, where a folder or a name has both.
+    `source` is a file (SQuAD JSON, nested or flat, MRQA JSON lines, a GLUE TSV, texts with labels as JSON, JSON lines, CSV
+    or TSV; gzipped or not), a folder of such files by split (dev.tsv, train.csv), a folder of `datasets.save_to_disk`, or a
+    name for `datasets`: `squad`, `glue:sst2:validation`. Where there are several splits, `split` says which, as
+    `FOLDER:SPLIT` does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it.
     `task` ("question-answering" or "text-classification") is what it must be for; None: whatever it is for. `dataset` names
-    the GLUE task where the content alone cannot tell.
+    the GLUE task where the content alone cannot tell, or is "own".
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -44,39 +55,74 @@ def read_examples(
     """
     if task is not None and task not in DATA_TASKS:
         raise UsageError(f"--task {task}: data can be read for {' and '.join(DATA_TASKS)}")
-    data = _read(source, dataset, training)
+    data = _read(source, _Options(dataset, split, purpose))
     if task is not None and data.task != task:
         raise DataError(f"{source}: is for {data.task}; expected data for {task}")
-    return data
+    return data if data.split is None else replace(data, name=f"{data.name}:{data.split}")
 
 
-def _read(source: str | Path, dataset: str | None, training: bool) -> Data:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    dataset: str | None
+    split: str | None
+    purpose: Purpose
+
+
+def _read(source: str | Path, options: _Options) -> Data:
     try:
         path = user_path(source)
         if path.is_dir():
-            return _read_folder(path, dataset, training)
+            return _read_folder(path, options)
         if path.exists():
-            return _parse(_text(path), str(source), dataset)
+            return _parse(_text(path), str(source), options)
+        base, colon, split = str(source).rpartition(":")
+        if colon and split and (place := user_path(base)).exists() and _has_splits(place):
+            if options.split not in (None, split):
+                raise UsageError(f"--split {options.split}: '{source}' names another")
+            return _read(base, replace(options, split=split))
     except (ReadingError, OSError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DataError(f"{clipped(str(source), 300)}: cannot be read: {reason}") from error
     if isinstance(source, Path) or path.suffix in _FILE_ENDINGS or str(source).startswith(("/", ".", "~")):
         raise DataError(f"{source}: no such file or folder")
-    return read_named(source, dataset=dataset, training=training)
+    return read_named(source, dataset=options.dataset, split=options.split, purpose=options.purpose)
 
 
-def _read_folder(folder: Path, dataset: str | None, training: bool) -> Data:
+def _has_splits(path: Path) -> bool:
+    """Whether a split of `path` can be asked for: a file may have a column that says it."""
+    return path.is_file() or is_saved(path) or bool(_files_by_split(path))
+
+
+def _read_folder(folder: Path, options: _Options) -> Data:
     if is_saved(folder):
-        return read_saved(folder, dataset=dataset, training=training)
-    mismatched = dataset is not None and dataset.lower() in ("mnli-mm", "mnli_mismatched")
-    names = (_TRAIN_FILE,) if training else ("dev_mismatched.tsv",) if mismatched else _DEV_FILES
-    for name in names:
-        if is_file(folder / name):
-            return _parse(_text(folder / name), str(folder / name), dataset)
-    raise DataError(
-        f"{folder}: expected a file, a GLUE task's folder with {' or '.join(names)}, or a folder written by "
-        "datasets.save_to_disk"
-    )
+        return read_saved(folder, dataset=options.dataset, split=options.split, purpose=options.purpose)
+    files = _files_by_split(folder)
+    if not files:
+        raise DataError(
+            f"{folder}: expected a file, a GLUE task's folder with dev.tsv or dev_matched.tsv, another folder with files "
+            "that are called after their splits, or one written by datasets.save_to_disk"
+        )
+    mismatched = options.dataset is not None and options.dataset.lower() in MISMATCHED
+    wanted = options.split
+    if wanted is None and mismatched and options.purpose == "evaluation" and "dev_mismatched" in files:
+        wanted = "dev_mismatched"
+    split = choose_split(list(files), wanted, options.purpose, str(folder))
+    if len(files[split]) > 1:
+        names = " and ".join(path.name for path in files[split])
+        raise DataError(f"{folder}: has {names}; give the one that is meant")
+    (path,) = files[split]
+    found = _parse(_text(path), str(path), replace(options, split=None))
+    return replace(found, name=str(folder), split=split)
+
+
+def _files_by_split(folder: Path) -> dict[str, list[Path]]:
+    """The data files in `folder` that are called after a split, by that."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        split = path.name.split(".", 1)[0]
+        if path.suffix in _FILE_ENDINGS and is_split(split) and is_file(path):
+            found.setdefault(split, []).append(path)
+    return found
 
 
 def _text(path: Path) -> str:
@@ -114,21 +160,74 @@ def _decompressed(content: bytes, path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _parse(text: str, name: str, dataset: str | None) -> Data:
+def _parse(text: str, name: str, options: _Options) -> Data:
     if text.lstrip()[0] not in "{[":
-        if "\t" not in text.split("\n", 1)[0]:
-            raise DataError(f"{name}: neither JSON nor tab-separated: it begins with '{clipped(text.strip(), 40)}'")
-        return glue_texts(text, name, dataset=dataset)
-    if dataset is not None:
-        raise UsageError(f"--dataset {dataset} is for GLUE; {name} is JSON")
+        return _parse_table(text, name, options)
     lines = text.strip().split("\n")
     if len(lines) > 1 and _is_json(lines[0]):
         parsed = (_json(line, f"{name}: line {n}") for n, line in enumerate(lines, 1) if line.strip())
-        return mrqa_questions(parsed, name)
+        first = decode_json(lines[0], object)
+        if isinstance(first, dict) and not {"qas", "header"} & set(first):
+            return _of_rows(_objects(parsed, name), name, options)
+        return _told_nothing(mrqa_questions(parsed, name), options)
     root = _json(text, name)
     if isinstance(root, dict) and {"qas", "header"} & set(root):
-        return mrqa_questions([root], name)
-    return squad_questions(root, name)
+        return _told_nothing(mrqa_questions([root], name), options)
+    rows = [root] if isinstance(root, dict) and is_heading(list(root)) else root
+    version = ""
+    if isinstance(root, dict) and isinstance(root.get("data"), list):
+        rows, version = root["data"], str(root.get("version", ""))
+    if isinstance(rows, list) and rows and all(isinstance(row, dict) and "paragraphs" not in row for row in rows):
+        return _of_rows(rows, name, options, version=version)
+    return _told_nothing(squad_questions(root, name), options)
+
+
+def _parse_table(text: str, name: str, options: _Options) -> Data:
+    text = text.lstrip("\r\n")
+    first = text.split("\n", 1)[0].rstrip("\r")
+    task = None if options.dataset is None else task_of(options.dataset)
+    official = is_glue(text, name) if task is None else task is not OWN and not _has_hub_columns(first, task)
+    if "\t" in first and options.split is None and official:
+        return glue_texts(text, name, dataset=options.dataset)
+    table = read_table(text, name)
+    if table is None:
+        begins = f"it begins with '{clipped(text, 40)}'"
+        if "\t" in first:
+            return glue_texts(text, name)
+        if "," in first or ";" in first:
+            raise DataError(f"{name}: CSV without headings that are known; expected {EXPECTED}; {begins}")
+        raise DataError(f"{name}: neither JSON nor tab-separated nor CSV: {begins}")
+    rows, notes = table
+    found = _of_rows(rows, name, options)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def _has_hub_columns(first: str, task: GlueTask) -> bool:
+    """Whether a TSV has the columns that `datasets` has for `task`, not those of the official files."""
+    headings = set(first.split("\t"))
+    return task.label not in headings and {*task.hub, "label"} <= headings
+
+
+def _of_rows(rows: Sequence[dict[str, Any]], name: str, options: _Options, *, version: str = "") -> Data:
+    return rows_data(rows, name, dataset=options.dataset, split=options.split, purpose=options.purpose, version=version)
+
+
+def _objects(lines: Iterable[Any], name: str) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict):
+            raise DataError(f"{name}: line {number}: expected an object; found {type(line).__name__}")
+        found.append(line)
+    return found
+
+
+def _told_nothing(data: Data, options: _Options) -> Data:
+    """Checks that nothing was asked for that SQuAD's and MRQA's files do not have."""
+    if options.dataset is not None:
+        raise UsageError(f"--dataset {options.dataset} is for GLUE; {data.name} is JSON")
+    if options.split is not None:
+        raise DataError(f"{data.name}: has no parts, so no split '{clipped(options.split)}'")
+    return data
 
 
 def _is_json(line: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from exporters.errors import DataError
+from prune_export.data.answers import Placer, is_impossible
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped
@@ -22,16 +23,17 @@ def squad_questions(root: Any, name: str) -> QuestionData:
         DataError: it has another shape, no question, or (in version 1.1) a question without an answer.
     """
     questions: list[Question] = []
+    placer = Placer()
     second = str(root.get("version", "")).lstrip("vV").startswith("2") if isinstance(root, dict) else False
     for context, entry, where in _entries(root, name):
         second |= "is_impossible" in entry
         answers = _answers(entry, where)
-        if entry.get("is_impossible") is True:
+        if is_impossible(entry.get("is_impossible"), where):
             answers = []  # what stands there then are "plausible answers", which are wrong
         identifier = entry.get("id")
         if not isinstance(identifier, str | int):
             raise DataError(f"{where}.id: expected a string; found {type(identifier).__name__}")
-        spans = tuple((start, start + len(text)) for text, start in answers if context.startswith(text, start))
+        spans = placer.spans(context, answers)
         texts = tuple(text for text, _ in answers)
         questions.append(Question(str(identifier), field(entry, "question", str, where), context, texts, spans))
     if not questions:
@@ -43,7 +45,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
             f"{name}: question '{clipped(without[0].id)}' has no answer ({len(without)} of {len(questions)} have none), "
             "and neither 'version' nor 'is_impossible' says that this is SQuAD 2.0"
         )
-    return QuestionData(name, "squad_v2" if second else "squad", tuple(questions))
+    return QuestionData(name, "squad_v2" if second else "squad", tuple(questions), notes=placer.notes())
 
 
 def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -61,7 +63,7 @@ def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 def _answers(entry: dict[str, Any], where: str) -> list[tuple[str, int]]:
     """Texts with the characters at which they start. Test sets have no `answers`, which no metric can do without."""
-    if entry.get("is_impossible") is True and "answers" not in entry:
+    if is_impossible(entry.get("is_impossible"), where) and "answers" not in entry:
         return []
     return [
         (

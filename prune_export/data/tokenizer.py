@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ _MODEL_TYPES = (*FAMILIES, "mpnet", "deberta", "deberta-v2", "modernbert")
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
+_SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model")
+
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer in `folder`.
+    """The tokenizer in `folder`; a slow one where its class has nothing faster, which knows no character offsets.
 
     Raises:
-        CheckpointError: there is none, it cannot be loaded, is not a fast one, has no padding token, or more tokens than
-            the model has rows for.
+        CheckpointError: there is none, it cannot be loaded, has no padding token, or more tokens than the model has rows
+            for.
     """
     check_folder(folder)
     if not any(is_file(folder / name) for name in _VOCABULARIES):
@@ -33,8 +36,6 @@ def load_tokenizer(folder: Path) -> Any:
             f"'{folder}': needs a tokenizer beside the model; found none of {', '.join(_VOCABULARIES)}"
         )
     tokenizer = open_tokenizer(folder)
-    if not tokenizer.is_fast:
-        raise CheckpointError(f"'{folder}': needs a fast tokenizer (tokenizer.json); found {type(tokenizer).__name__}")
     if tokenizer.pad_token is None:
         raise CheckpointError(f"'{folder}': its tokenizer has no padding token, which batches need")
     rows = read_config(folder).get("vocab_size")
@@ -43,11 +44,24 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def check_fast(tokenizer: Any) -> None:
+    """Checks that `tokenizer` can say which characters a token stands for.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"'{tokenizer.name_or_path}': answers in a text need a fast tokenizer (tokenizer.json), which knows the place "
+            f"of each token; found {type(tokenizer).__name__}"
+        )
+
+
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder` as transformers makes it, by its own classes and of the folder's own files alone.
 
     Raises:
-        CheckpointError: it cannot be loaded, would run its own code, or is not a fast one.
+        CheckpointError: it cannot be loaded, would run its own code, or is of a class that is not known to be plain.
     """
     from transformers import AutoTokenizer
 
@@ -68,8 +82,20 @@ def open_tokenizer(folder: Path) -> Any:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(
-            f"'{folder}': needs a tokenizer beside the model; transformers cannot load it: {one_line(error)}"
+            f"'{folder}': needs a tokenizer beside the model; {_missing_package(folder) or one_line(error)}"
         ) from error
+
+
+def _missing_package(folder: Path) -> str | None:
+    """What has to be installed to read a SentencePiece vocabulary, where that is all there is of the tokenizer."""
+    if is_file(folder / "tokenizer.json") or not any(is_file(folder / name) for name in _SENTENCEPIECE):
+        return None
+    if find_spec("sentencepiece") is not None:
+        return None
+    return (
+        "reading its SentencePiece vocabulary takes sentencepiece: pip install 'prune-export[sentencepiece]' (or save the "
+        "tokenizer with tokenizer.json)"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

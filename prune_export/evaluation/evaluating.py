@@ -13,7 +13,10 @@ import numpy as np
 import torch
 
 from exporters.errors import UnsupportedError, UsageError
-from prune_export.data.examples import Data, QuestionData, TextData, answerable, first
+from exporters.runtime import Provider, check_threads
+from prune_export.arguments import checked
+from prune_export.data.answers import judged_by_text
+from prune_export.data.examples import Data, QuestionData, TextData, answerable, sample
 from prune_export.data.features import (
     DOC_STRIDE,
     MAX_QUERY_LENGTH,
@@ -22,7 +25,9 @@ from prune_export.data.features import (
     Feature,
     make_features,
 )
-from prune_export.data.model_classes import class_order
+from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
+from prune_export.data.labels import are_numbers
+from prune_export.data.model_classes import with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.evaluation.glue import glue_scores
@@ -49,21 +54,24 @@ class Settings:
 DEFAULT_SETTINGS = Settings()
 
 
+@checked
 def evaluate(
     models: str | Path | Sequence[str | Path],
     data: str | Path | Data,
     *,
     task: str | None = None,
     dataset: str | None = None,
+    split: str | None = None,
     only_answerable: bool = False,
     limit: int | None = None,
+    seed: int = 0,
     max_seq_length: int | None = None,
     doc_stride: int = DOC_STRIDE,
     batch_tokens: int | None = None,
     null_threshold: float = 0.0,
     labels: Sequence[str] | None = None,
     fail_below: Mapping[str, float] | None = None,
-    provider: str | None = None,
+    provider: Provider | None = None,
     threads: int | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -72,9 +80,10 @@ def evaluate(
 ) -> Evaluation:
     """Runs each of `models` (checkpoints, slim or not, exported folders, `.onnx` files, hub ids) on `data`.
 
-    `data` is what `read_examples` takes (a SQuAD, MRQA or GLUE file, a `datasets` name) or has read; `dataset` names the
-    GLUE task where the file cannot tell. `only_answerable` leaves out questions without an answer and judges by SQuAD 1.1;
-    `limit` keeps the first examples. `max_seq_length` is in tokens (None: 384 for question answering, 128 for GLUE, less
+    `data` is what `read_examples` takes (a SQuAD, MRQA or GLUE file, texts with labels, a `datasets` name) or has read;
+    `dataset` names the GLUE task where the file cannot tell, `split` the part of it. `only_answerable` leaves out questions
+    without an answer and judges by SQuAD 1.1; `limit` keeps so many examples, drawn by `seed`, or all where there are no
+    more. `max_seq_length` is in tokens (None: 384 for question answering, 128 for GLUE, less
     where the model has fewer positions), `doc_stride` the tokens that neighbouring windows share. `batch_tokens` is how many
     tokens a batch holds with its padding (None: 2048, on CUDA 16384). `null_threshold` (SQuAD 2.0): "no answer" where it
     beats the best span by more, in logits. `labels` are the model's classes in order, where its config.json does not say.
@@ -87,10 +96,11 @@ def evaluate(
     if not paths:
         raise UsageError("no model; expected one or more")
     progress.stage("Reading the data")
-    found = _prepared(data, task, dataset, only_answerable=only_answerable, limit=limit)
+    whole = _prepared(data, task, dataset, split, only_answerable=only_answerable)
+    found = whole if limit is None else sample(whole, limit, seed=seed)
     check_limits(found, fail_below or {})
     settings = Settings(max_seq_length, doc_stride, MAX_QUERY_LENGTH, batch_tokens, null_threshold, labels)
-    results = []
+    results: list[ModelResult] = []
     with _torch_threads(threads):
         for model in paths:
             progress.stage(f"Opening {model}")
@@ -103,8 +113,21 @@ def evaluate(
                 cache_dir=cache_dir,
                 token=token,
             )
-            results.append(evaluate_network(network, found, settings=settings, provider=provider, progress=progress))
-    return Evaluation(found.name, found.task, metric_of(found), len(found.examples), tuple(results))
+            result = evaluate_network(network, found, settings=settings, provider=provider, progress=progress)
+            check_metrics(result, fail_below or {}, results)
+            results.append(result)
+    notes = (*found.notes, *(judged_by_text(found.examples) if isinstance(found, QuestionData) else ()))
+    return Evaluation(
+        found.name,
+        found.task,
+        results[0].metric,
+        len(found.examples),
+        tuple(results),
+        split=found.split,
+        total=len(whole.examples),
+        seed=None if limit is None else seed,
+        notes=notes,
+    )
 
 
 def evaluate_network(
@@ -123,7 +146,10 @@ def evaluate_network(
     """
     check_outputs(network, data.task)
     config, tokenizer = read_config(network.folder), load_tokenizer(network.folder)
-    classes = class_order(data.glue, config, labels=settings.labels) if isinstance(data, TextData) else ()
+    notes = data.notes
+    classes: tuple[int, ...] = ()
+    if isinstance(data, TextData):
+        data, classes = with_classes(data, config, labels=settings.labels)
     length = sequence_length(config, data.task, settings.max_seq_length)
     features = make_features(
         data,
@@ -145,10 +171,15 @@ def evaluate_network(
     seconds = time.perf_counter() - start
     if isinstance(data, TextData):
         metrics, predictions = _judge_texts(network, data, rows, classes)
-        return ModelResult(network.name, network.kind, metrics, predictions, None, len(features), seconds)
+        metric, notes = metric_of(data), data.notes[len(notes) :]
+        return ModelResult(
+            network.name, network.kind, metrics, predictions, None, len(features), seconds, metric, notes, network.form
+        )
     answers = _answers(data, features, rows)
     metrics, texts, odds = _judge_answers(data, answers, settings.null_threshold)
-    return ModelResult(network.name, network.kind, metrics, texts, odds, len(features), seconds)
+    return ModelResult(
+        network.name, network.kind, metrics, texts, odds, len(features), seconds, metric_of(data), form=network.form
+    )
 
 
 def check_limits(data: Data, limits: Mapping[str, float]) -> None:
@@ -158,6 +189,8 @@ def check_limits(data: Data, limits: Mapping[str, float]) -> None:
         UsageError: a name is unknown, or a value is a fraction where all metrics are percentages.
     """
     names = percentages(data)
+    if isinstance(data, TextData) and data.glue == OWN and are_numbers(data.words):
+        names = (*names, *OWN_NUMBERS.metrics)  # which of both, the model decides
     for name, value in limits.items():
         if name not in names:
             raise UsageError(f"--fail-below {name}={value:g}: {data.name} gives {', '.join(names)}")
@@ -165,6 +198,21 @@ def check_limits(data: Data, limits: Mapping[str, float]) -> None:
             raise UsageError(
                 f"--fail-below {name}={value:g}: metrics are percentages; for {value:g} say {100 * value:g}"
             )
+
+
+def check_metrics(result: ModelResult, limits: Mapping[str, float], others: Sequence[ModelResult]) -> None:
+    """Checks that a model has the metrics that have limits, and those of `others`.
+
+    Raises:
+        UsageError: it has not.
+    """
+    for name in limits:
+        if name not in result.metrics:
+            raise UsageError(f"--fail-below {name}: {result.model} gives {', '.join(result.metrics)}")
+    if others and others[0].metric != result.metric:
+        raise UsageError(
+            f"{result.model} is judged by {result.metric}, {others[0].model} by {others[0].metric}; evaluate them one by one"
+        )
 
 
 def check_outputs(network: Network, task: str) -> None:
@@ -195,14 +243,19 @@ def sequence_length(config: Mapping[str, Any], task: str, wanted: int | None) ->
 
 
 def _prepared(
-    source: str | Path | Data, task: str | None, dataset: str | None, *, only_answerable: bool, limit: int | None
+    source: str | Path | Data, task: str | None, dataset: str | None, split: str | None, *, only_answerable: bool
 ) -> Data:
-    data = source if isinstance(source, QuestionData | TextData) else read_examples(source, task=task, dataset=dataset)
+    if not isinstance(source, QuestionData | TextData):
+        data: Data = read_examples(source, task=task, dataset=dataset, split=split)
+    elif split is not None:
+        raise UsageError(f"--split {split}: {source.name} has been read already")
+    else:
+        data = source
     if only_answerable:
         if not isinstance(data, QuestionData):
             raise UsageError(f"--answerable is for question answering; {data.name} is for {data.task}")
         data = answerable(data)
-    return data if limit is None else first(data, limit)
+    return data
 
 
 def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[Answer]:
@@ -235,7 +288,7 @@ def _judge_texts(
         raise UnsupportedError(
             f"{network.name}: {data.glue.name} needs logits {list(expected)} for a text; found {list(logits[0].shape)}"
         )
-    golds = [example.label for example in data.examples]
+    golds: list[int | float] = [example.label for example in data.examples if not isinstance(example.label, str)]
     ids = [example.id for example in data.examples]
     if not data.glue.labels:
         numbers = [float(row[0]) for row in logits]
@@ -252,8 +305,7 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    if threads < 1:
-        raise UsageError(f"--threads {threads}: expected 1 or more")
+    check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

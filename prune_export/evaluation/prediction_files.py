@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from prune_export.data.splits import without_split
 from prune_export.evaluation.result import Evaluation
 from prune_export.outputs.report import check_report, write_report
 
@@ -19,7 +20,7 @@ def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite
     """
     for place in _paths(models, path):
         for name in (place, _odds(place)):
-            check_report(name, overwrite=overwrite, read=(data, *models))
+            check_report(name, overwrite=overwrite, read=(without_split(data), *models))
 
 
 def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:

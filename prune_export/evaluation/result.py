@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from exporters.errors import UsageError
+from prune_export.arguments import checked
 from prune_export.data.examples import Data, QuestionData
+from prune_export.files.reading import clipped
 
 # Keys of the metrics that are no percentages.
 _COUNTS = ("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")
@@ -19,6 +22,8 @@ class ModelResult:
     `metrics` has the official script's keys; all are percentages but the totals and thresholds. `predictions` are answers,
     or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
     calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
+    `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model. `kind` and `form` are the
+    network's (`prune_export.network.Network`).
     """
 
     model: str
@@ -28,40 +33,68 @@ class ModelResult:
     null_odds: Mapping[str, float] | None
     sequences: int
     seconds: float
+    metric: str
+    notes: tuple[str, ...] = ()
+    form: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without predictions and odds, which have files of their own."""
         return {
             "model": self.model,
             "kind": self.kind,
+            "form": self.form,
             "metrics": dict(self.metrics),
             "sequences": self.sequences,
             "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …"""
+    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …, or
+    "classification" and "regression" for somebody's own texts.
+
+    `split` is the part that was read, None where there are none. `examples` of `total` were judged, drawn by `seed` (None:
+    all). `notes` say what the reader left out or mended.
+    """
 
     data: str
     task: str
     metric: str
     examples: int
     results: tuple[ModelResult, ...]
+    split: str | None
+    total: int
+    seed: int | None
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""
         return {
             "data": self.data,
+            "split": self.split,
             "task": self.task,
             "metric": self.metric,
             "examples": self.examples,
+            "total": self.total,
+            "seed": self.seed,
+            "notes": list(self.notes),
             "results": [result.to_json() for result in self.results],
         }
 
+    @checked
     def below(self, limits: Mapping[str, float]) -> tuple[str, ...]:
-        """Where a model scores less than `limits` by metric, one line each."""
+        """Where a model scores less than `limits` by metric, one line each.
+
+        Raises:
+            UsageError: there is no such metric.
+        """
+        for result in self.results:
+            if unknown := [name for name in limits if name not in result.metrics]:
+                raise UsageError(
+                    f"no metric is called {clipped(unknown[0])}; {self.data} gives {', '.join(result.metrics)}"
+                )
         return tuple(
             f"{result.model}: {name} is {result.metrics[name]:.2f}, below {limit:g}"
             for result in self.results

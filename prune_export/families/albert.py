@@ -21,6 +21,7 @@ def _dimensions(config: Any) -> Dimensions:
     dimensions = bert_like_dimensions(config)
     return replace(
         dimensions,
+        embedding=config.embedding_size,
         layers=config.num_hidden_layers * config.inner_group_num,
         classifier_dropout=config.classifier_dropout_prob,
     )

@@ -15,7 +15,7 @@ def bert_like_dimensions(config: Any) -> Dimensions:
         vocabulary=config.vocab_size,
         positions=config.max_position_embeddings,
         types=config.type_vocab_size,
-        embedding=getattr(config, "embedding_size", config.hidden_size),
+        embedding=config.hidden_size,  # whatever else config.json holds: the class does not look at it
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,

@@ -113,7 +113,8 @@ class _Reader:
 
     def for_task(self, task: Task) -> str:
         """Why a task head's tensor is expected, and what the checkpoint says to be."""
-        saved = ", ".join(getattr(self.config, "architectures", None) or ()) or "no architecture"
+        listed = getattr(self.config, "architectures", None)
+        saved = clipped(", ".join(map(str, listed))) if listed and isinstance(listed, list) else "no architecture"
         return f"the task '{task}' needs it; config.json says {saved}"
 
     def linear(self, path: str, out_features: int, in_features: int, *, reason: str = "") -> Linear:

@@ -36,6 +36,18 @@ def file_inside(folder: Path, name: str) -> Path:
     return path
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The same for a file of `folder`, or of a folder in it ("1_Pooling/config.json"), which must be no link.
+
+    Raises:
+        ReadingError: it is not one.
+    """
+    place, _, plain = name.rpartition("/")
+    if place and (not plain_name(place) or (folder / place).is_symlink()):
+        raise ReadingError("not in a folder of the folder itself")
+    return file_inside(folder / place, plain)
+
+
 def _blobs(folder: Path) -> list[Path]:
     """The blobs of the repository `models--owner--name/snapshots/<commit>` that `folder` is, or lies in."""
     return [

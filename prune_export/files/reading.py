@@ -16,6 +16,8 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from exporters.errors import printable
+
 T = TypeVar("T")
 
 # Sizes beyond anything that the formats hold in earnest.
@@ -46,10 +48,7 @@ class ReadingError(Exception):
 
 def clipped(text: str, length: int = _QUOTED) -> str:
     """`text` as it may stand in a message: on one line, control characters escaped, about `length` characters."""
-    text = text if len(text) <= length else f"{text[: length - 1]}…"
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+    return printable(text if len(text) <= length else f"{text[: length - 1]}…")
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.files.transaction import Target, recover
-from prune_export.outputs.kinds import DEFAULT_MODEL, OutputKind, exported
+from prune_export.outputs.kinds import DEFAULT_MODEL, OutputKind, exported, tops
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,15 @@ class Destination:
         """
         if self.target.whole or not self.folder.is_dir():
             return
+        existing, removable = set(os.listdir(self.folder)), tops(self.kind.removable(self.folder))
         written = {*self.kind.required, *optional}
-        stale = set(os.listdir(self.folder)) & self.kind.optional - written - self.kind.removable(self.folder)
+        folders = tops(name for name in written if "/" in name)
+        if taken := sorted(existing & folders - removable):
+            raise OutputError(
+                f"{self.folder.resolve()} already holds {', '.join(taken)}, with files that are not of an earlier "
+                f"{self.kind.name}; move it away, or choose another --output"
+            )
+        stale = existing & tops(self.kind.optional) - tops(written) - removable
         if stale:
             raise OutputError(
                 f"{self.folder.resolve()} holds {', '.join(sorted(stale))}, which would be read as a part of "
@@ -115,12 +122,12 @@ def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination
     removable = kind.removable(folder) if existing else frozenset[str]()
     if not overwrite and removable:
         raise OutputError(f"{folder} holds an earlier {kind.name}; --overwrite replaces it")
-    if not overwrite and (taken := sorted(existing & kind.files)):
+    if not overwrite and (taken := sorted(existing & tops(kind.files))):
         raise OutputError(
             f"{folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another --output"
         )
-    whole = not folder.exists() or (existing == removable and can_exchange(folder))
-    return Destination(kind, Target(folder, kind.last, whole, overwrite, kind.removable, kind.optional))
+    whole = not folder.exists() or (existing == tops(removable) and can_exchange(folder))
+    return Destination(kind, Target(folder, kind.last, whole, overwrite, kind.removable, tops(kind.optional)))
 
 
 def check_space(place: Destination, needed: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, SLIM, TOKENIZER_FILES
+from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, SENTENCE_FILES, SLIM, TOKENIZER_FILES
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 
 RECORD = "prune_export.json"
@@ -26,7 +27,7 @@ class Marker(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class OutputKind:
-    """A kind of folder.
+    """A kind of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
 
     `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former` those
     that an earlier one may hold under other options. `marker` is the JSON
@@ -36,7 +37,7 @@ class OutputKind:
     name: str
     last: str
     required: frozenset[str]
-    optional: frozenset[str] = frozenset(TOKENIZER_FILES)
+    optional: frozenset[str] = frozenset({*TOKENIZER_FILES, *SENTENCE_FILES})
     former: frozenset[str] = frozenset()
     marker: str | None = None
     format: str | None = None
@@ -48,7 +49,8 @@ class OutputKind:
     def removable(self, folder: Path) -> frozenset[str]:
         """Names the files in `folder` that an earlier output of this kind consists of; none where there is no such output.
 
-        Only regular files count that the marker lists and that this kind may hold.
+        Only regular files count that the marker lists and that this kind may hold; those in a folder of it, where nothing
+        else lies there.
         """
         if self.marker is None or not is_regular(folder / self.marker):
             return frozenset()
@@ -59,13 +61,20 @@ class OutputKind:
         if marker.format != self.format:
             return frozenset()
         listed = (self.files | self.former) & {self.marker, *marker.files}
-        return frozenset(name for name in listed if is_regular(folder / name))
+        found = {name for name in listed if "/" not in name and is_regular(folder / name)}
+        for inner in tops({name for name in listed if "/" in name}):
+            inside = {name for name in listed if name.startswith(f"{inner}/")}
+            if is_folder(folder / inner):
+                present = {f"{inner}/{name}" for name in os.listdir(folder / inner)}
+                if present <= inside and all(is_regular(folder / name) for name in present):
+                    found |= present
+        return frozenset(found)
 
 
 def exported(model: str) -> OutputKind:
     """An exported folder whose model is called `model`."""
     required = frozenset({model, CONFIG, RECORD})
-    optional = frozenset({*TOKENIZER_FILES, f"{model}_data"})
+    optional = frozenset({*TOKENIZER_FILES, *SENTENCE_FILES, f"{model}_data"})
     former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
     return OutputKind("export", model, required, optional, former, RECORD, "prune-export/record")
 
@@ -86,6 +95,19 @@ SLIM_CHECKPOINT = OutputKind(
     format="prune-export/slim",
 )
 DENSE = OutputKind("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
+
+
+def tops(names: Iterable[str]) -> frozenset[str]:
+    """What of the paths `names` lies in the folder itself: files and folders."""
+    return frozenset(name.partition("/")[0] for name in names)
+
+
+def is_folder(path: Path) -> bool:
+    """Says whether a folder, no link, is there."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def is_regular(path: Path) -> bool:

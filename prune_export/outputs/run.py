@@ -140,7 +140,9 @@ def run_files(folder: Path) -> frozenset[str]:
             if path.is_dir() and not path.is_symlink():
                 continue
             name = path.relative_to(folder).as_posix()
-            if not is_regular(path) or not (path.name in result if pattern is None else pattern.fullmatch(name)):
+            if not is_regular(path) or not (
+                path.relative_to(entry).as_posix() in result if pattern is None else pattern.fullmatch(name)
+            ):
                 raise OutputError(
                     f"{path}: no training writes that; expected nothing but a run's files in {folder / entry.name}. Move it "
                     "away, or choose another output"
@@ -151,8 +153,17 @@ def run_files(folder: Path) -> frozenset[str]:
 
 def remove_checkpoint(folder: Path) -> None:
     """Removes the Trainer's files from its checkpoint `folder`, and the folder if nothing else lies there."""
+    _remove(folder, _TRAINER)
+
+
+def remove_model(folder: Path) -> None:
+    """Removes the files of the checkpoint in `folder` that a stage began or ended with, and the folder likewise."""
+    _remove(folder, _MODEL)
+
+
+def _remove(folder: Path, pattern: str) -> None:
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_regular(path)]
-    names = [name for name in names if re.fullmatch(_TRAINER, name)]
+    names = [name for name in names if re.fullmatch(pattern, name)]
     with suppress(OSError):
         parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from prune_export.parity.answers import Agreement, compare_answers, compare_labe
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import CaseResult, OutputResult
+from prune_export.parity.workers import workers
 
 Runner = Callable[[Batch], Outputs]
 Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
+Answered = tuple[Case, Outputs]  # a case, and what the oracle says to it
 
 
 def check(
@@ -25,13 +27,36 @@ def check(
     select: Select | None = None,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
-    """Runs every case through the oracle and every candidate, and compares; `progress` is called after each case.
+    """Runs every case through the oracle and every candidate, and compares: `compare` of what `one_ahead` gives."""
+    return compare(one_ahead(oracle, cases), candidates, select=select, progress=progress)
+
+
+def one_ahead(oracle: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
+    """Every case with the oracle's outputs; while one is being compared, the oracle runs the next in a thread of its own."""
+    with workers(1) as pool:
+        waiting = None
+        for case in cases:
+            following = case, pool.submit(oracle, case.inputs)
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def compare(
+    answered: Iterable[Answered],
+    candidates: Mapping[str, tuple[Runner, Tolerance]],
+    *,
+    select: Select | None = None,
+    progress: Callable[[], None] | None = None,
+) -> tuple[CaseResult, ...]:
+    """Runs every case through every candidate, and compares with the oracle's outputs; `progress` is called after each case.
 
     `select` picks what is compared of an output (None: all).
     """
     results: list[CaseResult] = []
-    for case in cases:
-        reference = oracle(case.inputs)
+    for case, reference in answered:
         for name, (candidate, tolerance) in candidates.items():
             results.append(_compare(name, case, reference, candidate, tolerance, select))
         if progress is not None:

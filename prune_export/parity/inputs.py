@@ -1,4 +1,4 @@
-"""What parity feeds: every batch size and length, both kinds of padding, and real text."""
+"""What a thorough comparison feeds: every batch size and length, both kinds of padding, and real text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
-from prune_export.data.tokenizer import open_tokenizer
+from prune_export.data import tokenizer as data_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -37,14 +37,23 @@ class Case:
     inputs: Batch
     counts: NDArray[np.bool_] | None = None
 
+    @property
+    def tokens(self) -> int:
+        """How many the batch holds, padding counted."""
+        return int(self.inputs["input_ids"].size)
 
-def check_samples(samples: int, seed: int) -> None:
-    """Refuses numbers that `cases` cannot take.
+    @property
+    def length(self) -> int:
+        return int(self.inputs["input_ids"].shape[1])
+
+
+def check_samples(samples: int | None, seed: int) -> None:
+    """Refuses numbers that `cases` cannot take; None stands for the cases of `budget.py`.
 
     Raises:
         UsageError: fewer than four samples, or a negative seed.
     """
-    if samples < 4:
+    if samples is not None and samples < 4:
         raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
     if seed < 0:
         raise UsageError(f"--seed {seed}: expected 0 or more")
@@ -81,10 +90,15 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
             length = int(random.integers(1, longest + 1))
             batch = int(random.integers(1, max(1, min(MAX_BATCH, MAX_TOKENS // length)) + 1))
             padding = ("none", "right", "left")[int(random.integers(3))]
-        name = f"batch {batch}, length {length}, padding {padding}"
-        yield Case(name, _random_batch(encoder, random, batch, length, padding))
+        yield random_case(encoder, random, batch, length, padding)
     if tokenizer is not None:
-        yield _text_case(encoder, tokenizer)
+        yield text_case(encoder, tokenizer)
+
+
+def random_case(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Case:
+    """`batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
+    name = f"batch {batch}, length {length}, padding {padding}"
+    return Case(name, _random_batch(encoder, random, batch, length, padding))
 
 
 def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Batch:
@@ -104,15 +118,16 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
     return inputs
 
 
-def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
-    length = min(encoder.embeddings.max_length, TEXT_LENGTH)
+def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -> Case:
+    """Eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
+    length = min(encoder.embeddings.max_length, longest)
     pairs = encoder.task == "question-answering"
     texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}
     if pairs:
         texts["text_pair"] = [context for _, context in QUESTIONS]
     encoded = tokenizer(
         **texts,
-        truncation="only_second" if pairs else True,
+        truncation=True,  # of pairs the longer text, the context: a tokenizer of letters may give long questions, too
         max_length=length,
         padding=True,
         return_tensors="np",
@@ -130,14 +145,24 @@ def _text_case(encoder: Encoder, tokenizer: Any) -> Case:
 
 
 def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    """The fast tokenizer in `folder`, or None where there is none that fits the vocabulary."""
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-    ):
-        return None
+    """The tokenizer in `folder`, or None where there is none that is of use; `why_no_text` says why."""
     try:
-        tokenizer = open_tokenizer(folder)
-    except CheckpointError:  # whatever is wrong with it, parity can do without; the record says that it did
+        return _fitting_tokenizer(folder, encoder)
+    except CheckpointError:  # whatever is wrong with it, parity can do without
         return None
-    fits = len(tokenizer) <= encoder.embeddings.word.shape[0]
-    return tokenizer if tokenizer.is_fast and tokenizer.pad_token is not None and fits else None
+
+
+def why_no_text(folder: Path, encoder: Encoder) -> str | None:
+    """Says why parity cannot feed real text to the network of `folder`; None where it can."""
+    try:
+        _fitting_tokenizer(folder, encoder)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _fitting_tokenizer(folder: Path, encoder: Encoder) -> Any:
+    tokenizer = data_tokenizer.load_tokenizer(folder)
+    if encoder.task == "question-answering":
+        data_tokenizer.check_fast(tokenizer)
+    return tokenizer

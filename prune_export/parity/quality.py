@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import DataError, UsageError
-from prune_export.data.examples import Data, sample
+from prune_export.data.answers import judged_by_text
+from prune_export.data.examples import Data, QuestionData, sample
 from prune_export.data.read import read_examples
+from prune_export.data.splits import Purpose
 from prune_export.evaluation.evaluating import evaluate_network
-from prune_export.evaluation.result import ModelResult, percentages
+from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network
 from prune_export.progress import SILENT, Progress
 
@@ -25,11 +27,9 @@ class QualityGoal:
     data: Data
     max_loss: float
 
-    @property
-    def metric(self) -> str:
-        """The metric that decides: F1 for questions, a GLUE task's first."""
-        names = percentages(self.data)
-        return "f1" if "f1" in names and self.data.task == "question-answering" else names[0]
+    def metric(self, reference: ModelResult) -> str:
+        """The metric that decides: F1 for questions, the first that the original has for texts."""
+        return "f1" if self.data.task == "question-answering" else next(iter(reference.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Quality:
     found: float
     same: int
     max_loss: float
+    split: str | None
+    notes: tuple[str, ...]
 
     @property
     def loss(self) -> float:
@@ -59,18 +61,20 @@ class Quality:
             f"{self.metric} on {self.examples} examples of {self.data}: {self.found:.2f}, the original has "
             f"{self.reference:.2f}; {max(0.0, self.loss):.2f} points lost, allowed {self.max_loss:g}; "
             f"{self.same} answers are the same"
-        )
+        ) + "".join(f"; {note}" for note in self.notes)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "passed": self.passed,
             "data": self.data,
+            "split": self.split,
             "examples": self.examples,
             "metric": self.metric,
             "reference": self.reference,
             "found": self.found,
             "same_answers": self.same,
             "max_loss": self.max_loss,
+            "notes": list(self.notes),
         }
 
 
@@ -89,8 +93,10 @@ def read_goal(
     return QualityGoal(found, max_loss)
 
 
-def read_sample(data: str | Path | Data, *, task: str, dataset: str | None, limit: int, seed: int) -> Data:
-    """At most `limit` examples of `data`, drawn by `seed`.
+def read_sample(
+    data: str | Path | Data, *, task: str, dataset: str | None, limit: int, seed: int, purpose: Purpose = "evaluation"
+) -> Data:
+    """At most `limit` examples of `data`, drawn by `seed`; of its part for `purpose`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -98,7 +104,7 @@ def read_sample(data: str | Path | Data, *, task: str, dataset: str | None, limi
     if isinstance(data, str | Path):
         if task not in ("question-answering", "text-classification"):
             raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
-        data = read_examples(data, task=task, dataset=dataset)
+        data = read_examples(data, task=task, dataset=dataset, purpose=purpose)
     return sample(data, limit, seed=seed)
 
 
@@ -107,13 +113,17 @@ def judge(
 ) -> Quality:
     """Evaluates `network` and compares it with `reference`, the original's result on the same data."""
     found = evaluate_network(network, goal.data, provider=provider, progress=progress)
+    metric = goal.metric(reference)
+    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else found.notes
     same = sum(found.predictions[key] == answer for key, answer in reference.predictions.items())
     return Quality(
         goal.data.name,
         len(goal.data.examples),
-        goal.metric,
-        reference.metrics[goal.metric],
-        found.metrics[goal.metric],
+        metric,
+        reference.metrics[metric],
+        found.metrics[metric],
         same,
         goal.max_loss,
+        goal.data.split,
+        (*goal.data.notes, *notes),
     )

@@ -60,6 +60,9 @@ class CaseResult:
 class ParityReport:
     """All cases, and the tolerance that judged them. `provider` ran the ONNX model.
 
+    `thorough` is False where the cases were those of a budget of tokens. `longest` is the length of the longest case,
+    `max_length` what the model takes, both in tokens.
+
     `quality` is what the task's metric says, None where no data were given to judge by.
     """
 
@@ -67,6 +70,9 @@ class ParityReport:
     tolerance: Tolerance
     provider: str
     seed: int
+    thorough: bool
+    longest: int
+    max_length: int
     quality: Quality | None = None
 
     @property
@@ -124,6 +130,9 @@ class ParityReport:
             "tolerance_reason": self.tolerance.reason,
             "provider": self.provider,
             "seed": self.seed,
+            "thorough": self.thorough,
+            "longest": self.longest,
+            "max_length": self.max_length,
             "comparisons": comparisons,
             "quality": None if self.quality is None else self.quality.to_json(),
         }

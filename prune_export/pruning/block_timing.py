@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from exporters.session import Session
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, Blocks, largest_layer
 from prune_export.pruning.latency import LatencyTable, latency_costs, reads_first_token
+from prune_export.pruning.speed import Speed
 
 _WIDTHS = 16  # feed-forward widths that are measured, beside 0
 _ROUNDS = 7
@@ -28,26 +29,6 @@ _SECONDS = 0.02  # the least that a session runs in a round
 # Threads of a session that has run wait for its next run in a busy loop, and would take the processors of another session.
 _ALONE = {"session.force_spinning_stop": "1"}
 _GROUP = 5  # sessions between two runs of the unpruned network, the yardstick
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Milliseconds of the pruned network, predicted from the table and measured beside the unpruned one in one run."""
-
-    predicted_ms: float
-    measured_ms: float
-    dense_predicted_ms: float
-    dense_measured_ms: float
-
-    def to_json(self) -> dict[str, float]:
-        return {
-            "predicted_ms": self.predicted_ms,
-            "measured_ms": self.measured_ms,
-            "dense_predicted_ms": self.dense_predicted_ms,
-            "dense_measured_ms": self.dense_measured_ms,
-            "predicted_speedup": self.dense_predicted_ms / self.predicted_ms,
-            "measured_speedup": self.dense_measured_ms / self.measured_ms,
-        }
 
 
 def measure_speed(dense: Encoder, slim: Encoder, table: LatencyTable, *, predicted_ms: float) -> Speed:

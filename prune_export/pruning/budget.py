@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from exporters.errors import UsageError
+from prune_export.numbers import FACTOR, FRACTION, KEPT_FRACTION, POSITIVE, Range
 
 Kind = Literal["flops", "parameters", "speedup", "latency-ms", "units"]
 
@@ -61,38 +62,28 @@ def budgets(
     Raises:
         UsageError: nothing was, or a number is out of range.
     """
-    found = []
-    for kind, values in (
-        ("flops", flops),
-        ("parameters", parameters),
-        ("speedup", speedup),
-        ("latency-ms", latency_ms),
-    ):
-        for value in [values] if isinstance(values, int | float) else values or ():
-            found.append(_checked(Budget(kind, float(value))))  # type: ignore[arg-type]
+    found: list[Budget] = []
+    several: tuple[tuple[Kind, Any, Range], ...] = (
+        ("flops", flops, KEPT_FRACTION),
+        ("parameters", parameters, KEPT_FRACTION),
+        ("speedup", speedup, FACTOR),
+        ("latency-ms", latency_ms, POSITIVE),
+    )
+    for kind, given, allowed in several:
+        values = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        if given is not None:
+            found += [Budget(kind, allowed.checked(f"--{kind}", value)) for value in values]
+    parts = [
+        1.0 if value is None else FRACTION.checked(option, value)
+        for option, value in (("--heads", heads), ("--columns", columns))
+    ]
     if heads is not None or columns is not None:
-        found.append(_checked(Budget("units", 1.0 if heads is None else heads, 1.0 if columns is None else columns)))
+        found.append(Budget("units", *parts))
     if not found:
         raise UsageError(
             "no budget: give --flops, --parameters, --speedup, --latency-ms, or --heads and --columns (what to keep)"
         )
-    if len({budget.name for budget in found}) < len(found):
-        raise UsageError("the same budget was given twice")
+    names = [budget.name for budget in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two budgets are called {twice[0]}: give one of them")
     return tuple(found)
-
-
-def _checked(budget: Budget) -> Budget:
-    option = "--heads, --columns" if budget.kind == "units" else f"--{budget.kind}"
-    match budget.kind:
-        case "flops" | "parameters":
-            fine, expected = 0 < budget.value <= 1, "a fraction above 0, at most 1"
-        case "units":
-            fine = all(0 <= value <= 1 for value in (budget.value, budget.columns))
-            expected = "fractions from 0 to 1"
-        case "speedup":
-            fine, expected = 1 <= budget.value < float("inf"), "a factor of 1 or more"
-        case "latency-ms":
-            fine, expected = 0 < budget.value < float("inf"), "milliseconds above 0"
-    if not fine:
-        raise UsageError(f"{option} {budget.value:g}: expected {expected}")
-    return budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate, plan_batches
-from prune_export.data.examples import Data, QuestionData, TextData, joined, sample
+from prune_export.data.examples import Data, QuestionData, TextData, joined, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
-from prune_export.data.model_classes import class_order
+from prune_export.data.model_classes import with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.pruning.objective import LABELLED
@@ -31,12 +31,13 @@ _LEAST_BATCHES = 16  # so that some can be held out
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """Batches of int64 tensors by input name, with labels for tasks that have them; `digest` is the sha256 of the tokens
-    and labels, in order."""
+    and labels, in order, `notes` what the reader left out or mended."""
 
     name: str
     samples: int
     digest: str
     batches: tuple[dict[str, Tensor], ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_calibration(
@@ -68,13 +69,18 @@ def read_calibration(
     length = min(usual, longest_input(config)) if max_seq_length is None else max_seq_length
     if length > longest_input(config):
         raise UsageError(f"--max-seq-length {length}: the model has positions for {longest_input(config)} tokens")
-    classes = class_order(data.glue, config, labels=labels) if labelled and isinstance(data, TextData) else ()
+    classes: tuple[int, ...] = ()
+    if labelled:
+        data = trainable(data)
+    if labelled and isinstance(data, TextData):
+        data, classes = with_classes(data, config, labels=labels)
     drawn = sample(data, samples, seed=seed)
     features = make_features(drawn, tokenizer, max_seq_length=length, labelled=labelled, classes=classes)
     chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)
     if len(chosen) < 2:
         raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
-    return make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=seed)
+    found = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=seed)
+    return replace(found, notes=data.notes)
 
 
 def make_calibration(
@@ -103,7 +109,7 @@ def _as_sequence(sources: Source | Sequence[Source]) -> Sequence[Source]:
 
 def _read(source: Source, task: str | None, dataset: str | None) -> Data:
     if not isinstance(source, QuestionData | TextData):
-        return read_examples(source, task=task, dataset=dataset)
+        return read_examples(source, task=task, dataset=dataset, purpose="calibration")
     if task is not None and source.task != task:
         raise DataError(f"{source.name}: is for {source.task}; the model needs data for {task}")
     return source

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from exporters.cost import layer_shape
 from exporters.encoder import Encoder, SequenceHead
+from prune_export.arguments import checked
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.scores import distinct_layers
@@ -50,6 +51,7 @@ class LatencyTable:
             "last_columns_ms": [list(pair) for pair in self.last_columns],
         }
 
+    @checked
     def scaled(self, factor: float) -> LatencyTable:
         """The same table with every block's time multiplied by `factor`."""
         parts: dict[str, Any] = {

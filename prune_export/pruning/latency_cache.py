@@ -23,6 +23,7 @@ from exporters.onnx.writer import check_precision
 from prune_export.benchmark.machine import processor
 from prune_export.exporting import resolve_target
 from prune_export.files.caches import cache_folder, kept
+from prune_export.numbers import BATCH_SIZE, Range
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
@@ -73,11 +74,9 @@ def _settings(
     if dtype not in PRECISIONS:
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
     longest = encoder.embeddings.max_length
-    for option, value, most in (("batch-size", batch_size, 1 << 16), ("sequence-length", sequence_length, longest)):
-        if not 1 <= value <= most:
-            raise UsageError(f"--{option} {value}: expected 1 to {most}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: expected 1 or more")
+    BATCH_SIZE.checked("--batch-size", batch_size)
+    Range(1, longest, whole=True).checked("--sequence-length", sequence_length)
+    runtime.check_threads(threads)
     chosen = TARGETS[resolve_target(target, PRECISIONS[dtype], needs_runtime=True)]
     check_precision(chosen, PRECISIONS[dtype])
     shape = largest_layer(encoder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.progress import SILENT, Progress
@@ -11,6 +12,7 @@ from prune_export.pruning.latency import LatencyTable, usual_length
 from prune_export.pruning.latency_cache import latency_table
 
 
+@checked
 def profile(
     model: str | Path,
     *,

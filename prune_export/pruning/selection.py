@@ -8,6 +8,7 @@ count a block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ Kept = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # (heads, columns) o
 # The dynamic programme counts in parts of the budget and rounds each block's price up: it never goes over the budget,
 # and misses it by less than a block's share of this.
 _TICKS = 20_000
+
+_ROUNDING = 1e-12  # of sums of costs in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,16 @@ def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Ru
     Raises:
         UsageError: nothing that the rules allow is within the budget; the message says what the least is.
     """
-    cases = costs.cases or (costs,)
-    least = min(case.total(tuple(_least(scores, case, index, rules) for index in range(len(scores)))) for case in cases)
-    if budget < least:
-        fastest = f", {costs.dense / least:.3g} times as fast" if costs.unit == "ms" else ""
+    everything = tuple((tuple(range(len(layer.heads))), tuple(range(len(layer.columns)))) for layer in scores)
+    if budget >= min(costs.dense, costs.total(tuple((len(heads), len(columns)) for heads, columns in everything))):
+        return everything
+    least = least_cost(scores, costs, rules)
+    if budget < least * (1 - _ROUNDING):
+        part = _upward(least / costs.dense)
+        fastest = f", {math.floor(1000 / part) / 1000:g} times as fast" if costs.unit == "ms" else ""
         raise UsageError(
             f"the budget of {budget:,.6g} {costs.unit} ({budget / costs.dense:.3g} of the unpruned network's) cannot be "
-            f"met: the least that is left here is {least:,.6g} ({least / costs.dense:.3g}{fastest}); ask for that or more"
+            f"met: the least that is left here is {_upward(least):,.6g} ({part:g}{fastest}); ask for that or more"
         )
     if costs.cases:
         return _best_case(scores, costs, budget, rules)
@@ -77,17 +83,50 @@ def select(scores: Sequence[LayerScores], costs: Costs, budget: float, rules: Ru
     return _by_numbers(scores, head_cost, column_cost, budget - costs.fixed, rules)
 
 
+def least_cost(scores: Sequence[LayerScores], costs: Costs, rules: Rules = DEFAULT_RULES) -> float:
+    """The least that the rules leave, in the unit of `costs`."""
+    return min(case.total(_fewest(scores, case, rules)) for case in costs.cases or (costs,))
+
+
 def select_counts(scores: Sequence[LayerScores], heads: int, columns: int, rules: Rules = DEFAULT_RULES) -> Kept:
-    """The best `heads` and `columns` of the whole network, or as many more as the rules force."""
+    """The best `heads` and `columns` of the whole network; columns in whole groups, and so perhaps a few less.
+
+    Raises:
+        UsageError: the rules leave more; the message says how much.
+    """
     (forced_heads, free_heads), (forced_columns, free_columns) = _groups(scores, rules)
-    count = max(0, heads - len(forced_heads))
-    chosen, have = list(forced_columns), sum(len(group.units) for group in forced_columns)
+    have = sum(len(group.units) for group in forced_columns)
+    if len(forced_heads) > heads or have > columns:
+        raise UsageError(
+            f"the budget of {_counted(scores, heads, columns)} cannot be met: the least that is left here is "
+            f"{_counted(scores, len(forced_heads), have, at_least=True)}; ask for that or more"
+        )
+    count = heads - len(forced_heads)
+    chosen = list(forced_columns)
     for group in free_columns:
         if have + len(group.units) > columns:
             break
         chosen.append(group)
         have += len(group.units)
     return _kept(len(scores), [*forced_heads, *free_heads[:count]], chosen)
+
+
+def _counted(scores: Sequence[LayerScores], heads: int, columns: int, *, at_least: bool = False) -> str:
+    """Counts beside fractions; those of `at_least` are enough when they are asked for."""
+    words = []
+    for name, count in (("heads", heads), ("columns", columns)):
+        total = sum(len(getattr(layer, name)) for layer in scores)
+        part = count / max(total, 1)
+        words.append(f"{count:,} of {total:,} {name} ({_upward(part) if at_least else part:.3g})")
+    return " and ".join(words)
+
+
+def _upward(value: float) -> float:
+    """`value` with three digits, no less than it is: who asks for it gets it."""
+    if value <= 0:
+        return 0.0
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return max(value, round(math.ceil(value / step) * step, 12))
 
 
 # --- every head alike, every column alike -----------------------------------------------------------------------------
@@ -171,11 +210,14 @@ def _best_case(scores: Sequence[LayerScores], costs: Costs, budget: float, rules
             continue
         if (kept := _by_table(scores, case, budget, rules)) is not None and (lost := _lost(scores, kept)) < least:
             best, least = kept, lost
-    if best is None:
-        raise UsageError(
-            f"the budget of {budget:.6g} {costs.unit} cannot be met within the table's rounding; ask for slightly more"
-        )
-    return best
+    if best is not None:
+        return best
+    # The budget is so near the least that prices rounded up go over it.
+    least_case = min(costs.cases or (costs,), key=lambda case: case.total(_fewest(scores, case, rules)))
+    return tuple(
+        (_best_units(layer.heads, heads), _best_units(layer.columns, columns))
+        for layer, (heads, columns) in zip(scores, _fewest(scores, least_case, rules), strict=True)
+    )
 
 
 def _forced_loss(scores: Sequence[LayerScores], case: Costs) -> float:
@@ -228,11 +270,12 @@ def _by_table(scores: Sequence[LayerScores], costs: Costs, budget: float, rules:
         counts_kept.append(counts[option])
         left -= ticks[option]
     counts_kept.reverse()
-    best_of = [
-        tuple(sorted(values.argsort(descending=True, stable=True)[:count].tolist()))
-        for (values, _, _), count in zip(blocks, counts_kept, strict=True)
-    ]
+    best_of = [_best_units(values, count) for (values, _, _), count in zip(blocks, counts_kept, strict=True)]
     return tuple((best_of[2 * index], best_of[2 * index + 1]) for index in range(len(scores)))
+
+
+def _best_units(scores: Tensor, count: int) -> tuple[int, ...]:
+    return tuple(sorted(scores.argsort(descending=True, stable=True)[:count].tolist()))
 
 
 def _ticks(price: float, room: float) -> int:
@@ -252,6 +295,11 @@ def _allowed(units: int, step: int, layer: int, rules: Rules) -> list[int]:
 def _priced(prices: tuple[float, ...], counts: list[int]) -> list[int]:
     """The counts that a case has a price for."""
     return [count for count in counts if np.isfinite(prices[count])]
+
+
+def _fewest(scores: Sequence[LayerScores], costs: Costs, rules: Rules) -> tuple[tuple[int, int], ...]:
+    """The fewest heads and columns of each layer."""
+    return tuple(_least(scores, costs, index, rules) for index in range(len(scores)))
 
 
 def _least(scores: Sequence[LayerScores], costs: Costs, index: int, rules: Rules) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from prune_export.pruning.scores import (
     magnitude,
     taylor,
 )
-from prune_export.pruning.selection import Kept, Rules, select, select_counts
+from prune_export.pruning.selection import Kept, Rules, least_cost, select, select_counts
 from prune_export.slim_model.api import module_of
 
 _WITH_GRADIENTS = ("fisher", "taylor")
@@ -85,8 +85,7 @@ class Pruner:
         Raises:
             UsageError: it cannot; the message says what can.
         """
-        if budget.kind != "units":
-            self._select(self._start, None, budget, costs, fraction)
+        self._select(self._start, None, budget, costs, fraction)
 
     def prune(self, budget: Budget, costs: Costs, fraction: float) -> tuple[Step, ...]:
         """All steps to `fraction` of the unpruned cost (for "units": of the scarcer kind), the last of them the result.
@@ -108,6 +107,10 @@ class Pruner:
             steps.append(self._steps[key])
             network = steps[-1].network
         return tuple(steps)
+
+    def least(self, costs: Costs) -> float:
+        """The least that can be left, in the unit of `costs`."""
+        return least_cost(magnitude(self._start.encoder), costs, self.settings.rules)
 
     def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
         scores, gradients = self._scores(network)

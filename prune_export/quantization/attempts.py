@@ -93,11 +93,16 @@ def attempts(
     ranges, calibrated_on, batches = None, None, None
     if options.calibration is not None:
         data = read_sample(
-            options.calibration, task=encoder.task, dataset=options.dataset, limit=options.limit, seed=options.seed
+            options.calibration,
+            task=encoder.task,
+            dataset=options.dataset,
+            limit=options.limit,
+            seed=options.seed,
+            purpose="calibration",
         )
         folder = found.checkpoint.source.folder
         batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
-        calibrated_on = f"{len(data.examples)} examples of {data.name}"
+        calibrated_on = "; ".join((f"{len(data.examples)} examples of {data.name}", *data.notes))
         progress.stage("Observing ranges", len(batches))
         ranges = observe_ranges(encoder, target, batches, advance=progress.advance)
     base = Quantization(_named(options.keep_float, maps), options.embeddings, ranges)

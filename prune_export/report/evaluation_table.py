@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.result import Evaluation, is_count
+from prune_export.report.network_kind import network_kind
 
 _TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
+_TITLES |= {name: name for name in (OWN.name, OWN_NUMBERS.name)}
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -18,6 +23,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("")
     for name in short_names([result.model for result in evaluation.results]):
         table.add_column(name, justify="right", overflow="fold")
+    table.add_row("", *(network_kind(result.kind, result.form) for result in evaluation.results), style="dim")
     for key in evaluation.results[0].metrics:
         values = [result.metrics[key] for result in evaluation.results]
         table.add_row(key, *(_cell(key, value, values) for value in values))
@@ -26,10 +32,22 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def evaluation_title(evaluation: Evaluation) -> str:
-    """The data, whose metric, how many examples; a line of its own, as the table is narrower."""
+    """The data and its split, whose metric, how many examples; a line of its own, as the table is narrower."""
     metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
     things = "questions" if evaluation.task == "question-answering" else "texts"
-    return f"{evaluation.data}: {metric}, {evaluation.examples:,} {things}"
+    split = f", split {evaluation.split}" if evaluation.split is not None else ""
+    if evaluation.examples < evaluation.total:
+        things = f"of {evaluation.total:,} {things}, drawn by seed {evaluation.seed}"
+    return f"{evaluation.data}{split}: {metric}, {evaluation.examples:,} {things}"
+
+
+def evaluation_notes(evaluation: Evaluation) -> Iterator[str]:
+    """What was left out, mended or taken for something; a line each."""
+    for note in evaluation.notes:
+        yield f"Note: {note}."
+    for result in evaluation.results:
+        for note in result.notes:
+            yield f"Note: {result.model}: {note}."
 
 
 def _cell(key: str, value: float, row: list[float]) -> str | Text:

@@ -27,7 +27,8 @@ class LayerSummary:
 class Summary:
     """A network before and after surgery.
 
-    "Before" is the unpruned network that config.json describes. FLOPs are those of the encoder layers for one token,
+    "Before" is the unpruned network that config.json describes, or the one that a student of fewer layers began as: then
+    it has `layers_before` layers. FLOPs are those of the encoder layers for one token,
     2 for a multiply-add, by sequence length. Sizes are in bytes; `bytes_after` is None until a model is written.
     """
 
@@ -37,12 +38,13 @@ class Summary:
     flops_before: dict[int, int]
     flops_after: dict[int, int]
     bytes_before: int
+    layers_before: int
     bytes_after: int | None = None
 
     @property
     def is_dense(self) -> bool:
         """Whether nothing is pruned."""
-        return all(layer.before == layer.after for layer in self.layers)
+        return len(self.layers) == self.layers_before and all(layer.before == layer.after for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +57,7 @@ class Summary:
                 }
                 for layer in self.layers
             ],
+            "layers_before": self.layers_before,
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},
             "flops_per_token": {
                 str(length): {"before": self.flops_before[length], "after": self.flops_after[length]}
@@ -64,15 +67,23 @@ class Summary:
         }
 
 
-def summarize(checkpoint: Checkpoint, slim: Encoder, plan: Plan, *, bytes_after: int | None = None) -> Summary:
-    """The summary of `checkpoint` after surgery by `plan`, which left `slim`."""
-    sizes = checkpoint.family.dimensions(checkpoint.config)
+def summarize(
+    checkpoint: Checkpoint,
+    slim: Encoder,
+    plan: Plan,
+    *,
+    bytes_after: int | None = None,
+    original: Checkpoint | None = None,
+) -> Summary:
+    """The summary of `checkpoint` after surgery by `plan`, which left `slim`; `original` (None: the same) is "before"."""
+    original = checkpoint if original is None else original
+    sizes = original.family.dimensions(original.config)
     dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate)
     after = tuple(layer_shape(layer) for layer in slim.layers)
-    before = (dense,) * len(after)
+    before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
     outside = count_parameters(slim) - _layer_parameters(slim)
-    distinct = len({id(layer) for layer in slim.layers})
+    distinct = len({id(layer) for layer in original.encoder.layers})
     return Summary(
         layers=tuple(
             LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
@@ -81,8 +92,9 @@ def summarize(checkpoint: Checkpoint, slim: Encoder, plan: Plan, *, bytes_after:
         parameters_after=count_parameters(slim),
         flops_before={n: flops_per_token(before, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
         flops_after={n: flops_per_token(after, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
-        bytes_before=sum(path.stat().st_size for path in checkpoint.weights_files),
+        bytes_before=sum(path.stat().st_size for path in original.weights_files),
         bytes_after=bytes_after,
+        layers_before=sizes.layers,
     )
 
 

@@ -46,6 +46,8 @@ def totals_table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("", "before", "after", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
+    if (layers := len(summary.layers)) != summary.layers_before:
+        table.add_row("layers", str(summary.layers_before), str(layers), f"{summary.layers_before / layers:.2f}×")
     rows = [("parameters", summary.parameters_before, summary.parameters_after, 1e6, "M")]
     rows += [
         (f"FLOPs per token, length {length}", before, summary.flops_after[length], 1e6, "M")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError
+from prune_export.arguments import checked
 from prune_export.checkpoint.beside import check_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.inspection import inspect
@@ -14,6 +15,7 @@ from prune_export.plan import Plan
 from prune_export.slim_model.model import SlimModel
 
 
+@checked
 def slim(
     model: str | Path,
     *,
@@ -32,6 +34,7 @@ def slim(
     return module_of(found.checkpoint, found.slim)
 
 
+@checked
 def load_slim(folder: str | Path) -> SlimModel:
     """Loads a slim network that `SlimModel.save_pretrained` wrote.
 

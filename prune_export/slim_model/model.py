@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from exporters.encoder import Encoder
+from prune_export.arguments import checked
 from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
+from prune_export.files.paths import expanded
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head
 from prune_export.slim_model.loss import task_output
@@ -79,12 +81,13 @@ class SlimModel(nn.Module):
         head = self.head.describe(embeddings.word)
         return Encoder(self.task, embeddings, tuple(layers[index] for index in self.order), head)
 
+    @checked
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Writes the slim checkpoint into `folder`: `slim.safetensors`, `config.json`, `pruning.json`.
 
         `prune_export.load_slim` reads it back; `prune-export --model folder` exports it.
         """
-        write_slim(self.describe(), self.config, Path(folder))
+        write_slim(self.describe(), self.config, expanded(folder))
 
 
 def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,7 @@ from transformers.training_args import trainer_log_levels
 
 from exporters.errors import PruneExportError, UsageError
 from prune_export.files.reading import ReadingError, clipped, one_line, read_json
+from prune_export.training.keys import MOST
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -174,7 +175,11 @@ def _kinds(hint: Any) -> frozenset[type]:
 
 
 def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
-    """The optimiser steps of a stage with so many features, one or more."""
+    """The optimiser steps of a stage with so many features, one or more.
+
+    Raises:
+        UsageError: they are too many.
+    """
     if stage.steps is not None:
         return stage.steps
     if stage.epochs is None and recipe.schedule.steps is not None:
@@ -182,7 +187,10 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
     epochs = stage.epochs if stage.epochs is not None else recipe.schedule.epochs
     assert epochs is not None
     batch = recipe.optimiser.batch_size * int(os.environ.get("WORLD_SIZE", "1")) * recipe.optimiser.accumulation
-    return max(1, round(epochs * math.ceil(features / batch)))
+    total = max(1, round(epochs * math.ceil(features / batch)))
+    if total > MOST:
+        raise UsageError(f"stage {stage.name}: {epochs:g} epochs are {total:,} steps; expected {MOST:,} at most")
+    return total
 
 
 def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *, seed: int) -> TrainingArguments:

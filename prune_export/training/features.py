@@ -24,9 +24,9 @@ from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.batches import collate
-from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample
+from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
-from prune_export.data.model_classes import class_order
+from prune_export.data.model_classes import with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.files.caches import cache_folder, kept
@@ -40,10 +40,11 @@ _PARALLEL_FROM = 4000  # fewer examples are ready before other processes have st
 
 
 class Features(Dataset[Feature]):
-    """Features as a data set for the Trainer; `digest` is the sha256 of what they were made from."""
+    """Features as a data set for the Trainer; `digest` is the sha256 of what they were made from, `notes` what the reader
+    left out or mended."""
 
-    def __init__(self, features: tuple[Feature, ...], digest: str, name: str) -> None:
-        self.features, self.digest, self.name = features, digest, name
+    def __init__(self, features: tuple[Feature, ...], digest: str, name: str, notes: tuple[str, ...] = ()) -> None:
+        self.features, self.digest, self.name, self.notes = features, digest, name, notes
 
     def __len__(self) -> int:
         return len(self.features)
@@ -69,9 +70,14 @@ class Collator:
 
 
 def training_features(
-    section: DataSection, checkpoint: Checkpoint, *, seed: int, progress: Progress = SILENT
+    section: DataSection,
+    checkpoint: Checkpoint,
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    is_kept: bool = True,
 ) -> Features:
-    """The labelled features of the recipe's training data, from the cache where they are there.
+    """The labelled features of the recipe's training data, from the cache where they are there (`is_kept`).
 
     Raises:
         DataError: the data cannot be read, is for another task, or has no labels.
@@ -79,23 +85,25 @@ def training_features(
     """
     progress.stage("Reading the data")
     data = training_data(section, checkpoint.task)
+    data = trainable(data)
     if section.samples is not None:
         data = sample(data, section.samples, seed=seed)
-    if isinstance(data, QuestionData) and not any(example.spans for example in data.examples):
-        raise DataError(
-            f"{data.name}: no question in it has an answer that is found in its context; training needs answers"
-        )
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
     length = min(usual, longest_input(config)) if section.max_seq_length is None else section.max_seq_length
     if length > longest_input(config):
         raise UsageError(f"data.max_seq_length = {length}: the model has positions for {longest_input(config)} tokens")
-    classes = class_order(data.glue, config, labels=section.labels) if isinstance(data, TextData) else ()
+    classes: tuple[int, ...] = ()
+    if isinstance(data, TextData):
+        data, classes = with_classes(data, config, labels=section.labels)
+    for note in data.notes:
+        progress.note(note)
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
     _refuse_while_starting()
-    path = None if (cache := cache_folder("features")) is None else cache / f"{digest}.npz"
+    cache = cache_folder("features") if is_kept else None
+    path = None if cache is None else cache / f"{digest}.npz"
     with _alone(path):  # of several processes one makes them
         found = None if path is None else _read(path, len(data.examples))
         if found is None:
@@ -105,7 +113,7 @@ def training_features(
                     _write(path, found)
     if not found:
         raise DataError(f"{data.name}: no example in it")
-    return Features(found, digest, data.name)
+    return Features(found, digest, data.name, data.notes)
 
 
 def training_data(section: DataSection, task: str | None) -> Data:
@@ -116,7 +124,9 @@ def training_data(section: DataSection, task: str | None) -> Data:
     """
     if not section.train:
         raise DataError("data.train: expected one file or more; found none")
-    return joined([read_examples(path, task=task, dataset=section.dataset, training=True) for path in section.train])
+    return joined(
+        [read_examples(path, task=task, dataset=section.dataset, purpose="training") for path in section.train]
+    )
 
 
 @contextmanager

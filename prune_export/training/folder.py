@@ -61,6 +61,23 @@ def _open(
     folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> None:
     folder = folder_destination(folder, RUN, overwrite=True).folder
+    if check_run(folder, recipe, read, results, resume=resume, overwrite=overwrite):
+        return
+    text = recipe_to_toml(recipe)
+    with transaction(run_target(folder, overwrite=True)) as aside:
+        (aside / RECIPE).write_text(text, encoding="utf-8")
+        record = {"format": FORMAT, "version": VERSION, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        (aside / MARKER).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def check_run(
+    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
+) -> bool:
+    """Checks that a run may begin, or go on, in `folder`, and writes nothing; returns whether it goes on.
+
+    Raises:
+        OutputError, UsageError: as for `held_run`.
+    """
     used = folder / RECIPE
     if folder.exists() and any(folder.iterdir()):
         refuse_links(folder, results)
@@ -75,7 +92,7 @@ def _open(
         untouched = is_untouched(folder, marker)
         if resume and not untouched:
             _check_same(used, recipe)
-            return
+            return True
         if not overwrite and not untouched:
             raise OutputError(f"{folder} holds a run already; --resume goes on with it, --overwrite begins it anew")
         if read is not None and used.exists() and read.expanduser().samefile(used):
@@ -84,11 +101,7 @@ def _open(
             )
         if not untouched:
             check_inputs(recipe, folder)
-    text = recipe_to_toml(recipe)
-    with transaction(run_target(folder, overwrite=True)) as aside:
-        (aside / RECIPE).write_text(text, encoding="utf-8")
-        record = {"format": FORMAT, "version": VERSION, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        (aside / MARKER).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    return False
 
 
 def _check_same(used: Path, recipe: Recipe) -> None:

@@ -16,6 +16,7 @@ from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.examples import TextData
+from prune_export.data.model_classes import new_classes
 from prune_export.data.tokenizer import read_config
 from prune_export.families import FAMILIES
 from prune_export.families.names import TASK_SUFFIXES
@@ -51,16 +52,23 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     assert recipe.task in LABELLED
     _, family, _ = read_configuration(source)
     check_beside(source.folder, (CONFIG,))  # the new folder says what it says
-    read_weights(source.folder, family.prefix)  # transformers reads them again, and checks nothing
+    weights = read_weights(source.folder, family)  # transformers reads them again, and checks nothing
+    if weights.renamed is not None:  # it would draw them all at random
+        raise CheckpointError(
+            f"'{source.name}': transformers does not know the names of its tensors as they stand there "
+            f"({weights.renamed}). Load them into a model of transformers, and save that"
+        )
     options: dict[str, Any] = {}
     if recipe.task == "text-classification":
         data = training_data(recipe.data, recipe.task)
         assert isinstance(data, TextData)
-        labels = data.glue.labels
-        options["num_labels"] = max(1, len(labels))
-        if labels:
-            options["id2label"] = dict(enumerate(labels))
-            options["label2id"] = {label: index for index, label in enumerate(labels)}
+        classes = new_classes(data)
+        if isinstance(classes, int):
+            options["num_labels"] = classes
+        else:
+            options["num_labels"] = len(classes)
+            options["id2label"] = dict(enumerate(classes))
+            options["label2id"] = {label: index for index, label in enumerate(classes)}
     transformers.set_seed(recipe.seed)
     model_class = getattr(transformers, family.class_name(recipe.task))
     config = own_attention(transformers_config(source, **options), model_class)

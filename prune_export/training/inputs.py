@@ -9,9 +9,10 @@ from exporters.errors import CheckpointError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint, read_configuration
 from prune_export.checkpoint.source import Source, resolve
 from prune_export.data.read import read_examples
+from prune_export.data.splits import without_split
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
-from prune_export.training.distillation.teacher import check_teacher
+from prune_export.training.distillation.teacher import read_teacher
 from prune_export.training.features import training_data
 from prune_export.training.head import needs_head
 from prune_export.training.recipe import Recipe
@@ -36,7 +37,7 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
     if recipe.data.eval is not None:
         read_examples(recipe.data.eval, task=checkpoint.task, dataset=recipe.data.dataset)
     for name in _teachers(recipe):
-        check_teacher(load_checkpoint(name, task=checkpoint.task), checkpoint)
+        read_teacher(name, checkpoint)
     return checkpoint
 
 
@@ -48,7 +49,8 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
         CheckpointError, DataError, UsageError: one cannot be read, or is for another task.
     """
     for name in (recipe.model, *_teachers(recipe), *recipe.data.train, recipe.data.eval):
-        if name is not None and Path(name).exists() and Path(name).resolve().is_relative_to(folder.resolve()):
+        place = None if name is None else Path(without_split(name))
+        if place is not None and place.exists() and place.resolve().is_relative_to(folder.resolve()):
             raise OutputError(
                 f"{name} is read by the recipe and lies in {folder}, which would be begun anew; choose another output"
             )

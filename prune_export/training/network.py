@@ -47,8 +47,21 @@ def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Stag
     return StageNetwork(checkpoint, model, method, None)
 
 
-def finished_tensors(network: StageNetwork, state: Mapping[str, Tensor], total: int) -> tuple[dict[str, Tensor], Plan]:
-    """The trained weights at full size under Hugging Face's names, zeros in place, and the plan that the zeros are.
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """`changed` are the trained weights at full size under Hugging Face's names, zeros in place; `plan` is what zeros say.
+
+    `at_last_step` and `left` are the method's statistics before and after its masks were folded in (empty: no method).
+    """
+
+    changed: dict[str, Tensor]
+    plan: Plan
+    at_last_step: dict[str, float]
+    left: dict[str, float]
+
+
+def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: int) -> Finished:
+    """What a training ended in.
 
     `network` is a fresh one of the stage, `state` the state dict at its end, after `total` steps.
 
@@ -61,18 +74,23 @@ def finished_tensors(network: StageNetwork, state: Mapping[str, Tensor], total: 
     if missing:
         raise WeightsError(f"the training's checkpoint lacks {missing[0]} (and {len(missing) - 1} more)")
     checkpoint = network.checkpoint
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
+    at_last_step: dict[str, float] = {}
+    left: dict[str, float] = {}
     if network.pruned is not None:
         assert isinstance(network.model, SlimModel)
         changed = trained_tensors(checkpoint, weights, trained(network.pruned, network.model))
     else:
         if network.method is not None:
             network.model.eval()
+            network.method.set_step(total - 1, total)
+            at_last_step = network.method.statistics()
             network.method.set_step(total, total)
             with torch.no_grad():
                 network.method.fold()
+            left = network.method.statistics()
         prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
         found = {f"{prefix}{name}": value for name, value in network.model.state_dict().items()}
         changed = {name: value.to(weights[name].dtype) for name, value in found.items() if name in weights}
     encoder = describe(checkpoint.family, checkpoint.config, weights.replaced(changed), checkpoint.task, kept_heads={})
-    return changed, plan_from_zeros(encoder)
+    return Finished(changed, plan_from_zeros(encoder), at_last_step, left)

@@ -1,80 +1,97 @@
-"""A recipe: everything that decides a training, as frozen dataclasses; `recipe_file` reads them from TOML."""
+"""A recipe: everything that decides a training, as frozen dataclasses; `recipe_file` reads them from TOML.
+
+A field's type says its range and its meaning; docs/recipes.md is made of them (`python -m docs.recipe_keys`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.gradual.config import GradualConfig
+from prune_export.training.keys import Count, CountOrZero, Epochs, Fraction, NotNegative, Positive, Share, key
 from prune_export.training.l0.config import L0Config
 from prune_export.training.movement.config import MovementConfig
 
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """`train` (several are mixed), `eval`: what `prune-export evaluate` takes as data. `samples`: so many examples, drawn by
-    the recipe's seed (None: all). Lengths are in tokens, as in `prune_export.data.features`. `group_by_length`: examples of
-    like length share a batch, which saves padding."""
+    """`[data]`: what is learnt, and what the result is judged on."""
 
-    train: tuple[str, ...]
-    eval: str | None = None
-    dataset: str | None = None
-    labels: tuple[str, ...] | None = None
-    samples: int | None = None
-    eval_samples: int | None = None
-    max_seq_length: int | None = None
-    doc_stride: int = 128
-    group_by_length: bool = False
+    train: Annotated[tuple[str, ...], key("what `prune-export evaluate` takes as data; several are mixed")]
+    eval: Annotated[str | None, key("what the final network is evaluated on, in the same forms; none: not at all")] = (
+        None
+    )
+    dataset: Annotated[str | None, key("the GLUE task, where the data cannot tell")] = None
+    labels: Annotated[
+        tuple[str, ...] | None, key("the model's classes in order, where its config.json does not name them")
+    ] = None
+    samples: Annotated[Count | None, key("as many training examples, drawn by the recipe's `seed`; none: all")] = None
+    eval_samples: Annotated[
+        Count | None, key("as many examples of `eval`, drawn by the recipe's `seed`; none: all")
+    ] = None
+    max_seq_length: Annotated[
+        Count | None,
+        key("tokens of a window or text; none: 384 for question answering, 128 for texts, or the model's positions"),
+    ] = None
+    doc_stride: Annotated[CountOrZero, key("tokens that neighbouring windows of a long context share")] = 128
+    group_by_length: Annotated[bool, key("examples of like length share a batch, which saves padding")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSection:
-    """How long: `steps` of the optimiser, or `epochs`. `warmup`, the fraction of steps before anything is pruned, and
-    `cooldown`, the fraction at the end in which the budget or threshold is the final one, are for movement and l0."""
+    """`[schedule]`: how long, and when what is pruned; a student's trainings have lengths of their own."""
 
-    steps: int | None = None
-    epochs: float | None = None
-    warmup: float = 0.1
-    cooldown: float = 0.3
+    steps: Annotated[Count | None, key("the length in steps of the optimiser; instead of `epochs`")] = None
+    epochs: Annotated[Epochs | None, key("the length in passes through the data; instead of `steps`")] = None
+    warmup: Annotated[Fraction, key("the fraction of steps before anything is pruned (movement, l0)")] = 0.1
+    cooldown: Annotated[
+        Fraction, key("the fraction of steps at the end with the final budget or threshold (movement, l0)")
+    ] = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetSection:
-    """What stays. `flops`: fractions of the encoder layers' FLOPs at `sequence_length` tokens (None: 384 for question
-    answering, else 128), several for methods that give several networks; `heads`, `columns`: fractions of those."""
+    """`[budget]`: what stays."""
 
-    flops: tuple[float, ...] = ()
-    heads: float | None = None
-    columns: float | None = None
-    sequence_length: int | None = None
+    flops: Annotated[
+        tuple[Share, ...], key("fractions of the encoder layers' FLOPs; several only for gradual pruning")
+    ] = ()
+    heads: Annotated[Share | None, key("the fraction of heads (l0); instead of `flops`")] = None
+    columns: Annotated[Share | None, key("the fraction of feed-forward columns (l0); instead of `flops`")] = None
+    sequence_length: Annotated[
+        Count | None, key("tokens at which FLOPs are counted; none: 384 for question answering, 128 for other tasks")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class OptimiserSection:
-    """AdamW. `batch_size` is that of one process and one forward pass; `accumulation` passes make a step. `warmup` is the
-    fraction of steps in which learning rates rise. `dropout` is the probability of all dropouts (None: what the model's
-    configuration says)."""
+    """`[optimiser]`: AdamW."""
 
-    learning_rate: float = 3e-5
-    score_learning_rate: float = 1e-2
-    weight_decay: float = 0.0
-    batch_size: int = 16
-    accumulation: int = 1
-    warmup: float = 0.1
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    max_gradient_norm: float = 1.0
-    dropout: float | None = None
-    bf16: bool = False
-    fp16: bool = False
-    gradient_checkpointing: bool = False
+    learning_rate: Annotated[Positive, key("the highest learning rate of the weights")] = 3e-5
+    score_learning_rate: Annotated[Positive, key("that of scores (movement) and gates (l0)")] = 1e-2
+    weight_decay: Annotated[NotNegative, key("of weights; biases and norms have none")] = 0.0
+    batch_size: Annotated[Count, key("examples in one forward pass of one process")] = 16
+    accumulation: Annotated[Count, key("forward passes that make a step")] = 1
+    warmup: Annotated[Fraction, key("the fraction of steps in which learning rates rise")] = 0.1
+    decay: Annotated[Literal["linear", "cosine", "constant"], key("how learning rates fall after that")] = "linear"
+    max_gradient_norm: Annotated[NotNegative, key("gradients are scaled down to this norm; 0: never")] = 1.0
+    dropout: Annotated[
+        Fraction | None, key("the probability of all dropouts; none: what the model's config.json says")
+    ] = None
+    bf16: Annotated[bool, key("computes in bfloat16 where that is safe")] = False
+    fp16: Annotated[bool, key("computes in float16 where that is safe; instead of `bf16`")] = False
+    gradient_checkpointing: Annotated[bool, key("computes activations twice, which saves memory")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class NoMethod:
-    """`kind = "none"`: trains as the checkpoint is."""
+    """`kind = "none"`: trains on, or distils; nothing is pruned further."""
 
 
 Method = NoMethod | MovementConfig | L0Config | GradualConfig | StudentConfig
@@ -88,21 +105,46 @@ METHODS: dict[str, type[Method]] = {
     "student": StudentConfig,
 }
 
+# Keys of a section that exclude each other: one that is set on the command line takes the place of the others.
+ALTERNATIVES: dict[str, tuple[tuple[str, str], ...]] = {
+    "schedule": (("steps", "epochs"),),
+    "budget": (("flops", "heads"), ("flops", "columns")),
+    "optimiser": (("bf16", "fp16"),),
+    "method": (
+        *(
+            (f"{part}_steps", f"{part}_epochs")
+            for part in ("fill", "retrain", "recovery", "intermediate", "prediction", "fine_tuning")
+        ),
+        ("layers", "keep"),
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`model` is a folder or a hub id of full size; `output` the folder of the run. `trainer` holds further
-    `transformers.TrainingArguments`."""
+    """The keys above all sections."""
 
-    model: str
-    output: str
+    model: Annotated[str, key("a checkpoint of full size: a folder or a hub id")]
+    output: Annotated[str, key("the folder of the run")]
     data: DataSection
-    task: str | None = None
-    teacher: str | None = None
-    seed: int = 0
+    task: Annotated[
+        str | None,
+        key(
+            "`question-answering` or `text-classification`; none: the model's. A model without a head for it gets a new one"
+        ),
+    ] = None
+    teacher: Annotated[
+        str | None, key("the network to learn from: a folder or a hub id; none: the model as it was")
+    ] = None
+    seed: Annotated[Annotated[int, Meta(ge=0, le=2**31)], key("of everything that is drawn at random")] = 0
     method: Method = field(default_factory=NoMethod)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     budget: BudgetSection = field(default_factory=BudgetSection)
     distillation: Distillation | None = None
     optimiser: OptimiserSection = field(default_factory=OptimiserSection)
-    trainer: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Annotated[
+        Mapping[str, Any],
+        key(
+            "a section of its own, `[trainer]`: further `transformers.TrainingArguments`, for what no key of a recipe says"
+        ),
+    ] = field(default_factory=dict)

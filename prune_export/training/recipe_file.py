@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import tomli_w
-
-from exporters.errors import UsageError
+from exporters.errors import MissingDependencyError, UsageError
 from exporters.secrets import holds_secret
-from prune_export.files.reading import ReadingError, clipped, one_line, read_text, shown
+from prune_export.arguments import checked
+from prune_export.files.reading import ReadingError, one_line, read_text, shown, user_path
 from prune_export.hub_token import register_stored_token
-from prune_export.training.recipe import METHODS, Method, Recipe
+from prune_export.training.recipe import ALTERNATIVES, METHODS, Method, Recipe
+from prune_export.training.values import build, nearest
 
 _LARGEST_RECIPE = 1 << 20
 _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 
+@checked
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe in the TOML file `path`, with `changes` ("section.key=value", the value in TOML's form or a bare string).
 
     Raises:
         UsageError: it cannot be read, a key is unknown (the message names the nearest known one), or a value is of the wrong
-            type.
+            type or out of its range.
     """
     try:
-        data = _toml(read_text(Path(path), limit=_LARGEST_RECIPE))
+        data = _toml(read_text(user_path(path), limit=_LARGEST_RECIPE))
     except ReadingError as error:
         raise UsageError(f"{path}: cannot be read: {error}; expected a recipe (TOML)") from error
-    for change in changes:
-        _change(data, change)
+    _change(data, changes)
     return recipe_from(data, source=str(path))
 
 
@@ -71,7 +69,7 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
         raise UsageError(f"{source}: [method] is a table; found {shown(method)}")
-    made: Recipe = _build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
+    made: Recipe = build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
     return made
 
 
@@ -102,18 +100,46 @@ def check_no_secret(data: Any, source: str) -> None:
 def _method(data: dict[str, Any], source: str) -> Method:
     kind = data.pop("kind", None)
     if not isinstance(kind, str) or kind not in METHODS:
-        near = f"; did you mean {_nearest(str(kind), METHODS)}?" if kind is not None else ""
+        near = f"; did you mean {nearest(str(kind), METHODS)}?" if kind is not None else ""
         raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
-    made: Method = _build(METHODS[kind], data, source, "method.")
+    made: Method = build(METHODS[kind], data, source, "method.")
     return made
 
 
+def checked_recipe(recipe: Recipe) -> Recipe:
+    """A recipe that was made in Python, read as one from a file is: whole numbers serve as floats, lists as tuples.
+
+    Raises:
+        UsageError: as for `read_recipe`.
+    """
+    if not is_dataclass(recipe.method) or type(recipe.method) not in METHODS.values():
+        raise UsageError(f"recipe: method: expected one of prune_export's; found {shown(recipe.method)}")
+    return recipe_from(_tables(recipe))
+
+
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe with every default written out; `read_recipe` gives the same one back."""
+    """The recipe with every default written out; `read_recipe` gives the same one back.
+
+    Raises:
+        MissingDependencyError: tomli-w is not installed.
+    """
+    return str(_writer().dumps(_tables(recipe)))
+
+
+def _writer() -> Any:
+    try:
+        import tomli_w
+    except ImportError as error:
+        raise MissingDependencyError("training needs tomli-w: pip install 'prune-export[train]'") from error
+    return tomli_w
+
+
+def _tables(recipe: Recipe) -> dict[str, Any]:
     data = asdict(recipe)
     kind = next(name for name, config in METHODS.items() if type(recipe.method) is config)
     data["method"] = {"kind": kind, **data["method"]}
-    return tomli_w.dumps(_plain(data))
+    plain: dict[str, Any] = _plain(data)
+    return plain
 
 
 def _plain(value: Any) -> Any:
@@ -125,7 +151,26 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _change(data: dict[str, Any], change: str) -> None:
+def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
+    """Sets what `changes` say; of keys that exclude each other, one that is set takes the place of the others.
+
+    Raises:
+        UsageError: a change is of the wrong form, or two exclude each other.
+    """
+    values = [_set(data, change) for change in changes]
+    is_set = {key for key, value in values if value is not False}
+    for section, pairs in ALTERNATIVES.items():
+        for pair in pairs:
+            keys = [f"{section}.{name}" for name in pair]
+            if is_set.issuperset(keys):
+                raise UsageError(f"--set {keys[0]} and --set {keys[1]}: expected one of them")
+            for key, other in (keys, reversed(keys)):
+                if key in is_set and isinstance(table := data.get(section), dict):
+                    table.pop(other.split(".")[1], None)
+
+
+def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
+    """Sets one value; returns its key, without spaces, and the value."""
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -141,70 +186,4 @@ def _change(data: dict[str, Any], change: str) -> None:
             raise UsageError(f"--set {key}: {part} is a value, not a section")
         place = inner
     place[path[-1]] = value
-
-
-# --- values of the right type ------------------------------------------------------------------------------------------
-
-
-def _build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) -> Any:
-    known = {field.name: field for field in fields(kind)}
-    for key in data:
-        if key not in known:
-            raise UsageError(
-                f"{source}: unknown key '{prefix}{clipped(key)}'; the nearest known one is '{_near(prefix, key, known)}'"
-            )
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in data and field.default is MISSING and field.default_factory is MISSING
-    ]
-    if missing:
-        raise UsageError(f"{source}: '{prefix}{missing[0]}' is missing")
-    hints = get_type_hints(kind)
-    return kind(**{key: _value(hints[key], value, source, f"{prefix}{key}") for key, value in data.items()})
-
-
-def _near(prefix: str, key: str, known: Mapping[str, Any]) -> str:
-    return f"{prefix}{_nearest(key, known)}"
-
-
-def _nearest(key: str, known: Mapping[str, Any]) -> str:
-    return max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
-
-
-def _value(hint: Any, value: Any, source: str, where: str) -> Any:
-    """`value` as `hint` says; whole numbers serve as floats, lists as tuples."""
-    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return _build(hint, value, source, f"{where}.")
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if any(is_dataclass(option) and type(value) is option for option in options):
-            return value  # [method], which has been read already
-        options = tuple(option for option in options if option is not types.NoneType)
-        return _value(options[0], value, source, where)
-    if origin is Literal:
-        if value in options:
-            return value
-        raise UsageError(f"{source}: {where}: expected one of {', '.join(map(str, options))}; found {shown(value)}")
-    if origin is tuple:
-        return _tuple(options, value, source, where)
-    if origin is Mapping or hint in (dict, Mapping) or origin is dict:
-        if isinstance(value, dict):
-            return value
-        raise UsageError(f"{source}: {where}: expected a table; found {shown(value)}")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and not is_dataclass(hint) and type(value) is hint:
-        return value
-    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    raise UsageError(f"{source}: {where}: expected {names.get(hint, 'a table')}; found {shown(value)}")
-
-
-def _tuple(options: tuple[Any, ...], value: Any, source: str, where: str) -> tuple[Any, ...]:
-    many = options[-1] is Ellipsis
-    if many and not isinstance(value, list):
-        value = [value]  # one value serves as a list of one
-    if not isinstance(value, list) or (not many and len(value) != len(options)):
-        raise UsageError(f"{source}: {where}: expected a list of {len(options)}; found {shown(value)}")
-    kinds = [options[0]] * len(value) if many else options
-    return tuple(_value(kind, part, source, where) for kind, part in zip(kinds, value, strict=True))
+    return ".".join(path), value

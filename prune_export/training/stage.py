@@ -54,7 +54,9 @@ class Stage:
     training begins (not where it goes on). `objective(context, checkpoint)` makes a loss; None: the task's own.
     `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back (None:
     where something is pruned); only without a method. `steps`, `epochs`, `learning_rate`: None for the recipe's own.
-    `publish`: the result is put beside `final/` under the stage's name.
+    `publish`: the result is put beside `final/` under the stage's name. `share` is about the fraction of the model's FLOPs
+    that the trained network has, for estimates. `check(context)` raises what would go wrong in `prepare`, as far as that can
+    be known before the first stage.
     """
 
     name: str
@@ -67,3 +69,5 @@ class Stage:
     epochs: float | None = None
     learning_rate: float | None = None
     publish: bool = False
+    share: float = 1.0
+    check: Callable[[Context], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 from exporters.errors import OutputError
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes
 from prune_export.files.writing import write_file
-from prune_export.progress import Progress
+from prune_export.progress import Progress, time_words
 from prune_export.training.method import Method
 from prune_export.training.trainer import PruningTrainer
 
@@ -46,22 +47,28 @@ class Bar(TrainerCallback):
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name
+        self._began, self._first = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._progress.stage(f"Training: {self._name}", state.max_steps)
         self._progress.advance(state.global_step)
+        self._began, self._first = time.monotonic(), state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._progress.advance()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         if logs and "loss" in logs:
-            self._progress.note(progress_line(state.global_step, logs))
+            done, to_do = state.global_step - self._first, state.max_steps - state.global_step
+            left = (time.monotonic() - self._began) / max(1, done) * to_do
+            self._progress.note(progress_line(state.global_step, state.max_steps, left, logs))
 
 
-def progress_line(step: int, logs: dict[str, float]) -> str:
-    """Losses, and what is left, in one short line."""
-    parts = [f"step {step}", f"loss {logs['loss']:.3f}"]
+def progress_line(step: int, total: int, left: float, logs: dict[str, float]) -> str:
+    """Steps done of `total`, about how many seconds are `left`, losses, and what is left of the network, in one line."""
+    parts = [f"step {step:,} of {total:,}", f"loss {logs['loss']:.3f}"]
+    if step < total:
+        parts.insert(1, f"{time_words(left)} left")
     parts += [f"{key[5:]} {logs[key]:.3f}" for key in logs if key.startswith("loss_") and logs[key]]
     for key, name, form in (
         ("sparsity", "sparsity", ".1%"),

@@ -20,8 +20,11 @@ from prune_export.benchmark.cost import cost_of_record
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.checkpoint.weights import read_weights
+from prune_export.data.examples import TextData, trainable
+from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer
+from prune_export.families import FAMILIES
 from prune_export.inspection import operate_on
 from prune_export.outputs.kinds import RECORD
 from prune_export.plan import plan_from_zeros, plan_to_json, read_plan
@@ -89,7 +92,7 @@ def _configuration(folder: Path) -> Reader:
 def _index(folder: Path) -> Reader:
     index = {"metadata": {"total_size": 1}, "weight_map": to_shards(folder)}
     path = folder / "model.safetensors.index.json"
-    return Reader("safetensors index", path, json_files(index), lambda: read_weights(folder, "bert"))
+    return Reader("safetensors index", path, json_files(index), lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _safetensors(folder: Path) -> Reader:
@@ -103,7 +106,7 @@ def _safetensors(folder: Path) -> Reader:
         return lengths.map(lambda length: struct.pack("<Q", length) + text + data)
 
     files = st.one_of(json_files(header).flatmap(whole), damaged(content))
-    return Reader("safetensors", path, files, lambda: read_weights(folder, "bert"))
+    return Reader("safetensors", path, files, lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _pickle(folder: Path) -> Reader:
@@ -121,7 +124,7 @@ def _pickle(folder: Path) -> Reader:
         return file.getvalue()
 
     files = st.one_of(damaged(records[name]).map(zipped), damaged(records[name]), damaged(content))
-    return Reader("pickled weights", path, files, lambda: read_weights(folder, "bert"))
+    return Reader("pickled weights", path, files, lambda: read_weights(folder, FAMILIES["bert"]))
 
 
 def _plan(path: Path, plan: dict[str, Any]) -> Reader:
@@ -217,8 +220,27 @@ def _data(folder: Path) -> list[Reader]:
     )
     rows = b"sentence\tlabel\na b c\t1\nd e f\t0\n"
     zipped = damaged(gzip.compress(as_json(squad), mtime=0))
-    files = {"squad": json_files(squad), "mrqa": mrqa, "glue": damaged(rows), "gzip": zipped}
+    flat = {"id": "1", "question": "b?", "context": "a b c", "answers": {"text": ["b"], "answer_start": [2]}}
+    text = {"text": "a b", "label": 1, "split": "dev"}
+    files = {
+        "squad": json_files(squad),
+        "mrqa": mrqa,
+        "glue": damaged(rows),
+        "gzip": zipped,
+        "csv": damaged(b'text,label,split\n"a, ""b""\nc",1,dev\nd e f,0,dev\n1,-1,train\n'),
+        "quoted tsv": damaged(b'text\tlabel\n"a, ""b""\nc"\tLABEL_0\nd e f\tLABEL_1\n'),
+        "flat questions": json_files([flat, flat | {"id": 2, "answers": answers, "is_impossible": False}]),
+        "json lines": st.lists(json_files(text), min_size=2, max_size=3).map(b"\n".join),
+    }
     return [
-        Reader(f"data: {name}", folder / name, content, lambda path=folder / name: read_examples(path))
+        Reader(f"data: {name}", folder / name, content, lambda path=folder / name: _read_data(path))
         for name, content in files.items()
     ]
+
+
+def _read_data(path: Path) -> object:
+    data = read_examples(path)
+    if isinstance(data, TextData):
+        new_classes(data)
+        return with_classes(data, {"num_labels": 2})
+    return trainable(data)

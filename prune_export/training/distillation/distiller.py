@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.distillation.hidden import HiddenStates, check_map, hidden_loss
@@ -70,18 +69,7 @@ class Distiller:
 def distiller(
     settings: Distillation, *, teacher: str | None = None, task_weight: float | None = None
 ) -> Callable[[Context, Checkpoint], Objective]:
-    """What a stage takes as its objective; `teacher` None is the recipe's, or, without one, the recipe's model.
-
-    Raises:
-        UsageError: a setting is out of range.
-    """
-    if not 0 <= settings.weight <= 1:
-        raise UsageError(f"distillation.weight: expected 0 to 1; found {settings.weight:g}")
-    if settings.temperature <= 0 or settings.hidden_weight < 0:
-        raise UsageError(
-            "distillation: expected a temperature above 0 and a hidden_weight of 0 or more; found "
-            f"{settings.temperature:g} and {settings.hidden_weight:g}"
-        )
+    """What a stage takes as its objective; `teacher` None is the recipe's, or, without one, the recipe's model."""
 
     def make(context: Context, checkpoint: Checkpoint) -> Objective:
         name = teacher or context.recipe.teacher or context.recipe.model

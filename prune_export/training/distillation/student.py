@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from exporters.errors import UsageError
-from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
+from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
@@ -44,12 +44,13 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
             f"method.keep: expected different layers from 0 to {layers - 1}, at least one; found {list(keep)}"
         )
     check_beside(checkpoint.source.folder, (CONFIG,))  # the student's says the same
-    weights = read_weights(checkpoint.source.folder, family.prefix)
+    weights = read_weights(checkpoint.source.folder, family)
     smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
     smaller.num_hidden_layers = len(keep)
     with transaction(folder_destination(folder, DENSE, overwrite=False).target) as aside:
         smaller.to_json_file(aside / CONFIG, use_diff=False)
-        copy_beside(checkpoint.source.folder, aside, tokenizer_files(checkpoint.source.folder))
+        copied = [name for name in files_beside(checkpoint.source.folder) if name != CONFIG]
+        copy_beside(checkpoint.source.folder, aside, copied)
         save_tensors(kept_layers(weights, family, config, keep), aside / SAFETENSORS)
 
 

@@ -10,7 +10,7 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.distillation.student import even_layers, write_student
-from prune_export.training.distillation.student_config import StudentConfig
+from prune_export.training.distillation.student_config import EPOCHS, LAYERS, StudentConfig
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Context, Stage
 
@@ -33,6 +33,8 @@ def stages(recipe: Recipe, config: StudentConfig) -> tuple[Stage, ...]:
     for name, objective in planned:
         field = name.replace("-", "_")
         steps, epochs = getattr(config, f"{field}_steps"), getattr(config, f"{field}_epochs")
+        if steps is None and epochs is None:
+            epochs = EPOCHS[field]
         if not (epochs if steps is None else steps):
             continue
         found.append(
@@ -41,7 +43,7 @@ def stages(recipe: Recipe, config: StudentConfig) -> tuple[Stage, ...]:
                 prepare=None if found else partial(_make_student, config=config),
                 objective=objective,
                 steps=steps,
-                epochs=epochs if steps is None else None,
+                epochs=epochs,
                 learning_rate=getattr(config, f"{field}_learning_rate"),
             )
         )
@@ -55,6 +57,7 @@ def stages(recipe: Recipe, config: StudentConfig) -> tuple[Stage, ...]:
 def _make_student(start: Path, folder: Path, context: Context, *, config: StudentConfig) -> None:
     checkpoint = load_checkpoint(start, task=context.original.task)
     layers = checkpoint.family.dimensions(checkpoint.config).layers
-    if not config.keep and not 1 <= config.layers <= layers:
-        raise UsageError(f"method.layers: expected 1 to {layers}, the model's; found {config.layers}")
-    write_student(checkpoint, config.keep or even_layers(config.layers, layers), folder)
+    count = LAYERS if config.layers is None else config.layers
+    if not config.keep and count > layers:
+        raise UsageError(f"method.layers: expected 1 to {layers}, the model's; found {count}")
+    write_student(checkpoint, config.keep or even_layers(count, layers), folder)

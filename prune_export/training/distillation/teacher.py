@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.errors import CheckpointError
+from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.data.model_classes import class_names, plain_name
+from prune_export.checkpoint.source import resolve
+from prune_export.data.glue_tasks import plain_name
+from prune_export.data.model_classes import class_names
 from prune_export.data.tokenizer import load_tokenizer, read_config
+from prune_export.families.names import TASK_SUFFIXES
+from prune_export.files.reading import clipped
 from prune_export.slim_model.api import module_of
 from prune_export.slim_model.model import SlimModel
 from prune_export.training.distillation.hidden import HiddenStates
@@ -62,8 +66,7 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
     Raises:
         CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
     """
-    checkpoint = load_checkpoint(name, task=student.task)
-    check_teacher(checkpoint, student)
+    checkpoint = read_teacher(name, student)
     is_slim = checkpoint.form == "slim"
     model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_oracle(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
@@ -96,6 +99,27 @@ def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | 
     if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
         return None
     return tuple(theirs.index(name) for name in own)
+
+
+def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
+    """Reads the teacher `name`, a folder or a hub id.
+
+    Raises:
+        CheckpointError: it cannot be read, is for another task, has other classes, or splits texts into other tokens.
+    """
+    try:
+        source = resolve(name)
+        listed = read_config(source.folder).get("architectures")
+        saved = [str(one) for one in listed] if isinstance(listed, list) else []
+        if saved and not any(one.endswith(TASK_SUFFIXES[student.task]) for one in saved):
+            raise CheckpointError(
+                f"it is a {clipped(', '.join(saved))}; expected one for {student.task}, as '{student.source.name}' is"
+            )
+        checkpoint = load_checkpoint(source, task=student.task)
+    except PruneExportError as error:
+        raise CheckpointError(f"the teacher '{name}' cannot be used: {error}") from error
+    check_teacher(checkpoint, student)
+    return checkpoint
 
 
 def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples, key
 
 
 @dataclass(frozen=True, slots=True)
 class GradualConfig:
     """`[method]` with `kind = "gradual"`: prune a step, train what is left, and again, to each of the budget's `flops`.
 
-    A step keeps `step` of the FLOPs that the one before left, or a little more, so that steps to a budget are alike.
-    Each is what `prune-export prune` does once: scores from `samples` training examples, exact selection,
-    `rearrangement`, `reconstruction` ("full", "scales", "none"). `recovery_steps` or `recovery_epochs` of training
-    follow a step on the way, the schedule's `steps` or `epochs` one that reaches a budget; each time the learning rate
-    begins anew. Columns stay in multiples of `align`, `keep_layers` lose nothing, and without `drop_blocks` no block
-    goes as a whole.
+    Each step is what `prune-export prune` does once. Training follows it: `recovery_*` after a step on the way, the
+    schedule's length after one that reaches a budget; each time the learning rate begins anew.
     """
 
-    score: Literal["fisher", "taylor"] = "fisher"
-    step: float = 0.8
-    recovery_steps: int | None = None
-    recovery_epochs: float | None = None
-    recovery_learning_rate: float | None = None
-    rearrangement: bool = True
-    reconstruction: Literal["full", "scales", "none"] = "full"
-    samples: int = 512
-    align: int = 1
-    keep_layers: tuple[int, ...] = ()
-    drop_blocks: bool = True
+    score: Annotated[
+        Literal["fisher", "taylor"], key("Fisher information of each sample, or the first-order change")
+    ] = "fisher"
+    step: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)],
+        key("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
+    ] = 0.8
+    recovery_steps: Annotated[
+        Count | None, key("training after a step on the way; instead of `recovery_epochs`; none: the schedule's length")
+    ] = None
+    recovery_epochs: Annotated[Epochs | None, key("the same in epochs; instead of `recovery_steps`")] = None
+    recovery_learning_rate: Annotated[
+        Positive | None, key("the highest learning rate of these; none: the recipe's")
+    ] = None
+    rearrangement: Annotated[bool, key("looks for pairs of heads or columns to exchange after selection")] = True
+    reconstruction: Annotated[
+        Literal["full", "scales", "none"],
+        key("least squares after each step: all weights that are left, or one scale each"),
+    ] = "full"
+    samples: Annotated[SomeExamples, key("training examples that scores and reconstruction see")] = 512
+    align: Annotated[Count, key("columns of a layer stay in multiples of this")] = 1
+    keep_layers: Annotated[tuple[CountOrZero, ...], key("layers that lose nothing, from 0")] = ()
+    drop_blocks: Annotated[bool, key("whole blocks may go")] = True

@@ -15,14 +15,11 @@ def rungs(budgets: Sequence[float], step: float) -> tuple[tuple[float, bool], ..
     above.
 
     Raises:
-        UsageError: no budget, one that is not between 0 and 1, or two that are the same; or `step` is not between 0
-        and 1.
+        UsageError: no budget, one that is not between 0 and 1, or two that are the same.
     """
     if not budgets or not all(0 < budget < 1 for budget in budgets) or len(set(budgets)) < len(budgets):
         found = ", ".join(f"{budget:g}" for budget in budgets) or "none"
         raise UsageError(f"budget.flops: expected one or more different fractions between 0 and 1; found {found}")
-    if not 0 < step < 1:
-        raise UsageError(f"method.step: expected a fraction between 0 and 1; found {step:g}")
     found_rungs: list[tuple[float, bool]] = []
     before = 1.0
     for budget in sorted(budgets, reverse=True):

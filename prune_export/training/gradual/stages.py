@@ -8,7 +8,7 @@ from exporters.errors import UsageError
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.gradual.rungs import rungs
-from prune_export.training.gradual.step import prune_step
+from prune_export.training.gradual.step import check_step, prune_step
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -19,9 +19,6 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
     Raises:
         UsageError: the budgets or another number are out of range.
     """
-    for name, least in (("samples", 2), ("align", 1)):
-        if getattr(config, name) < least:
-            raise UsageError(f"method.{name} = {getattr(config, name)}: expected {least} or more")
     if recipe.budget.heads is not None or recipe.budget.columns is not None:
         raise UsageError("budget: gradual pruning takes fractions of FLOPs; found heads or columns")
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
@@ -37,6 +34,8 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
                 epochs=None if is_budget else config.recovery_epochs,
                 learning_rate=None if is_budget else config.recovery_learning_rate,
                 publish=is_budget,
+                share=fraction,
+                check=partial(check_step, config=config, fraction=fraction),
             )
         )
     return tuple(found)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
@@ -15,7 +17,7 @@ from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.latency import usual_length
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
-from prune_export.pruning.scores import fisher, gate_gradients, taylor
+from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, taylor
 from prune_export.pruning.selection import Rules, select
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.scoring import training_calibration
@@ -69,7 +71,7 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
         progress=context.progress,
     )
     smaller = Pruned(encoder, smaller.heads, smaller.columns)
-    weights = read_weights(checkpoint.source.folder, checkpoint.family.prefix)
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
     record: dict[str, Any] = {
         "method": "gradual",
         "score": config.score,
@@ -81,6 +83,22 @@ def prune_step(start: Path, folder: Path, context: Context, *, config: GradualCo
     }
     changed = trained_tensors(checkpoint, weights, smaller)
     write_masked(checkpoint, smaller.plan, folder, changed=changed, **record)
+
+
+def check_step(context: Context, *, config: GradualConfig, fraction: float) -> None:
+    """Checks that the recipe's model can be pruned to `fraction` of its FLOPs.
+
+    Raises:
+        UsageError: the budget cannot be met, or a layer that is to be kept is not there.
+    """
+    encoder = context.original.encoder
+    length = context.recipe.budget.sequence_length or usual_length(encoder)
+    costs = flops_costs(encoder, sequence_length=length)
+    alike = tuple(
+        LayerScores(torch.ones(len(heads) - 1).double(), torch.ones(len(columns) - 1).double())
+        for heads, columns in zip(costs.heads, costs.columns, strict=True)
+    )
+    select(alike, costs, fraction * costs.dense, _rules(config, standing(context.original)))
 
 
 def _rules(config: GradualConfig, network: Pruned) -> Rules:

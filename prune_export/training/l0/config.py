@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from prune_export.training.keys import CountOrZero, EpochsOrZero, NotNegative, Positive, SomeExamples, key
 
 Blocks = Literal["both", "attention", "feed_forward"]
 Constraint = Literal["lagrangian", "penalty"]
@@ -14,33 +16,36 @@ Initial = Literal["constant", "fisher"]
 class L0Config:
     """`[method]` with `kind = "l0"`: hard concrete gates on heads and feed-forward columns, then retraining.
 
-    `frozen`: the gates are trained alone (McCarley et al. 2019); otherwise together with the weights. `blocks` says
-    what has gates. A budget of `flops` is for both kinds of blocks jointly, one of `heads` and `columns` for each
-    separately. `constraint`: "lagrangian" holds what is expected to be left at a target that moves from 1 to the
-    budget between the schedule's `warmup` and `cooldown` (Wang et al. 2020); "penalty" adds `attention_penalty` and
-    `feed_forward_penalty` times the expected fraction of heads and columns that are open (McCarley et al. 2019).
-    Whatever the constraint, no more than the budget is left at the end; with "penalty" and no budget, gates that are 0
-    at test time go.
-
-    Gates learn with the optimiser's `score_learning_rate`, multipliers with `multiplier_learning_rate` (None: ten times
-    that), at constant rates. log α begins at `initial_log_alpha` ("constant"), or around it, up to `initial_spread`
-    away, in the order of the Fisher information of `initial_samples` training examples ("fisher"); `temperature` is β.
-    `distil_gates`: the recipe's distillation also while gates are trained, not only afterwards. `retrain_steps` or
-    `retrain_epochs` train what is left, as a slim network; both None: no retraining.
+    Whatever the constraint, no more than the budget is left at the end; with "penalty" and no budget, gates that are 0 at
+    test time go. Gates learn at the constant rate `optimiser.score_learning_rate`.
     """
 
-    frozen: bool = True
-    blocks: Blocks = "both"
-    constraint: Constraint = "lagrangian"
-    attention_penalty: float = 1.0
-    feed_forward_penalty: float = 1.0
-    multiplier_learning_rate: float | None = None
-    initial: Initial = "constant"
-    initial_log_alpha: float = 2.5
-    initial_spread: float = 1.0
-    initial_samples: int = 512
-    temperature: float = 2 / 3
-    distil_gates: bool = False
-    retrain_steps: int | None = None
-    retrain_epochs: float | None = None
-    retrain_learning_rate: float | None = None
+    frozen: Annotated[bool, key("gates are trained alone; otherwise together with the weights")] = True
+    blocks: Annotated[Blocks, key("what has gates")] = "both"
+    constraint: Annotated[
+        Constraint,
+        key(
+            "a Lagrangian holds what is expected to be left at a target that moves to the budget; a penalty adds to the loss"
+        ),
+    ] = "lagrangian"
+    attention_penalty: Annotated[NotNegative, key("times the expected fraction of open heads (penalty)")] = 1.0
+    feed_forward_penalty: Annotated[NotNegative, key("times the expected fraction of open columns (penalty)")] = 1.0
+    multiplier_learning_rate: Annotated[
+        Positive | None, key("that of the Lagrangian's multipliers; none: ten times that of the gates")
+    ] = None
+    initial: Annotated[Initial, key("gates begin alike, or in the order of the Fisher information per FLOP")] = (
+        "constant"
+    )
+    initial_log_alpha: Annotated[float, key("where log α begins")] = 2.5
+    initial_spread: Annotated[NotNegative, key("how far from it, up and down, with `fisher`")] = 1.0
+    initial_samples: Annotated[SomeExamples, key("training examples for the Fisher information")] = 512
+    temperature: Annotated[Positive, key("β of the hard concrete distribution")] = 2 / 3
+    distil_gates: Annotated[bool, key("the recipe's distillation also while gates are trained")] = False
+    retrain_steps: Annotated[
+        CountOrZero | None,
+        key("trains what is left, as a slim network; instead of `retrain_epochs`; none: no retraining"),
+    ] = None
+    retrain_epochs: Annotated[EpochsOrZero | None, key("the same in epochs; instead of `retrain_steps`")] = None
+    retrain_learning_rate: Annotated[Positive | None, key("the highest learning rate of that; none: the recipe's")] = (
+        None
+    )

@@ -27,28 +27,11 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
     if len(budget.flops) > 1:
         raise UsageError(f"budget.flops: l0 gates lead to one budget; found {list(budget.flops)}")
     target = Target(budget.flops[0] if budget.flops else None, budget.heads, budget.columns)
-    if target.flops is not None and target.separate:
-        raise UsageError("budget: expected flops (jointly), or heads and columns (separately); found both")
     if target.flops is None and not target.separate and config.constraint == "lagrangian":
         raise UsageError('budget: a Lagrangian needs a target: flops, or heads and columns; or constraint = "penalty"')
-    for name in ("flops", "heads", "columns"):
-        value = getattr(target, name)
-        if value is not None and not 0 < value <= 1:
-            raise UsageError(f"budget.{name}: expected a fraction above 0, at most 1; found {value:g}")
     for name, without in (("heads", "feed_forward"), ("columns", "attention")):
         if getattr(target, name) is not None and config.blocks == without:
             raise UsageError(f"budget.{name} with method.blocks = '{without}': {name} have no gates then")
-    if config.multiplier_learning_rate is not None and config.multiplier_learning_rate <= 0:
-        raise UsageError(
-            f"method.multiplier_learning_rate: expected a number above 0; found {config.multiplier_learning_rate:g}"
-        )
-    if config.temperature <= 0:
-        raise UsageError(f"method.temperature: expected a number above 0; found {config.temperature:g}")
-    if config.initial_spread < 0 or config.initial_samples < 2:
-        raise UsageError(
-            "method: expected an initial_spread of 0 or more and initial_samples of 2 or more; found "
-            f"{config.initial_spread:g} and {config.initial_samples}"
-        )
     objective = None if recipe.distillation is None else distiller(recipe.distillation)
     gates = Stage(
         name="gates",
@@ -63,8 +46,9 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
         objective=objective,
         slim=True,
         steps=config.retrain_steps,
-        epochs=None if config.retrain_steps else config.retrain_epochs,
+        epochs=config.retrain_epochs,
         learning_rate=config.retrain_learning_rate,
+        share=recipe.budget.flops[0] if recipe.budget.flops else 1.0,
     )
     return (gates, retraining)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from prune_export.training.keys import Count, Epochs, Fraction, NotNegative, Positive, SomeExamples, key
 
 Shape = Literal["hybrid", "struct", "block", "unstructured"]
 Selection = Literal["topk", "threshold", "sigmoid_threshold"]
@@ -20,38 +22,49 @@ THRESHOLDS: dict[Selection, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class MovementConfig:
-    """`[method]` with `kind = "movement"` (docs/methods.md explains each).
+    """`[method]` with `kind = "movement"`: each unit of a weight has a score, and what scores low is masked.
 
-    `shape`: "hybrid" (blocks in attention, columns in the feed-forward network), "struct" (heads, columns), "block" (blocks
-    everywhere) or "unstructured" (single weights). `block` is rows and columns of a block of the query, key and value
-    weights (transposed in the output projection) and, with "block", of the feed-forward weights.
-    `initial_threshold` and `final_threshold` are fractions kept for "topk", thresholds otherwise (None: THRESHOLDS).
-    Scores begin at `initial_score` ("constant"), or around it, up to `initial_spread` away, in the order of the Fisher
-    information of `initial_samples` training examples ("fisher", with "hybrid" or "struct").
-    `penalty` (None: "l1" with a threshold, else "none") has the weight `penalty_weight`, times `attention_penalty` or
-    `feed_forward_penalty`. At least the fraction `least` of each score tensor stays with a threshold.
-    With a budget of FLOPs, which needs "hybrid" or "struct", scores only rank: `selection` and thresholds mean nothing, and
+    With a budget of FLOPs, which needs `hybrid` or `struct`, scores only rank: `selection` and thresholds mean nothing, and
     what stays is chosen anew every `refresh` steps.
-    `fill`: a second training of what is left, `fill_steps` or `fill_epochs` long (both None: as long as the first), in which
-    zeros inside kept heads may grow back, at `fill_learning_rate` (None: the recipe's).
     """
 
-    shape: Shape = "hybrid"
-    block: tuple[int, int] = (32, 32)
-    selection: Selection = "sigmoid_threshold"
-    initial_threshold: float | None = None
-    final_threshold: float | None = None
-    initial: Initial = "constant"
-    initial_score: float = 0.0
-    initial_spread: float = 1.0
-    initial_samples: int = 512
-    least: float = 0.005
-    penalty: Penalty | None = None
-    penalty_weight: float = 10.0
-    attention_penalty: float = 1.0
-    feed_forward_penalty: float = 1.0
-    refresh: int = 4
-    fill: bool = False
-    fill_steps: int | None = None
-    fill_epochs: float | None = None
-    fill_learning_rate: float | None = None
+    shape: Annotated[
+        Shape,
+        key(
+            "units: blocks in attention and columns in the feed-forward network (`hybrid`), heads and columns (`struct`), "
+            "blocks (`block`), single weights (`unstructured`)"
+        ),
+    ] = "hybrid"
+    block: Annotated[
+        tuple[Count, Count],
+        key("rows and columns of a block of query, key and value (transposed in the output projection)"),
+    ] = (32, 32)
+    selection: Annotated[Selection, key("the highest scores stay, or those above a threshold")] = "sigmoid_threshold"
+    initial_threshold: Annotated[
+        float | None, key("fraction kept (`topk`) or threshold at first; none: 1, -3 (`threshold`) or 0 (its sigmoid)")
+    ] = None
+    final_threshold: Annotated[
+        float | None, key("the same at the end; none: 0.5, 0 (`threshold`) or 0.1 (its sigmoid)")
+    ] = None
+    initial: Annotated[Initial, key("scores begin alike, or in the order of the Fisher information per FLOP")] = (
+        "constant"
+    )
+    initial_score: Annotated[float, key("where scores begin")] = 0.0
+    initial_spread: Annotated[NotNegative, key("how far from it, up and down, with `fisher`")] = 1.0
+    initial_samples: Annotated[SomeExamples, key("training examples for the Fisher information")] = 512
+    least: Annotated[Fraction, key("the fraction of each score tensor that stays whatever the threshold")] = 0.005
+    penalty: Annotated[
+        Penalty | None, key("pushes scores down; none: `l1` with a threshold and no budget, otherwise `none`")
+    ] = None
+    penalty_weight: Annotated[NotNegative, key("how much; with a threshold it decides the size")] = 10.0
+    attention_penalty: Annotated[NotNegative, key("times `penalty_weight`, in attention")] = 1.0
+    feed_forward_penalty: Annotated[NotNegative, key("times `penalty_weight`, in the feed-forward network")] = 1.0
+    refresh: Annotated[Count, key("steps between choices of what stays (budget of FLOPs)")] = 4
+    fill: Annotated[
+        bool, key("trains what is left once more, as a slim network; zeros in kept heads may grow back")
+    ] = False
+    fill_steps: Annotated[
+        Count | None, key("length of that; instead of `fill_epochs`; none: as long as the first training")
+    ] = None
+    fill_epochs: Annotated[Epochs | None, key("the same in epochs; instead of `fill_steps`")] = None
+    fill_learning_rate: Annotated[Positive | None, key("the highest learning rate of that; none: the recipe's")] = None

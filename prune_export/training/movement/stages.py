@@ -39,8 +39,9 @@ def stages(recipe: Recipe, config: MovementConfig) -> tuple[Stage, ...]:
         objective=objective,
         slim=True,
         steps=config.fill_steps,
-        epochs=None if config.fill_steps is not None else config.fill_epochs,
+        epochs=config.fill_epochs,
         learning_rate=config.fill_learning_rate,
+        share=recipe.budget.flops[0] if recipe.budget.flops else 1.0,
     )
     return (pruning, filling)
 
@@ -58,17 +59,6 @@ def _check(recipe: Recipe, config: MovementConfig) -> None:
         raise UsageError(
             "method.initial = 'fisher': expected shape 'hybrid' or 'struct', whose units are heads and columns"
         )
-    for name, value, fine, expected in (
-        ("initial_spread", config.initial_spread, config.initial_spread >= 0, "0 or more"),
-        ("initial_samples", config.initial_samples, config.initial_samples >= 2, "2 or more"),
-        ("refresh", config.refresh, config.refresh >= 1, "1 or more"),
-        ("least", config.least, 0 <= config.least <= 1, "a fraction"),
-        ("penalty_weight", config.penalty_weight, config.penalty_weight >= 0, "0 or more"),
-        ("fill_steps", config.fill_steps, config.fill_steps is None or config.fill_steps >= 1, "1 or more"),
-        ("fill_epochs", config.fill_epochs, config.fill_epochs is None or config.fill_epochs > 0, "more than 0"),
-    ):
-        if not fine:
-            raise UsageError(f"method.{name} = {value:g}: expected {expected}")
     if config.selection == "topk":
         for name, fraction in (("initial", config.initial_threshold), ("final", config.final_threshold)):
             if fraction is not None and not 0 <= fraction <= 1:

@@ -1,0 +1,68 @@
+"""What may have happened to a checkpoint that cannot be read, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prune_export.families.names import Family
+
+_TRANSFORMER = "0_Transformer"  # sentence-transformers before 2.0
+_FARM = ("language_model.bin", "language_model_config.json")
+
+
+def other_folder_hint(folder: Path) -> str:
+    """Says what `folder`, which has no config.json, is where that can be told; empty otherwise."""
+    if (folder / _TRANSFORMER / "config.json").is_file():
+        return (
+            f". It is a folder of an old sentence-transformers, whose network lies in {_TRANSFORMER}: give that, or load it "
+            "with today's sentence-transformers and save it again"
+        )
+    if any((folder / name).is_file() for name in _FARM):
+        return (
+            ". It is a folder of FARM: convert it to a checkpoint of transformers, with "
+            "AdaptiveModel.load(…).convert_to_transformers() and save_pretrained, and give that"
+        )
+    return ""
+
+
+def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> str | None:
+    """Says what was cut out of `tensors` without config.json saying so; None where nothing is found."""
+    sizes = family.dimensions(config)
+    layers = [f"{family.prefix}.{family.layer(config, index)}" for index in range(sizes.layers)]
+    norms = [(f"{family.prefix}.{family.embeddings.norm}", sizes.embedding)]
+    norms += [(f"{layer}.{family.layers.attention_norm}", sizes.hidden) for layer in layers]
+    for norm, expected in norms:
+        if (features := _rows(tensors, f"{norm}.weight")) not in (None, expected):
+            return (
+                f"'{norm}' has {features} features where config.json says {expected}: where all have as many, say so there; "
+                "a hidden size that differs from layer to layer cannot be read, so put the weights back to full size, with "
+                "zeros for what was cut"
+            )
+    pruned: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        rows, columns = (_rows(tensors, f"{layer}.{name}.weight") for name in (family.layers.query, family.layers.up))
+        if columns not in (None, sizes.intermediate):
+            return (
+                f"Layer {index} has {columns} of the {sizes.intermediate} columns of its feed-forward block. Blocks that "
+                "are resized layer by layer have no place in config.json, and cannot be read: put the weights back to full "
+                "size, with zeros in the rows and columns that were cut (those are what is removed here), or, where every "
+                "layer has as many, say so in config.json"
+            )
+        if rows is not None and rows < sizes.heads * sizes.head_size and rows % sizes.head_size == 0:
+            pruned[str(index)] = list(range(rows // sizes.head_size, sizes.heads))
+    if not pruned or getattr(config, "pruned_heads", None):
+        return None
+    return (
+        f'config.json seems to have lost its pruned_heads: add "pruned_heads": {json.dumps(pruned)} (how many are gone of '
+        "each layer is what counts; which, changes no answer)"
+    )
+
+
+def _rows(tensors: Mapping[str, Tensor], name: str) -> int | None:
+    found = tensors.get(name)
+    return int(found.shape[0]) if found is not None and found.ndim else None

@@ -1,0 +1,112 @@
+"""Where answers stand in their contexts. What a data set says is believed only where the text really stands there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporters.errors import DataError
+from prune_export.data.examples import Question
+from prune_export.files.reading import shown
+
+Span = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Placer:
+    """Finds answers, and counts those that had to be searched for."""
+
+    moved: int = 0
+
+    def spans(self, context: str, answers: Iterable[tuple[str, int | None]]) -> tuple[Span, ...]:
+        """Character ranges of the answers that stand at their places, or else once in the context."""
+        found: dict[Span, None] = {}
+        for text, start in answers:
+            if text and start is not None and start >= 0 and context.startswith(text, start):
+                found[start, start + len(text)] = None
+            elif (span := only_place(context, text)) is not None:
+                self.moved += span not in found
+                found[span] = None
+        return tuple(found)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was mended, for people."""
+        if not self.moved:
+            return ()
+        return (f"{self.moved:,} answers do not stand where the data say, and were found once in their contexts",)
+
+
+def only_place(context: str, text: str) -> Span | None:
+    """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
+    text = text.strip()
+    places: list[Span] = []
+    start = context.find(text) if text else -1
+    while start >= 0 and len(places) < 2:
+        end = start + len(text)
+        if not (_inside_word(context, start) or _inside_word(context, end)):
+            places.append((start, end))
+        start = context.find(text, start + 1)
+    return places[0] if len(places) == 1 else None
+
+
+def _inside_word(context: str, place: int) -> bool:
+    """Whether a word or number of a script that parts words by spaces goes on across `place`."""
+    around = context[max(0, place - 1) : place + 1]
+    cased = all(letter.isdigit() or letter.lower() != letter.upper() for letter in around)
+    return 0 < place < len(context) and around.isalnum() and cased
+
+
+def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
+    """A note where questions have answers that stand nowhere: the metric compares texts, and takes them all the same."""
+    lost = sum(bool(question.answers) and not question.spans for question in questions)
+    if not lost:
+        return ()
+    return (
+        f"the answers of {lost:,} of {len(questions):,} questions do not stand where the data say; judged by their text",
+    )
+
+
+def read_answers(found: Any, where: str) -> list[tuple[str, int | None]] | None:
+    """Texts with the characters at which they start, from lists of both (as `datasets` has them), a list of objects, or one
+    object; None where nothing says what the answers are.
+
+    Raises:
+        DataError: it has another form.
+    """
+    if found is None:
+        return None
+    if isinstance(found, dict) and {"text", "answer_start"} <= set(found):
+        texts, starts = found["text"], found["answer_start"]
+        if isinstance(texts, str):
+            texts, starts = [texts], [starts]
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            return [_answer(text, start, where) for text, start in zip(texts, starts, strict=True)]
+    if isinstance(found, list) and all(isinstance(one, dict) and {"text", "answer_start"} <= set(one) for one in found):
+        return [_answer(one["text"], one["answer_start"], where) for one in found]
+    raise DataError(
+        f"{where}: 'answers' needs 'text' and 'answer_start': two lists of one length, or a list of objects; found "
+        f"{shown(found)}"
+    )
+
+
+def is_impossible(value: Any, where: str) -> bool:
+    """SQuAD 2.0's mark of a question without an answer.
+
+    Raises:
+        DataError: it is neither true nor false.
+    """
+    word = str(value).strip().lower()
+    if word not in ("true", "false", "1", "0", "1.0", "0.0", "none", ""):
+        raise DataError(f"{where}: is_impossible: expected true or false; found {shown(value)}")
+    return word in ("true", "1", "1.0")
+
+
+def _answer(text: Any, start: Any, where: str) -> tuple[str, int | None]:
+    if isinstance(start, float) and start.is_integer():
+        start = int(start)
+    if not isinstance(text, str) or isinstance(start, bool) or not isinstance(start, int | None):
+        raise DataError(
+            f"{where}: an answer is a text and the character at which it starts; found {shown(text)} and {shown(start)}"
+        )
+    return text, start

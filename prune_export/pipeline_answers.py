@@ -1,0 +1,92 @@
+"""Answers as transformers' question-answering pipeline gives them: the same texts, places and scores.
+
+Of each window of a context, start and end logits of the context's tokens and of [CLS] become probabilities, and a span
+scores their product. The 12 best spans of a window are widened to whole words; spans of one text, whatever its case, add up
+over all windows. "No answer" scores what [CLS] does in the window where that is least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune_export.data.features import Feature
+
+MAX_ANSWER_LENGTH = 15
+_BEST = 12
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Answer:
+    """`start` and `end` are characters of the context, `end` exclusive; `score` is from 0 to 1."""
+
+    answer: str
+    score: float
+    start: int
+    end: int
+
+
+def best_answer(
+    context: str,
+    windows: Sequence[tuple[Feature, NDArray[np.float32], NDArray[np.float32]]],
+    *,
+    max_answer_length: int = MAX_ANSWER_LENGTH,
+    may_be_nothing: bool = False,
+) -> Answer:
+    """The best answer over all `windows` of one context, each with its start and end logits `[length]`, not padded.
+
+    The windows hold the ranges of words. An answer has at most `max_answer_length` tokens before it is widened. "" is the
+    answer where no span is possible, and with `may_be_nothing` where that scores more than every span.
+    """
+    answers: dict[str, Answer] = {}
+    nothing = 1.0
+    for feature, start_logits, end_logits in windows:
+        start, end = _probabilities(feature, start_logits), _probabilities(feature, end_logits)
+        nothing = min(nothing, float(start[feature.cls] * end[feature.cls]))
+        start[feature.cls] = end[feature.cls] = 0.0
+        for first, last, score in _best_spans(start, end, max_answer_length):
+            place = _characters(feature, first, last)
+            text = context[slice(*place)]
+            answers.setdefault(text.lower(), Answer(text, 0.0, *place)).score += score
+    found = list(answers.values()) or [Answer("", 0.0, 0, 0)]
+    if may_be_nothing:
+        found.append(Answer("", nothing, 0, 0))
+    return max(found, key=lambda answer: answer.score)
+
+
+def _probabilities(feature: Feature, logits: NDArray[np.float32]) -> Numbers:
+    assert feature.offsets is not None
+    allowed = feature.offsets[:, 0] >= 0
+    allowed[feature.cls] = True
+    masked = np.where(allowed, logits.astype(np.float64), -np.inf)
+    weights = np.exp(masked - masked.max())
+    return np.asarray(weights / weights.sum())
+
+
+def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, int, float]]:
+    """First token, last token and score of the best spans, the best first; those that score 0 are none."""
+    length = len(start)
+    scores = np.zeros((min(longest, length), length))  # [tokens - 1, first token]
+    for more in range(len(scores)):
+        scores[more, : length - more] = start[: length - more] * end[more:]
+    flat = scores.ravel()
+    best = np.argpartition(-flat, _BEST)[:_BEST] if flat.size > _BEST else np.arange(flat.size)
+    best = best[np.argsort(-flat[best], kind="stable")]
+    return [
+        (int(place % length), int(place % length + place // length), float(flat[place]))
+        for place in best
+        if flat[place]
+    ]
+
+
+def _characters(feature: Feature, first: int, last: int) -> tuple[int, int]:
+    """The range of the words that begin with token `first` and end with token `last`; where tokens have no words, theirs."""
+    assert feature.offsets is not None
+    assert feature.words is not None
+    ranges = feature.words if min(feature.words[first, 0], feature.words[last, 0]) >= 0 else feature.offsets
+    return int(ranges[first, 0]), int(ranges[last, 1])

@@ -1,0 +1,169 @@
+"""`prune-export train --dry-run`: what a recipe would do, found out without writing anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.files.paths import expanded
+from prune_export.progress import SILENT, Progress
+from prune_export.training.arguments import total_steps
+from prune_export.training.dropout import set_dropout
+from prune_export.training.features import Collator, Features
+from prune_export.training.folder import check_run
+from prune_export.training.network import make_network
+from prune_export.training.order import Order
+from prune_export.training.recipe import Recipe
+from prune_export.training.run import make_context, opened, recipe_errors
+from prune_export.training.space import Space, check_space, space_needed
+from prune_export.training.stage import Context, Stage
+
+_BATCHES = 3  # the first, which is slower, does not count
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """A training of `steps` steps; `seconds` is about how long they take here, without scoring, pruning and writing."""
+
+    name: str
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a recipe would do: `examples` features a pass, the stages, and the disk that they need."""
+
+    folder: Path
+    task: str
+    features: int
+    stages: tuple[PlannedStage, ...]
+    space: Space
+
+    @property
+    def seconds(self) -> float:
+        """About how long all stages train."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "task": self.task,
+            "features": self.features,
+            "stages": [{"name": part.name, "steps": part.steps, "seconds": part.seconds} for part in self.stages],
+            "seconds": self.seconds,
+            "disk_bytes": {"most": self.space.most, "at_end": self.space.at_end},
+        }
+
+
+def dry_run(
+    recipe: Recipe | str | Path,
+    *,
+    changes: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_checkpoints: bool = False,
+    progress: Progress = SILENT,
+) -> DryRun:
+    """Checks a recipe, its model, data and teachers, and tries a few steps; takes what `train` takes, and writes nothing.
+
+    A stage that starts from a later network is timed with the recipe's model, for its share of the FLOPs.
+
+    Raises:
+        PruneExportError: what `train` would raise before its first step.
+    """
+    read, recipe, stages = opened(recipe, changes)
+    folder = expanded(recipe.output)
+    with recipe_errors(folder), TemporaryDirectory(prefix="prune-export-") as aside:
+        results = [stage.name for stage in stages if stage.publish]
+        check_run(folder, recipe, read, results, resume=resume, overwrite=overwrite)
+        head = Path(aside) / "head"
+        context, features = make_context(recipe, head, progress, is_kept=False)
+        for stage in stages:
+            if stage.check is not None:
+                stage.check(context)
+        space = space_needed(
+            recipe, stages, context.original, has_new_head=head.is_dir(), keep_checkpoints=keep_checkpoints
+        )
+        check_space(folder, space)
+        start = context.original.source.folder
+        if stages[0].prepare is not None and stages[0].check is None:  # a student, which is quickly made
+            start = Path(aside) / "start"
+            stages[0].prepare(context.original.source.folder, start, context)
+        progress.stage("Trying some steps", len(stages))
+        planned: list[PlannedStage] = []
+        tried: dict[Any, tuple[float, float]] = {}  # stages that differ in size alone are tried once
+        for stage in stages:
+            steps = total_steps(recipe, stage, len(features))
+            kind = (stage.method, stage.objective, stage.slim)
+            if kind not in tried:
+                tried[kind] = _seconds(stage, start, context, features)
+            own, teaching = tried[kind]
+            seconds = steps * recipe.optimiser.accumulation * (stage.share * own + teaching)
+            planned.append(PlannedStage(stage.name, steps, round(seconds, 1)))
+            progress.advance()
+    return DryRun(folder, context.original.task, len(features), tuple(planned), space)
+
+
+def _seconds(stage: Stage, start: Path, context: Context, features: Features) -> tuple[float, float]:
+    """How long a batch of `stage` takes: the network, tried with the checkpoint in `start`, and what it is taught by."""
+    recipe, device = context.recipe, context.device
+    part = recipe.optimiser
+    checkpoint = load_checkpoint(start, task=context.original.task)
+    network = make_network(stage, context, checkpoint)
+    if part.dropout is not None:
+        set_dropout(network.model, part.dropout)
+    objective = None if stage.objective is None else stage.objective(context, checkpoint)
+    model = network.model.to(device).train()
+    if objective is not None:
+        objective.attach(model)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    order = Order(
+        len(features),
+        step=part.batch_size * part.accumulation,
+        seed=recipe.seed,
+        lengths=features.lengths() if recipe.data.group_by_length else None,
+    )
+    drawn = [index for index, _ in zip(order, range(_BATCHES * part.batch_size), strict=False)]
+    collator = Collator(context.tokenizer, checkpoint.encoder.inputs)
+    dtype = torch.bfloat16 if part.bf16 else torch.float16
+    own, others = [], []
+    for place in range(_BATCHES):
+        chosen = [features[index] for index in drawn[place * part.batch_size :][: part.batch_size]]
+        if not chosen:  # little data
+            break
+        batch = {name: value.to(device) for name, value in collator(chosen).items()}
+        began = _now(device)
+        if network.method is not None:
+            network.method.set_step(place, _BATCHES)
+        with torch.autocast(device, dtype, enabled=part.bf16 or part.fp16):
+            outputs = model(**batch)
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
+            asked = _now(device)
+            if objective is not None:
+                loss, _ = objective.loss(loss, outputs, batch)
+            answered = _now(device)
+        if network.method is not None:
+            loss = loss + network.method.penalty()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        others.append(answered - asked)
+        own.append(_now(device) - began - others[-1])
+    if objective is not None:
+        objective.detach()
+    return median(own[1:] or own), median(others[1:] or others)
+
+
+def _now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,347 @@
+"""Pruning's formulas against a few lines of NumPy, or against the Hugging Face model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from exporters.encoder import ConstantBlock, Encoder, FeedForward, Linear
+from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.serialize import save as save_onnx
+from exporters.onnx.targets import TARGETS
+from exporters.onnx.writer import build
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.pruning.calibration import read_calibration
+from prune_export.pruning.costs import Costs
+from prune_export.pruning.cutting import cut, unpruned
+from prune_export.pruning.objective import sample_losses
+from prune_export.pruning.reconstruction.layerwise import reconstruct
+from prune_export.pruning.reconstruction.least_squares import Sums, ridge_regression
+from prune_export.pruning.selection import select
+from prune_export.slim_model.api import module_of
+from prune_export.surgeon.biases import fold_biases
+from prune_export.surgeon.columns import remove_columns
+from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
+from tests.made_scores import layer_scores
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
+from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
+
+BERT = FAMILY_CASES[0]
+Array = NDArray[np.float64]
+Batches = list[dict[str, torch.Tensor]]
+
+
+# --- reconstruction, in NumPy -----------------------------------------------------------------------------------------
+
+
+def best_fit(features: list[Array], targets: list[Array], weights: list[Array], start: Array) -> Array:
+    """argmin Σ w |W f - t|² + λ |W - start|² with a free bias, the λ that batches 1, 9, … like best."""
+
+    def rows(held_out: bool) -> tuple[Array, Array]:
+        found = [
+            (np.hstack([f, np.ones((len(f), 1))]) * np.sqrt(w)[:, None], t * np.sqrt(w)[:, None])
+            for place, (f, t, w) in enumerate(zip(features, targets, weights, strict=True))
+            if (place % 8 == 1) == held_out
+        ]
+        return np.concatenate([f for f, _ in found]), np.concatenate([t for _, t in found])
+
+    (fitted, wanted), (check, reference) = rows(False), rows(True)
+    candidates = [start]
+    for ridge in (1e-4, 1e-3, 1e-2, 1e-1):
+        gram = fitted.T @ fitted
+        penalty = ridge * np.diag(gram)[:-1].mean() * np.diag([*[1.0] * (len(gram) - 1), 0.0]) if len(gram) > 1 else 0
+        candidates.append(np.linalg.solve(gram + penalty, (wanted.T @ fitted + start @ (penalty + 0 * gram)).T).T)
+    return min(candidates, key=lambda weight: float(np.square(check @ weight.T - reference).sum()))
+
+
+class Reference:
+    """The walk of layerwise.py's docstring over a Hugging Face BERT, each batch's real tokens as rows of a list."""
+
+    def __init__(self, model: Any, batches: Batches) -> None:
+        self.layers = model.bert.encoder.layer
+        self.masks = [batch["attention_mask"].bool().numpy() for batch in batches]
+        self.sums: list[list[Array]] = [
+            [] for _ in range(2 * len(self.layers))
+        ]  # before each norm of the dense network
+        self.states: list[list[Array]] = [[] for _ in range(2 * len(self.layers) + 1)]
+        self.norms = [
+            norm for layer in self.layers for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm)
+        ]
+        hooks = [model.bert.embeddings.register_forward_hook(lambda _, __, out: self.states[0].append(out.numpy()))]
+        for place, norm in enumerate(self.norms):
+            hooks.append(norm.register_forward_hook(self._seen(place)))
+        with torch.no_grad():
+            for batch in batches:
+                model(**{name: value for name, value in batch.items() if not name.endswith("positions")})
+        for hook in hooks:
+            hook.remove()
+        self.now = list(self.states[0])  # the pruned network's
+
+    def _seen(self, place: int) -> Any:
+        def hook(_: Any, inputs: Any, output: torch.Tensor) -> None:
+            self.sums[place].append(inputs[0].numpy().astype(np.float64))
+            self.states[place + 1].append(output.numpy().astype(np.float64))
+
+        return hook
+
+    def fit(self, features: list[Array], targets: list[Array], weights: list[Array], start: Array) -> Array:
+        parts = [[part[mask] for part, mask in zip(found, self.masks, strict=True)] for found in (features, targets)]
+        return best_fit(*parts, [w[mask] for w, mask in zip(weights, self.masks, strict=True)], start)
+
+    def mapped_inputs(self, place: int) -> list[Array]:
+        """P x̂: what arrives, mapped to what the dense network has there."""
+        start = np.eye(24, 25)
+        ones = [np.ones(mask.shape) for mask in self.masks]
+        found = start if place == 0 else self.fit(self.now, self.states[place], ones, start)
+        return [x @ found[:, :-1].T + found[:, -1] for x in self.now]
+
+    def step(self, place: int, features: list[Array], start: Array) -> None:
+        """An output projection for the dense stream minus the pruned one; tokens weigh 1 / variance of the dense sums."""
+        targets = [dense - x for dense, x in zip(self.sums[place], self.now, strict=True)]
+        weights = [1 / dense.var(axis=-1, ddof=1) for dense in self.sums[place]]
+        weight = self.fit(features, targets, weights, start)
+        sums = [x + f @ weight[:, :-1].T + weight[:, -1] for x, f in zip(self.now, features, strict=True)]
+        norm = self.norms[place]
+        scale, shift = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+        self.now = [
+            (s - s.mean(-1, keepdims=True)) / np.sqrt(s.var(-1, keepdims=True) + norm.eps) * scale + shift for s in sums
+        ]
+
+    def walk(self, kept: Any) -> list[Array]:
+        for index, (heads, columns) in enumerate(kept):
+            layer = self.layers[index]
+            output, up, down = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
+            features, places = (
+                [np.zeros((*x.shape[:2], 0)) for x in self.now],
+                [6 * h + d for h in heads for d in range(6)],
+            )
+            if heads:
+                features = [
+                    contexts(layer.attention.self, x, mask, list(heads))
+                    for x, mask in zip(self.mapped_inputs(2 * index), self.masks, strict=True)
+                ]
+            self.step(2 * index, features, numbers(output, columns=places))
+            activation = [
+                functional.gelu(
+                    torch.from_numpy(x @ numbers(up)[list(columns), :-1].T + numbers(up)[list(columns), -1])
+                )
+                for x in self.mapped_inputs(2 * index + 1)
+            ]
+            self.step(2 * index + 1, [part.numpy() for part in activation], numbers(down, columns=list(columns)))
+        return self.now
+
+
+def numbers(linear: Any, columns: list[int] | None = None) -> Array:
+    """A linear map's weight and bias as one matrix."""
+    weight, bias = (part.detach().numpy().astype(np.float64) for part in (linear.weight, linear.bias))
+    return np.hstack([weight if columns is None else weight[:, columns], bias[:, None]])
+
+
+def contexts(attention: Any, x: Array, mask: NDArray[np.bool_], heads: list[int]) -> Array:
+    query, key, value = (
+        (x @ numbers(part)[:, :-1].T + numbers(part)[:, -1]).reshape(*x.shape[:2], 4, 6)[:, :, heads]
+        for part in (attention.query, attention.key, attention.value)
+    )
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(6)
+    scores = np.where(mask[:, None, None, :], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    found = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)
+    return found.reshape(*x.shape[:2], -1)
+
+
+def test_reconstruction_is_the_walk_of_its_docstring(tmp_path: Path) -> None:
+    """Targets, input maps and token weights: any other of them gives another network."""
+    model = make_model(BERT, "question-answering", num_hidden_layers=2, hidden_act="gelu")
+    with torch.no_grad():  # residual sums of very different size, so that token weights matter
+        model.bert.embeddings.LayerNorm.weight.mul_(torch.linspace(0.3, 3, 24))
+        model.bert.encoder.layer[0].output.dense.weight.mul_(3)
+    checkpoint = load_checkpoint(save(model, tmp_path))
+    batches = [example_inputs(model, batch=6, length=17, seed=seed) for seed in range(18)]
+    kept = (((), (0, 3, 4, 7, 9, 12, 15, 19)), ((0, 2), (1, 2, 5, 8, 11, 13, 14, 16, 17)))
+    refitted, fits = reconstruct(checkpoint.encoder, cut(unpruned(checkpoint.encoder), kept).encoder, batches)
+    assert all(part.accepted for part in fits)
+    expected = Reference(model, batches).walk(kept)
+    network = module_of(checkpoint, refitted)
+    head = numbers(model.qa_outputs)
+    for batch, states in zip(batches, expected, strict=True):
+        with torch.no_grad():
+            found = network(**batch)
+        wanted = states @ head[:, :-1].T + head[:, -1]
+        mask = batch["attention_mask"].bool().numpy()
+        for place, name in enumerate(("start_logits", "end_logits")):
+            np.testing.assert_allclose(found[name].numpy()[mask], wanted[..., place][mask], atol=5e-3)
+
+
+def test_the_ridge_leaves_the_bias_alone() -> None:
+    """Weights shrink towards where they were; the bias goes to where the least squares want it, whatever the penalty."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3))
+    features -= features.mean(axis=0)  # so that weights and bias have nothing to do with each other
+    targets = features @ rng.normal(size=(3, 2)) + [5.0, -7.0]
+    sums = Sums(3, 2)
+    sums.add(torch.from_numpy(features), torch.from_numpy(targets), torch.ones(200, dtype=torch.float64))
+    found = ridge_regression(sums, torch.zeros(2, 4, dtype=torch.float64), 1e6).numpy()
+    np.testing.assert_allclose(found[:, -1], targets.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(found[:, :-1], 0, atol=1e-4)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+def test_an_answers_loss_is_the_hugging_face_models(case: FamilyCase) -> None:
+    """Start and end count alike; a row beside longer ones loses what it loses alone, without any padding."""
+    model = make_model(case, "question-answering")
+    lengths, longest = (17, 9, 5), 17
+    pad = model.config.pad_token_id or 0
+    rows, wanted = [], []
+    for seed, length in enumerate(lengths):
+        row = example_inputs(model, batch=1, length=2 * length, seed=seed)
+        row = {name: value[:, :length] for name, value in row.items()}  # its second half is padding
+        start, end = length // 4, length - 2
+        with torch.no_grad():
+            wanted.append(model(**row, start_positions=torch.tensor([start]), end_positions=torch.tensor([end])).loss)
+        padded = {
+            name: functional.pad(value, (0, longest - length), value=pad if name == "input_ids" else 0)
+            for name, value in row.items()
+        }
+        rows.append(padded | {"start_positions": torch.tensor([start]), "end_positions": torch.tensor([end])})
+    batch = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    positions = ("start_positions", "end_positions")
+    with torch.no_grad():
+        outputs = model(**{name: value for name, value in batch.items() if name not in positions})
+        found = sample_losses("question-answering", outputs, batch, torch.Generator())
+    np.testing.assert_allclose(found.numpy(), torch.stack(wanted).numpy(), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.tensor([0, 2, 1]), torch.tensor([0.5, -1.0, 2.0])], ids=["classes", "numbers"]
+)
+def test_a_texts_loss_is_the_hugging_face_models(labels: torch.Tensor) -> None:
+    model = make_model(BERT, "text-classification", num_labels=1 if labels.is_floating_point() else 3)
+    batch = example_inputs(model)
+    with torch.no_grad():
+        found = sample_losses("text-classification", model(**batch), batch | {"labels": labels}, torch.Generator())
+        for row in range(3):
+            one = {name: value[row : row + 1] for name, value in batch.items()}
+            assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_calibration_takes_the_window_that_holds_the_answer(tmp_path: Path) -> None:
+    """Contexts of several windows, the answer never in the first."""
+    folder = save_with_tokenizer(
+        make_model(BERT, "question-answering", vocab_size=90), bert_tokenizer(), tmp_path / "m"
+    )
+    paragraphs = []
+    for index in range(8):
+        context = f"{'a b c d e f g ' * 3}{index} h i"
+        answer = {"text": str(index), "answer_start": context.index(str(index))}
+        paragraphs.append({"context": context, "qas": [{"id": str(index), "question": "the?", "answers": [answer]}]})
+    path = tmp_path / "train.json"
+    path.write_text(
+        json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8"
+    )
+    found = read_calibration(path, load_checkpoint(folder), samples=8, seed=0, max_seq_length=16)
+    tokenizer = bert_tokenizer()
+    answers = []
+    for batch in found.batches:
+        for ids, start, end in zip(batch["input_ids"], batch["start_positions"], batch["end_positions"], strict=True):
+            answers.append(tokenizer.decode(ids[start : end + 1]))
+    assert sorted(answers) == [str(index) for index in range(8)]
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("price", [1.00001, 1.00004])
+def test_prices_rounded_up_never_exceed_the_budget(price: float) -> None:
+    """Three blocks that are a hair too dear together: rounded down to parts of the budget, all of them would fit."""
+    scores = [layer_scores([1.0], [1.0]), layer_scores([1.0], [])]
+    costs = Costs("ms", 3 * price, 0.0, ((0.0, price), (0.0, price)), ((0.0, price), (0.0,)))
+    costs = replace(costs, cases=(costs,))
+    kept = select(scores, costs, 3.0)
+    counts = tuple((len(heads), len(columns)) for heads, columns in kept)
+    assert sum(map(sum, counts)) == 2
+    assert costs.total(counts) <= 3.0
+
+
+# --- exact folding ----------------------------------------------------------------------------------------------------
+
+
+def cancelling(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `[3, count]` and constants of a thousand, neighbours of which cancel up to their last digits."""
+    rng = np.random.default_rng(0)
+    weight = np.repeat(rng.normal(size=(3, count // 2)), 2, axis=1) * np.tile([1, -1], count // 2)
+    constant = np.repeat(rng.uniform(500, 1500, size=count // 2), 2) + rng.normal(size=count)
+    return torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(constant.astype(np.float32))
+
+
+def test_folds_are_summed_in_float64(tmp_path: Path) -> None:
+    """Value biases, emptied columns and merged query dimensions, each to the last digits that float32 has."""
+    block: Any = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path)).encoder.layers[0].attention
+    weight, constant = cancelling(4096)
+    wanted = weight.numpy().astype(np.float64) @ constant.numpy().astype(np.float64)
+    assert np.abs(wanted).max() < 1e-3 * np.abs(weight.numpy() * constant.numpy()).sum()
+    nothing = torch.zeros(3)
+
+    heads = replace(
+        block, value_bias=constant.view(4, 1024), output_weight=weight.view(3, 4, 1024), output_bias=nothing
+    )
+    np.testing.assert_allclose(fold_biases(heads).output_bias.numpy(), wanted, rtol=1e-6)
+
+    columns = FeedForward(Linear(torch.zeros(4096, 24), constant), "relu", Linear(weight, nothing))
+    np.testing.assert_allclose(remove_columns(columns, ()).down.bias.numpy(), wanted, rtol=1e-6)
+
+    queries = torch.zeros(1, 4096, 3)  # of which dimension 0 stays
+    queries[0, 0], constant[0] = 1, 0
+    wanted = weight.numpy().astype(np.float64) @ constant.numpy().astype(np.float64)
+    keys = weight.T[None].contiguous()
+    one = replace(block, heads=(0,), query_weight=queries, query_bias=constant[None], key_weight=keys, key_bias=None)
+    merged = remove_query_key_dimensions(one, {0: (0,)})
+    np.testing.assert_allclose(merged.key_weight[0, 1].numpy(), wanted, rtol=1e-6)
+
+
+# --- the first token only ---------------------------------------------------------------------------------------------
+
+
+def tokens_computed(encoder: Encoder, folder: Path, inputs: dict[str, torch.Tensor]) -> list[int]:
+    """For each layer, for how many tokens its feed-forward block multiplies, as ONNX Runtime does it."""
+    path = folder / "model.onnx"
+    save_onnx(build(encoder, TARGETS["portable"], PRECISIONS["fp32"]), path)
+    model = onnx.load(str(path))
+    last: dict[str, str] = {}
+    for node in model.graph.node:
+        scope = node.name.rsplit("/", 1)[0]
+        if "feed_forward" in node.name and node.op_type == "MatMul":
+            last.setdefault(scope.split("/")[0], node.output[0])
+    names = [last[f"layer_{index}"] for index in range(len(encoder.layers))]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(names, {name: inputs[name].numpy() for name in encoder.inputs})
+    return [int(np.prod(part.shape[:-1])) for part in found]
+
+
+def test_after_the_last_attention_only_first_tokens_are_computed(tmp_path: Path) -> None:
+    """The last layer has no attention: what stands before it already asks for the first token alone."""
+    model = make_model(BERT, "text-classification")
+    encoder = load_checkpoint(save(model, tmp_path / "model")).encoder
+    inputs = example_inputs(model, batch=3, length=17)
+    assert tokens_computed(encoder, tmp_path, inputs) == [51, 51, 3]
+    last = replace(encoder.layers[2], attention=ConstantBlock(torch.ones(24)))
+    pruned = replace(encoder, layers=(*encoder.layers[:2], last))
+    assert tokens_computed(pruned, tmp_path, inputs) == [51, 3, 3]
+    nothing = tuple(replace(layer, attention=ConstantBlock(torch.ones(24))) for layer in encoder.layers)
+    assert tokens_computed(replace(encoder, layers=nothing), tmp_path, inputs) == [3, 3, 3]
