@@ -200,9 +200,12 @@ def test_white_space_before_json_is_no_table(tmp_path: Path) -> None:
 def test_saved_splits_and_questions_without_ids(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     columns = {"question": ["q?", "r?"], "context": ["a b", "c a"]}
-    answers = [{"text": ["b"], "answer_start": [2]}, {"text": ["a"], "answer_start": [0]}]
+    answers = [{"text": ["b"], "answer_start": [2]}, {"text": ["a"], "answer_start": [2]}]
     rows = datasets.Dataset.from_dict({**columns, "answers": answers})
     datasets.DatasetDict({"train": rows, "validation": rows.select([1])}).save_to_disk(tmp_path / "saved")
-    train = read_examples(tmp_path / "saved", training=True)
-    assert train.examples == (Question("0", "q?", "a b", ("b",), ((2, 3),)), Question("1", "r?", "c a", ("a",), ()))
+    train = read_examples(tmp_path / "saved", purpose="training")
+    assert train.examples == (
+        Question("0", "q?", "a b", ("b",), ((2, 3),)),
+        Question("1", "r?", "c a", ("a",), ((2, 3),)),
+    )
     assert [example.id for example in read_examples(tmp_path / "saved").examples] == ["0"]

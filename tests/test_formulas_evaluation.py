@@ -153,25 +153,29 @@ def test_correlations_with_a_constant_are_0_and_f1_is_of_label_1() -> None:
 
 
 def evaluation(*results: ModelResult) -> Evaluation:
-    return Evaluation("dev.json", "question-answering", "squad_v2", 3, results)
+    return Evaluation("dev.json", "question-answering", "squad_v2", 3, results, "dev", 5, 0, ("a note",))
 
 
 def model_result(name: str, f1: float = 80.0, odds: Any = None) -> ModelResult:
-    return ModelResult(name, "onnx", {"f1": f1, "exact": 70.0}, {"1": "Ö", "2": ""}, odds, 4, 1.23456)
+    return ModelResult(name, "onnx", {"f1": f1, "exact": 70.0}, {"1": "Ö", "2": ""}, odds, 4, 1.23456, "squad_v2")
 
 
 def test_what_is_below_a_limit_is_named() -> None:
     found = evaluation(model_result("a", 80.0), model_result("b", 79.99))
     assert found.below({"f1": 80.0}) == ("b: f1 is 79.99, below 80",)
     assert found.below({"f1": 81.0, "exact": 60.0}) == ("a: f1 is 80.00, below 81", "b: f1 is 79.99, below 81")
+    rest = {"kind": "onnx", "form": None, "sequences": 4, "seconds": 1.235, "notes": []}
     assert found.to_json() == {
         "data": "dev.json",
+        "split": "dev",
         "task": "question-answering",
         "metric": "squad_v2",
         "examples": 3,
+        "total": 5,
+        "seed": 0,
+        "notes": ["a note"],
         "results": [
-            {"model": "a", "kind": "onnx", "metrics": {"f1": 80.0, "exact": 70.0}, "sequences": 4, "seconds": 1.235},
-            {"model": "b", "kind": "onnx", "metrics": {"f1": 79.99, "exact": 70.0}, "sequences": 4, "seconds": 1.235},
+            {"model": name, "metrics": {"f1": f1, "exact": 70.0}, **rest} for name, f1 in (("a", 80.0), ("b", 79.99))
         ],
     }
     assert [is_count(name) for name in ("total", "HasAns_total", "best_f1_thresh", "f1", "best_f1")] == [True] * 3 + [

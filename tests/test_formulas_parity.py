@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,19 +165,14 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
         "prune_export.exporting.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
     )
     assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
-    reference = load_reference(prune_export.inspect(checkpoint).checkpoint, goal=None, progress=SILENT)
-    verdicts = [
-        run_parity(
-            reference,
-            {"ONNX": (run, TOLERANCES["fp32"])},
-            provider="cpu",
-            samples=5,
-            seed=0,
-            padding=padding,
-            progress=SILENT,
-        ).passed
-        for padding in (False, True)
-    ]
+    with ThreadPoolExecutor(1) as pool:
+        found = prune_export.inspect(checkpoint).checkpoint
+        reference = load_reference(found, pool, samples=5, seed=0, goal=None, progress=SILENT)
+        candidates = {"ONNX": (run, TOLERANCES["fp32"])}
+        verdicts = [
+            run_parity(reference, candidates, provider="cpu", padding=padding, progress=SILENT).passed
+            for padding in (False, True)
+        ]
     assert verdicts == [True, False]
 
 
@@ -347,13 +343,19 @@ def result(
     return CaseResult(comparison, case, (OutputResult("logits", absolute, absolute / 4, 4.0, 0.4, passed),), agreement)
 
 
+def parity_report(
+    results: tuple[CaseResult, ...], *, provider: str = "p", seed: int = 0, quality: Quality | None = None
+) -> ParityReport:
+    return ParityReport(results, LOOSE, provider, seed, True, 40, 512, quality)
+
+
 def test_reports_take_the_worst_of_each_output_and_add_answers_up() -> None:
     results = (
         result("ONNX", "1", 0.3, passed=True, agreement=Agreement(8, 7, 0.75)),
         result("slim", "1", 0.1, passed=True),
         result("ONNX", "2", 0.2, passed=True, agreement=Agreement(8, 6, 0.75)),
     )
-    report = ParityReport(results, LOOSE, "CPUExecutionProvider", 3)
+    report = parity_report(results, provider="CPUExecutionProvider", seed=3)
     assert report.comparisons() == ("ONNX", "slim")
     assert report.worst("ONNX") == {"logits": (0.3, 0.075)}
     assert report.worst("slim") == {"logits": (0.1, 0.025)}
@@ -372,7 +374,7 @@ def test_reports_take_the_worst_of_each_output_and_add_answers_up() -> None:
     }
     assert (found["passed"], found["tolerance"], found["seed"], found["quality"]) == (True, 0.1, 3, None)
     assert (found["tolerance_reason"], found["provider"]) == ("a test", "CPUExecutionProvider")
-    assert not ParityReport((), LOOSE, "CPUExecutionProvider", 0).passed  # nothing was proven
+    assert not parity_report(()).passed  # nothing was proven
 
 
 def test_failures_carry_their_figures() -> None:
@@ -384,20 +386,20 @@ def test_failures_carry_their_figures() -> None:
     strict = result("ONNX", "3", 0.1, passed=True, agreement=Agreement(8, 7))
     assert strict.failure == "ONNX: 3: 1 of 8 answers differ"
     many = tuple(replace(wrong, case=str(index)) for index in range(5))
-    report = ParityReport((*many, result("slim", "0", 0.1, passed=True)), LOOSE, "p", 0)
+    report = parity_report((*many, result("slim", "0", 0.1, passed=True)))
     assert report.failures == many
     assert report.first_alone_failed
-    assert not ParityReport((*many, replace(wrong, comparison="slim")), LOOSE, "p", 0).first_alone_failed
+    assert not parity_report((*many, replace(wrong, comparison="slim"))).first_alone_failed
     assert report.explain() == "\n  ".join([*(one.failure for one in many[:3]), "and 2 more, of 6 cases"])
-    assert ParityReport(many[:3], LOOSE, "p", 0).explain() == "\n  ".join(one.failure for one in many[:3])
-    lost = ParityReport(many[:1], LOOSE, "p", 0, quality(80.0, 70.0))
+    assert parity_report(many[:3]).explain() == "\n  ".join(one.failure for one in many[:3])
+    lost = parity_report(many[:1], quality=quality(80.0, 70.0))
     assert lost.problems() == [quality(80.0, 70.0).explain(), many[0].failure]
-    assert ParityReport((strict,), LOOSE, "p", 0, quality(80.0, 80.0)).problems() == [strict.failure]
+    assert parity_report((strict,), quality=quality(80.0, 80.0)).problems() == [strict.failure]
 
 
 def test_junit(tmp_path: Path) -> None:
     wrong = result("ONNX", "2", 0.5, passed=False)
-    report = ParityReport((result("slim", "1", 0.123456, passed=True), wrong), LOOSE, "p", 0)
+    report = parity_report((result("slim", "1", 0.123456, passed=True), wrong))
     path = tmp_path / "parity.xml"
     write_junit(report, path)
     root = ElementTree.parse(path).getroot()
@@ -423,7 +425,7 @@ def test_junit(tmp_path: Path) -> None:
 
 
 def quality(reference: float, found: float, max_loss: float = 0.5) -> Quality:
-    return Quality("dev.json", 10, "f1", reference, found, 9, max_loss)
+    return Quality("dev.json", 10, "f1", reference, found, 9, max_loss, "dev", ("a note",))
 
 
 @pytest.mark.parametrize(
@@ -437,14 +439,16 @@ def test_a_model_that_is_better_has_lost_nothing(reference: float, found: float,
     assert judged.to_json() == {
         "passed": passed,
         "data": "dev.json",
+        "split": "dev",
         "examples": 10,
         "metric": "f1",
         "reference": reference,
         "found": found,
         "same_answers": 9,
         "max_loss": 0.5,
+        "notes": ["a note"],
     }
-    report = ParityReport((result("ONNX", "1", 0.1, passed=True),), LOOSE, "p", 0, judged)
+    report = parity_report((result("ONNX", "1", 0.1, passed=True),), quality=judged)
     assert report.passed == passed
     assert report.to_json()["quality"] == judged.to_json()
 
@@ -461,15 +465,17 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
         return {name: context.astype(np.float32) * 9 for name in ("start_logits", "end_logits")}
 
     network = Network("n", "onnx", "question-answering", folder, ("input_ids",), ("start_logits", "end_logits"), run)
-    original = ModelResult("o", "pytorch", {"exact_match": 100.0, "f1": 100.0}, {"1": "b", "2": "c"}, None, 2, 0.1)
+    original = ModelResult(
+        "o", "pytorch", {"exact_match": 100.0, "f1": 100.0}, {"1": "b", "2": "c"}, None, 2, 0.1, "squad"
+    )
     goal = read_goal(data, task="question-answering", dataset=None, max_loss=0.25, limit=7, seed=0)
     assert {example.id for example in goal.data.examples} == {"1", "2"}
-    assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25)
-    assert QualityGoal(data, 0.0).metric == "f1"
+    assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25, None, ())
+    assert QualityGoal(data, 0.0).metric(original) == "f1"
     assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
     other = tmp_path / "texts.tsv"  # RTE by its headings
     other.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
-    assert read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0).metric == "accuracy"
+    read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0)
     with pytest.raises(DataError):
         read_goal(other, task="text-classification", dataset="stsb", max_loss=0, limit=5, seed=0)
     for wrong in (-0.1, float("nan")):
