@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, wraps
 from inspect import Parameter, signature
@@ -69,15 +68,16 @@ def conforming(value: Any, hint: Any, where: str) -> Any:
         return _match(value, hint)
     except _MismatchError as error:
         found = shown(error.found) if error.found is value else f"{shown(error.found)} in it"
-        raise UsageError(f"{where}: expected {_described(hint)}; found {found}") from None
+        raise UsageError(f"{where}: expected {_described(hint)}; found {found}{error.reason}") from None
 
 
 class _MismatchError(Exception):
     """Something, perhaps inside of a value, is of the wrong type."""
 
-    def __init__(self, found: object) -> None:
+    def __init__(self, found: object, reason: str = "") -> None:
         super().__init__()
         self.found = found
+        self.reason = reason  # follows what was found
 
 
 def _match(value: Any, hint: Any) -> Any:
@@ -103,10 +103,13 @@ def _is_sequence(hint: Any) -> bool:
 
 
 def _first_match(value: Any, hints: Sequence[Any]) -> Any:
+    reason = ""
     for hint in sorted(hints, key=_is_sequence):  # one value before one in a sequence
-        with suppress(_MismatchError):
+        try:
             return _match(value, hint)
-    raise _MismatchError(value)
+        except _MismatchError as error:
+            reason = reason or (error.reason if error.found is value else "")
+    raise _MismatchError(value, reason)
 
 
 def _one_of(value: Any, choices: Sequence[Any]) -> Any:
@@ -157,7 +160,7 @@ def _number(value: Any, kind: Callable[[Any], int | float]) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         raise _MismatchError(value)
     if isinstance(value, Integral) and not -_LARGEST <= int(value) < _LARGEST:  # more than anything here counts
-        raise _MismatchError(value)
+        raise _MismatchError(value, ", which is too large" if value > 0 else ", which is too small")
     try:
         found = kind(value)
     except (OverflowError, ValueError) as error:  # a fraction beyond every float, a NaN that is to be whole
@@ -190,7 +193,8 @@ def _dataclass(value: Any) -> Any:
 def _described(hint: Any) -> str:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        parts = [_described(part) for part in get_args(hint)]
+        # A sequence last: "or" behind it would read as if it were about what is in it.
+        parts = [_described(part) for part in sorted(get_args(hint), key=_is_sequence)]
         return " or ".join(dict.fromkeys(parts))
     if origin is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"

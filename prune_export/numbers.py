@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from exporters.errors import UsageError
+from prune_export.files.reading import clipped, shown
 
 _BELOW_ONE = math.nextafter(1, 0)
 _SHOWN = 40  # characters of what was found
@@ -38,7 +39,9 @@ class Range:
             UsageError: it is not in the range; the message names `option`.
         """
         if not self.holds(value):
-            raise UsageError(f"{option} {str(value)[:_SHOWN]}: expected {self}")
+            raise UsageError(
+                f"{option} {clipped(value, _SHOWN) if isinstance(value, str) else shown(value)}: expected {self}"
+            )
         return int(value) if isinstance(value, Integral) else float(value)
 
     def parsed(self, text: str) -> int | float:
@@ -52,7 +55,7 @@ class Range:
         except ValueError:
             value = math.nan
         if not self.holds(value):
-            raise ValueError(f"{text[:_SHOWN]}: expected {self}")
+            raise ValueError(f"{clipped(text, _SHOWN)}: expected {self}")
         return value
 
     def __str__(self) -> str:

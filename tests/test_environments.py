@@ -353,4 +353,4 @@ def test_doc_strides_below_0(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     path = tmp_path / "recipe.toml"
     path.write_text(f'model = "m"\noutput = "{tmp_path}/run"\n[data]\ntrain = "x"\n[schedule]\nsteps = 1\n')
     assert main(["train", str(path), "--set", "data.doc_stride=-1", "--quiet"]) == 2
-    assert "data.doc_stride = -1: expected 0 or more" in capsys.readouterr().err
+    assert "data.doc_stride: expected a whole number of 0 or more" in capsys.readouterr().err

@@ -304,7 +304,7 @@ def test_pipeline_refuses(folder: Path, tmp_path: Path) -> None:
     pipeline = prune_export.Pipeline(folder / "onnx")
     with pytest.raises(UsageError, match="put the single one into a list"):
         pipeline("where?")
-    with pytest.raises(UsageError, match="expected a pair of texts; found 'where"):
+    with pytest.raises(UsageError, match=r"expected a pair of texts, \(question, context\); found 'where\?'$"):
         pipeline(["where?"])
     path = checkpoint(tmp_path / "checkpoint", "text-classification")
     with pytest.raises(UsageError, match="only single texts or only pairs"):

@@ -199,13 +199,17 @@ def test_white_space_before_json_is_no_table(tmp_path: Path) -> None:
 
 def test_saved_splits_and_questions_without_ids(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    columns = {"question": ["q?", "r?"], "context": ["a b", "c a"]}
-    answers = [{"text": ["b"], "answer_start": [2]}, {"text": ["a"], "answer_start": [2]}]
+    columns = {"question": ["q?", "r?", "s?"], "context": ["a b", "c a", "a d a"]}
+    # The second does not stand at its place, but once elsewhere; the third stands twice elsewhere.
+    answers = [{"text": [text], "answer_start": [start]} for text, start in (("b", 2), ("a", 0), ("a", 1))]
     rows = datasets.Dataset.from_dict({**columns, "answers": answers})
     datasets.DatasetDict({"train": rows, "validation": rows.select([1])}).save_to_disk(tmp_path / "saved")
     train = read_examples(tmp_path / "saved", purpose="training")
     assert train.examples == (
         Question("0", "q?", "a b", ("b",), ((2, 3),)),
         Question("1", "r?", "c a", ("a",), ((2, 3),)),
+        Question("2", "s?", "a d a", ("a",), ()),
     )
-    assert [example.id for example in read_examples(tmp_path / "saved").examples] == ["0"]
+    assert (train.split, len(train.notes)) == ("train", 1)
+    judged = read_examples(tmp_path / "saved")
+    assert (judged.split, [example.id for example in judged.examples]) == ("validation", ["0"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,8 @@ def test_what_is_below_a_limit_is_named() -> None:
     found = evaluation(model_result("a", 80.0), model_result("b", 79.99))
     assert found.below({"f1": 80.0}) == ("b: f1 is 79.99, below 80",)
     assert found.below({"f1": 81.0, "exact": 60.0}) == ("a: f1 is 80.00, below 81", "b: f1 is 79.99, below 81")
+    noted = replace(model_result("c"), notes=("labels by name",), form="slim").to_json()
+    assert (noted["notes"], noted["form"]) == (["labels by name"], "slim")
     rest = {"kind": "onnx", "form": None, "sequences": 4, "seconds": 1.235, "notes": []}
     assert found.to_json() == {
         "data": "dev.json",

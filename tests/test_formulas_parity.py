@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import prune_export
 from exporters.encoder import Task
 from exporters.errors import DataError, OutputError, UsageError
-from prune_export.data.examples import Question, QuestionData
+from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network import Network
 from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
@@ -374,6 +374,7 @@ def test_reports_take_the_worst_of_each_output_and_add_answers_up() -> None:
     }
     assert (found["passed"], found["tolerance"], found["seed"], found["quality"]) == (True, 0.1, 3, None)
     assert (found["tolerance_reason"], found["provider"]) == ("a test", "CPUExecutionProvider")
+    assert (found["thorough"], found["longest"], found["max_length"]) == (True, 40, 512)
     assert not parity_report(()).passed  # nothing was proven
 
 
@@ -435,7 +436,7 @@ def quality(reference: float, found: float, max_loss: float = 0.5) -> Quality:
 def test_a_model_that_is_better_has_lost_nothing(reference: float, found: float, loss: float, passed: bool) -> None:
     judged = quality(reference, found)
     assert (judged.loss, judged.passed) == (loss, passed)
-    assert f"{max(0.0, loss):.2f} points lost, allowed 0.5; 9 answers are the same" in judged.explain()
+    assert f"{max(0.0, loss):.2f} points lost, allowed 0.5; 9 answers are the same; a note" in judged.explain()
     assert judged.to_json() == {
         "passed": passed,
         "data": "dev.json",
@@ -471,11 +472,21 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
     goal = read_goal(data, task="question-answering", dataset=None, max_loss=0.25, limit=7, seed=0)
     assert {example.id for example in goal.data.examples} == {"1", "2"}
     assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25, None, ())
+    # A second answer that stands nowhere, in data that say more of themselves: the notes of both reach the verdict.
+    lost = replace(data.examples[1], spans=())
+    noted = QualityGoal(replace(data, examples=(data.examples[0], lost), split="dev", notes=("mended",)), 0.25)
+    found = judge(noted, original, network, provider="cpu")
+    assert (found.split, found.found, found.notes[0], len(found.notes)) == ("dev", 50.0, "mended", 2)
+    assert found.notes[1].startswith("the answers of 1 of 2 questions")
     assert QualityGoal(data, 0.0).metric(original) == "f1"
     assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
     other = tmp_path / "texts.tsv"  # RTE by its headings
     other.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
-    read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0)
+    texts = read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0)
+    assert isinstance(texts.data, TextData)
+    assert (texts.data.glue.name, texts.data.glue.metrics[0]) == ("rte", "accuracy")
+    # Of texts, the first metric that the original has, also where there is an F1.
+    assert texts.metric(replace(original, metrics={"accuracy": 50.0, "f1": 60.0}, metric="mrpc")) == "accuracy"
     with pytest.raises(DataError):
         read_goal(other, task="text-classification", dataset="stsb", max_loss=0, limit=5, seed=0)
     for wrong in (-0.1, float("nan")):

@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        prune_export.train(tiny_recipe(folder))
+        prune_export.train(tiny_recipe(folder), keep_checkpoints=True)
     return folder
 
 

@@ -453,7 +453,8 @@ def test_one_training_at_a_time(home: Path) -> None:
     train(recipe, resume=True)
 
 
-def test_old_checkpoints_go_without_what_is_not_theirs(home: Path) -> None:
+@pytest.mark.parametrize(("keep", "kept"), [(True, {"checkpoint-4", "checkpoint-6"}), (False, set())])
+def test_old_checkpoints_go_without_what_is_not_theirs(keep: bool, kept: set[str], home: Path) -> None:
     """The Trainer would remove whole folders."""
     recipe = tiny_recipe(home, schedule={"steps": 6}, method={"kind": "none"}, trainer={"save_steps": 2})
     first = home / "run" / "checkpoints" / "01-training" / "checkpoint-1"
@@ -461,9 +462,9 @@ def test_old_checkpoints_go_without_what_is_not_theirs(home: Path) -> None:
     (first / "notes.txt").write_bytes(b"mine")
     (home / "run" / MARKER).write_text(json.dumps({"format": "prune-export/run", "version": 1}))
     (home / "run" / RECIPE).write_text(recipe_to_toml(recipe))
-    train(recipe, resume=True)
+    train(recipe, resume=True, keep_checkpoints=keep)
     found = {path.name for path in first.parent.iterdir()}
-    assert found == {"checkpoint-1", "checkpoint-4", "checkpoint-6"}
+    assert found == {"checkpoint-1", *kept}
     assert (first / "notes.txt").read_bytes() == b"mine"
 
 

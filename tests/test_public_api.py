@@ -27,9 +27,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import prune_export
-from exporters.errors import PruneExportError
+from exporters.errors import PruneExportError, UsageError
 from prune_export.cli.main import VERBS, _Parser, main
 from prune_export.evaluation.result import Evaluation, ModelResult
+from prune_export.numbers import SEEDS
 from prune_export.plan import plan_from_zeros, plan_to_json
 from tests.fuzz.mutations import as_json
 from tests.models import FAMILY_CASES, make_model
@@ -127,8 +128,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def calls(root: Path, out: Path) -> dict[str, Call]:
     model, onnx, data = root / "model", root / "onnx", root / "questions.json"
-    result = ModelResult("model", "onnx", {"f1": 50.0}, {}, None, 1, 0.1)
-    evaluation = Evaluation("data", "question-answering", "squad", 1, (result,))
+    result = ModelResult("model", "onnx", {"f1": 50.0}, {}, None, 1, 0.1, "squad")
+    evaluation = Evaluation("data", "question-answering", "squad", 1, (result,), None, 1, None, ())
     pipeline = prune_export.Pipeline(onnx)
     return {
         "inspect": Call(prune_export.inspect, {"model": model}),
@@ -221,6 +222,20 @@ def check_message(message: str) -> None:
     assert message
     assert message.replace("\n  ", "").isprintable(), repr(message[:300])  # parity's reasons are indented lines
     assert len(message) < 3_100, len(message)
+
+
+@pytest.mark.parametrize("word", ["a\n  b", "\x1b[31m", "\ud800", "vu\x95\u00ccT"])
+def test_numbers_are_named_escaped(word: str) -> None:
+    for refuse in (lambda: SEEDS.parsed(word), lambda: SEEDS.checked("--seed", word)):
+        with pytest.raises((ValueError, UsageError), match="expected a whole number") as caught:
+            refuse()
+        assert str(caught.value).isprintable()
+        assert ascii(word)[1:-1].lower() in ascii(str(caught.value)).replace("\\\\", "\\").lower()
+
+
+def test_a_number_that_python_does_not_write_out() -> None:
+    with pytest.raises(UsageError, match="--seed a huge number: expected a whole number"):
+        SEEDS.checked("--seed", -(10**5000))
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_the_ready_recipes_are_sound(path: Path) -> None:
     assert stages_of(recipe)
     head = path.read_text().split("\n\n", 1)[0]
     assert all(line.startswith("#") for line in head.splitlines())
-    assert "Published" in path.read_text()
+    assert "Published" in path.read_text() or path.stem == "minilm-topics"  # the only one that is no published system
 
 
 def test_training_reads_the_training_part(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from exporters.onnx.writer import check_precision
 from prune_export.benchmark.machine import processor
 from prune_export.exporting import resolve_target
 from prune_export.files.caches import cache_folder, kept
+from prune_export.files.reading import clipped
 from prune_export.numbers import BATCH_SIZE, Range
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
@@ -72,7 +73,7 @@ def _settings(
     encoder: Encoder, target: str, dtype: str, batch_size: int, sequence_length: int, threads: int | None
 ) -> dict[str, Any]:
     if dtype not in PRECISIONS:
-        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"--dtype {clipped(dtype)}: expected one of {', '.join(PRECISIONS)}")
     longest = encoder.embeddings.max_length
     BATCH_SIZE.checked("--batch-size", batch_size)
     Range(1, longest, whole=True).checked("--sequence-length", sequence_length)

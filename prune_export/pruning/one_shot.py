@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import masked_destination, write_masked
 from prune_export.checkpoint.source import SAFETENSORS, resolve
 from prune_export.checkpoint.weights import read_weights, sha256
+from prune_export.files.reading import clipped
 from prune_export.inspection import source_to_json
 from prune_export.numbers import BATCH_SIZE, COUNT, COUNT_OR_NONE, FRACTION, SAMPLE_COUNT, SEEDS, THREADS, Range
 from prune_export.outputs.destination import folder_destination
@@ -211,7 +212,7 @@ def _check_options(
     reconstruction: str,
     device: str,
     tolerance: float,
-    keep_layers: Any,
+    keep_layers: Sequence[int],
     **numbers: tuple[Any, Range],
 ) -> list[int]:
     """Checks what needs no checkpoint; returns the layers to keep."""
@@ -221,13 +222,11 @@ def _check_options(
         ("device", device, ("cpu", "cuda")),
     ):
         if word not in words:
-            raise UsageError(f"--{option} {str(word)[:40]}: expected one of {', '.join(words)}")
+            raise UsageError(f"--{option} {clipped(word, 40)}: expected one of {', '.join(words)}")
     FRACTION.checked("--tolerance", tolerance)
     for option, (number, allowed) in numbers.items():
         if number is not None or option in _NEEDED:
             allowed.checked(f"--{option.replace('_', '-')}", number)
-    if isinstance(keep_layers, str) or not isinstance(keep_layers, Iterable):
-        raise UsageError(f"--keep-layers {str(keep_layers)[:40]}: expected a list of layers, from 0")
     if device == "cuda":
         import torch
 

@@ -108,7 +108,7 @@ def dry_run(
                 tried[kind] = _seconds(stage, start, context, features)
             own, teaching = tried[kind]
             seconds = steps * recipe.optimiser.accumulation * (stage.share * own + teaching)
-            planned.append(PlannedStage(stage.name, steps, round(seconds, 1)))
+            planned.append(PlannedStage(stage.name, steps, round(seconds, 3)))
             progress.advance()
     return DryRun(folder, context.original.task, len(features), tuple(planned), space)
 
