@@ -28,6 +28,7 @@ from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import CaseResult, OutputResult, ParityReport
 from prune_export.progress import SILENT
+from prune_export.report.tables import parity_table
 from prune_export.verification import load_reference, run_parity
 from tests.models import FAMILY_CASES, make_model, save
 from tests.test_packed import runner
@@ -376,6 +377,17 @@ def test_reports_take_the_worst_of_each_output_and_add_answers_up() -> None:
     assert (found["tolerance_reason"], found["provider"]) == ("a test", "CPUExecutionProvider")
     assert (found["thorough"], found["longest"], found["max_length"]) == (True, 40, 512)
     assert not parity_report(()).passed  # nothing was proven
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_error_that_is_no_number_is_the_largest(order: int) -> None:
+    wrong = result("ONNX", "2", float("nan"), passed=False)
+    report = parity_report((result("ONNX", "1", 0.3, passed=True), wrong)[::order])
+    assert all(np.isnan(report.worst("ONNX")["logits"]))
+    assert report.to_json()["comparisons"]["ONNX"]["outputs"] == {
+        "logits": {"max_absolute": None, "max_relative": None}
+    }
+    assert "nan" in str(list(parity_table(report).columns[2].cells))
 
 
 def test_failures_carry_their_figures() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from prune_export.parity.answers import Agreement
 from prune_export.parity.quality import Quality
@@ -94,14 +97,17 @@ class ParityReport:
         return tuple(dict.fromkeys(result.comparison for result in self.results))
 
     def worst(self, comparison: str) -> dict[str, tuple[float, float]]:
-        """Per output, the largest absolute and relative error over all cases of `comparison`."""
+        """Returns per output the largest absolute and relative error over all cases of `comparison`; NaN is the largest."""
         found: dict[str, tuple[float, float]] = {}
         for result in self.results:
             if result.comparison != comparison:
                 continue
             for output in result.outputs:
                 absolute, relative = found.get(output.name, (0.0, 0.0))
-                found[output.name] = (max(absolute, output.max_absolute), max(relative, output.max_relative))
+                found[output.name] = (
+                    float(np.maximum(absolute, output.max_absolute)),
+                    float(np.maximum(relative, output.max_relative)),
+                )
         return found
 
     def agreement(self, comparison: str) -> Agreement | None:
@@ -112,14 +118,14 @@ class ParityReport:
         return Agreement(sum(part.questions for part in parts), sum(part.same for part in parts), parts[0].least)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures for the record."""
+        """Returns the figures for the record; None where an error is NaN or infinite, which JSON has no words for."""
         comparisons = {}
         for name in self.comparisons():
             agreement = self.agreement(name)
             comparisons[name] = {
                 "cases": sum(result.comparison == name for result in self.results),
                 "outputs": {
-                    output: {"max_absolute": absolute, "max_relative": relative}
+                    output: {"max_absolute": _finite(absolute), "max_relative": _finite(relative)}
                     for output, (absolute, relative) in self.worst(name).items()
                 },
                 **({"answers": {"questions": agreement.questions, "same": agreement.same}} if agreement else {}),
@@ -149,3 +155,7 @@ class ParityReport:
         problems = self.problems()
         more = len(problems) - 3
         return "\n  ".join(problems[:3] + ([f"and {more} more, of {len(self.results)} cases"] if more > 0 else []))
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None

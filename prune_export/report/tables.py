@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -86,7 +87,8 @@ def parity_table(report: ParityReport) -> Table:
         answers = f"{agreement.same} of {agreement.questions}" if agreement else ""
         mark = Text("passed", "green") if all(result.passed for result in results) else Text("failed", "red")
         for output, (absolute, relative) in report.worst(comparison).items():
-            used = max(part.max_absolute / part.allowed for r in results for part in r.outputs if part.name == output)
+            parts = [part for result in results for part in result.outputs if part.name == output]
+            used = np.max([part.max_absolute / part.allowed for part in parts])  # NaN is the largest
             cells = [comparison, output, f"{absolute:.2g}", f"{relative:.2g}", f"{100 * used:.0f} %"]
             table.add_row(*cells, *([answers] if with_answers else []), mark)
             comparison, answers, mark = "", "", Text()
