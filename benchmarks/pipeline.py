@@ -79,7 +79,7 @@ def sorted_by_length(folder: Path, pairs: list[tuple[str, str]], threads: int) -
     from prune_export.data.batches import plan_batches
     from prune_export.data.features import question_features
 
-    pipeline = prune_export.Pipeline(folder, threads=threads)
+    pipeline = prune_export.Pipeline(folder, threads=threads, max_answer_length=MAX_ANSWER_TOKENS)
     pipeline(pairs[:BATCH_SIZE])
     start = time.perf_counter()
     answers = [answer["answer"] for answer in pipeline(pairs)]
