@@ -160,7 +160,7 @@ def _number(value: Any, kind: Callable[[Any], int | float]) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         raise _MismatchError(value)
     if isinstance(value, Integral) and not -_LARGEST <= int(value) < _LARGEST:  # more than anything here counts
-        raise _MismatchError(value, ", which is too large" if value > 0 else ", which is too small")
+        raise _MismatchError(value, ", which is too large" if int(value) > 0 else ", which is too small")
     try:
         found = kind(value)
     except (OverflowError, ValueError) as error:  # a fraction beyond every float, a NaN that is to be whole

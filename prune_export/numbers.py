@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from typing import Any
 
 from exporters.errors import UsageError
-from prune_export.files.reading import clipped, shown
 
 _BELOW_ONE = math.nextafter(1, 0)
 _SHOWN = 40  # characters of what was found
@@ -39,6 +38,8 @@ class Range:
             UsageError: it is not in the range; the message names `option`.
         """
         if not self.holds(value):
+            from prune_export.files.reading import clipped, shown  # it imports msgspec, which takes time
+
             raise UsageError(
                 f"{option} {clipped(value, _SHOWN) if isinstance(value, str) else shown(value)}: expected {self}"
             )
@@ -55,6 +56,8 @@ class Range:
         except ValueError:
             value = math.nan
         if not self.holds(value):
+            from prune_export.files.reading import clipped
+
             raise ValueError(f"{clipped(text, _SHOWN)}: expected {self}")
         return value
 

@@ -329,7 +329,7 @@ SST = "sentence\tlabel\nfine\t1\nbad\t0\n"
         ({"flops": 0.5, "align": 0}, UsageError, "--align 0"),
         ({"flops": 0.5, "keep_layers": 3}, UsageError, "--keep-layers 3: the network has layers 0 to 2"),
         ({"flops": 0.5, "keep_layers": -1}, UsageError, "--keep-layers -1: expected a whole number from 0"),
-        ({"flops": 0.5, "keep_layers": {0}}, UsageError, "prune: keep_layers: expected a sequence, .*; found {0}$"),
+        ({"flops": 0.5, "keep_layers": {0}}, UsageError, r"prune: keep_layers: expected a sequence, .*; found \{0\}$"),
         (
             {"flops": 0.5, "keep_layers": [0.5]},
             UsageError,
