@@ -18,7 +18,8 @@ MUTANTS ?= 100
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
-ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties
+ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties \
+	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters
 
 .PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 

@@ -35,6 +35,7 @@ def classifier(folder: Path, id2label: dict[int, str] | int, **changes: Any) -> 
     """A tiny model with random weights and these classes."""
     tokenizer = bert_tokenizer()
     options: dict[str, Any] = {"num_labels": id2label} if isinstance(id2label, int) else {"id2label": id2label}
+    options.setdefault("num_labels", len(options.get("id2label", ())))
     model = make_model(
         BERT, "text-classification", vocab_size=len(tokenizer), max_position_embeddings=80, **options, **changes
     )

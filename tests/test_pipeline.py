@@ -45,6 +45,8 @@ def checkpoint(folder: Path, task: Task, case: Any = BERT, **changes: Any) -> Pa
     ],
 )
 def test_classes_score_as_in_transformers(problem: str | None, labels: int, tmp_path: Path) -> None:
+    if (problem, labels) == ("single_label_classification", 1) and transformers.__version__ >= "5":
+        pytest.skip("transformers 5 refuses such a config.json")
     path = checkpoint(tmp_path / "model", "text-classification", num_labels=labels, problem_type=problem)
     prune_export.export(path, tmp_path / "onnx", target="cpu", verify=False)
     theirs = transformers.pipeline("text-classification", model=str(path))
