@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from exporters.encoder import ConstantBlock, Encoder, FeedForward, Linear
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Linear
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
@@ -27,6 +27,7 @@ from prune_export.pruning.cutting import cut, unpruned
 from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, ridge_regression
+from prune_export.pruning.scores import chance
 from prune_export.pruning.selection import select
 from prune_export.slim_model.api import module_of
 from prune_export.surgeon.biases import fold_biases
@@ -345,3 +346,22 @@ def test_after_the_last_attention_only_first_tokens_are_computed(tmp_path: Path)
     assert tokens_computed(pruned, tmp_path, inputs) == [51, 3, 3]
     nothing = tuple(replace(layer, attention=ConstantBlock(torch.ones(24))) for layer in encoder.layers)
     assert tokens_computed(replace(encoder, layers=nothing), tmp_path, inputs) == [3, 3, 3]
+
+
+def test_chance_draws_a_number_per_unit_that_is_there(tmp_path: Path) -> None:
+    """Uniform from 0 to 1, times the number of weights of a head (twice its width) or of a column (1)."""
+    dense = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path)).encoder
+    first, second = dense.layers[:2]
+    assert isinstance(first.attention, Attention)
+    assert isinstance(second.feed_forward, FeedForward)
+    gone = ConstantBlock(second.feed_forward.down.bias)
+    encoder = replace(
+        dense, layers=(replace(first, attention=gone), replace(second, feed_forward=gone), *dense.layers[2:])
+    )
+    generator = torch.Generator().manual_seed(3)
+    for number, found in enumerate(chance(encoder, seed=3)):
+        heads = 0 if number == 0 else len(first.attention.heads)
+        columns = 0 if number == 1 else second.feed_forward.columns
+        drawn = torch.rand(heads + columns, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(found.heads, drawn[:heads] * 2 * first.attention.value_size, rtol=0, atol=0)
+        torch.testing.assert_close(found.columns, drawn[heads:], rtol=0, atol=0)
