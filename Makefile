@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties \
 	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters
 
-.PHONY: demo test test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
+.PHONY: demo test test-matrix test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -33,10 +33,14 @@ demo: $(VENV)/ready
 	$(VENV)/bin/python examples/ask.py $(DEMO)/onnx
 
 test: $(VENV)/ready
-	$(subst python,$(VENV)/bin/python,$(PYTEST))
+	$(subst python,$(VENV)/bin/python,$(PYTEST)) -m "not matrix"
+
+# More combinations of what other tests show.
+test-matrix: $(VENV)/ready
+	$(subst python,$(VENV)/bin/python,$(PYTEST)) -m matrix
 
 test-transformers-5: $(VENV5)/ready
-	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow" $(ALIKE:%=--ignore=tests/test_%.py)
+	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow and not matrix" $(ALIKE:%=--ignore=tests/test_%.py)
 
 # About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the README's figures.
 bench: $(VENV)/ready

@@ -74,7 +74,7 @@ def test_the_real_network_answers_a_question(shared: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["masked", "hub"])
+@pytest.mark.parametrize("form", [pytest.param("masked", marks=pytest.mark.matrix), "hub"])
 def test_answers_on_all_of_xquad_are_pytorchs(form: str, shared: Path, tmp_path: Path) -> None:
     """Every question, loaded by ORTModelForQuestionAnswering: the same answer as the untouched model, text for text."""
     masked = shared / "models" / "minilm-qa-masked"
