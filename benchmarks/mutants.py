@@ -39,7 +39,10 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "sessions": ("exporters/[!o]*", "session"),  # all but exporters/onnx
     "data": ("prune_export/data/*", "data data_cases formulas_data train_features"),
     "pruning": ("prune_export/pruning/*", "pruning formulas_pruning budgets"),
-    "training": ("prune_export/training/*", "training train_features train_l0 train_movement train_recipes formulas_training"),
+    "training": (
+        "prune_export/training/*",
+        "training train_features train_l0 train_movement train_recipes formulas_training",
+    ),
 }
 NOTICED = ("killed", "timeout")
 NOISE = re.compile(r",\s*strict=(True|False|None)")

@@ -54,6 +54,16 @@ def main() -> None:
     answers = prune_export.load_session("onnx").run(inputs)
     reference = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
     assert np.abs(answers["start_logits"] - reference.start_logits.detach().numpy()).max() < 1e-4
+    sections = (
+        'model = "checkpoint"',
+        'output = "run"',
+        "[data]",
+        'train = "a"',
+        "[schedule]",
+        "steps = 1",
+        "[method]",
+    )
+    Path("recipe.toml").write_text("\n".join((*sections, 'kind = "none"')))
     assert "prune-export[train]" in command("train", "recipe.toml", code=1)
     print(f"prune-export {prune_export.__version__}: installed, exported, verified, ran")
 
