@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -9,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from exporters import runtime
-from exporters.encoder import ConstantBlock, Encoder
+from exporters.encoder import TASKS, ConstantBlock, Encoder, Task
 from exporters.errors import WriteError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save, weights_size
@@ -17,7 +18,7 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import MAX_OPSET, MIN_OPSET, build
 from prune_export.inspection import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
 from tests.models import save as save_model
 
 every_family = pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
@@ -150,6 +151,38 @@ def test_cuda_head_sizes_are_multiples_of_eight(tmp_path: Path) -> None:
     shapes = {name: value.shape for name, value in model.graph.initializers.items()}
     assert list(shapes["layer_0/attention/query.weight"]) == [24, 4 * 8]
     assert list(shapes["layer_0/attention/output.weight"]) == [4 * 8, 24]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_cuda_columns_are_multiples_of_eight(target: str, tmp_path: Path) -> None:
+    model = make_model(FAMILY_CASES[0], "question-answering")
+    linear(model, FAMILY_CASES[0], 0, "up").weight.data[:5] = 0
+    linear(model, FAMILY_CASES[0], 0, "up").bias.data[:5] = 0
+    encoder = inspect(save_model(model, tmp_path / "checkpoint")).slim
+    (columns, hidden) = encoder.layers[0].feed_forward.up.weight.shape
+    assert columns % 8
+    graph = build(encoder, TARGETS[target], PRECISIONS["fp32"]).graph
+    wide = columns + -columns % 8 if target.startswith("cuda") else columns
+    assert list(graph.initializers["layer_0/feed_forward/up.weight"].shape) == [hidden, wide]
+    assert list(graph.initializers["layer_0/feed_forward/down.weight"].shape) == [wide, hidden]
+    if target in RUNNABLE:
+        inputs = example_inputs(model)
+        found = onnx_outputs(encoder, inputs, tmp_path, target=target)
+        assert largest_difference(torch_outputs(model, encoder, inputs), found) < 1e-5
+
+
+@pytest.mark.parametrize("target", ["cuda", "cuda-packed"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_residual_stream_of_cuda_is_never_cast(target: str, task: Task, tmp_path: Path) -> None:
+    """In fp16; casts are of the mask at the start and of the outputs at the end."""
+    encoder = inspect(save_model(make_model(FAMILY_CASES[0], task), tmp_path)).slim
+    graph = build(encoder, TARGETS[target], PRECISIONS["fp16"]).graph
+    casts = Counter(node.attributes["to"].as_int() for node in graph if node.op_type == "Cast")
+    assert casts[ir.DataType.FLOAT] == 1
+    # For classification the last attention asks for one token, and has a mask of its own.
+    masks = 1 + (task == "text-classification") if target == "cuda" else 0
+    assert casts[ir.DataType.FLOAT16] == masks
+    assert all(value.dtype == ir.DataType.FLOAT for value in graph.outputs)
 
 
 def test_every_sequence_and_batch_size_runs(tmp_path: Path) -> None:

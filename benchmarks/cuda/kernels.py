@@ -29,6 +29,7 @@ from benchmarks.cuda.speed import TINY_RUNS, Run
 from benchmarks.cuda.structures import README_07, tiny
 from exporters import runtime
 from exporters.bound import BoundBatch
+from exporters.feeding import Limits
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
@@ -103,7 +104,7 @@ def _one_run(speaking: Any, silent: Any, batch: Mapping[str, NDArray[np.int64]],
         return {"attention": "not on this device", "kernels": device_kernels(lambda: silent.run(None, fed), recorder)}
     with captured_output() as printed:
         speaking.run(None, fed)
-    step = BoundBatch(silent, fed, device="cuda", graph=1).run
+    step = BoundBatch(silent, fed, limits=Limits(), device="cuda", graph=1).run
     kernels = device_kernels(step, recorder)
     milliseconds = measure(by_wall_clock(step), 0.1)[0]
     return {"attention": attention_kernels(printed), "milliseconds": milliseconds, "kernels": kernels}

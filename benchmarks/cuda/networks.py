@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.cuda.structures import Structure
-from exporters.encoder import Encoder, FeedForward, Linear, Task, map_layers
+from exporters.encoder import Encoder, Task
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
@@ -109,28 +109,3 @@ def _arguments(model_type: str, sizes: dict[str, int]) -> dict[str, Any]:
         }
     names |= {"vocabulary": "vocab_size", "positions": "max_position_embeddings"}
     return {names[key]: value for key, value in sizes.items()}
-
-
-def aligned_columns(encoder: Encoder, multiple: int) -> Encoder:
-    """The same network with feed-forward widths zero-padded to a multiple of `multiple`; exact, since 0 goes to 0 * act(0).
-
-    Half-precision products are faster where every size is a multiple of 8; no target does this yet.
-    """
-
-    def pad(block: FeedForward) -> FeedForward:
-        missing = -block.columns % multiple
-        up, down = block.up, block.down
-        return replace(
-            block,
-            up=Linear(nn.functional.pad(up.weight, (0, 0, 0, missing)), nn.functional.pad(up.bias, (0, missing))),
-            down=Linear(nn.functional.pad(down.weight, (0, missing)), down.bias),
-        )
-
-    def padded(_: int, layer: Any) -> Any:
-        return (
-            replace(layer, feed_forward=pad(layer.feed_forward))
-            if isinstance(layer.feed_forward, FeedForward)
-            else layer
-        )
-
-    return map_layers(encoder, padded)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cuda.device import check_device
 from benchmarks.cuda.machine import nvidia_smi
-from benchmarks.cuda.networks import Network, aligned_columns, make
+from benchmarks.cuda.networks import Network, make
 from benchmarks.cuda.recording import Recorder
 from benchmarks.cuda.structures import STRUCTURES, tiny
 from exporters.cost import layer_shape
@@ -41,7 +41,6 @@ from prune_export.benchmark.timing import measure
 
 PYTORCH, COMPILED = "PyTorch fp16, SDPA", "torch.compile fp16"
 DENSE, PLAIN, GRAPHS, PACKED = "dense ONNX fp16", "slim fp16", "slim fp16, CUDA graphs", "slim fp16, packed"
-ALIGNED = "slim fp16, columns in multiples of 8"
 
 Prepare = Callable[[Mapping[str, NDArray[np.int64]]], Callable[[], float]]
 
@@ -77,6 +76,7 @@ RUNS = (
     Run(Shape(8, 128)),
 )
 TINY_RUNS = (Run(Shape(1, 16)), Run(Shape(4, 32), padding=0.5))
+_COMPILED_RUNS = 3  # each shape is compiled anew
 ROUNDS = 5
 SECONDS = {"cuda": 0.06, "cpu": 0.01}  # of a form and round
 _COMPILING = {"cuda": 45.0, "cpu": 2.0}  # guessed, until one was compiled
@@ -90,7 +90,7 @@ def run(recorder: Recorder) -> None:
     structure = STRUCTURES[name] if recorder.on_gpu else tiny(STRUCTURES[name])
     start = time.perf_counter()
     network = make(structure, recorder.settings.device)
-    names = (GRAPHS if recorder.on_gpu else PLAIN,) if compiled else (DENSE, PLAIN, GRAPHS, PACKED, ALIGNED)
+    names = (GRAPHS if recorder.on_gpu else PLAIN,) if compiled else (DENSE, PLAIN, GRAPHS, PACKED)
     forms = [pytorch_form(network, recorder), *onnx_forms(network, recorder, names)]
     if compiled:
         forms.append(torch_compiled(network, recorder))
@@ -105,7 +105,7 @@ def run(recorder: Recorder) -> None:
     }
     recorder.save()
     needed = _COMPILING[recorder.settings.device] if compiled else 0.0
-    for one in RUNS if recorder.on_gpu else TINY_RUNS:
+    for one in _runs(recorder.on_gpu, compiled=bool(compiled)):
         if str(one) in batches:
             continue  # measured by a process that died later
         if recorder.has_time_for(str(one), needed):
@@ -117,6 +117,11 @@ def run(recorder: Recorder) -> None:
             recorder.save()
     if recorder.on_gpu:
         recorder.figures["nvidia-smi after"] = nvidia_smi()
+
+
+def _runs(on_gpu: bool, *, compiled: bool) -> tuple[Run, ...]:
+    runs = RUNS if on_gpu else TINY_RUNS
+    return runs[:_COMPILED_RUNS] if compiled else runs
 
 
 def measure_all(forms: Sequence[Form], one: Run, vocabulary: int, recorder: Recorder) -> dict[str, Any] | None:
@@ -187,7 +192,7 @@ def onnx_forms(network: Network, recorder: Recorder, names: Sequence[str]) -> li
     """Those of `names` that load on this device, loaded."""
     forms: list[Form] = []
     for name in names:
-        encoder = {DENSE: network.dense, ALIGNED: aligned_columns(network.slim, 8)}.get(name, network.slim)
+        encoder = network.dense if name == DENSE else network.slim
         target, graphs = TARGETS["cuda-packed" if name == PACKED else "cuda"], name == GRAPHS
         if not recorder.on_gpu and (target.cuda_only or graphs):
             recorder.skip(name, "not on this device")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
 from exporters.errors import WriteError
 from exporters.onnx.context import Context
-from exporters.onnx.precision import FP16
+from exporters.onnx.precision import NUMPY_DTYPES
 
 
 def _scalar(context: Context, value: float) -> ir.Value:
-    return context.builder.constant(value, np.float16 if context.precision is FP16 else np.float32)
+    return context.builder.constant(value, NUMPY_DTYPES[context.precision.matmul])
 
 
 def erf_gelu(context: Context, x: ir.Value) -> ir.Value:

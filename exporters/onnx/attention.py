@@ -28,32 +28,6 @@ from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_s
 MASKED = float(np.finfo(np.float32).min)
 
 
-def _pad(tensor: Tensor, dim: int, multiple: int) -> Tensor:
-    """Zeros appended along `dim` up to a multiple of `multiple`."""
-    missing = -tensor.shape[dim] % multiple
-    if missing == 0:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=dim)
-
-
-def align_heads(block: Attention, multiple: int) -> Attention:
-    """The same attention with head sizes zero-padded to a multiple of `multiple`; exact."""
-    return Attention(
-        heads=block.heads,
-        query_weight=_pad(block.query_weight, 1, multiple),
-        query_bias=_pad(block.query_bias, 1, multiple),
-        key_weight=_pad(block.key_weight, 1, multiple),
-        key_bias=None if block.key_bias is None else _pad(block.key_bias, 1, multiple),
-        value_weight=_pad(block.value_weight, 1, multiple),
-        value_bias=None if block.value_bias is None else _pad(block.value_bias, 1, multiple),
-        output_weight=_pad(block.output_weight, 2, multiple),
-        output_bias=block.output_bias,
-        scale=block.scale,
-    )
-
-
 def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Query (scaled), key and value, each `[..., heads * size]`."""
     query = project(context, asking, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)

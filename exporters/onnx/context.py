@@ -23,8 +23,9 @@ class Target:
     projection.
     `residual_norm(context, x, update, norm)` returns `norm(x + update)`.
     `gelu(context, x)` is the exact (erf) GELU.
-    `head_alignment`: query/key and value sizes are zero-padded to a multiple of it.
+    `alignment`: query/key sizes, value sizes and feed-forward columns are zero-padded to a multiple of it.
     `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
+    `half_residual`: in fp16 the residual stream is in fp16 as well, since the target's norms and softmax sum in fp32 inside.
     `cuda_only`: some of its operations have no kernel on CPUs, so that not even parity runs there.
     `sessions`: how graphs of a precision run fastest, by its name.
     """
@@ -33,11 +34,12 @@ class Target:
     provider: str
     opset: int
     layout: Layout
-    head_alignment: int
+    alignment: int
     attention: Callable[[Context, ir.Value, ir.Value, Attention], ir.Value]
     residual_norm: Callable[[Context, ir.Value, ir.Value, Norm], ir.Value]
     gelu: Callable[[Context, ir.Value], ir.Value]
     signed_activations: bool = False
+    half_residual: bool = False
     cuda_only: bool = False
     sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
 

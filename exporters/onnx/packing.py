@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from exporters.onnx.precision import NUMPY_DTYPES
+
 if TYPE_CHECKING:
     from exporters.onnx.context import Context
 
@@ -24,7 +26,8 @@ def unpacked(context: Context, x: ir.Value, width: int) -> ir.Value:
     """`[batch * sequence, width]` from the rows of real tokens, with zeros for padding."""
     builder = context.builder
     count = builder.op("Mul", context.batch, context.sequence)
-    zeros = builder.op("Expand", builder.constant(0.0, np.float32), builder.shape_of(count, width))
+    zero = builder.constant(0.0, NUMPY_DTYPES[context.precision.accurate])
+    zeros = builder.op("Expand", zero, builder.shape_of(count, width))
     return builder.op("ScatterND", zeros, builder.op("Unsqueeze", _places(context), builder.integers(1)), x)
 
 

@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """`matmul`: weights, matrix products and activations. `accurate`: residual stream, norms, softmax, outputs.
+    """`matmul`: weights, matrix products and activations. `accurate`: residual stream and norms.
 
     `quantized`: linear maps multiply 8-bit integers instead, and give the matmul type.
     """
@@ -27,7 +27,8 @@ class Precision:
 FP32 = Precision("fp32", matmul=ir.DataType.FLOAT, accurate=ir.DataType.FLOAT)
 
 # Norms and softmax sum over hundreds of terms, and the residual stream carries every layer's rounding to the end:
-# these stay in fp32. Linears and attention's products are where the time and the bytes are.
+# these stay in fp32. Linears and attention's products are where the time and the bytes are. A target may have kernels that
+# sum in fp32 between fp16 inputs and outputs (`Target.half_residual`).
 FP16 = Precision("fp16", matmul=ir.DataType.FLOAT16, accurate=ir.DataType.FLOAT)
 
 # The linear maps of the layers, which are nearly all of the time; everything between them stays in fp32.

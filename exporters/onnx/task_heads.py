@@ -30,25 +30,30 @@ def _decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir.Valu
     return builder.op("Reshape", logits, builder.shape_of(context.batch, -1, vocabulary)) if batch_first else logits
 
 
+def _float32(context: Context, value: ir.Value) -> ir.Value:
+    """A value of the accurate type as float32."""
+    return context.builder.cast(value, context.precision.accurate, ir.DataType.FLOAT)
+
+
 def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
-    """Adds the outputs of the encoder's task to the graph; all are of the accurate type.
+    """Adds the outputs of the encoder's task to the graph; all are float32.
 
     `x` holds every position, or for text classification the first tokens (as from `first_tokens`).
     """
-    builder, dtype, head = context.builder, context.precision.accurate, encoder.head
+    builder, dtype, head = context.builder, ir.DataType.FLOAT, encoder.head
     by_token = ("batch_size", "sequence_length")
     match head:
         case FeatureHead():
-            states = builder.op("Identity", leave(context, x, encoder.hidden_size))
+            states = builder.op("Identity", _float32(context, leave(context, x, encoder.hidden_size)))
             builder.output(states, "last_hidden_state", dtype, (*by_token, encoder.hidden_size))
         case TokenHead():
             logits = context.accurate(linear(context, context.matmul(x), head.output, "output"))
             labels = head.output.weight.shape[0]
-            logits = builder.op("Identity", leave(context, logits, labels))
+            logits = builder.op("Identity", _float32(context, leave(context, logits, labels)))
             builder.output(logits, "logits", dtype, (*by_token, labels))
         case SpanHead():
             logits = context.accurate(linear(context, context.matmul(x), head.output, "output"))
-            logits = leave(context, logits, 2)
+            logits = _float32(context, leave(context, logits, 2))
             for name, index in (("start_logits", 0), ("end_logits", 1)):
                 builder.output(
                     builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
@@ -57,12 +62,13 @@ def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
             first = builder.op("Squeeze", x, builder.integers(1)) if context.target.layout == "batch-first" else x
             pooled = linear(context, context.matmul(first), head.dense, "dense")
             pooled = activation(context, pooled, head.activation)
-            logits = builder.op("Identity", context.accurate(linear(context, pooled, head.output, "output")))
+            logits = context.accurate(linear(context, pooled, head.output, "output"))
+            logits = builder.op("Identity", _float32(context, logits))
             builder.output(logits, "logits", dtype, ("batch_size", head.output.weight.shape[0]))
         case MaskedLanguageHead():
             states = activation(context, linear(context, context.matmul(x), head.dense, "dense"), head.activation)
             states = context.matmul(norm(context, context.accurate(states), head.norm))
             logits = context.accurate(_decoder(context, states, head))
             vocabulary = head.decoder.weight.shape[0]
-            logits = builder.op("Identity", leave(context, logits, vocabulary))
+            logits = builder.op("Identity", _float32(context, leave(context, logits, vocabulary)))
             builder.output(logits, "logits", dtype, (*by_token, vocabulary))

@@ -13,17 +13,15 @@ from exporters.encoder import (
     Embeddings,
     Encoder,
     FeedForward,
-    Layer,
     Linear,
     MaskedLanguageHead,
     Norm,
     SequenceHead,
-    map_layers,
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
 from exporters.onnx.activation import activation
-from exporters.onnx.attention import align_heads
+from exporters.onnx.alignment import align
 from exporters.onnx.builder import CONTRIB, GraphBuilder
 from exporters.onnx.context import Context, Target
 from exporters.onnx.embeddings import embeddings
@@ -109,12 +107,6 @@ def _for_head(context: Context, encoder: Encoder) -> Context:
     return replace(context, quantization=None, observed=None)
 
 
-def _align(layer: Layer, multiple: int) -> Layer:
-    if not isinstance(layer.attention, Attention):
-        return layer
-    return replace(layer, attention=align_heads(layer.attention, multiple))
-
-
 def check_opset(opset: int) -> None:
     """Refuses opsets that the graphs cannot be written in.
 
@@ -162,11 +154,13 @@ def build(
     opset = target.opset if opset is None else opset
     check_opset(opset)
     check_precision(target, precision)
+    if target.half_residual:
+        precision = replace(precision, accurate=precision.matmul)
     if unknown := sorted(quantization.keep_float - set(quantizable_maps(encoder))):
         raise WriteError(
             f"no linear map is called {', '.join(unknown)}; there are {', '.join(quantizable_maps(encoder))}"
         )
-    encoder = map_layers(encoder, lambda _, layer: _align(layer, target.head_alignment))
+    encoder = align(encoder, target.alignment)
     builder = GraphBuilder()
     shape = ("batch_size", "sequence_length")
     inputs = {name: builder.input(name, ir.DataType.INT64, shape) for name in encoder.inputs}
