@@ -13,6 +13,7 @@
     found = prune_export.evaluate(["madlag/…", "out"], "dev.json")   # an Evaluation: official metrics
     results = prune_export.prune("dense", "train.json", "masked", flops=0.5)   # PruneResults: masked checkpoints
     result = prune_export.train("recipe.toml")                   # a TrainResult: prunes while training
+    planned = prune_export.dry_run("recipe.toml")                # a DryRun: what that would do
     answers = prune_export.Pipeline("out")(questions)            # batches with little padding
 
 Names are loaded when they are first used: importing this package is instant.
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from prune_export.pruning.profiling import profile
     from prune_export.slim_model.api import load_slim, slim
     from prune_export.slim_model.model import SlimModel
+    from prune_export.training.dry_run import DryRun, dry_run
     from prune_export.training.recipe import Recipe
     from prune_export.training.recipe_file import read_recipe
     from prune_export.training.run import TrainResult, train
@@ -70,6 +72,7 @@ __all__ = [
     "BenchmarkError",
     "CheckpointError",
     "DataError",
+    "DryRun",
     "Evaluation",
     "ExportResult",
     "Inspection",
@@ -97,6 +100,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "bench",
+    "dry_run",
     "evaluate",
     "export",
     "inspect",
@@ -116,6 +120,7 @@ _HOMES = {
     "BenchmarkError": "exporters.errors",
     "CheckpointError": "exporters.errors",
     "DataError": "exporters.errors",
+    "DryRun": ".training.dry_run",
     "Evaluation": ".evaluation.result",
     "ExportResult": ".exporting",
     "Inspection": ".inspection",
@@ -142,6 +147,7 @@ _HOMES = {
     "WeightsError": "exporters.errors",
     "WriteError": "exporters.errors",
     "bench": ".benchmark.run",
+    "dry_run": ".training.dry_run",
     "evaluate": ".evaluation.evaluating",
     "export": ".exporting",
     "inspect": ".inspection",

@@ -492,7 +492,7 @@ def test_misplaced_answers(start: int) -> None:
     before the context's begin is none, though Python counts from the end there."""
     data = placed(("Oslo", start), ("sea", start), ("Bergen", start), ("old", start), (" Oslo,\n", start), ("", start))
     assert [question.spans for question in data.examples] == [((14, 18),), (), (), (), ((14, 19),), ()]
-    assert data.notes == ("2 answers do not stand where the data say, and were found once in their contexts",)
+    assert data.notes == ("answers that do not stand where the data say, and were found once in their contexts: 2",)
     kept = trainable(data)
     assert [question.id for question in kept.examples] == ["0", "4"]
     assert kept.notes[1] == "4 of 6 questions left out: their answers do not stand where the data say"
@@ -537,7 +537,7 @@ def test_training_and_calibration_leave_misplaced_answers_out(tmp_path: Path) ->
     assert found.examples == 4
     assert found.notes == ("the answers of 2 of 4 questions do not stand where the data say; judged by their text",)
     assert prune_export.evaluate(folder, squad_file(tmp_path / "y.json", [0, 1])).notes == (
-        "2 answers do not stand where the data say, and were found once in their contexts",
+        "answers that do not stand where the data say, and were found once in their contexts: 2",
     )
 
 

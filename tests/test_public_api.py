@@ -156,6 +156,7 @@ def calls(root: Path, out: Path) -> dict[str, Call]:
             15,
         ),
         "train": Call(prune_export.train, {"recipe": root / "recipe.toml", "overwrite": True}, 10),
+        "dry_run": Call(prune_export.dry_run, {"recipe": root / "recipe.toml", "overwrite": True}, 10),
     }
 
 
@@ -178,6 +179,7 @@ NAMES = [
     "profile",
     "bench",
     "train",
+    "dry_run",
 ]
 
 

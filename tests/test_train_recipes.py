@@ -69,6 +69,11 @@ def test_a_value_that_is_set_displaces_its_alternative(tmp_path: Path) -> None:
         ),
         ({"method": {"kind": "l0", "retrain_steps": 0, "retrain_epochs": 1}}, (), "retrain_epochs; found both"),
         ({"method": {"kind": "student", "layers": 2, "keep": [0]}}, (), "either layers or keep; found both"),
+        (
+            {"schedule": {"epochs": 1}, "method": {"kind": "student"}},
+            (),
+            r"schedule\.\w+: method.kind = 'student' has lengths of its own",
+        ),
         ({"optimiser": {"bf16": True, "fp16": True}}, (), "either bf16 or fp16; found both"),
         ({"budget": {"flops": 0.5}}, (), "budget.flops: method.kind = 'none' prunes to no budget"),
         ({"teacher": "t"}, (), "teacher: nothing is learnt from it"),

@@ -318,6 +318,20 @@ def test_a_dry_run_finds_what_is_wrong(sections: dict[str, Any], message: str, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_finds_evaluation_data_without_room(tmp_path: Path) -> None:
+    """Its questions are longer than those of the training data, and are first asked when all is trained."""
+    recipe = tiny_recipe(tmp_path, data={"eval": str(longer := tmp_path / "longer.json")})
+    questions = json.loads((tmp_path / "questions.json").read_text())
+    longer.write_text(json.dumps(questions))
+    assert dry_run(recipe).features == 48
+    questions["data"][0]["paragraphs"][-1]["qas"][0]["question"] = "the? " * 20
+    longer.write_text(json.dumps(questions))
+    with pytest.raises(UsageError, match="data.max_seq_length 24: a question of .* leave no room"):
+        dry_run(recipe)
+    few = tiny_recipe(tmp_path, data={"eval": str(longer), "eval_samples": 1})
+    assert dry_run(few).features == 48  # another question was drawn
+
+
 def test_a_dry_run_finds_a_run_that_is_there(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, schedule={"steps": 1})
     train(recipe)

@@ -52,6 +52,8 @@ def recipe_data(folder: Path, **sections: Any) -> dict[str, Any]:
     }
     for key, value in sections.items():
         data[key] = data[key] | value if isinstance(value, dict) and key in data else value
+    if data.get("method", {}).get("kind") == "student" and "schedule" not in sections:
+        del data["schedule"]["steps"]  # its trainings have lengths of their own
     return data
 
 

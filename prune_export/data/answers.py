@@ -34,7 +34,7 @@ class Placer:
         """What was mended, for people."""
         if not self.moved:
             return ()
-        return (f"{self.moved:,} answers do not stand where the data say, and were found once in their contexts",)
+        return (f"answers that do not stand where the data say, and were found once in their contexts: {self.moved:,}",)
 
 
 def only_place(context: str, text: str) -> Span | None:

@@ -145,19 +145,8 @@ def evaluate_network(
         CheckpointError, UsageError, OutputError: see `evaluate`.
     """
     check_outputs(network, data.task)
-    config, tokenizer = read_config(network.folder), load_tokenizer(network.folder)
-    notes = data.notes
-    classes: tuple[int, ...] = ()
-    if isinstance(data, TextData):
-        data, classes = with_classes(data, config, labels=settings.labels)
-    length = sequence_length(config, data.task, settings.max_seq_length)
-    features = make_features(
-        data,
-        tokenizer,
-        max_seq_length=length,
-        doc_stride=settings.doc_stride,
-        max_query_length=settings.max_query_length,
-    )
+    tokenizer, notes = load_tokenizer(network.folder), data.notes
+    data, classes, features = evaluation_features(data, network.folder, tokenizer, settings)
     progress.stage(f"Running {network.name}", len(features))
     start = time.perf_counter()
     rows = run_features(
@@ -180,6 +169,28 @@ def evaluate_network(
     return ModelResult(
         network.name, network.kind, metrics, texts, odds, len(features), seconds, metric_of(data), form=network.form
     )
+
+
+def evaluation_features(
+    data: Data, folder: Path, tokenizer: Any, settings: Settings
+) -> tuple[Data, tuple[int, ...], tuple[Feature, ...]]:
+    """What the model in `folder` is to answer: the data with its classes, the class for each label, and the features.
+
+    Raises:
+        UnsupportedError, UsageError: the labels are not the model's, or a length is out of range or leaves no room.
+    """
+    config = read_config(folder)
+    classes: tuple[int, ...] = ()
+    if isinstance(data, TextData):
+        data, classes = with_classes(data, config, labels=settings.labels)
+    features = make_features(
+        data,
+        tokenizer,
+        max_seq_length=sequence_length(config, data.task, settings.max_seq_length),
+        doc_stride=settings.doc_stride,
+        max_query_length=settings.max_query_length,
+    )
+    return data, classes, features
 
 
 def check_limits(data: Data, limits: Mapping[str, float]) -> None:

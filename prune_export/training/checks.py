@@ -24,6 +24,12 @@ def check_recipe(recipe: Recipe) -> Recipe:
                 raise UsageError(f"{section}: expected either {one} or {other}; found both")
     if schedule.steps is None and schedule.epochs is None and not is_student:  # its trainings have their own
         raise UsageError("schedule: expected either steps or epochs; found neither")
+    for name in ("steps", "epochs"):
+        if is_student and getattr(schedule, name) is not None:
+            raise UsageError(
+                f"schedule.{name}: method.kind = 'student' has lengths of its own: method.intermediate_{name}, "
+                f"prediction_{name} and fine_tuning_{name}"
+            )
     if schedule.warmup + schedule.cooldown > 1:
         raise UsageError(
             f"schedule.warmup + schedule.cooldown = {schedule.warmup + schedule.cooldown:g}: expected at most 1"

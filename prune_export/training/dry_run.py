@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.paths import expanded
 from prune_export.progress import SILENT, Progress
@@ -64,6 +65,7 @@ class DryRun:
         }
 
 
+@checked
 def dry_run(
     recipe: Recipe | str | Path,
     *,

@@ -8,8 +8,11 @@ from pathlib import Path
 from exporters.errors import CheckpointError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint, read_configuration
 from prune_export.checkpoint.source import Source, resolve
+from prune_export.data.examples import sample
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
+from prune_export.data.tokenizer import load_tokenizer
+from prune_export.evaluation.evaluating import Settings, evaluation_features
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import read_teacher
@@ -35,10 +38,21 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
             f"task = {' or '.join(repr(task) for task in LABELLED)}"
         )
     if recipe.data.eval is not None:
-        read_examples(recipe.data.eval, task=checkpoint.task, dataset=recipe.data.dataset)
+        _check_evaluation(recipe, checkpoint)
     for name in _teachers(recipe):
         read_teacher(name, checkpoint)
     return checkpoint
+
+
+def _check_evaluation(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    part = recipe.data
+    assert part.eval is not None
+    data = read_examples(part.eval, task=checkpoint.task, dataset=part.dataset)
+    if part.eval_samples is not None:
+        data = sample(data, part.eval_samples, seed=recipe.seed)
+    settings = Settings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
+    folder = checkpoint.source.folder
+    evaluation_features(data, folder, load_tokenizer(folder), settings)
 
 
 def check_inputs(recipe: Recipe, folder: Path) -> None:
