@@ -326,7 +326,7 @@ def test_a_dry_run_finds_evaluation_data_without_room(tmp_path: Path) -> None:
     assert dry_run(recipe).features == 48
     questions["data"][0]["paragraphs"][-1]["qas"][0]["question"] = "the? " * 20
     longer.write_text(json.dumps(questions))
-    with pytest.raises(UsageError, match="data.max_seq_length 24: a question of .* leave no room"):
+    with pytest.raises(UsageError, match=r"data\.max_seq_length 24: a question of .* leave no room"):
         dry_run(recipe)
     few = tiny_recipe(tmp_path, data={"eval": str(longer), "eval_samples": 1})
     assert dry_run(few).features == 48  # another question was drawn
