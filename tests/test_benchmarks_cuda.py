@@ -172,6 +172,14 @@ def test_an_earlier_run_is_an_error_of_usage(
     assert said.count("\n") == 1
 
 
+def test_a_part_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["benchmarks.cuda", "--device", "cpu", "--only", "machine", "--output", str(tmp_path)]
+    )
+    assert main() == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"1-machine.json", "run.log"}
+
+
 # What is measured.
 
 

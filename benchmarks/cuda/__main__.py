@@ -2,6 +2,7 @@
 """All that needs a GPU, in one run of at most eight minutes: versions, tests, parity, speed, and which kernels ran.
 
     python -m benchmarks.cuda --output DIR [--device cuda] [--minutes 8] [--data FOLDER] [--overwrite]
+        [--only STEP …]
 
 After each step its results are in DIR, one JSON per step, and one log. A step that fails says so in its file, and the next
 ones go on; the exit code is 1 at the end. What there was no time for is named under "skipped". `--device cpu` walks through
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.cuda.results import ResultError
 from benchmarks.cuda.run import run
+from benchmarks.cuda.steps import STEPS
 from benchmarks.source_tree import ROOT
 
 
@@ -35,6 +37,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it (default: 8)")
     parser.add_argument("--data", type=Path, help="folder with models/ (default: PRUNE_EXPORT_DATA, shared, ../shared)")
     parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier run from DIR")
+    parser.add_argument(
+        "--only", nargs="+", choices=[step.name for step in STEPS], metavar="STEP", help="not all steps"
+    )
     options = parser.parse_args()
     if not options.minutes > 0:
         parser.error(f"--minutes {options.minutes}: expected more than 0")
@@ -45,6 +50,7 @@ def main() -> int:
             minutes=options.minutes,
             data=options.data.resolve() if options.data else find_data(),
             overwrite=options.overwrite,
+            steps=[step for step in STEPS if options.only is None or step.name in options.only],
             say=lambda line: print(line, flush=True),
         )
     except ResultError as error:
