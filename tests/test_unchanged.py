@@ -89,7 +89,7 @@ def slim_folder(folder: Path) -> str:
         model, questions_file(folder / "q.json"), folder / "out", samples=16, max_seq_length=24, flops=0.5
     )
     prune_export.slim(folder / "out").save_pretrained(folder / "slim")
-    return digest((folder / "slim/model.safetensors").read_bytes())
+    return digest((folder / "slim/slim.safetensors").read_bytes())
 
 
 def metrics(folder: Path) -> str:
