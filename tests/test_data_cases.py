@@ -18,6 +18,7 @@ from prune_export.cli.main import main
 from prune_export.data.examples import Question, QuestionData, Text, TextData, joined, trainable
 from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
+from prune_export.data.splits import without_split
 from prune_export.pruning.calibration import read_calibration
 from prune_export.training.features import training_features
 from prune_export.training.recipe import DataSection
@@ -146,6 +147,7 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
         ([5, 1], ["1", "2", "3", "4", "5"], [4, 0]),
         (["true", "false"], ["True", "False"], [0, 1]),
         (["none", "a"], ["a", "none"], [1, 0]),
+        (["a-b", "a_b"], ["a_b", "a-b"], [1, 0]),  # to the letter goes before loosely
         (["POS", "negative"], ["negative", "neutral", "positive"], [2, 0]),
     ],
 )
@@ -195,11 +197,24 @@ def test_own_numbers_when_told(tmp_path: Path) -> None:
     pairs = write(tmp_path / "p.csv", "sentence1,sentence2,label\na,b,1\nb,c,0\n")
     with pytest.raises(DataError, match="fit several tasks; say which with --dataset: mrpc, rte, wnli, or own"):
         texts(pairs)
+    official = write(tmp_path / "x.tsv", "sentence\tlabel\na\t1\nb\t0\n")  # SST-2's form
+    assert classes(texts(official, dataset="own"), ["negative", "neutral", "positive"]) == [1, 0]
     model = ["not_entailment", "entailment"]
     for dataset, expected in (("rte", [0, 1]), ("wnli", [1, 0]), ("own", [1, 0])):
         assert classes(texts(pairs, dataset=dataset), model) == expected
     with pytest.raises(UsageError, match=r"--dataset snli: expected one of cola, .*, own"):
         texts(pairs, dataset="snli")
+
+
+def test_a_tsv_with_the_columns_of_the_hub(tmp_path: Path) -> None:
+    """MRPC's official file has the headings Quality, #1 String and #2 String, the hub's has these; 1 is equivalent."""
+    path = write(tmp_path / "x.tsv", "sentence1\tsentence2\tlabel\nHe said.\tHe spoke.\t1\nA.\tB.\t0\n")
+    data = texts(path, dataset="mrpc")
+    assert [(text.text, text.pair, text.label) for text in data.examples] == [
+        ("He said.", "He spoke.", 1),
+        ("A.", "B.", 0),
+    ]
+    assert classes(data, ["equivalent", "not_equivalent"]) == [0, 1]
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "category", "Label"])
@@ -377,6 +392,9 @@ def test_a_folder_of_files_by_split(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.csv", f"text,category\nof {name},x\n")
     assert (texts(tmp_path).examples[0].text, texts(tmp_path).split) == ("of test", "test")
     assert texts(f"{tmp_path}:train").name == f"{tmp_path}:train"
+    write(tmp_path / "damaged" / "dev.csv", "text,label\na,b,c\n")
+    with pytest.raises(DataError, match=r"damaged/dev\.csv: the row that ends in line 2 has 3 cells"):
+        texts(tmp_path / "damaged")
     write(tmp_path / "test.jsonl", '{"text": "a", "label": "x"}\n')
     with pytest.raises(DataError, match=r"has test\.csv and test\.jsonl; give the one that is meant"):
         texts(tmp_path)
@@ -399,6 +417,18 @@ def test_a_column_that_says_the_split(tmp_path: Path) -> None:
         texts(write(tmp_path / "x.csv", "text,label\na,x\n"), split="dev")
     glue = write(tmp_path / "x.tsv", "sentence\tlabel\tSplit\na\t1\ttrain\nb\t0\tdev\n")
     assert [example.text for example in texts(glue).examples] == ["b"]
+
+
+def test_the_file_in_front_of_a_split(tmp_path: Path) -> None:
+    """A split is cut off where a file stands in front of it, and no file has the whole as its name."""
+    path, whole = tmp_path / "x.csv", f"{tmp_path / 'x.csv'}:dev"
+    assert without_split("squad:validation") == "squad:validation"
+    assert without_split(whole) == whole
+    path.touch()
+    assert without_split(whole) == str(path)
+    assert without_split(path) == str(path)
+    Path(whole).touch()
+    assert without_split(whole) == whole
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 import prune_export
+from exporters import runtime
+from exporters.bound import _run_options
 from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
-from exporters.feeding import Limits
-from exporters.session import Session
+from exporters.feeding import Limits, feed
+from exporters.session import Session, settings_from_json
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
@@ -77,6 +82,22 @@ def test_settings_that_make_no_sense_are_refused(checkpoint: Path, tmp_path: Pat
     del record["session"]
     path.write_text(json.dumps(record))
     assert prune_export.load_session(tmp_path / "out").settings.tokens_at_once is None
+
+
+@pytest.mark.parametrize("part", [{"tokens_at_once": -1}, {"length_multiple": 0}, {"entries": None}, {"entries": [1]}])
+def test_one_wrong_part_makes_settings_wrong(part: dict[str, Any]) -> None:
+    right = {"tokens_at_once": 8, "length_multiple": 2, "entries": {"a": "b"}}
+    found = settings_from_json(right)
+    assert (found.tokens_at_once, found.length_multiple, found.entries) == (8, 2, {"a": "b"})
+    with pytest.raises(ValueError, match="session settings"):
+        settings_from_json(right | part)
+
+
+def test_a_captured_graph_has_its_number_under_the_name_that_onnx_runtime_gives_it() -> None:
+    entries: dict[str, str] = {}
+    module = SimpleNamespace(RunOptions=lambda: SimpleNamespace(add_run_config_entry=entries.__setitem__))
+    _run_options(module, 3)
+    assert entries == {"gpu_graph_id": "3"}
 
 
 def test_a_bound_batch_stays_in_its_place(checkpoint: Path, tmp_path: Path) -> None:
@@ -359,3 +380,55 @@ def test_arguments_of_load_session(arguments: dict[str, Any], message: str, expo
     with pytest.raises(UsageError, match="provider 'gpu': expected one of cpu, cuda"):
         Session(exported / "model.onnx", provider="gpu")
     assert prune_export.load_session(exported, threads=np.int32(1)).provider == "cpu"  # type: ignore[arg-type]
+
+
+def test_floats_are_whole_numbers_below_2_to_the_53_alone() -> None:
+    """From there on two neighbours are one float, and nobody knows which was meant."""
+    largest = 2**53 - 1
+    assert float(largest + 1) == float(largest + 2)
+    assert feed({"x": [[float(largest), -float(largest)]]}, ("x",), Limits())["x"].tolist() == [[largest, -largest]]
+    for beyond in (2.0**53, -(2.0**53)):
+        with pytest.raises(UsageError, match="x: expected whole numbers"):
+            feed({"x": [[1.0, beyond]]}, ("x",), Limits())
+
+
+# --- ONNX Runtime -------------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_is_a_relu_that_runs_on_the_cpu() -> None:
+    model = onnx.load_from_string(runtime.probe())
+    onnx.checker.check_model(model, full_check=True)
+    probe = runtime.create_session(runtime.probe())
+    for value, expected in ((-2.5, 0.0), (2.5, 2.5)):
+        assert probe.run(["y"], {"x": np.array([value], dtype=np.float32)})[0].tolist() == [expected]
+    runtime.check_provider("cpu")
+    with pytest.raises(UsageError, match="provider 'gpu'"):
+        runtime.check_provider("gpu")
+
+
+@pytest.mark.parametrize(("processors", "most"), [(4, 256), (None, 256), (300, 300)])
+def test_threads_are_at_most_256_or_the_processors(
+    processors: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    for threads in (None, 1, most):
+        runtime.check_threads(threads)
+    for threads in (0, most + 1):
+        with pytest.raises(UsageError, match=f"threads {threads}: expected 1 to {most}"):
+            runtime.check_threads(threads)
+
+
+def test_what_onnx_runtime_logs_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Its levels are verbose, info, warning, error and fatal, counted from 0."""
+    calls: dict[str, Any] = {}
+    module = SimpleNamespace(
+        set_default_logger_severity=lambda level: calls.update(level=level),
+        set_default_logger_callback=lambda callback, level: calls.update(callback=callback, of=level),
+    )
+    with caplog.at_level(logging.DEBUG, logger="prune_export.onnxruntime"):
+        runtime._redirect_log(module)
+        for severity in range(5):
+            calls["callback"](severity, "onnxruntime", "id", "graph.cc:1", "in two\n  lines")
+    assert (calls["level"], calls["of"]) == (2, 2)
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    assert {record.getMessage() for record in caplog.records} == {"onnxruntime: in two lines"}
