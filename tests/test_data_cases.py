@@ -126,6 +126,8 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
     assert classes(hans, ["not_entailment", "ENTAILMENT"]) == [1, 0]
     with pytest.raises(DataError, match="are mnli's, but the labels only 0, 1; say with --dataset"):
         texts(saved(tmp_path / "numbers", columns))
+    three = texts(saved(tmp_path / "three", {"premise": ["a"] * 3, "hypothesis": ["b"] * 3, "label": [2, 0, 1]}))
+    assert (three.glue.name, classes(three, NLI)) == ("mnli", [2, 0, 1])
     text = "gold_label\tsentence1\tsentence2\tpairID\nnon-entailment\ta\tb\tex0\nentailment\tc\td\tex1\n"
     tsv = texts(write(tmp_path / "heuristics.txt", text))
     assert classes(tsv, ["non-entailment", "entailment"]) == [0, 1]
@@ -415,6 +417,9 @@ def test_a_column_that_says_the_split(tmp_path: Path) -> None:
         texts(write(tmp_path / "x.csv", "text,label,split\na,x,train\n"))
     with pytest.raises(DataError, match="has no parts, so no split 'dev'"):
         texts(write(tmp_path / "x.csv", "text,label\na,x\n"), split="dev")
+    columns = {"text": ["a", "b"], "label": ["x", "y"], "split": [1, 0]}
+    named = texts(saved(tmp_path / "named", columns, split=["train", "dev"]))
+    assert ([example.text for example in named.examples], named.split) == (["a"], "dev")
     glue = write(tmp_path / "x.tsv", "sentence\tlabel\tSplit\na\t1\ttrain\nb\t0\tdev\n")
     assert [example.text for example in texts(glue).examples] == ["b"]
 
@@ -536,6 +541,15 @@ def test_places_in_bytes() -> None:
     rows = flat(*({"text": [text], "answer_start": [start]} for text, start in answers), context=context)
     found = [[context[a:b] for a, b in question.spans] for question in read_rows(rows).examples]
     assert found == [["Åse"], ["Oslo"], []]
+
+
+def test_places_that_are_whole_floats() -> None:
+    """As pandas writes them beside missing ones. The word stands twice, so that its place alone says which is meant."""
+    first, second = (place for place in range(len(CONTEXT)) if CONTEXT.startswith("sea", place))
+    rows = flat(*({"text": ["sea"], "answer_start": [float(place)]} for place in (first, second)))
+    found = read_rows(rows)
+    assert [question.spans for question in found.examples] == [((first, first + 3),), ((second, second + 3),)]
+    assert found.notes == ()
 
 
 def squad_file(path: Path, starts: list[int], word: str = "oslo") -> Path:

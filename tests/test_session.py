@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from exporters.bound import _run_options
 from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.feeding import Limits, feed
-from exporters.session import Session, settings_from_json
+from exporters.session import Session, SessionSettings, settings_from_json
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
@@ -51,6 +52,18 @@ def test_a_session_runs_large_batches_in_parts_with_the_same_answers(checkpoint:
         found = session.run(inputs)
         for name, expected in whole.items():
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
+
+
+def test_parts_hold_no_more_tokens_than_a_run_may(exported: Path) -> None:
+    """Of equal size, which a batch can be cut into; a row alone may have more, and one run less would be too few."""
+    for limit in (1, 30, 100, 257):
+        session = Session(exported / "model.onnx", threads=1, settings=SessionSettings(tokens_at_once=limit))
+        for rows in range(1, 24):
+            for length in (1, 7, 30, 33):
+                runs = session.parts(rows, length)
+                largest = math.ceil(rows / runs)
+                assert largest * length <= limit or largest == 1
+                assert runs == 1 or math.ceil(rows / (runs - 1)) * length > limit
 
 
 @pytest.mark.parametrize("task", ["question-answering", "text-classification", "feature-extraction"])
@@ -416,6 +429,21 @@ def test_threads_are_at_most_256_or_the_processors(
     for threads in (0, most + 1):
         with pytest.raises(UsageError, match=f"threads {threads}: expected 1 to {most}"):
             runtime.check_threads(threads)
+
+
+def test_onnx_runtime_is_asked_for_the_provider_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its fallback, and with options that the provider knows."""
+    module, asked = runtime.onnxruntime(), dict[str, Any]()
+    make = module.InferenceSession
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        asked.update(options)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(module, "InferenceSession", recorded)
+    session = Session(exported / "model.onnx")
+    assert asked == {"providers": [("CPUExecutionProvider", {})], "enable_fallback": 0}
+    assert session.onnxruntime.get_providers() == ["CPUExecutionProvider"]
 
 
 def test_what_onnx_runtime_logs_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:
