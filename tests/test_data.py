@@ -160,6 +160,17 @@ def test_gzip_may_hold_so_many_bytes_and_not_one_more(tmp_path: Path, monkeypatc
         read_examples(path)
 
 
+def test_json_may_hold_so_many_values_and_not_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each begins after a comma or a bracket."""
+    path = write(tmp_path / "x.json", squad(ENTRY))
+    values = sum(letter in ",[{" for letter in path.read_text())
+    monkeypatch.setattr("prune_export.data.read._MOST_VALUES", values)
+    assert len(read_examples(path).examples) == 1
+    monkeypatch.setattr("prune_export.data.read._MOST_VALUES", values - 1)
+    with pytest.raises(DataError, match=f"{values} values in one piece of JSON; at most {values - 1} are read"):
+        read_examples(path)
+
+
 def test_what_is_not_there_or_for_another_task(tmp_path: Path) -> None:
     for missing in (tmp_path / "none.json", "nowhere/none.json", "./none"):
         with pytest.raises(DataError, match="no such file or folder"):
@@ -468,7 +479,7 @@ def test_sentencepiece_is_asked_for_where_only_it_could_read_the_tokenizer(
     tokens: str | None, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither file can be read here; sentencepiece would have helped where there is no tokenizer.json."""
-    monkeypatch.setattr("prune_export.data.tokenizer.find_spec", lambda _: None)
+    monkeypatch.setattr("prune_export.data.tokenizer.find_spec", {"sentencepiece": None}.__getitem__)
     for name in filter(None, (tokens, vocabulary)):
         (tmp_path / name).write_bytes(b"\xff")
     (tmp_path / "config.json").write_text('{"model_type": "albert"}')

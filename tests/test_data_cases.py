@@ -278,6 +278,10 @@ def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
     nli = texts(saved(tmp_path / "nli", columns, label=list(NLI)))
     assert [example.text for example in nli.examples] == ["a", "c", "d"]
     assert nli.notes == ("1 of 4 rows left out: they have no label",)
+    missing = {"text": ["a", "b", "c"], "label": [1, None, 0]}
+    named = texts(saved(tmp_path / "missing", missing, label=["bad", "good"]))
+    assert [(example.text, example.label) for example in named.examples] == [("a", "good"), ("c", "bad")]
+    assert named.notes == ("1 of 3 rows left out: they have no label",)
     lines = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c"}, {"text": "d", "label": ""}]
     lines += [{"text": "e", "label": -1}, {"text": None, "label": "x"}]
     data = texts(write(tmp_path / "x.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
@@ -426,7 +430,9 @@ def test_a_column_that_says_the_split(tmp_path: Path) -> None:
 
 def test_the_file_in_front_of_a_split(tmp_path: Path) -> None:
     """A split is cut off where a file stands in front of it, and no file has the whole as its name."""
-    path, whole = tmp_path / "x.csv", f"{tmp_path / 'x.csv'}:dev"
+    folder = tmp_path / "of 10:30"
+    folder.mkdir()
+    path, whole = folder / "x.csv", f"{folder / 'x.csv'}:dev"
     assert without_split("squad:validation") == "squad:validation"
     assert without_split(whole) == whole
     path.touch()
@@ -484,6 +490,8 @@ def test_flat_questions_without_an_answer(tmp_path: Path) -> None:
     data = questions(write(path, json.dumps(flat(LISTS, empty, []))))
     assert [question.answers for question in data.examples] == [("Oslo",), (), ()]
     assert (data.style, data.notes) == ("squad_v2", ("2 of 3 questions have no answer; judged as SQuAD 2.0",))
+    told = questions(write(path, json.dumps({"version": "v2.0", "data": flat(LISTS, empty)})))
+    assert (told.style, told.notes) == ("squad_v2", ())
     marked = questions(write(path, json.dumps(flat(LISTS, is_impossible=True))))
     assert (marked.style, marked.examples[0].answers, marked.notes) == ("squad_v2", (), ())
     without = questions(write(path, json.dumps(flat(LISTS, None))))

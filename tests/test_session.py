@@ -431,19 +431,33 @@ def test_threads_are_at_most_256_or_the_processors(
             runtime.check_threads(threads)
 
 
-def test_onnx_runtime_is_asked_for_the_provider_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_gets_the_settings_and_the_provider_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its fallback, and with options that the provider knows."""
     module, asked = runtime.onnxruntime(), dict[str, Any]()
     make = module.InferenceSession
 
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        asked.update(options)
-        return make(*arguments, **options)
+    def recorded(source: Any, settings: Any, **options: Any) -> Any:
+        asked.update(options, source=source, settings=settings)
+        return make(source, settings, **options)
 
     monkeypatch.setattr(module, "InferenceSession", recorded)
-    session = Session(exported / "model.onnx")
+    entries = {"session.set_denormal_as_zero": "1"}
+    session = Session(exported / "model.onnx", threads=3, settings=SessionSettings(entries=entries))
+    settings = asked.pop("settings")
+    assert str(asked.pop("source")) == str(exported / "model.onnx")
     assert asked == {"providers": [("CPUExecutionProvider", {})], "enable_fallback": 0}
     assert session.onnxruntime.get_providers() == ["CPUExecutionProvider"]
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry("session.set_denormal_as_zero") == "1"
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(b"\xff" * 40)
+    for model, name in ((path, str(path)), (path.read_bytes(), "the model")):
+        with pytest.raises(OutputError) as caught:
+            Session(model)
+        assert str(caught.value).startswith(f"{name}: ONNX Runtime cannot load it: ")
 
 
 def test_what_onnx_runtime_logs_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:
