@@ -66,6 +66,20 @@ def test_parts_hold_no_more_tokens_than_a_run_may(exported: Path) -> None:
                 assert runs == 1 or math.ceil(rows / (runs - 1)) * length > limit
 
 
+def test_no_run_has_more_tokens_than_it_may(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, whole = [], runtime.run
+
+    def recorded(session: Any, inputs: Any) -> Any:
+        shapes.append(inputs["input_ids"].shape)
+        return whole(session, inputs)
+
+    monkeypatch.setattr(runtime, "run", recorded)
+    session = Session(exported / "model.onnx", threads=1, settings=SessionSettings(tokens_at_once=60))
+    session.run(batch(7, 20))
+    session.run(batch(3, 20))
+    assert shapes == [(3, 20), (3, 20), (1, 20), (3, 20)]
+
+
 @pytest.mark.parametrize("task", ["question-answering", "text-classification", "feature-extraction"])
 def test_a_session_pads_to_a_multiple_and_cuts_again(task: Task, tmp_path: Path) -> None:
     model = make_model(FAMILY_CASES[0], task, max_position_embeddings=48)
