@@ -36,8 +36,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "evaluation": ("prune_export/evaluation/*", "metrics evaluate formulas_evaluation"),
     "quantization": ("prune_export/quantization/*", "quantized formulas_quantization"),
     "exporters": ("exporters/onnx/*", "writer packed quantized formulas_exporters"),
-    "sessions": ("exporters/[!o]*", "session"),  # all but exporters/onnx
-    "data": ("prune_export/data/*", "data data_cases formulas_data train_features"),
+    "sessions": ("exporters/[!o]*", "session secrets surgeon formulas_surgeon pruning"),  # all but exporters/onnx
+    "data": ("prune_export/data/*", "data data_cases formulas_data train_features hostile_data"),
     "pruning": ("prune_export/pruning/*", "pruning formulas_pruning budgets"),
     "training": (
         "prune_export/training/*",

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporters.errors import DataError, MissingDependencyError, UnsupportedError, UsageError
+from exporters.errors import CheckpointError, DataError, MissingDependencyError, UnsupportedError, UsageError
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Question, QuestionData, Text, TextData, answerable, part_of, sample
 from prune_export.data.features import make_features, question_features, text_features
 from prune_export.data.glue_tasks import GLUE_TASKS
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
-from prune_export.data.tokenizer import longest_input
+from prune_export.data.tokenizer import longest_input, open_tokenizer
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer
 
 # --- question answering -------------------------------------------------------------------------------------------------
@@ -123,6 +123,7 @@ BAD = [
     pytest.param(mrqa_lines(mrqa_line([[14]])), "pairs of whole numbers", id="MRQA half a span"),
     pytest.param(mrqa_lines(mrqa_line([[14, 17]], ())), "question 'q' has no answer", id="MRQA no answer"),
     pytest.param(mrqa_lines(), r"no question|has no", id="MRQA header only"),
+    pytest.param(mrqa_lines(*[mrqa_line([[14, 17]])] * 2), "the id 'q' stands there twice", id="MRQA an id twice"),
     pytest.param(mrqa_lines(mrqa_line([[14, 17]])) + "{", "line 3: not readable as JSON", id="MRQA cut off"),
     pytest.param(gzip.compress(b"x" * 1000)[:-12], "damaged or cut off", id="gzip cut off"),
     pytest.param("a\tb\n1\t2\n", "not the heading of a GLUE task: a | b".replace("|", r"\|"), id="another TSV"),
@@ -145,6 +146,29 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: Any, message
         read_examples(path)
     assert "\n" not in str(found.value)
     assert str(path) in str(found.value)
+
+
+def test_gzip_may_hold_so_many_bytes_and_not_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prune_export.data.read._BEFORE_RATIO", 200_000)
+    content = json.dumps(squad(ENTRY)).encode()
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(content.ljust(200_000)))
+    assert 100 * path.stat().st_size < 200_000
+    assert len(read_examples(path).examples) == 1
+    path.write_bytes(gzip.compress(content.ljust(200_001)))
+    with pytest.raises(DataError, match=r"bytes of gzip hold more than 200,00\d; no text does that"):
+        read_examples(path)
+
+
+def test_json_may_hold_so_many_values_and_not_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each begins after a comma or a bracket."""
+    path = write(tmp_path / "x.json", squad(ENTRY))
+    values = sum(letter in ",[{" for letter in path.read_text())
+    monkeypatch.setattr("prune_export.data.read._MOST_VALUES", values)
+    assert len(read_examples(path).examples) == 1
+    monkeypatch.setattr("prune_export.data.read._MOST_VALUES", values - 1)
+    with pytest.raises(DataError, match=f"{values} values in one piece of JSON; at most {values - 1} are read"):
+        read_examples(path)
 
 
 def test_what_is_not_there_or_for_another_task(tmp_path: Path) -> None:
@@ -447,6 +471,22 @@ def test_samples_are_seeded() -> None:
     for wrong in (lambda: sample(data, 0, seed=0), lambda: sample(data, 1, seed=-1)):
         with pytest.raises(UsageError):
             wrong()
+
+
+@pytest.mark.parametrize("tokens", [None, "tokenizer.json"])
+@pytest.mark.parametrize("vocabulary", ["vocab.txt", "spiece.model", "sentencepiece.bpe.model"])
+def test_sentencepiece_is_asked_for_where_only_it_could_read_the_tokenizer(
+    tokens: str | None, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither file can be read here; sentencepiece would have helped where there is no tokenizer.json."""
+    monkeypatch.setattr("prune_export.data.tokenizer.find_spec", {"sentencepiece": None}.__getitem__)
+    for name in filter(None, (tokens, vocabulary)):
+        (tmp_path / name).write_bytes(b"\xff")
+    (tmp_path / "config.json").write_text('{"model_type": "albert"}')
+    with pytest.raises(CheckpointError, match="needs a tokenizer beside the model") as found:
+        open_tokenizer(tmp_path)
+    asked = "pip install 'prune-export[sentencepiece]'" in str(found.value)
+    assert asked == (tokens is None and vocabulary != "vocab.txt")
 
 
 # --- batches ------------------------------------------------------------------------------------------------------------

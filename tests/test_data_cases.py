@@ -18,6 +18,7 @@ from prune_export.cli.main import main
 from prune_export.data.examples import Question, QuestionData, Text, TextData, joined, trainable
 from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
+from prune_export.data.splits import without_split
 from prune_export.pruning.calibration import read_calibration
 from prune_export.training.features import training_features
 from prune_export.training.recipe import DataSection
@@ -125,6 +126,8 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
     assert classes(hans, ["not_entailment", "ENTAILMENT"]) == [1, 0]
     with pytest.raises(DataError, match="are mnli's, but the labels only 0, 1; say with --dataset"):
         texts(saved(tmp_path / "numbers", columns))
+    three = texts(saved(tmp_path / "three", {"premise": ["a"] * 3, "hypothesis": ["b"] * 3, "label": [2, 0, 1]}))
+    assert (three.glue.name, classes(three, NLI)) == ("mnli", [2, 0, 1])
     text = "gold_label\tsentence1\tsentence2\tpairID\nnon-entailment\ta\tb\tex0\nentailment\tc\td\tex1\n"
     tsv = texts(write(tmp_path / "heuristics.txt", text))
     assert classes(tsv, ["non-entailment", "entailment"]) == [0, 1]
@@ -146,6 +149,7 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
         ([5, 1], ["1", "2", "3", "4", "5"], [4, 0]),
         (["true", "false"], ["True", "False"], [0, 1]),
         (["none", "a"], ["a", "none"], [1, 0]),
+        (["a-b", "a_b"], ["a_b", "a-b"], [1, 0]),  # to the letter goes before loosely
         (["POS", "negative"], ["negative", "neutral", "positive"], [2, 0]),
     ],
 )
@@ -195,11 +199,24 @@ def test_own_numbers_when_told(tmp_path: Path) -> None:
     pairs = write(tmp_path / "p.csv", "sentence1,sentence2,label\na,b,1\nb,c,0\n")
     with pytest.raises(DataError, match="fit several tasks; say which with --dataset: mrpc, rte, wnli, or own"):
         texts(pairs)
+    official = write(tmp_path / "x.tsv", "sentence\tlabel\na\t1\nb\t0\n")  # SST-2's form
+    assert classes(texts(official, dataset="own"), ["negative", "neutral", "positive"]) == [1, 0]
     model = ["not_entailment", "entailment"]
     for dataset, expected in (("rte", [0, 1]), ("wnli", [1, 0]), ("own", [1, 0])):
         assert classes(texts(pairs, dataset=dataset), model) == expected
     with pytest.raises(UsageError, match=r"--dataset snli: expected one of cola, .*, own"):
         texts(pairs, dataset="snli")
+
+
+def test_a_tsv_with_the_columns_of_the_hub(tmp_path: Path) -> None:
+    """MRPC's official file has the headings Quality, #1 String and #2 String, the hub's has these; 1 is equivalent."""
+    path = write(tmp_path / "x.tsv", "sentence1\tsentence2\tlabel\nHe said.\tHe spoke.\t1\nA.\tB.\t0\n")
+    data = texts(path, dataset="mrpc")
+    assert [(text.text, text.pair, text.label) for text in data.examples] == [
+        ("He said.", "He spoke.", 1),
+        ("A.", "B.", 0),
+    ]
+    assert classes(data, ["equivalent", "not_equivalent"]) == [0, 1]
 
 
 @pytest.mark.parametrize("label", ["label", "labels", "category", "Label"])
@@ -261,6 +278,10 @@ def test_rows_without_a_label_are_counted(tmp_path: Path) -> None:
     nli = texts(saved(tmp_path / "nli", columns, label=list(NLI)))
     assert [example.text for example in nli.examples] == ["a", "c", "d"]
     assert nli.notes == ("1 of 4 rows left out: they have no label",)
+    missing = {"text": ["a", "b", "c"], "label": [1, None, 0]}
+    named = texts(saved(tmp_path / "missing", missing, label=["bad", "good"]))
+    assert [(example.text, example.label) for example in named.examples] == [("a", "good"), ("c", "bad")]
+    assert named.notes == ("1 of 3 rows left out: they have no label",)
     lines = [{"text": "a", "label": "x"}, {"text": "b", "label": None}, {"text": "c"}, {"text": "d", "label": ""}]
     lines += [{"text": "e", "label": -1}, {"text": None, "label": "x"}]
     data = texts(write(tmp_path / "x.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
@@ -377,6 +398,9 @@ def test_a_folder_of_files_by_split(tmp_path: Path) -> None:
         write(tmp_path / f"{name}.csv", f"text,category\nof {name},x\n")
     assert (texts(tmp_path).examples[0].text, texts(tmp_path).split) == ("of test", "test")
     assert texts(f"{tmp_path}:train").name == f"{tmp_path}:train"
+    write(tmp_path / "damaged" / "dev.csv", "text,label\na,b,c\n")
+    with pytest.raises(DataError, match=r"damaged/dev\.csv: the row that ends in line 2 has 3 cells"):
+        texts(tmp_path / "damaged")
     write(tmp_path / "test.jsonl", '{"text": "a", "label": "x"}\n')
     with pytest.raises(DataError, match=r"has test\.csv and test\.jsonl; give the one that is meant"):
         texts(tmp_path)
@@ -397,8 +421,25 @@ def test_a_column_that_says_the_split(tmp_path: Path) -> None:
         texts(write(tmp_path / "x.csv", "text,label,split\na,x,train\n"))
     with pytest.raises(DataError, match="has no parts, so no split 'dev'"):
         texts(write(tmp_path / "x.csv", "text,label\na,x\n"), split="dev")
+    columns = {"text": ["a", "b"], "label": ["x", "y"], "split": [1, 0]}
+    named = texts(saved(tmp_path / "named", columns, split=["train", "dev"]))
+    assert ([example.text for example in named.examples], named.split) == (["a"], "dev")
     glue = write(tmp_path / "x.tsv", "sentence\tlabel\tSplit\na\t1\ttrain\nb\t0\tdev\n")
     assert [example.text for example in texts(glue).examples] == ["b"]
+
+
+def test_the_file_in_front_of_a_split(tmp_path: Path) -> None:
+    """A split is cut off where a file stands in front of it, and no file has the whole as its name."""
+    folder = tmp_path / "of 10:30"
+    folder.mkdir()
+    path, whole = folder / "x.csv", f"{folder / 'x.csv'}:dev"
+    assert without_split("squad:validation") == "squad:validation"
+    assert without_split(whole) == whole
+    path.touch()
+    assert without_split(whole) == str(path)
+    assert without_split(path) == str(path)
+    Path(whole).touch()
+    assert without_split(whole) == whole
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------
@@ -449,6 +490,8 @@ def test_flat_questions_without_an_answer(tmp_path: Path) -> None:
     data = questions(write(path, json.dumps(flat(LISTS, empty, []))))
     assert [question.answers for question in data.examples] == [("Oslo",), (), ()]
     assert (data.style, data.notes) == ("squad_v2", ("2 of 3 questions have no answer; judged as SQuAD 2.0",))
+    told = questions(write(path, json.dumps({"version": "v2.0", "data": flat(LISTS, empty)})))
+    assert (told.style, told.notes) == ("squad_v2", ())
     marked = questions(write(path, json.dumps(flat(LISTS, is_impossible=True))))
     assert (marked.style, marked.examples[0].answers, marked.notes) == ("squad_v2", (), ())
     without = questions(write(path, json.dumps(flat(LISTS, None))))
@@ -506,6 +549,15 @@ def test_places_in_bytes() -> None:
     rows = flat(*({"text": [text], "answer_start": [start]} for text, start in answers), context=context)
     found = [[context[a:b] for a, b in question.spans] for question in read_rows(rows).examples]
     assert found == [["Åse"], ["Oslo"], []]
+
+
+def test_places_that_are_whole_floats() -> None:
+    """As pandas writes them beside missing ones. The word stands twice, so that its place alone says which is meant."""
+    first, second = (place for place in range(len(CONTEXT)) if CONTEXT.startswith("sea", place))
+    rows = flat(*({"text": ["sea"], "answer_start": [float(place)]} for place in (first, second)))
+    found = read_rows(rows)
+    assert [question.spans for question in found.examples] == [((first, first + 3),), ((second, second + 3),)]
+    assert found.notes == ()
 
 
 def squad_file(path: Path, starts: list[int], word: str = "oslo") -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from prune_export.data.answers import only_place
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Question, QuestionData, Text, TextData, joined, part_of
 from prune_export.data.features import make_features, question_features, text_features
@@ -88,7 +90,7 @@ def test_windows_are_the_tokenizers_own(make: Any, length: int, stride: int) -> 
     for index, (question, context) in enumerate(pairs):
         found = [feature for feature in features if feature.example == index]
         check_windows(found, own_windows(tokenizer, question, context, max_length=length, stride=stride))
-        assert all(feature.cls == 0 for feature in found)
+        assert all(feature.cls == 0 and feature.words is None for feature in found)
     assert [feature.example for feature in features] == sorted(feature.example for feature in features)
 
 
@@ -99,6 +101,27 @@ def test_a_stride_is_at_most_half_of_the_room() -> None:
     check_windows(features, own_windows(tokenizer, "b?", WORDS[:60], max_length=11, stride=3))
     least = question_features([("b?", WORDS[:20])], tokenizer, max_seq_length=7, doc_stride=128)
     check_windows(least, own_windows(tokenizer, "b?", WORDS[:20], max_length=7, stride=1))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_word_reaches_from_its_first_token_to_its_last_in_the_window(side: str) -> None:
+    """The tokenizer cuts words into letters, so that the windows begin and end inside words."""
+    tokenizer = bert_tokenizer(padding_side=side)
+    context = "mira saw two foxes, and they saw her. then it rained for days."
+    words = [found.span() for found in re.finditer(r"\w+|[.,]", context)]
+    features = question_features([("who?", context)], tokenizer, max_seq_length=22, doc_stride=5, with_words=True)
+    assert len(features) > 3
+    for feature in features:
+        assert feature.offsets is not None
+        assert feature.words is not None
+        tokens_there = [(int(a), int(b)) for a, b in feature.offsets if a >= 0]
+        for (start, end), found in zip(feature.offsets.tolist(), feature.words.tolist(), strict=True):
+            expected = [-1, -1]
+            if start >= 0:
+                first, last = next(word for word in words if word[0] <= start and end <= word[1])
+                of_word = [token for token in tokens_there if first <= token[0] and token[1] <= last]
+                expected = [of_word[0][0], of_word[-1][1]]
+            assert found == expected
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -213,3 +236,16 @@ def test_saved_splits_and_questions_without_ids(tmp_path: Path) -> None:
     assert (train.split, len(train.notes)) == ("train", 1)
     judged = read_examples(tmp_path / "saved")
     assert (judged.split, [example.id for example in judged.examples]) == ("validation", ["0"])
+
+
+def test_an_answer_is_found_where_whole_words_are_it_once() -> None:
+    """Every part of the context is asked for; a regular expression says where words begin and end."""
+    context = "sea a, a log: the seal saw a log at sea or a lake"
+    for start in range(len(context)):
+        for end in range(start + 1, len(context) + 1):
+            text = context[start:end]
+            if not (text[0].isalpha() and text[-1].isalpha()):
+                continue
+            places = [found.start() for found in re.finditer(rf"(?=\b{text}\b)", context)]
+            expected = (places[0], places[0] + len(text)) if len(places) == 1 else None
+            assert only_place(context, text) == expected, text

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from exporters.encoder import Attention
+from exporters.cost import LayerShape, count_parameters, flops_per_token
+from exporters.encoder import Attention, Embeddings, Encoder, FeatureHead, FeedForward, Layer, Linear, Norm, map_layers
 from exporters.errors import SurgeryError
 from prune_export.surgeon.biases import fold_biases, shifted
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
@@ -134,3 +136,47 @@ def test_constant_queries_of_a_head_become_one() -> None:
     alone = remove_query_key_dimensions(without, dict.fromkeys(range(4), (2,)))
     assert alone.query_key_size == 1
     torch.testing.assert_close(attend(alone, X), attend(without, X), atol=1e-5, rtol=0)
+
+
+# --- what a network costs, and its layers -----------------------------------------------------------------------------
+
+
+def forward(columns: int = 7, hidden: int = 8) -> FeedForward:
+    up, down = torch.randn(columns, hidden), torch.randn(hidden, columns)
+    return FeedForward(Linear(up, torch.zeros(columns)), "relu", Linear(down, torch.zeros(hidden)))
+
+
+def test_operations_are_those_that_pytorch_counts() -> None:
+    """Of the blocks written out, with queries of 3 numbers and values of 2; the feed-forward block has 7 columns."""
+    one, other = block(), forward()
+    one = replace(one, value_weight=one.value_weight[:, :2], value_bias=None, output_weight=one.output_weight[..., :2])
+    with FlopCounterMode(display=False) as counter:
+        attend(one, X)
+        torch.relu(X @ other.up.weight.T) @ other.down.weight.T
+    shape = LayerShape(heads=4, query_key_size=3, value_size=2, columns=7)
+    length, hidden = X.shape
+    assert length * flops_per_token((shape,), hidden_size=hidden, sequence_length=length) == counter.get_total_flops()
+    twice = flops_per_token((shape, shape), hidden_size=hidden, sequence_length=length)
+    assert length * twice == 2 * counter.get_total_flops()
+
+
+def test_shared_layers_are_mapped_and_counted_once() -> None:
+    norm = Norm(torch.ones(8), torch.zeros(8), 1e-12)
+    one, other = (Layer(block(), norm, forward(), norm) for _ in range(2))
+    word, position = torch.zeros(11, 8), torch.zeros(6, 8)
+    embeddings = Embeddings(word, position, None, norm, None, "absolute", 0)
+    encoder = Encoder("feature-extraction", embeddings, (one, other, one), FeatureHead())
+    attention, feed_forward = 4 * 4 * 3 * 8 + 3 * 4 * 3 + 8, 2 * 7 * 8 + 7 + 8
+    assert count_parameters(encoder) == 11 * 8 + 6 * 8 + 2 * 8 + 2 * (attention + feed_forward)
+    calls: list[tuple[int, Layer]] = []
+
+    def changed(index: int, layer: Layer) -> Layer:
+        calls.append((index, layer))
+        return replace(layer, feed_forward=forward(columns=3))
+
+    first, second, third = map_layers(encoder, changed).layers
+    assert [index for index, _ in calls] == [0, 1]
+    assert (calls[0][1], calls[1][1]) == (one, other)
+    assert first is third
+    assert first is not second
+    assert (first.attention, second.attention) == (one.attention, other.attention)

@@ -56,6 +56,12 @@ def files_with(folder: Path, secret: str) -> list[str]:
     ]
 
 
+def test_of_two_secrets_the_longer_one_is_hidden_whole() -> None:
+    for secret in ("first-half", "first-half-and-second-half", "first-half-and", "second-half"):
+        secrets.register(secret)
+    assert secrets.redacted("a first-half-and-second-half, a first-half") == "a [hidden], a [hidden]"
+
+
 # --- the option --------------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 import prune_export
+from exporters import runtime
+from exporters.bound import _run_options
 from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
-from exporters.feeding import Limits
-from exporters.session import Session
+from exporters.feeding import Limits, feed
+from exporters.session import Session, SessionSettings, settings_from_json
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
@@ -46,6 +52,32 @@ def test_a_session_runs_large_batches_in_parts_with_the_same_answers(checkpoint:
         found = session.run(inputs)
         for name, expected in whole.items():
             np.testing.assert_allclose(found[name], expected, atol=1e-5)
+
+
+def test_parts_hold_no_more_tokens_than_a_run_may(exported: Path) -> None:
+    """Of equal size, which a batch can be cut into; a row alone may have more, and one run less would be too few."""
+    for limit in (1, 30, 100, 257):
+        session = Session(exported / "model.onnx", threads=1, settings=SessionSettings(tokens_at_once=limit))
+        for rows in range(1, 24):
+            for length in (1, 7, 30, 33):
+                runs = session.parts(rows, length)
+                largest = math.ceil(rows / runs)
+                assert largest * length <= limit or largest == 1
+                assert runs == 1 or math.ceil(rows / (runs - 1)) * length > limit
+
+
+def test_no_run_has_more_tokens_than_it_may(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, whole = [], runtime.run
+
+    def recorded(session: Any, inputs: Any) -> Any:
+        shapes.append(inputs["input_ids"].shape)
+        return whole(session, inputs)
+
+    monkeypatch.setattr(runtime, "run", recorded)
+    session = Session(exported / "model.onnx", threads=1, settings=SessionSettings(tokens_at_once=60))
+    session.run(batch(7, 20))
+    session.run(batch(3, 20))
+    assert shapes == [(3, 20), (3, 20), (1, 20), (3, 20)]
 
 
 @pytest.mark.parametrize("task", ["question-answering", "text-classification", "feature-extraction"])
@@ -77,6 +109,22 @@ def test_settings_that_make_no_sense_are_refused(checkpoint: Path, tmp_path: Pat
     del record["session"]
     path.write_text(json.dumps(record))
     assert prune_export.load_session(tmp_path / "out").settings.tokens_at_once is None
+
+
+@pytest.mark.parametrize("part", [{"tokens_at_once": -1}, {"length_multiple": 0}, {"entries": None}, {"entries": [1]}])
+def test_one_wrong_part_makes_settings_wrong(part: dict[str, Any]) -> None:
+    right = {"tokens_at_once": 8, "length_multiple": 2, "entries": {"a": "b"}}
+    found = settings_from_json(right)
+    assert (found.tokens_at_once, found.length_multiple, found.entries) == (8, 2, {"a": "b"})
+    with pytest.raises(ValueError, match="session settings"):
+        settings_from_json(right | part)
+
+
+def test_a_captured_graph_has_its_number_under_the_name_that_onnx_runtime_gives_it() -> None:
+    entries: dict[str, str] = {}
+    module = SimpleNamespace(RunOptions=lambda: SimpleNamespace(add_run_config_entry=entries.__setitem__))
+    _run_options(module, 3)
+    assert entries == {"gpu_graph_id": "3"}
 
 
 def test_a_bound_batch_stays_in_its_place(checkpoint: Path, tmp_path: Path) -> None:
@@ -359,3 +407,84 @@ def test_arguments_of_load_session(arguments: dict[str, Any], message: str, expo
     with pytest.raises(UsageError, match="provider 'gpu': expected one of cpu, cuda"):
         Session(exported / "model.onnx", provider="gpu")
     assert prune_export.load_session(exported, threads=np.int32(1)).provider == "cpu"  # type: ignore[arg-type]
+
+
+def test_floats_are_whole_numbers_below_2_to_the_53_alone() -> None:
+    """From there on two neighbours are one float, and nobody knows which was meant."""
+    largest = 2**53 - 1
+    assert float(largest + 1) == float(largest + 2)
+    assert feed({"x": [[float(largest), -float(largest)]]}, ("x",), Limits())["x"].tolist() == [[largest, -largest]]
+    for beyond in (2.0**53, -(2.0**53)):
+        with pytest.raises(UsageError, match="x: expected whole numbers"):
+            feed({"x": [[1.0, beyond]]}, ("x",), Limits())
+
+
+# --- ONNX Runtime -------------------------------------------------------------------------------------------------------
+
+
+def test_the_probe_is_a_relu_that_runs_on_the_cpu() -> None:
+    model = onnx.load_from_string(runtime.probe())
+    onnx.checker.check_model(model, full_check=True)
+    probe = runtime.create_session(runtime.probe())
+    for value, expected in ((-2.5, 0.0), (2.5, 2.5)):
+        assert probe.run(["y"], {"x": np.array([value], dtype=np.float32)})[0].tolist() == [expected]
+    runtime.check_provider("cpu")
+    with pytest.raises(UsageError, match="provider 'gpu'"):
+        runtime.check_provider("gpu")
+
+
+@pytest.mark.parametrize(("processors", "most"), [(4, 256), (None, 256), (300, 300)])
+def test_threads_are_at_most_256_or_the_processors(
+    processors: int | None, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    for threads in (None, 1, most):
+        runtime.check_threads(threads)
+    for threads in (0, most + 1):
+        with pytest.raises(UsageError, match=f"threads {threads}: expected 1 to {most}"):
+            runtime.check_threads(threads)
+
+
+def test_onnx_runtime_gets_the_settings_and_the_provider_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its fallback, and with options that the provider knows."""
+    module, asked = runtime.onnxruntime(), dict[str, Any]()
+    make = module.InferenceSession
+
+    def recorded(source: Any, settings: Any, **options: Any) -> Any:
+        asked.update(options, source=source, settings=settings)
+        return make(source, settings, **options)
+
+    monkeypatch.setattr(module, "InferenceSession", recorded)
+    entries = {"session.set_denormal_as_zero": "1"}
+    session = Session(exported / "model.onnx", threads=3, settings=SessionSettings(entries=entries))
+    settings = asked.pop("settings")
+    assert str(asked.pop("source")) == str(exported / "model.onnx")
+    assert asked == {"providers": [("CPUExecutionProvider", {})], "enable_fallback": 0}
+    assert session.onnxruntime.get_providers() == ["CPUExecutionProvider"]
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry("session.set_denormal_as_zero") == "1"
+
+
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(b"\xff" * 40)
+    for model, name in ((path, str(path)), (path.read_bytes(), "the model")):
+        with pytest.raises(OutputError) as caught:
+            Session(model)
+        assert str(caught.value).startswith(f"{name}: ONNX Runtime cannot load it: ")
+
+
+def test_what_onnx_runtime_logs_keeps_its_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Its levels are verbose, info, warning, error and fatal, counted from 0."""
+    calls: dict[str, Any] = {}
+    module = SimpleNamespace(
+        set_default_logger_severity=lambda level: calls.update(level=level),
+        set_default_logger_callback=lambda callback, level: calls.update(callback=callback, of=level),
+    )
+    with caplog.at_level(logging.DEBUG, logger="prune_export.onnxruntime"):
+        runtime._redirect_log(module)
+        for severity in range(5):
+            calls["callback"](severity, "onnxruntime", "id", "graph.cc:1", "in two\n  lines")
+    assert (calls["level"], calls["of"]) == (2, 2)
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    assert {record.getMessage() for record in caplog.records} == {"onnxruntime: in two lines"}
