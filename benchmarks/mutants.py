@@ -76,7 +76,7 @@ def main() -> None:
 def workspace(place: Path) -> Path:
     """A folder with links to what mutmut copies."""
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("prune_export", "exporters", "tests", "benchmarks", "examples", "pyproject.toml", "README.md"):
+    for name in ("prune_export", "exporters", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md"):
         if not (place / name).is_symlink():
             (place / name).symlink_to(ROOT / name)
     shutil.rmtree(place / "mutants/tests", ignore_errors=True)  # tests that are gone must go
