@@ -65,6 +65,9 @@ def test_the_lagrangian_and_its_target_by_hand() -> None:
     assert found.item() == pytest.approx(-2 * -0.2 + 10 * 0.04)
     targets = [target_at(step, 100, 0.5, warmup=0.2, cooldown=0.3) for step in (0, 20, 45, 70, 100)]
     assert targets == pytest.approx([0.0, 0.0, 0.25, 0.5, 0.5])
+    # Where nothing lies between the first and the last part, the target jumps.
+    targets = [target_at(step, 100, 0.5, warmup=0.5, cooldown=0.5) for step in (0, 49, 50, 100)]
+    assert targets == [0.0, 0.0, 0.5, 0.5]
 
 
 # --- on a network --------------------------------------------------------------------------------------------------------
