@@ -99,6 +99,25 @@ def test_a_script_that_does_not_ask_whether_it_is_the_main_module(tmp_path: Path
     assert done.stdout == "60 features\n", done.stderr[-2000:]
 
 
+def test_labels_come_back_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [index % 3 for index in range(7)]
+    names = ("contradiction", "entailment", "neutral")
+    lines = ["sentence1\tsentence2\tgold_label", *(f"abc\txyz {n}\t{names[label]}" for n, label in enumerate(wanted))]
+    (tmp_path / "mnli.tsv").write_text("\n".join(lines) + "\n")
+    folder = checkpoint_folder(tmp_path / "model", "text-classification", id2label=dict(enumerate(names)))
+    section = DataSection(train=(str(tmp_path / "mnli.tsv"),), dataset="mnli", max_seq_length=16, doc_stride=0)
+    first = training_features(section, load_checkpoint(folder), seed=0)
+
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(module, "labelled_features", fails)
+    again = training_features(section, load_checkpoint(folder), seed=0)
+    for found in (first, again):
+        assert [feature.label for feature in found.features] == wanted
+        assert all((feature.start, feature.end) == (None, None) for feature in found.features)
+
+
 def test_several_files_are_one_training_set(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
     paths = [str(questions_file(tmp_path / f"{count}.json", count)) for count in (8, 5)]

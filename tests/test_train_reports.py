@@ -324,6 +324,9 @@ def test_a_dry_run_finds_a_run_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds a run already"):
         dry_run(recipe)
     assert dry_run(recipe, overwrite=True).stages[0].steps == 1
+    assert dry_run(recipe, resume=True).stages[0].steps == 1
+    with pytest.raises(UsageError, match="seed was 0, now 1"):
+        dry_run(replace(recipe, seed=1), resume=True)
 
 
 def test_a_new_head_in_a_dry_run(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run/evaluation.json").read_text()) == result.evaluation.to_json()
     kept = result.summary.flops_after[40] / result.summary.flops_before[40]  # 40 positions are all it has
     assert 0.45 < kept <= 0.51
+    (tmp_path / "run/evaluation.json").write_text("{}")  # a run that is finished is evaluated anew
+    again = train(replace(recipe, data=data), resume=True, keep_checkpoints=True).evaluation
+    assert again is not None
+    assert again.results[0].metrics == result.evaluation.results[0].metrics
+    assert json.loads((tmp_path / "run/evaluation.json").read_text()) == again.to_json()
     masked = weights(tmp_path / "run/stages/01-movement")
     filled = weights(result.final)
     name = "bert.encoder.layer.0.attention.self.query.weight"
@@ -107,6 +112,32 @@ def test_a_pretrained_body_gets_a_head(tmp_path: Path) -> None:
     result = train(recipe_from(data))
     assert json.loads((result.final / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
     assert prune_export.inspect(result.final).checkpoint.task == "text-classification"
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_batches_are_of_one_length_where_that_is_asked_for(
+    grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 short and 16 long examples, batches of 4 are all short or all long; without grouping, chance mixes them."""
+    lines = ["sentence\tlabel", *(f"{'a b c d' if n % 3 else 'a'} {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    checkpoint_folder(tmp_path / "model", "text-classification", num_labels=2)
+    data = recipe_data(tmp_path)
+    data["data"] = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "group_by_length": grouped}
+    batches: list[list[int]] = []
+
+    class Watched(stage_run.Collator):
+        def __call__(self, features: Any) -> Any:
+            batches.append([len(feature.input_ids) for feature in features])
+            return super().__call__(features)
+
+    monkeypatch.setattr(stage_run, "Collator", Watched)
+    train(recipe_from(data))
+    assert [len(batch) for batch in batches] == [4] * 6  # one epoch
+    lengths = sorted(length for batch in batches for length in batch)
+    assert len(set(lengths[:8])) == len(set(lengths[8:])) == 1
+    assert lengths[7] < lengths[8]
+    assert all(len(set(batch)) == 1 for batch in batches) == grouped
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------------
