@@ -41,7 +41,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pruning": ("prune_export/pruning/*", "pruning formulas_pruning budgets"),
     "training": (
         "prune_export/training/*",
-        "training train_features train_l0 train_movement train_recipes formulas_training",
+        "training train_features train_l0 train_movement train_recipes train_distillation train_gradual train_run "
+        "train_reports formulas_training",
     ),
 }
 NOTICED = ("killed", "timeout")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import prune_export
 from exporters.errors import CheckpointError, DataError, OutputError, PruneExportError, TrainingError, UsageError
@@ -138,6 +138,38 @@ def test_batches_are_of_one_length_where_that_is_asked_for(
     assert len(set(lengths[:8])) == len(set(lengths[8:])) == 1
     assert lengths[7] < lengths[8]
     assert all(len(set(batch)) == 1 for batch in batches) == grouped
+
+
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watched(stage_run.Collator):
+        def __call__(self, features: Any) -> Any:
+            seen.extend(feature.example for feature in features)
+            return super().__call__(features)
+
+    monkeypatch.setattr(stage_run, "Collator", Watched)
+    questions_file(tmp_path / "questions.json", 12)
+    train(tiny_recipe(tmp_path))
+    first, second = seen[:12], seen[12:]
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_what_is_pruned_stays_so_where_training_goes_on(tmp_path: Path) -> None:
+    """A head and columns whose output weights alone are 0 would grow back in a network of full size."""
+    checkpoint_folder(tmp_path / "model")
+    before = weights(tmp_path / "model")
+    attention, down = (f"bert.encoder.layer.0.{name}.dense.weight" for name in ("attention.output", "output"))
+    before[attention][:, 8:16] = 0
+    before[down][:, [3, 5]] = 0
+    save_file(before, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    after = weights(train(tiny_recipe(tmp_path)).final)
+    assert after[attention].eq(0).all(dim=0).nonzero().flatten().tolist() == list(range(8, 16))
+    assert after[down].eq(0).all(dim=0).nonzero().flatten().tolist() == [3, 5]
+    assert not torch.equal(after[down], before[down])
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------------
