@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -242,6 +243,27 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
     ]
     assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_training_before_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the third step is a number; one weight's gradient is none."""
+    name, steps, make = "bert.encoder.layer.1.intermediate.dense.weight", list[int](), stage_run.make_network
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return gradient * (math.nan if len(steps) == 3 else 1)
+
+    def spoiled(*arguments: Any) -> Any:
+        network = make(*arguments)
+        network.model.get_parameter(name).register_hook(spoil)
+        return network
+
+    monkeypatch.setattr(stage_run, "make_network", spoiled)
+    with pytest.raises(TrainingError, match=rf"step 3 of 6: the gradient of {name} is not a number"):
+        train(tiny_recipe(tmp_path, optimiser={"max_gradient_norm": 0.0}))
+    assert len(steps) == 3
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------------
