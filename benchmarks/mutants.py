@@ -41,7 +41,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pruning": ("prune_export/pruning/*", "pruning formulas_pruning budgets"),
     "training": (
         "prune_export/training/*",
-        "training train_features train_l0 train_movement train_recipes formulas_training",
+        "training train_features train_l0 train_movement train_recipes train_distillation train_gradual train_run "
+        "train_reports formulas_training",
     ),
 }
 NOTICED = ("killed", "timeout")
@@ -76,7 +77,7 @@ def main() -> None:
 def workspace(place: Path) -> Path:
     """A folder with links to what mutmut copies."""
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("prune_export", "exporters", "tests", "benchmarks", "examples", "pyproject.toml", "README.md"):
+    for name in ("prune_export", "exporters", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md"):
         if not (place / name).is_symlink():
             (place / name).symlink_to(ROOT / name)
     shutil.rmtree(place / "mutants/tests", ignore_errors=True)  # tests that are gone must go

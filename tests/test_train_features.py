@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,31 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(together.features, alone.features, strict=True))
 
 
+def test_parts_that_others_make_are_put_together_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads stand in for the processes."""
+    checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
+    section = DataSection(train=(str(questions_file(tmp_path / "q.json", 23)),), max_seq_length=12, doc_stride=2)
+    data, tokenizer = read_examples(section.train[0]), load_tokenizer(tmp_path / "model")
+    expected = make_features(data, tokenizer, max_seq_length=12, doc_stride=2, labelled=True)
+    sizes: list[int] = []
+
+    def pool(processes: int, **_: object) -> ThreadPoolExecutor:
+        sizes.append(processes)
+        return ThreadPoolExecutor(processes)
+
+    for name, value in (
+        ("_PARALLEL_FROM", 20),
+        ("_CHUNK", 10),
+        ("_processors", lambda: 2),
+        ("ProcessPoolExecutor", pool),
+    ):
+        monkeypatch.setattr(module, name, value)
+    found = training_features(section, checkpoint, seed=0).features
+    assert sizes == [2]
+    assert [(f.example, f.start, f.end) for f in found] == [(f.example, f.start, f.end) for f in expected]
+    assert all(np.array_equal(a.input_ids, b.input_ids) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.slow
 def test_a_script_that_does_not_ask_whether_it_is_the_main_module(tmp_path: Path) -> None:
     """Its processes run the script again when they start; they must not wait for the lock that the first one holds."""
@@ -97,6 +123,43 @@ def test_a_script_that_does_not_ask_whether_it_is_the_main_module(tmp_path: Path
     )
     done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout == "60 features\n", done.stderr[-2000:]
+
+
+def test_labels_come_back_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [index % 3 for index in range(7)]
+    names = ("contradiction", "entailment", "neutral")
+    lines = ["sentence1\tsentence2\tgold_label", *(f"abc\txyz {n}\t{names[label]}" for n, label in enumerate(wanted))]
+    (tmp_path / "mnli.tsv").write_text("\n".join(lines) + "\n")
+    folder = checkpoint_folder(tmp_path / "model", "text-classification", id2label=dict(enumerate(names)))
+    section = DataSection(train=(str(tmp_path / "mnli.tsv"),), dataset="mnli", max_seq_length=16, doc_stride=0)
+    first = training_features(section, load_checkpoint(folder), seed=0)
+
+    def fails(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(module, "labelled_features", fails)
+    again = training_features(section, load_checkpoint(folder), seed=0)
+    for found in (first, again):
+        assert [feature.label for feature in found.features] == wanted
+        assert all((feature.start, feature.end) == (None, None) for feature in found.features)
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, -1), (0, 48), (1, 0), (2, -1), (2, 99), (3, 99), (4, 99)])
+def test_a_cache_with_numbers_that_cannot_be_is_made_anew(place: int, value: int, tmp_path: Path) -> None:
+    """Of each row: its example, its tokens, [CLS], where the answer begins and ends."""
+    checkpoint = load_checkpoint(checkpoint_folder(tmp_path / "model"))
+    section = DataSection(train=(str(questions_file(tmp_path / "q.json", 48)),), max_seq_length=24, doc_stride=4)
+    wanted = training_features(section, checkpoint, seed=0).features
+    (path,) = (tmp_path / "cache").rglob("*.npz")
+    arrays = dict(np.load(path))
+    if place == 1:  # the tokens of all rows stay as many
+        arrays["rows"][1, 1] += arrays["rows"][0, 1]
+    arrays["rows"][0, place] = value
+    np.savez(path, **arrays)
+    found = training_features(section, checkpoint, seed=0).features
+    assert [(f.example, len(f.input_ids), f.cls, f.start, f.end) for f in found] == [
+        (f.example, len(f.input_ids), f.cls, f.start, f.end) for f in wanted
+    ]
 
 
 def test_several_files_are_one_training_set(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
+from prune_export.progress import SILENT
 from prune_export.training.features import Collator
 from prune_export.training.gradual.rungs import rungs
-from prune_export.training.run import train
-from prune_export.training.scoring import one_window_each
+from prune_export.training.run import make_context, train
+from prune_export.training.scoring import one_window_each, training_calibration
 from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
@@ -58,6 +59,20 @@ def test_the_window_with_the_answer_stands_for_its_question() -> None:
 
     windows = [window(0, 0), window(0, 3), window(0, 2), window(1, 0), window(1, 0)]  # 0 is [CLS]: no answer here
     assert one_window_each(windows) == [windows[1], windows[3]]
+
+
+def test_a_seed_decides_the_examples_that_scores_see_and_their_order(tmp_path: Path) -> None:
+    def batches(seed: int) -> list[list[list[int]]]:
+        context, _ = make_context(tiny_recipe(tmp_path, seed=seed), tmp_path / "head", SILENT)
+        found = training_calibration(context, 24)
+        assert found.samples == sum(len(batch["input_ids"]) for batch in found.batches) == 24
+        return [batch["input_ids"].tolist() for batch in found.batches]
+
+    first = batches(0)
+    assert len(first) > 4
+    assert batches(0) == first
+    other = batches(1)
+    assert sorted(row for batch in other for row in batch) != sorted(row for batch in first for row in batch)
 
 
 # --- slim networks -------------------------------------------------------------------------------------------------------
@@ -157,6 +172,22 @@ def test_two_budgets_in_one_run_and_resuming(tmp_path: Path) -> None:
     assert all(torch.equal(again[name], straight[name]) for name in straight)
 
 
+class Listener:
+    """Keeps the stages that it is told of, with the number of their parts."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+
+    def stage(self, text: str, total: int | None = None) -> None:
+        self.stages.append((text, total))
+
+    def advance(self, *_: object) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def pause(self) -> None: ...
+
+
 def test_whole_blocks_go_and_training_makes_good(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     recipe = tiny_recipe(
@@ -166,7 +197,9 @@ def test_whole_blocks_go_and_training_makes_good(tmp_path: Path) -> None:
         schedule={"steps": 60},
         optimiser={"batch_size": 16, "learning_rate": 3e-3},
     )
-    result = train(recipe)
+    listener = Listener()
+    result = train(recipe, progress=listener)
+    assert {("Scoring for 0.3", 24), ("Reconstructing at 0.3", 2)} <= set(listener.stages)
     assert any(layer.after.heads == 0 or layer.after.columns == 0 for layer in result.summary.layers)
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]

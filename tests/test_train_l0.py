@@ -65,6 +65,9 @@ def test_the_lagrangian_and_its_target_by_hand() -> None:
     assert found.item() == pytest.approx(-2 * -0.2 + 10 * 0.04)
     targets = [target_at(step, 100, 0.5, warmup=0.2, cooldown=0.3) for step in (0, 20, 45, 70, 100)]
     assert targets == pytest.approx([0.0, 0.0, 0.25, 0.5, 0.5])
+    # Where nothing lies between the first and the last part, the target jumps.
+    targets = [target_at(step, 100, 0.5, warmup=0.5, cooldown=0.5) for step in (0, 49, 50, 100)]
+    assert targets == [0.0, 0.0, 0.5, 0.5]
 
 
 # --- on a network --------------------------------------------------------------------------------------------------------
@@ -164,10 +167,11 @@ def test_the_multipliers_bring_the_network_to_its_target(tmp_path: Path) -> None
     [
         (L0Config(), Target(flops=0.5)),
         (L0Config(blocks="feed_forward"), Target(flops=0.8)),
+        (L0Config(blocks="attention"), Target(flops=0.8)),
         (L0Config(), Target(heads=0.5, columns=0.25)),
         (L0Config(constraint="penalty"), Target()),
     ],
-    ids=["jointly", "feed-forward", "separately", "as the gates are"],
+    ids=["jointly", "feed-forward", "attention", "separately", "as the gates are"],
 )
 def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: Target, tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "model")
@@ -213,6 +217,15 @@ def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: Target, 
         )
     if config.blocks == "feed_forward":
         assert all(heads == 4 for heads, _ in counts)
+    if config.blocks == "attention":
+        assert all(columns == 20 for _, columns in counts)
+    assert method.statistics() == pytest.approx(
+        {
+            "heads_left": sum(heads for heads, _ in counts),
+            "columns_left": sum(columns for _, columns in counts),
+            "flops_left": costs.total(counts) / costs.dense,
+        }
+    )
 
 
 # --- whole trainings -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from prune_export.plan import plan_from_zeros
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.scores import LayerScores
 from prune_export.training.initial import ranked
+from prune_export.training.kinds import stages_of
 from prune_export.training.layers import LayerModules, layer_modules
 from prune_export.training.movement.binarize import above, straight_through, top_k
 from prune_export.training.movement.config import MovementConfig
@@ -26,7 +27,7 @@ from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
 from prune_export.training.movement.schedule import cubic
 from prune_export.training.recipe import ScheduleSection
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
-from tests.tiny_training import BERT, SIZES
+from tests.tiny_training import BERT, SIZES, tiny_recipe
 
 LENGTH = 16
 
@@ -121,6 +122,12 @@ def test_the_penalty(tmp_path: Path, kind: Any, shift: float) -> None:
     )
     method.set_step(0, 100)
     assert float(method.penalty()) == 0.0
+
+
+@pytest.mark.parametrize("budget", [{"heads": 0.5}, {"columns": 0.5}, {"flops": [0.5, 0.4]}])
+def test_a_budget_of_another_kind_is_refused(budget: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="movement pruning takes one fraction of FLOPs, or none"):
+        stages_of(tiny_recipe(tmp_path, method={"kind": "movement", "shape": "struct"}, budget=budget))
 
 
 # --- masks on a network -------------------------------------------------------------------------------------------------

@@ -87,6 +87,15 @@ def test_what_contradicts_itself_is_refused(
         changed(tmp_path, EPOCHS | sections, *changes)
 
 
+def test_a_file_that_is_no_toml_says_what_toml_says(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('model = "m"\noutput = \n')
+    with pytest.raises(tomllib.TOMLDecodeError) as expected:
+        tomllib.loads('model = "m"\noutput = \n')
+    assert "line 2" in str(expected.value)
+    with pytest.raises(UsageError, match=rf"recipe\.toml: cannot be read: .*{re.escape(str(expected.value))}"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
 # A number that is too low, and one that is too high (None: any is fine), by section and key.
 RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "": {"seed": (-1, 2**40)},

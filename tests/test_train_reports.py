@@ -213,6 +213,22 @@ def test_a_disk_without_room_is_found_out_before_training(tmp_path: Path, monkey
     assert train(recipe).final.is_dir()  # nothing had been made
 
 
+def test_scores_for_each_weight_need_room(tmp_path: Path) -> None:
+    """Two checkpoints stay while a third is written: weights and Adam's two means of each, 4 bytes a number."""
+    checkpoint_folder(tmp_path / "model")
+    parameters = dict(AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model").named_parameters())
+    everything = sum(value.numel() for value in parameters.values())
+    inside = sum(value.numel() for name, value in parameters.items() if ".encoder.layer." in name)
+    for shape, scores in (("struct", 0), ("unstructured", inside)):
+        recipe = tiny_recipe(tmp_path, method={"kind": "movement", "shape": shape})
+        assert dry_run(recipe).space.most == 3 * 4 * 3 * (everything + scores)
+
+
+def test_bytes_are_said_in_words() -> None:
+    assert str(space.Space(3 * 2**30 + 2**29, 2**30)) == "3.5 GiB at most, 1.0 GiB when it is done"
+    assert str(space.Space(2**30 - 2**20, 2**19)) == "1,023.0 MiB at most, 0.5 MiB when it is done"
+
+
 # --- messages ------------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +270,14 @@ def test_quiet_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     capfd.readouterr()
     assert main(["train", str(tmp_path / "recipe.toml"), "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_data_for_evaluation_of_another_task_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "sst2.tsv").write_text("sentence\tlabel\nabc\t1\nxyz\t0\n")
+    recipe = tiny_recipe(tmp_path, data={"eval": str(tmp_path / "sst2.tsv")})
+    with pytest.raises(PruneExportError, match="question"):
+        train(recipe)
+    assert not (tmp_path / "run/log.jsonl").exists()
 
 
 # --- dry runs ------------------------------------------------------------------------------------------------------------
@@ -338,6 +362,9 @@ def test_a_dry_run_finds_a_run_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds a run already"):
         dry_run(recipe)
     assert dry_run(recipe, overwrite=True).stages[0].steps == 1
+    assert dry_run(recipe, resume=True).stages[0].steps == 1
+    with pytest.raises(UsageError, match="seed was 0, now 1"):
+        dry_run(replace(recipe, seed=1), resume=True)
 
 
 def test_a_new_head_in_a_dry_run(tmp_path: Path) -> None:

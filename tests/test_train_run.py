@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import prune_export
 from exporters.errors import CheckpointError, DataError, OutputError, PruneExportError, TrainingError, UsageError
@@ -59,6 +60,11 @@ def test_hybrid_filled_ends_in_a_checkpoint_that_exports(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run/evaluation.json").read_text()) == result.evaluation.to_json()
     kept = result.summary.flops_after[40] / result.summary.flops_before[40]  # 40 positions are all it has
     assert 0.45 < kept <= 0.51
+    (tmp_path / "run/evaluation.json").write_text("{}")  # a run that is finished is evaluated anew
+    again = train(replace(recipe, data=data), resume=True, keep_checkpoints=True).evaluation
+    assert again is not None
+    assert again.results[0].metrics == result.evaluation.results[0].metrics
+    assert json.loads((tmp_path / "run/evaluation.json").read_text()) == again.to_json()
     masked = weights(tmp_path / "run/stages/01-movement")
     filled = weights(result.final)
     name = "bert.encoder.layer.0.attention.self.query.weight"
@@ -107,6 +113,64 @@ def test_a_pretrained_body_gets_a_head(tmp_path: Path) -> None:
     result = train(recipe_from(data))
     assert json.loads((result.final / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
     assert prune_export.inspect(result.final).checkpoint.task == "text-classification"
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_batches_are_of_one_length_where_that_is_asked_for(
+    grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 short and 16 long examples, batches of 4 are all short or all long; without grouping, chance mixes them."""
+    lines = ["sentence\tlabel", *(f"{'a b c d' if n % 3 else 'a'} {n % 7}\t{n % 2}" for n in range(24))]
+    (tmp_path / "sst2.tsv").write_text("\n".join(lines) + "\n")
+    checkpoint_folder(tmp_path / "model", "text-classification", num_labels=2)
+    data = recipe_data(tmp_path)
+    data["data"] = {"train": str(tmp_path / "sst2.tsv"), "dataset": "sst2", "group_by_length": grouped}
+    batches: list[list[int]] = []
+
+    class Watched(stage_run.Collator):
+        def __call__(self, features: Any) -> Any:
+            batches.append([len(feature.input_ids) for feature in features])
+            return super().__call__(features)
+
+    monkeypatch.setattr(stage_run, "Collator", Watched)
+    train(recipe_from(data))
+    assert [len(batch) for batch in batches] == [4] * 6  # one epoch
+    lengths = sorted(length for batch in batches for length in batch)
+    assert len(set(lengths[:8])) == len(set(lengths[8:])) == 1
+    assert lengths[7] < lengths[8]
+    assert all(len(set(batch)) == 1 for batch in batches) == grouped
+
+
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watched(stage_run.Collator):
+        def __call__(self, features: Any) -> Any:
+            seen.extend(feature.example for feature in features)
+            return super().__call__(features)
+
+    monkeypatch.setattr(stage_run, "Collator", Watched)
+    questions_file(tmp_path / "questions.json", 12)
+    train(tiny_recipe(tmp_path))
+    first, second = seen[:12], seen[12:]
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_what_is_pruned_stays_so_where_training_goes_on(tmp_path: Path) -> None:
+    """A head and columns whose output weights alone are 0 would grow back in a network of full size."""
+    checkpoint_folder(tmp_path / "model")
+    before = weights(tmp_path / "model")
+    attention, down = (f"bert.encoder.layer.0.{name}.dense.weight" for name in ("attention.output", "output"))
+    before[attention][:, 8:16] = 0
+    before[down][:, [3, 5]] = 0
+    save_file(before, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    after = weights(train(tiny_recipe(tmp_path)).final)
+    assert after[attention].eq(0).all(dim=0).nonzero().flatten().tolist() == list(range(8, 16))
+    assert after[down].eq(0).all(dim=0).nonzero().flatten().tolist() == [3, 5]
+    assert not torch.equal(after[down], before[down])
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------------
@@ -179,6 +243,27 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
         load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
     ]
     assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
+
+
+def test_a_gradient_that_is_not_a_number_ends_the_training_before_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the third step is a number; one weight's gradient is none."""
+    name, steps, make = "bert.encoder.layer.1.intermediate.dense.weight", list[int](), stage_run.make_network
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return gradient * (math.nan if len(steps) == 3 else 1)
+
+    def spoiled(*arguments: Any) -> Any:
+        network = make(*arguments)
+        network.model.get_parameter(name).register_hook(spoil)
+        return network
+
+    monkeypatch.setattr(stage_run, "make_network", spoiled)
+    with pytest.raises(TrainingError, match=rf"step 3 of 6: the gradient of {name} is not a number"):
+        train(tiny_recipe(tmp_path, optimiser={"max_gradient_norm": 0.0}))
+    assert len(steps) == 3
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------------

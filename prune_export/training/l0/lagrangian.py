@@ -23,4 +23,6 @@ def target_at(step: int, total: int, final: float, *, warmup: float, cooldown: f
     first, last = warmup * total, (1 - cooldown) * total
     if step >= last:
         return final
-    return final * max(0.0, step - first) / (last - first)
+    if step <= first:
+        return 0.0
+    return final * (step - first) / (last - first)
