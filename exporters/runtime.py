@@ -8,23 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.errors import MissingDependencyError, OutputError, ProviderError, UsageError
+from exporters.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Provider = Literal["cpu", "cuda"]
-PROVIDERS: dict[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-# ONNX Runtime multiplies float32 matrices in TF32 on Ampere and later unless told not to: 10 bits of mantissa, a thousand
-# times the error that fp32 promises here.
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 
 _log = logging.getLogger("prune_export.onnxruntime")
@@ -111,7 +105,7 @@ def create_session(
         raise UsageError(f"provider {provider!r:.80}: expected one of {', '.join(PROVIDERS)}")
     check_threads(threads)
     module = onnxruntime()
-    wanted = PROVIDERS[provider]
+    wanted = PROVIDERS[provider].onnxruntime
     if wanted not in module.get_available_providers():
         raise ProviderError(
             f"the provider {wanted} is not in the installed onnxruntime {module.__version__}; it has "
@@ -129,7 +123,7 @@ def create_session(
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         source = model if isinstance(model, bytes) else str(model)
-        chosen = _PROVIDER_OPTIONS[provider] | dict(provider_options or {})
+        chosen = dict(PROVIDERS[provider].options) | dict(provider_options or {})
         # Without a fallback: it would go on on the CPU after an error of the provider, now or in a later run.
         session = module.InferenceSession(source, options, providers=[(wanted, chosen)], enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes have no common base but Exception

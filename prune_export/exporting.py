@@ -15,6 +15,7 @@ from exporters.onnx.context import Target
 from exporters.onnx.precision import PRECISIONS, Precision
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, check_opset, check_precision
+from exporters.providers import CPU
 from exporters.session import Session, SessionSettings
 from prune_export.arguments import checked
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
@@ -204,7 +205,7 @@ def _compare(
     progress: Progress,
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
-    provider = "cpu" if target.provider == runtime.PROVIDERS["cpu"] else _cuda_or_cpu()
+    provider = CPU.name if target.provider is CPU else _cuda_or_cpu()
     # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
     entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
     session = Session(path, provider=provider, settings=replace(settings, entries=entries))
@@ -275,8 +276,8 @@ def _notes(
             f"parity saw inputs of up to {parity.longest:,} tokens, and the model takes {parity.max_length:,}; --thorough, "
             "or prune-export verify, goes to the end"
         )
-    if parity is not None and parity.provider != target.provider:
+    if parity is not None and parity.provider != target.provider.onnxruntime:
         yield (
-            f"parity ran on {parity.provider}, because {target.provider} does not start here. Run prune-export verify "
-            "--provider cuda where it does"
+            f"parity ran on {parity.provider}, because {target.provider.onnxruntime} does not start here. Run prune-export "
+            "verify --provider cuda where it does"
         )

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters import runtime
 from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.onnx.targets import TARGETS
-from exporters.runtime import Provider
+from exporters.providers import CPU, ProviderName
 from exporters.session import Session
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
@@ -54,7 +53,7 @@ class Network:
 
 @checked
 def load_session(
-    onnx: str | Path, *, provider: Provider | None = None, threads: int | None = None, cuda_graphs: bool = False
+    onnx: str | Path, *, provider: ProviderName | None = None, threads: int | None = None, cuda_graphs: bool = False
 ) -> Session:
     """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
 
@@ -68,7 +67,7 @@ def load_session(
     """
     exported = find_exported(onnx)
     target = TARGETS.get(exported.target)
-    chosen = provider or ("cuda" if target and target.provider == runtime.PROVIDERS["cuda"] else "cpu")
+    chosen = provider or (target.provider.name if target else CPU.name)
     return Session(
         exported.model, provider=chosen, threads=threads, settings=exported.settings, cuda_graphs=cuda_graphs
     )
@@ -89,7 +88,7 @@ def open_network(
     model: str | Path,
     *,
     task: str | None = None,
-    provider: Provider | None = None,
+    provider: ProviderName | None = None,
     threads: int | None = None,
     slim: bool = False,
     revision: str | None = None,
@@ -143,7 +142,7 @@ def torch_runner(
     return run
 
 
-def _open_exported(path: Path, *, task: str | None, provider: Provider | None, threads: int | None) -> Network:
+def _open_exported(path: Path, *, task: str | None, provider: ProviderName | None, threads: int | None) -> Network:
     exported = find_exported(path)
     chosen: Any = provider
     session = load_session(path, provider=chosen, threads=threads)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from exporters.encoder import TASKS, Task
 from exporters.errors import UnsupportedError, UsageError
-from exporters.runtime import Provider
+from exporters.providers import CPU, PROVIDERS, ProviderName
 from prune_export.arguments import checked
 from prune_export.data.features import DOC_STRIDE, Feature, question_features, text_features
 from prune_export.data.model_classes import class_names
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.evaluation.evaluating import check_outputs, sequence_length
-from prune_export.evaluation.running import BATCH_TOKENS, Row, run_features
+from prune_export.evaluation.running import Row, run_features
 from prune_export.files.reading import shown
 from prune_export.network import Network, open_network
 from prune_export.pipeline_answers import MAX_ANSWER_LENGTH, best_answer
@@ -50,7 +50,7 @@ class Pipeline:
         model: str | Path,
         *,
         task: Task | None = None,
-        provider: Provider | None = None,
+        provider: ProviderName | None = None,
         threads: int | None = None,
         batch_tokens: int | None = None,
         max_seq_length: int | None = None,
@@ -94,7 +94,7 @@ class Pipeline:
         self.max_seq_length = sequence_length(config, self.task, max_seq_length)
         self.doc_stride, self.max_answer_length = doc_stride, max_answer_length
         self.handle_impossible_answer, self.top_k = handle_impossible_answer, top_k
-        self.batch_tokens = BATCH_TOKENS[provider or "cpu"] if batch_tokens is None else batch_tokens
+        self.batch_tokens = PROVIDERS[provider or CPU.name].batch_tokens if batch_tokens is None else batch_tokens
 
     def __call__(self, inputs: Sequence[Input]) -> list[Any]:
         """What the model says to each of `inputs`, in their order.

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from exporters import runtime
 from exporters.encoder import Encoder, SequenceHead
 from exporters.errors import UsageError
 from exporters.onnx.targets import TARGETS
-from exporters.runtime import Provider
+from exporters.providers import PROVIDERS, ProviderName
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
@@ -49,7 +48,7 @@ def verify(
     *,
     task: str | None = None,
     plan: str | Path | Plan | None = None,
-    provider: Provider | None = None,
+    provider: ProviderName | None = None,
     thorough: bool = True,
     samples: int | None = None,
     seed: int = SEED,
@@ -202,7 +201,7 @@ def run_parity(
         quality = judge(reference.goal, reference.result, network, provider=provider, progress=progress)
     thorough, longest, limit = reference.thorough, reference.longest, encoder.embeddings.max_length
     return ParityReport(
-        results, tolerance, runtime.PROVIDERS[provider], reference.seed, thorough, longest, limit, quality
+        results, tolerance, PROVIDERS[provider].onnxruntime, reference.seed, thorough, longest, limit, quality
     )
 
 

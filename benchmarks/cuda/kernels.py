@@ -34,6 +34,7 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.providers import PROVIDERS
 from prune_export.benchmark.inputs import make_batch
 from prune_export.benchmark.pytorch_row import prepare_for
 from prune_export.benchmark.rows import Conditions, Shape
@@ -149,7 +150,7 @@ def nodes_by_provider(path: Path, recorder: Recorder) -> dict[str, Any]:
     options.log_severity_level = 4
     options.enable_profiling = True
     options.profile_file_prefix = str(path.with_suffix(""))
-    provider = runtime.PROVIDERS[recorder.settings.device]
+    provider = PROVIDERS[recorder.settings.device].onnxruntime
     session = module.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     with captured_output():
         runtime.run(session, _batch(_runs(recorder)[0]))

@@ -11,6 +11,7 @@ from exporters.encoder import Attention, Norm
 from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.layout import Layout
 from exporters.onnx.precision import Precision, Quantization
+from exporters.providers import Provider
 from exporters.session import DEFAULT_SETTINGS, SessionSettings
 
 
@@ -31,7 +32,7 @@ class Target:
     """
 
     name: str
-    provider: str
+    provider: Provider
     opset: int
     layout: Layout
     alignment: int

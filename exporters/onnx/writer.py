@@ -123,7 +123,7 @@ def check_precision(target: Target, precision: Precision) -> None:
     Raises:
         WriteError: the CUDA provider multiplies no 8-bit matrices.
     """
-    if precision.quantized and target.provider != "CPUExecutionProvider":
+    if precision.quantized and not target.provider.multiplies_int8:
         raise WriteError(
             f"{precision.name} is not for the target {target.name}: ONNX Runtime's CUDA provider has no fast 8-bit "
             "products. Use fp16 there, or --target portable with --calibration for TensorRT"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporters import runtime
 from exporters.errors import UsageError
+from exporters.providers import PROVIDERS
 from prune_export.arguments import checked
 from prune_export.benchmark.machine import machine, physical_cpus
 from prune_export.benchmark.results import BenchReport
@@ -25,7 +26,6 @@ SECONDS = 2.0
 QUICK_SEQUENCE_LENGTHS = (128,)
 QUICK_ROUNDS = 3
 QUICK_SECONDS = 0.5
-PROVIDERS = ("cpu", "cuda")
 DTYPES = ("fp32", "fp16")
 
 

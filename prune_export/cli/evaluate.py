@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from exporters.providers import PROVIDERS
 from prune_export import numbers
 from prune_export.cli.options import add_output_options, number
 from prune_export.cli.printing import reporting, say
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint (folder or hub id, slim or not), an exported folder or .onnx file; several give a table",
     )
     group.add_argument(
-        "--provider", choices=("cpu", "cuda"), help="where to run (default: an export's target, else cpu)"
+        "--provider", choices=tuple(PROVIDERS), help="where to run (default: an export's target, else cpu)"
     )
     group.add_argument(
         "--threads",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from exporters.providers import PROVIDERS
 from prune_export.cli.options import (
     add_checkpoint_options,
     add_output_options,
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_options(parser)
     group = parser.add_argument_group("exported model")
     group.add_argument("--onnx", type=Path, required=True, metavar="O", help="the exported folder or .onnx file")
-    group.add_argument("--provider", choices=("cpu", "cuda"), help="execution provider (default: the model's target)")
+    group.add_argument("--provider", choices=tuple(PROVIDERS), help="execution provider (default: the model's target)")
     add_parity_options(parser, thorough=True)
     add_quality_options(parser)
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the cases as JUnit XML")

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from exporters.errors import UnsupportedError, UsageError
-from exporters.runtime import Provider, check_threads
+from exporters.providers import CPU, PROVIDERS, ProviderName
+from exporters.runtime import check_threads
 from prune_export.arguments import checked
 from prune_export.data.answers import judged_by_text
 from prune_export.data.examples import Data, QuestionData, TextData, answerable, sample
@@ -32,7 +33,7 @@ from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.evaluation.glue import glue_scores
 from prune_export.evaluation.result import Evaluation, ModelResult, metric_of, percentages
-from prune_export.evaluation.running import BATCH_TOKENS, Row, run_features
+from prune_export.evaluation.running import Row, run_features
 from prune_export.evaluation.spans import Answer, best_answer
 from prune_export.evaluation.squad import squad_scores, squad_v2_scores
 from prune_export.network import Network, open_network
@@ -71,7 +72,7 @@ def evaluate(
     null_threshold: float = 0.0,
     labels: Sequence[str] | None = None,
     fail_below: Mapping[str, float] | None = None,
-    provider: Provider | None = None,
+    provider: ProviderName | None = None,
     threads: int | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -153,7 +154,9 @@ def evaluate_network(
         network,
         features,
         tokenizer,
-        max_tokens=BATCH_TOKENS[provider or "cpu"] if settings.batch_tokens is None else settings.batch_tokens,
+        max_tokens=PROVIDERS[provider or CPU.name].batch_tokens
+        if settings.batch_tokens is None
+        else settings.batch_tokens,
         per_token=isinstance(data, QuestionData),
         advance=progress.advance,
     )

@@ -15,9 +15,6 @@ from prune_export.network import Network
 
 Row = dict[str, NDArray[np.float32]]
 
-# More tokens than a provider can work on at a time only cost memory.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-
 
 def run_features(
     network: Network,

@@ -20,6 +20,7 @@ from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import check_precision
+from exporters.providers import CUDA, Provider
 from prune_export.benchmark.machine import processor
 from prune_export.exporting import resolve_target
 from prune_export.files.caches import cache_folder, kept
@@ -84,7 +85,7 @@ def _settings(
     embeddings = encoder.embeddings
     return {
         "target": chosen.name,
-        "provider": "cuda" if chosen.provider == runtime.PROVIDERS["cuda"] else "cpu",
+        "provider": chosen.provider.name,
         "hardware": _hardware(chosen.provider),
         "threads": threads,
         "versions": {name: found for name, found in versions().items() if name.startswith(("onnxruntime", "prune"))},
@@ -109,8 +110,8 @@ def _head_weights(encoder: Encoder) -> list[Tensor]:
     return list(tensors(encoder.head))
 
 
-def _hardware(provider: str) -> str:
-    if provider == runtime.PROVIDERS["cuda"] and torch.cuda.is_available():
+def _hardware(provider: Provider) -> str:
+    if provider is CUDA and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor()}, {available} cores"

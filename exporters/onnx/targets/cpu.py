@@ -4,6 +4,7 @@ The fastest there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONN
 LayerNormalization into its slower SkipLayerNormalization, and attention as one operation with its projections in it.
 """
 
+from exporters import providers
 from exporters.onnx.activation import erf_gelu
 from exporters.onnx.attention import fused_attention
 from exporters.onnx.context import Target
@@ -12,7 +13,7 @@ from exporters.session import SessionSettings
 
 CPU = Target(
     name="cpu",
-    provider="CPUExecutionProvider",
+    provider=providers.CPU,
     opset=17,
     layout="rows",
     alignment=1,

@@ -11,6 +11,7 @@ follow from how many tokens are real, so CUDA graphs cannot capture it, and each
 
 from dataclasses import replace
 
+from exporters import providers
 from exporters.onnx.activation import contrib_gelu
 from exporters.onnx.attention import multi_head_attention, packed_multi_head_attention
 from exporters.onnx.context import Target
@@ -19,7 +20,7 @@ from exporters.session import SessionSettings
 
 CUDA = Target(
     name="cuda",
-    provider="CUDAExecutionProvider",
+    provider=providers.CUDA,
     opset=17,
     layout="batch-first",
     alignment=8,

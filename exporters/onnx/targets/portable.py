@@ -1,5 +1,6 @@
 """Any runtime: ai.onnx operations only, in the shapes that graph optimizers know."""
 
+from exporters import providers
 from exporters.onnx.activation import erf_gelu
 from exporters.onnx.attention import plain_attention
 from exporters.onnx.context import Target
@@ -7,7 +8,7 @@ from exporters.onnx.norm import add_then_norm
 
 PORTABLE = Target(
     name="portable",
-    provider="CPUExecutionProvider",
+    provider=providers.CPU,
     opset=17,
     layout="batch-first",
     alignment=1,
