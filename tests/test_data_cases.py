@@ -533,14 +533,80 @@ def read_rows(rows: list[dict[str, Any]]) -> QuestionData:
 def test_misplaced_answers(start: int) -> None:
     """One that stands once in its context is found there; one that stands twice, nowhere or inside a word is not. A place
     before the context's begin is none, though Python counts from the end there."""
-    data = placed(("Oslo", start), ("sea", start), ("Bergen", start), ("old", start), (" Oslo,\n", start), ("", start))
-    assert [question.spans for question in data.examples] == [((14, 18),), (), (), (), ((14, 19),), ()]
+    data = placed(("Oslo", start), ("sea", start), ("Bergen", start), ("old", start), (" Oslo,\n", start))
+    assert [question.spans for question in data.examples] == [((14, 18),), (), (), (), ((14, 19),)]
     assert data.notes == ("answers that do not stand where the data say, and were found once in their contexts: 2",)
     kept = trainable(data)
     assert [question.id for question in kept.examples] == ["0", "4"]
-    assert kept.notes[1] == "4 of 6 questions left out: their answers do not stand where the data say"
+    assert kept.notes[1] == "3 of 5 questions left out: their answers do not stand where the data say"
     with pytest.raises(DataError, match="no question in it has an answer that is found"):
         trainable(placed(("Bergen", start)))
+
+
+def test_an_empty_answer_is_none(tmp_path: Path) -> None:
+    data = placed(("Oslo", 14), ("", -1), (" ", 0))
+    assert [question.answers for question in data.examples] == [("Oslo",), (), ()]
+    assert (data.style, data.notes) == ("squad_v2", ("2 of 3 questions have no answer; judged as SQuAD 2.0",))
+    nested = {"question": "Where?", "id": "1", "answers": [{"text": "", "answer_start": 0}]}
+    paragraph = {"context": CONTEXT, "qas": [nested]}
+    path = write(tmp_path / "x.json", json.dumps({"version": "1.1", "data": [{"paragraphs": [paragraph]}]}))
+    with pytest.raises(DataError, match="has no answer"):
+        questions(path)
+
+
+def test_a_quote_at_each_end_of_many_rows_swallows_none(tmp_path: Path) -> None:
+    """One row begins with a quote, a later one ends its text with one; each line by itself is a row."""
+    rows = [f"text {number}\t{number % 2}" for number in range(20)]
+    rows[3], rows[17] = '"so he said\t1', 'and that was it"\t0'
+    for heading in ("sentence\tlabel", "text\tlabel"):
+        data = read_examples(write(tmp_path / "x.tsv", "\n".join([heading, *rows]) + "\n"))
+        assert len(data.examples) == 20
+    quoted = 'text\tlabel\n"two\nlines"\t1\n"a\ttab"\t0\nplain\t1\n'
+    data = read_examples(write(tmp_path / "y.tsv", quoted))
+    assert [example.text for example in data.examples] == ["two\nlines", "a\ttab", "plain"]  # type: ignore[union-attr]
+
+
+NAMELESS = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "message"),
+    [
+        (("-1", "1"), {"id2label": {"0": "-1", "1": "1"}}, "the label '-1' were taken for unlabelled.* a class"),
+        (("-1", "1"), NAMELESS, "the label '-1' were taken for unlabelled.* a class"),
+        (("-", "+"), {"id2label": {"0": "-", "1": "+"}}, "the label '-' were taken for unlabelled"),
+        (("null", "some"), {"id2label": {"0": "null", "1": "some"}}, "the label 'null' were taken"),
+        (("-1", "0", "1"), {"num_labels": 1}, "the label '-1' were taken for unlabelled.* a score"),
+        (("-1", "0", "1"), {"num_labels": 3}, "the label '-1' were taken for unlabelled.* a class"),
+        (("-1", "0", "1"), NAMELESS, None),
+        (("-1", "0.5", "1"), {"num_labels": 1}, None),
+    ],
+)
+def test_a_class_that_is_written_like_no_label(
+    words: tuple[str, ...], config: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    lines = ["text,label", *(f"words,{word}" for word in words)]
+    data = read_examples(write(tmp_path / "x.csv", "\n".join(lines)))
+    assert isinstance(data, TextData)
+    if message is None:
+        assert len(with_classes(data, config)[0].examples) == len(words) - (config == NAMELESS)
+    else:
+        with pytest.raises(UnsupportedError, match=message):
+            with_classes(data, config)
+
+
+def test_classes_whose_names_are_other_numbers_than_their_places() -> None:
+    """As `class_encode_column` sorts them: by letters."""
+    from prune_export.data.rows import rows_data
+
+    names = ("0", "1", "10", "2")
+    rows = [{"text": "words", "label": place} for place in range(4)]
+    data = rows_data(rows, "rows", class_names={"label": names})
+    assert isinstance(data, TextData)
+    with pytest.raises(UnsupportedError, match="are called 0, 1, 10, 2, in this order"):
+        with_classes(data, {"num_labels": 11})
+    bound, _ = with_classes(data, {"num_labels": 4}, labels=names)
+    assert [example.label for example in bound.examples] == [0, 1, 2, 3]
 
 
 def test_places_in_bytes() -> None:

@@ -81,9 +81,9 @@ def read_answers(found: Any, where: str) -> list[tuple[str, int | None]] | None:
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
-            return [_answer(text, start, where) for text, start in zip(texts, starts, strict=True)]
+            return _without_empty(_answer(text, start, where) for text, start in zip(texts, starts, strict=True))
     if isinstance(found, list) and all(isinstance(one, dict) and {"text", "answer_start"} <= set(one) for one in found):
-        return [_answer(one["text"], one["answer_start"], where) for one in found]
+        return _without_empty(_answer(one["text"], one["answer_start"], where) for one in found)
     raise DataError(
         f"{where}: 'answers' needs 'text' and 'answer_start': two lists of one length, or a list of objects; found "
         f"{shown(found)}"
@@ -100,6 +100,11 @@ def is_impossible(value: Any, where: str) -> bool:
     if word not in ("true", "false", "1", "0", "1.0", "0.0", "none", ""):
         raise DataError(f"{where}: is_impossible: expected true or false; found {shown(value)}")
     return word in ("true", "1", "1.0")
+
+
+def _without_empty(answers: Iterable[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
+    """An empty text, mostly at -1, is how some write that there is no answer."""
+    return [(text, start) for text, start in answers if text.strip()]
 
 
 def _answer(text: Any, start: Any, where: str) -> tuple[str, int | None]:

@@ -63,7 +63,8 @@ class TextData:
     """Classification (or regression) of texts; `split` and `notes` as for `QuestionData`.
 
     `glue` says what labels mean and whose metrics judge. Where it is `OWN`, `words` are all labels of the whole data set, in
-    the order in which they stand there. `told`: the user said that it is.
+    the order in which they stand there. `told`: the user said that it is. `unlabelled` are words in the column of
+    labels that were taken for "no label", `renumbered` names of classes that are numbers, but not those of their order.
     """
 
     name: str
@@ -73,6 +74,8 @@ class TextData:
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     told: bool = False
+    unlabelled: tuple[str, ...] = ()
+    renumbered: tuple[str, ...] = ()
 
     task = "text-classification"
 

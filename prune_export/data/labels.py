@@ -36,8 +36,9 @@ def label_word(value: Any, where: str) -> str | None:
 
 
 def without_missing(words: Sequence[str | None]) -> list[str | None]:
-    """The same with None for -1, which many data sets write for "no label"; not where there are other negative numbers."""
-    others = any(word is not None and word != "-1" and is_number(word) and float(word) < 0 for word in set(words))
+    """The same with None for -1, which many data sets write for "no label"; not among negative numbers or fractions."""
+    numbers = [float(word) for word in set(words) if word is not None and word != "-1" and is_number(word)]
+    others = any(number < 0 or not number.is_integer() for number in numbers)
     return list(words) if others else [None if word == "-1" else word for word in words]
 
 

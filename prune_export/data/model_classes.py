@@ -42,6 +42,7 @@ def with_classes(
     if labels is not None and len(labels) != len(names):
         raise UsageError(f"--labels {' '.join(labels)}: expected {len(names)}, one for each of the model's classes")
     words = data.words or tuple(dict.fromkeys(str(example.label) for example in data.examples))
+    _check_unlabelled(data, words, names if labels is None else labels)
     if len(names) == 1:
         if not are_numbers(words):
             raise UnsupportedError(
@@ -88,10 +89,30 @@ def _own_classes(
             f"{found}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say so "
             f"with --dataset {OWN_NAME}"
         )
+    if unnamed and data.renumbered:
+        raise UnsupportedError(
+            f"{data.name}: its classes are called {_listed(data.renumbered)}, in this order, and the model's have no "
+            "names: nothing says whether they are its numbers by name or by place. Say with --labels what the data call "
+            "them, in the model's order"
+        )
     if unnamed:
         return by_number, ()
     meant = ", ".join(f"{word} = {names[int(word)]}" for word in sorted(words, key=int)[:6])
     return by_number, (f"labels are read as the numbers of the model's classes: {meant}{', …' * (len(words) > 6)}",)
+
+
+def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]) -> None:
+    """Refuses data whose rows without a label may have one: a class or score of this model that is written like nothing."""
+    own = [word for word in data.unlabelled if _named(word, names) is not None]
+    may_be_class = _say_nothing(names) and len(words) + 1 == len(names)
+    if not own and "-1" in {word.removesuffix(".0") for word in data.unlabelled} and (len(names) == 1 or may_be_class):
+        own = ["-1"]
+    if own:
+        raise UnsupportedError(
+            f"{data.name}: rows with the label '{own[0]}' were taken for unlabelled, as in many data sets, but here that "
+            f"may be {'a score' if len(names) == 1 else 'a class'}; leave the cells of unlabelled rows empty, and write "
+            "classes as other names, or as numbers from 0"
+        )
 
 
 def _named(word: str, names: Sequence[str]) -> int | None:

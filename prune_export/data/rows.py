@@ -197,12 +197,24 @@ def _texts(
     if not examples:
         raise DataError(f"{name}: no row has both a text and a label")
     notes = unlabelled_note(words.count(None), len(rows))
+    nothing = {str(row.get(label)).strip() for row, word in zip(rows, words, strict=True) if word is None} - {
+        "None",
+        "",
+    }
+    numbered = names is not None and are_class_numbers(names) and any(int(w) != place for place, w in enumerate(names))
     if without_text:
         notes = (*notes, f"{without_text:,} of {len(rows):,} rows left out: they have no text")
     if task.labels and told is None and are_numbers(distinct):
         notes = (*notes, number_note(task))
     return TextData(
-        name, task, tuple(examples), notes=notes, words=distinct if task is OWN else (), told=dataset is not None
+        name,
+        task,
+        tuple(examples),
+        notes=notes,
+        words=distinct if task is OWN else (),
+        told=dataset is not None,
+        unlabelled=() if names is not None else tuple(sorted(nothing)),
+        renumbered=tuple(names) if names is not None and numbered else (),
     )
 
 

@@ -65,10 +65,11 @@ def _answers(entry: dict[str, Any], where: str) -> list[tuple[str, int]]:
     """Texts with the characters at which they start. Test sets have no `answers`, which no metric can do without."""
     if is_impossible(entry.get("is_impossible"), where) and "answers" not in entry:
         return []
-    return [
+    found = [
         (
             field(answer, "text", str, f"{where}.answers[{index}]"),
             field(answer, "answer_start", int, f"{where}.answers[{index}]"),
         )
         for index, answer in enumerate(field(entry, "answers", list, where))
     ]
+    return [(text, start) for text, start in found if text.strip()]  # an empty one is no answer

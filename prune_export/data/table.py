@@ -81,5 +81,13 @@ def read_cells(text: str, delimiter: str, name: str) -> list[tuple[int, list[str
 
 
 def has_quoted_cells(text: str) -> bool:
-    """Whether a TSV is quoted as CSV is: no quote stands outside of cells that are quoted as a whole."""
-    return '"' in text and '"' not in _QUOTED.sub("", text)
+    """Whether a TSV is quoted as CSV is: no quote stands outside of cells that are quoted as a whole.
+
+    A quoted cell with tabs or line breaks in it is believed only where the lines as they stand are no table: a quote at the
+    start of one cell and one at the end of another, rows later, would otherwise swallow all that stands between.
+    """
+    if '"' not in text or '"' in _QUOTED.sub("", text):
+        return False
+    if not any(set(cell) & {"\t", "\n", "\r"} for cell in _QUOTED.findall(text)):
+        return True
+    return len({line.count("\t") for line in text.split("\n") if line.strip()}) > 1
