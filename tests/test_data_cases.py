@@ -587,9 +587,10 @@ def test_a_class_that_is_written_like_no_label(
 ) -> None:
     lines = ["text,label", *(f"words,{word}" for word in words)]
     data = read_examples(write(tmp_path / "x.csv", "\n".join(lines)))
+    data = joined([data, data])
     assert isinstance(data, TextData)
     if message is None:
-        assert len(with_classes(data, config)[0].examples) == len(words) - (config == NAMELESS)
+        assert len(with_classes(data, config)[0].examples) == 2 * (len(words) - (config == NAMELESS))
     else:
         with pytest.raises(UnsupportedError, match=message):
             with_classes(data, config)

@@ -160,7 +160,8 @@ def joined(found: Sequence[Data]) -> Data:
     texts = [data for data in found if isinstance(data, TextData)]
     words = tuple(dict.fromkeys(word for data in texts for word in data.words))
     told = all(data.told for data in texts)
-    return TextData(name, first.glue, examples, split, notes, words, told)
+    unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))
+    return TextData(name, first.glue, examples, split, notes, words, told, unlabelled, first.renumbered)
 
 
 def _with(data: AnyData, examples: Any) -> AnyData:
