@@ -161,7 +161,8 @@ def joined(found: Sequence[Data]) -> Data:
     words = tuple(dict.fromkeys(word for data in texts for word in data.words))
     told = all(data.told for data in texts)
     unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))
-    return TextData(name, first.glue, examples, split, notes, words, told, unlabelled, first.renumbered)
+    renumbered = next((data.renumbered for data in texts if data.renumbered), ())
+    return TextData(name, first.glue, examples, split, notes, words, told, unlabelled, renumbered)
 
 
 def _with(data: AnyData, examples: Any) -> AnyData:
