@@ -228,6 +228,33 @@ def test_other_names_are_named(change: Callable[[Any], object], facts: tuple[str
     assert all(fact in str(caught.value) for fact in facts), caught.value
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: name.replace("bert.encoder", "bert._orig_mod.encoder"),
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma"),
+    ],
+)
+def test_two_names_of_one_tensor(change: Callable[[str], str], tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    name = "bert.encoder.layer.1.output.LayerNorm.weight"
+    change_weights(folder, lambda found: found.__setitem__(change(name), found[name] * 2))
+    with pytest.raises(WeightsError, match="expected each tensor once") as caught:
+        load_checkpoint(folder)
+    assert f"'{name}'" in str(caught.value)
+    assert f"'{change(name)}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("lead", ["module.", "ema.", ""])
+def test_another_model_in_the_same_file_is_noted(lead: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    change = (lambda name: f"{lead}{name}") if lead else (lambda name: name.removeprefix("bert."))
+    change_weights(folder, lambda found: found.update({change(name): found[name] * 2 for name in list(found)}))
+    (note,) = load_checkpoint(folder).notes
+    assert "holds another model as well, which stays unused" in note
+    assert change("bert.embeddings.") in note
+
+
 # --- hints ----------------------------------------------------------------------------------------------------------
 
 

@@ -99,8 +99,8 @@ class Weights(Mapping[str, Tensor]):
         if values.dtype not in _TYPES:
             dequantize = "; dequantize the weights first" if values.element_size() == 1 else ""
             raise WeightsError(
-                f"{where}: the tensor '{name}' is of type {values.dtype}; expected floating point (float32, float16, bfloat16 "
-                f"or float64){dequantize}"
+                f"{where}: the tensor '{name}' is of type {values.dtype}; expected floating point (float32, float16, "
+                f"bfloat16 or float64){dequantize}"
             )
         values = values.to(torch.float32)
         # A finite sum proves that all terms are finite; only a sum that is not needs a look at each.

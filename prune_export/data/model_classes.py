@@ -192,8 +192,8 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
         if [int(key) for key in keys] != list(range(len(keys))):
             numbers = clipped(", ".join(map(str, keys)))
             raise UnsupportedError(
-                f"config.json: expected the numbers 0 to {len(keys) - 1} in id2label, which names {len(keys)} classes; found "
-                f"{numbers}. Number them as the model's outputs are, from 0 and without gaps"
+                f"config.json: expected the numbers 0 to {len(keys) - 1} in id2label, which names {len(keys)} classes; "
+                f"found {numbers}. Number them as the model's outputs are, from 0 and without gaps"
             )
         return tuple(str(found[key]) for key in keys)
     count = config.get("num_labels")
