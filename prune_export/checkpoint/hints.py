@@ -21,7 +21,10 @@ _UNFINISHED = (
     (r"\.(lora_[AB]|base_layer)\.", "merge the adapter first, with peft's merge_and_unload()"),
     (r"\.parametrizations\.", "call torch.nn.utils.parametrize.remove_parametrizations first"),
     (r"_orig$", "call torch.nn.utils.prune.remove first"),
-    (r"mask", "the weights may be meant to be masked: apply the mask first, for example with torch.nn.utils.prune.remove"),
+    (
+        r"mask",
+        "the weights may be meant to be masked: apply the mask first, for example with torch.nn.utils.prune.remove",
+    ),
 )
 
 

@@ -237,7 +237,11 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
 
 def _foreign(weights: Weights, family: Family) -> list[str]:
     """Tensors of the body that nothing here reads, and that transformers does not put there either."""
-    usual = (f"{family.prefix}.pooler.", f"{family.prefix}.embeddings.position_ids", f"{family.prefix}.embeddings.token_type_ids")
+    usual = (
+        f"{family.prefix}.pooler.",
+        f"{family.prefix}.embeddings.position_ids",
+        f"{family.prefix}.embeddings.token_type_ids",
+    )
     return [name for name in weights.unused if name.startswith(f"{family.prefix}.") and not name.startswith(usual)]
 
 
@@ -251,7 +255,10 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
     layers = tuple(f"{family.prefix}.{family.layer(config, index)}." for index in range(count))
     extra = [name for name in foreign if name.startswith(folder) and name.endswith((".weight", ".bias"))]
     for names, what in (
-        ([name for name in extra if not name.startswith(layers)], f"of layers that config.json, with {count} layers, does"),
+        (
+            [name for name in extra if not name.startswith(layers)],
+            f"of layers that config.json, with {count} layers, does",
+        ),
         ([name for name in extra if name.startswith(layers)], f"which a layer of {family.model_type} does"),
     ):
         if names:
