@@ -364,6 +364,14 @@ WEIGHTS = [
         id="integers",
     ),
     pytest.param(
+        weights(lambda found: found.update({QUERY: found[QUERY].to(torch.float8_e4m3fn)})),
+        (
+            f"'{QUERY}' is of type torch.float8_e4m3fn; expected floating point (float32, ",
+            "dequantize the weights first",
+        ),
+        id="float8",
+    ),
+    pytest.param(
         weights(lambda found: found.pop(QUERY)),
         (f"the tensor '{QUERY}' is missing; expected shape [32, 32]",),
         id="a missing tensor",

@@ -228,6 +228,33 @@ def test_other_names_are_named(change: Callable[[Any], object], facts: tuple[str
     assert all(fact in str(caught.value) for fact in facts), caught.value
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: name.replace("bert.encoder", "bert._orig_mod.encoder"),
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma"),
+    ],
+)
+def test_two_names_of_one_tensor(change: Callable[[str], str], tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    name = "bert.encoder.layer.1.output.LayerNorm.weight"
+    change_weights(folder, lambda found: found.__setitem__(change(name), found[name] * 2))
+    with pytest.raises(WeightsError, match="expected each tensor once") as caught:
+        load_checkpoint(folder)
+    assert f"'{name}'" in str(caught.value)
+    assert f"'{change(name)}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("lead", ["module.", "ema.", ""])
+def test_another_model_in_the_same_file_is_noted(lead: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    change = (lambda name: f"{lead}{name}") if lead else (lambda name: name.removeprefix("bert."))
+    change_weights(folder, lambda found: found.update({change(name): found[name] * 2 for name in list(found)}))
+    (note,) = load_checkpoint(folder).notes
+    assert "holds another model as well, which stays unused" in note
+    assert change("bert.embeddings.") in note
+
+
 # --- hints ----------------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +268,56 @@ def test_pruned_heads_that_were_lost(tmp_path: Path) -> None:
         load_checkpoint(hub)
     change_config(hub, pruned_heads={"0": [2, 3], "2": [3]})
     answers_like(model, hub, tmp_path)
+
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+ADAPTER = ("merge the adapter first", "merge_and_unload()")
+
+
+@pytest.mark.parametrize(
+    ("weight", "others", "facts"),
+    [
+        ("weight", ["lora_A.weight", "lora_B.weight"], ADAPTER),
+        ("base_layer.weight", ["lora_A.default.weight", "lora_B.default.weight"], ADAPTER),
+        ("weight_orig", ["weight_mask"], ("is missing", "prune.remove")),
+        ("parametrizations.weight.original", [], ("is missing", "parametrize.remove_parametrizations first")),
+        ("weight", ["weight_mask"], ("'{QUERY}.weight_mask' is there", "apply the mask first")),
+        ("weight", ["mask_scores"], ("'{QUERY}.mask_scores' is there", "apply the mask first")),
+        ("weight", ["scale.weight"], ("holds '{QUERY}.scale.weight' which a layer of bert does not have",)),
+    ],
+)
+def test_weights_to_which_something_is_still_to_be_done(
+    weight: str, others: list[str], facts: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+
+    def change(found: dict[str, Tensor]) -> None:
+        found[f"{QUERY}.{weight}"] = found.pop(f"{QUERY}.weight")
+        found.update({f"{QUERY}.{other}": torch.ones(32, 32) for other in others})
+
+    change_weights(folder, change)
+    with pytest.raises(WeightsError) as caught:
+        load_checkpoint(folder)
+    assert all(fact.format(QUERY=QUERY) in str(caught.value) for fact in facts), caught.value
+    assert "layers that config.json" not in str(caught.value)
+
+
+def test_one_tensor_of_another_layer(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    name = "bert.encoder.layer.2.output.dense.bias"
+    change_weights(folder, lambda found: found.__setitem__(name, torch.ones(32)))
+    with pytest.raises(WeightsError, match=f"holds '{name}' of layers that config.json, with 2 layers, does not have"):
+        load_checkpoint(folder)
+
+
+def test_other_tensors_are_noted(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    usual = {"bert.embeddings.position_ids": torch.arange(40)[None], "bert.pooler.dense.bias": torch.ones(32)}
+    change_weights(folder, lambda found: found.update(usual))
+    assert load_checkpoint(folder).notes == ()
+    change_weights(folder, lambda found: found.__setitem__("bert.encoder.steps", torch.ones(1)))
+    (note,) = load_checkpoint(folder).notes
+    assert "nothing reads bert.encoder.steps (1 in all); bert has none of it" in note
 
 
 def columns_cut(found: dict[str, Tensor]) -> None:

@@ -349,6 +349,14 @@ def test_class_order_refuses(task: Any, id2label: Any, labels: Any, error: type[
         class_order(task, {"id2label": id2label}, labels=labels)
 
 
+@pytest.mark.parametrize("id2label", [{"1": "negative", "2": "positive"}, {"0": "negative", "2": "positive"}], ids=str)
+def test_classes_are_numbered_from_zero_without_gaps(id2label: dict[str, str]) -> None:
+    with pytest.raises(
+        UnsupportedError, match=f"expected the numbers 0 to 1 in id2label.* found {', '.join(id2label)}"
+    ):
+        class_order(SST2, {"id2label": id2label})
+
+
 def test_longest_input() -> None:
     assert longest_input({"model_type": "bert", "max_position_embeddings": 512}) == 512
     assert longest_input({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}) == 512

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from prune_export.families.names import Family
+from prune_export.files.reading import clipped
 
 _TRANSFORMER = "0_Transformer"  # sentence-transformers before 2.0
 _FARM = ("language_model.bin", "language_model_config.json")
+
+# What stands in the names of weights to which something is still to be done, and what that is.
+_UNFINISHED = (
+    (r"\.(lora_[AB]|base_layer)\.", "merge the adapter first, with peft's merge_and_unload()"),
+    (r"\.parametrizations\.", "call torch.nn.utils.parametrize.remove_parametrizations first"),
+    (r"_orig$", "call torch.nn.utils.prune.remove first"),
+    (
+        r"mask",
+        "the weights may be meant to be masked: apply the mask first, for example with torch.nn.utils.prune.remove",
+    ),
+)
 
 
 def other_folder_hint(folder: Path) -> str:
@@ -28,6 +41,15 @@ def other_folder_hint(folder: Path) -> str:
             "AdaptiveModel.load(…).convert_to_transformers() and save_pretrained, and give that"
         )
     return ""
+
+
+def unfinished_hint(names: Iterable[str]) -> str | None:
+    """Says what is still to be done to weights with such names; None where nothing is found."""
+    for name in names:
+        for part, hint in _UNFINISHED:
+            if re.search(part, name):
+                return f"'{clipped(name)}' is there: {hint}"
+    return None
 
 
 def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> str | None:

@@ -14,13 +14,14 @@ from exporters.encoder import TASKS, Encoder, Task
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
-from prune_export.checkpoint.hints import other_folder_hint, resized_hint
+from prune_export.checkpoint.hints import other_folder_hint, resized_hint, unfinished_hint
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
+from prune_export.checkpoint.tensor_names import BODY, leads
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
@@ -84,7 +85,8 @@ def load_checkpoint(
     try:
         encoder = describe(family, config, weights, chosen, kept_heads=kept_heads)
     except WeightsError as error:
-        if (hint := resized_hint(weights, family, config)) is None:
+        hint = unfinished_hint(weights.unused) or resized_hint(weights, family, config)
+        if hint is None:
             raise
         raise WeightsError(f"{error}. {hint}") from error
     masked: Mapping[str, Tensor] = {}
@@ -233,26 +235,54 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
     return kept
 
 
+def _foreign(weights: Weights, family: Family) -> list[str]:
+    """Tensors of the body that nothing here reads, and that transformers does not put there either."""
+    usual = (
+        f"{family.prefix}.pooler.",
+        f"{family.prefix}.embeddings.position_ids",
+        f"{family.prefix}.embeddings.token_type_ids",
+    )
+    return [name for name in weights.unused if name.startswith(f"{family.prefix}.") and not name.startswith(usual)]
+
+
 def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
-    """Weights of layers that config.json does not know mean that the two do not belong together."""
+    """Weights of layers that config.json does not know, and weights that change what the others mean, are refused."""
+    foreign, file = _foreign(weights, family), weights.files[0].name
+    if (hint := unfinished_hint(foreign)) is not None:
+        raise WeightsError(f"{file}: expected the weights of a whole network; {hint}")
     folder = f"{family.prefix}.{family.layer(config, 0)}".rsplit("0", 1)[0]
-    extra = [name for name in weights.unused if name.startswith(folder) and name.endswith((".weight", ".bias"))]
-    if extra:
-        layers = family.dimensions(config).layers
-        raise WeightsError(
-            f"{weights.files[0].name}: holds '{extra[0]}' (and {len(extra) - 1} more) of layers that config.json, with "
-            f"{layers} layers, does not have"
-        )
+    count = family.dimensions(config).layers
+    layers = tuple(f"{family.prefix}.{family.layer(config, index)}." for index in range(count))
+    extra = [name for name in foreign if name.startswith(folder) and name.endswith((".weight", ".bias"))]
+    for names, what in (
+        (
+            [name for name in extra if not name.startswith(layers)],
+            f"of layers that config.json, with {count} layers, does",
+        ),
+        ([name for name in extra if name.startswith(layers)], f"which a layer of {family.model_type} does"),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise WeightsError(f"{file}: holds '{clipped(names[0])}'{more} {what} not have")
 
 
 def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
     """What was read in another way than it stands there, and heads that the task does not use."""
     if weights.renamed is not None:
         yield f"{weights.files[0].name}: {weights.renamed}"
+    if foreign := _foreign(weights, family):
+        found = clipped(", ".join(foreign[:3]))
+        yield f"{weights.files[0].name}: nothing reads {found} ({len(foreign)} in all); {family.model_type} has none of it"
     masked = family.masked_language_head
     tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
-    if head:
+    others = tuple(filter(None, leads(head, family)))
+    if copies := [name for name in head if name.startswith(others) or name.partition(".")[0] in BODY]:
+        yield (
+            f"{weights.files[0].name}: holds another model as well, which stays unused: {clipped(', '.join(copies[:3]))} "
+            f"({len(copies)} in all); what is read is '{family.prefix}.…'"
+        )
+    if head := sorted(set(head) - set(copies)):
         yield (
             f"weights of a head stay unused, because the task is {task}: {clipped(', '.join(head[:3]))} ({len(head)} in all)"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -33,14 +33,22 @@ def named(
         The tensors, `files`, and what was done that transformers itself does not do (None: nothing).
 
     Raises:
-        WeightsError: some names begin with what a wrapper puts there, and others do not.
+        WeightsError: some names begin with what a wrapper puts there, and others do not, or two names become one.
     """
-    found = {_todays(name): tensor for name, tensor in tensors.items()}
     changes = []
-    if wrappers := [word for word in _WRAPPERS if any(word in name for name in found)]:
-        found = {_without(name, wrappers): tensor for name, tensor in found.items()}
+    wrappers = [word for word in _WRAPPERS if any(word in name for name in tensors)]
+    stored: dict[str, str] = {}
+    for name in tensors:
+        other = stored.setdefault(_todays(_without(name, wrappers)), name)
+        if other != name:
+            raise WeightsError(
+                f"{files[0].name}: expected each tensor once; found '{clipped(other)}' and '{clipped(name)}', two "
+                "names of one. Save the model with the one that is meant"
+            )
+    found = {name: tensors[was] for name, was in stored.items()}
+    if wrappers:
         changes.append(f"'{', '.join(wrappers)}' was left out of the names")
-    if lead := _lead(found, family):
+    if lead := next(leads(found, family), ""):
         others = sorted(name for name in found if not name.startswith(lead))
         if others:
             raise WeightsError(
@@ -57,14 +65,13 @@ def named(
     return found, files, "; ".join(changes) or None
 
 
-def _lead(names: Iterable[str], family: Family) -> str:
-    """What stands before the name of the word embeddings; empty where that is as it should be, or not to be found."""
+def leads(names: Iterable[str], family: Family) -> Iterator[str]:
+    """What stands before the names of word embeddings, the shortest first; empty where that is as it should be."""
     word = f"{family.embeddings.word}.weight"
     for name in sorted(names, key=len):
         if name == word or name.endswith(f".{word}"):
             lead = name.removesuffix(word)
-            return lead.removesuffix(f"{family.prefix}.") if f".{lead}".endswith(f".{family.prefix}.") else lead
-    return ""
+            yield lead.removesuffix(f"{family.prefix}.") if f".{lead}".endswith(f".{family.prefix}.") else lead
 
 
 def _without(name: str, words: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ _REFUSED = re.compile(
     r"GLOBAL (\S*\w\.\w\S*)|unrecognized function (.+)|via `add_safe_globals`,? but got (.+)|"
     r"(``torch\..+``) must be imported"
 )
+_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MOST_SHARDS = 1_000
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -76,8 +77,8 @@ class Weights(Mapping[str, Tensor]):
         """The tensor `name` as float32; the same object each time.
 
         Raises:
-            WeightsError: it is missing, of another shape (`reason` says why that shape), not of a floating-point type,
-                or holds NaN or infinity.
+            WeightsError: it is missing, of another shape (`reason` says why that shape), not of a floating-point type of 16
+                bits or more, or holds NaN or infinity.
         """
         self._asked.add(name)
         because = f" ({reason})" if reason else ""
@@ -95,8 +96,12 @@ class Weights(Mapping[str, Tensor]):
             )
         if name in self._converted:
             return self._converted[name]
-        if not values.is_floating_point():
-            raise WeightsError(f"{where}: the tensor '{name}' is of type {values.dtype}; expected floating point")
+        if values.dtype not in _TYPES:
+            dequantize = "; dequantize the weights first" if values.element_size() == 1 else ""
+            raise WeightsError(
+                f"{where}: the tensor '{name}' is of type {values.dtype}; expected floating point (float32, float16, "
+                f"bfloat16 or float64){dequantize}"
+            )
         values = values.to(torch.float32)
         # A finite sum proves that all terms are finite; only a sum that is not needs a look at each.
         if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():

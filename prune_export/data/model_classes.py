@@ -202,9 +202,20 @@ def new_classes(data: TextData) -> tuple[str, ...] | int:
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's classes by name, in order: `id2label`, or LABEL_0, … where config.json has none."""
+    """The model's classes by name, in order: `id2label`, or LABEL_0, … where config.json has none.
+
+    Raises:
+        UnsupportedError: the numbers in `id2label` are not 0, 1, … without gaps.
+    """
     found = config.get("id2label")
     if isinstance(found, dict) and found:
-        return tuple(str(found[key]) for key in sorted(found, key=int))
+        keys = sorted(found, key=int)
+        if [int(key) for key in keys] != list(range(len(keys))):
+            numbers = clipped(", ".join(map(str, keys)))
+            raise UnsupportedError(
+                f"config.json: expected the numbers 0 to {len(keys) - 1} in id2label, which names {len(keys)} classes; "
+                f"found {numbers}. Number them as the model's outputs are, from 0 and without gaps"
+            )
+        return tuple(str(found[key]) for key in keys)
     count = config.get("num_labels")
     return tuple(f"LABEL_{index}" for index in range(2 if count is None else int(count)))
