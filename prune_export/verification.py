@@ -93,7 +93,7 @@ def verify(
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
-    checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
+    checkpoint = load_checkpoint(source, task=exported.task if task is None else task, plan=plan)
     session, target = load_session(onnx, provider=provider), TARGETS.get(exported.target)
     goal = None
     if data is not None:

@@ -150,6 +150,7 @@ _SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailme
 
 
 def plain_name(name: str) -> str:
-    """A class's name without regard to case, spaces, `_`, `-` and composed letters, and by the tasks' own word where there are several."""
+    """A class's name without regard to case, spaces, `_`, `-` and whether letters are composed, and by the tasks' own word
+    where there are several."""
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name.casefold()))
     return _SYNONYMS.get(plain, plain)
