@@ -29,7 +29,7 @@ from prune_export.inspection import Inspection, operate_on, source_to_json
 from prune_export.outputs.destination import check_space, model_destination
 from prune_export.outputs.kinds import RECORD
 from prune_export.parity.inputs import check_samples, why_no_text
-from prune_export.parity.quality import EXAMPLES, MAX_LOSS, read_goal
+from prune_export.parity.quality import check_without_data, read_goal
 from prune_export.parity.tolerance import Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.parity.workers import workers
@@ -83,8 +83,8 @@ def export(
     seed: int = SEED,
     data: str | Path | Data | None = None,
     dataset: str | None = None,
-    max_loss: float = MAX_LOSS,
-    limit: int = EXAMPLES,
+    max_loss: float | None = None,
+    limit: int | None = None,
     calibration: str | Path | Data | None = None,
     keep_float: Sequence[str] = (),
     quantize_embeddings: bool = False,
@@ -117,6 +117,7 @@ def export(
     if dtype not in PRECISIONS:
         raise UsageError(f"--dtype {dtype}: expected one of {', '.join(PRECISIONS)}")
     precision = PRECISIONS[dtype]
+    check_without_data(data, calibration, dataset=dataset, limit=limit, max_loss=max_loss)
     options = QuantizationOptions(calibration, tuple(keep_float), quantize_embeddings, dataset, limit, seed)
     options.check(precision)
     tolerance = tolerance_for(dtype, atol, metric_judged=data is not None)

@@ -16,6 +16,7 @@ from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.onnx.targets import TARGETS
 from exporters.providers import CPU, ProviderName
+from exporters.runtime import check_threads
 from exporters.session import Session
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
@@ -102,8 +103,9 @@ def open_network(
     the file's name to run that. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's own, or the CPU.
 
     Raises:
-        CheckpointError, OutputError, ProviderError: it cannot be opened.
+        CheckpointError, OutputError, ProviderError, UsageError: it cannot be opened.
     """
+    check_threads(threads)
     if is_exported(model):
         return _open_exported(user_path(model), task=task, provider=provider, threads=threads)
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
@@ -147,6 +149,6 @@ def _open_exported(path: Path, *, task: str | None, provider: ProviderName | Non
     chosen: Any = provider
     session = load_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
-    found: Any = task or exported.task
+    found: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None
     return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run, form)

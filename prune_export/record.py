@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from exporters.encoder import Task
-from exporters.errors import OutputError
+from exporters.errors import OutputError, UsageError
 from exporters.session import SessionSettings, settings_from_json
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
@@ -78,7 +78,10 @@ def find_exported(onnx: str | Path) -> Exported:
 
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
+        UsageError: the name is empty.
     """
+    if not str(onnx):
+        raise UsageError("the exported model's name is an empty string; expected a folder or a .onnx file")
     try:
         path = user_path(onnx)
         is_folder = path.is_dir()

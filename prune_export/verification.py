@@ -25,7 +25,7 @@ from prune_export.network import Network, load_session, torch_runner
 from prune_export.parity.budget import SMALL, budget_cases
 from prune_export.parity.check import Answered, Runner, compare, one_ahead, real_tokens
 from prune_export.parity.inputs import cases, check_samples, count_cases, load_tokenizer, why_no_text
-from prune_export.parity.quality import EXAMPLES, MAX_LOSS, QualityGoal, judge, read_goal
+from prune_export.parity.quality import QualityGoal, check_without_data, judge, read_goal
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import ParityReport
 from prune_export.parity.workers import workers
@@ -55,8 +55,8 @@ def verify(
     atol: float | None = None,
     data: str | Path | Data | None = None,
     dataset: str | None = None,
-    max_loss: float = MAX_LOSS,
-    limit: int = EXAMPLES,
+    max_loss: float | None = None,
+    limit: int | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
@@ -69,8 +69,8 @@ def verify(
     replaces the limit of the tolerance table: an output passes at `max|Δ| <= atol * max(1, max|reference|)`. A model that
     was exported with an explicit plan needs the same `plan`.
 
-    `data` (as for `evaluate`, with its `dataset`) has the task's metric judged, too: on at most `limit` examples, drawn by
-    `seed`, the model may lose `max_loss` points.
+    `data` (as for `evaluate`, with its `dataset`) has the task's metric judged, too: on at most `limit` examples (None:
+    1,000), drawn by `seed`, the model may lose `max_loss` points (None: 0.5).
 
     Returns:
         The report; its `passed` is the verdict. A failed comparison is no exception.
@@ -82,6 +82,7 @@ def verify(
         raise UsageError(
             f"--samples {samples} counts the batches of a thorough comparison; leave it or --no-thorough out"
         )
+    check_without_data(data, dataset=dataset, limit=limit, max_loss=max_loss)
     wanted = random_batches(samples, thorough=thorough)
     check_samples(wanted, seed)
     exported = find_exported(onnx)
@@ -92,7 +93,7 @@ def verify(
     progress.pause()
     source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
     progress.stage("Reading the checkpoint")
-    checkpoint = load_checkpoint(source, task=task or exported.task, plan=plan)
+    checkpoint = load_checkpoint(source, task=exported.task if task is None else task, plan=plan)
     session, target = load_session(onnx, provider=provider), TARGETS.get(exported.target)
     goal = None
     if data is not None:

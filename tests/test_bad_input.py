@@ -544,6 +544,7 @@ def test_an_empty_output_is_not_this_folder(
     [
         ("missing/folder/here", ("'missing/folder/here': no such folder, and not a hub id (owner/name) either",)),
         ("checkpoint/config.json", ("is a file; expected a checkpoint's folder or a hub id",)),
+        ("", ("the model's name is an empty string; expected a folder or a hub id",)),
         ("~nobody-by-this-name/x", ("nobody-by-this-name",)),
     ],
 )
@@ -556,7 +557,7 @@ def test_a_model_that_is_not_there(
 ) -> None:
     monkeypatch.chdir(checkpoint.parent)
     ended = command("--model", model, "--output", "out")
-    assert ended.code == 1
+    assert ended.code == (1 if model else 2)
     for fact in facts:
         assert fact in ended.error
     assert not Path("out").exists()
@@ -748,6 +749,11 @@ def test_verify_of_another_tasks_model(sound: Path, exports: Path, command: Comm
     ended = command("verify", "--model", sound, "--onnx", exports / "classes", "--task", "question-answering")
     assert ended.code == 3
     assert "has no output end_logits, start_logits; it has logits" in ended.error
+
+
+def test_verify_with_an_empty_task(sound: Path, exports: Path, command: Command) -> None:
+    ended = command("verify", "--model", sound, "--onnx", exports / "qa", "--task", "")
+    assert "the task '' is not supported" in ended.error
 
 
 def test_verify_of_a_model_with_other_inputs(sound: Path, exports: Path, command: Command) -> None:

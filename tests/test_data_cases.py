@@ -150,6 +150,7 @@ def test_two_labels_and_a_model_of_three_classes(tmp_path: Path) -> None:
         (["true", "false"], ["True", "False"], [0, 1]),
         (["none", "a"], ["a", "none"], [1, 0]),
         (["a-b", "a_b"], ["a_b", "a-b"], [1, 0]),  # to the letter goes before loosely
+        (["cafe\u0301", "the\u0301"], ["th\u00e9", "Caf\u00e9"], [1, 0]),  # decomposed letters
         (["POS", "negative"], ["negative", "neutral", "positive"], [2, 0]),
     ],
 )

@@ -84,6 +84,8 @@ def test_every_form_of_a_model_gives_the_same(folder: Path) -> None:
     for tokens in (1, 150, 100_000):
         again = prune_export.evaluate(folder / "onnx", folder / "v2.json", batch_tokens=tokens, doc_stride=16)
         assert again.results[0].predictions == first.predictions
+    with pytest.raises(UsageError, match="--labels a b: question answering has no classes"):
+        prune_export.evaluate(folder / "onnx", folder / "v2.json", labels=["a", "b"])
     another = prune_export.evaluate(folder / "roberta", folder / "v2.json", doc_stride=16)
     assert another.results[0].predictions != first.predictions
 

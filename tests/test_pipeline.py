@@ -171,6 +171,8 @@ def test_what_a_pipeline_refuses(tmp_path: Path) -> None:
     for name, value in (("top_k", 0), ("max_answer_length", 0), ("doc_stride", -1), ("batch_tokens", 0)):
         with pytest.raises(UsageError, match=f"{name}: expected"):
             prune_export.Pipeline(path, **{name: value})
+    with pytest.raises(UsageError, match="--threads -1: expected 1 to"):
+        prune_export.Pipeline(path, threads=-1)
     with pytest.raises(UsageError, match="provider: expected one of cpu, cuda"):
         prune_export.Pipeline(path, provider="gpu")  # type: ignore[arg-type]
     change_config(path, id2label={"0": "a", "1": "b"})

@@ -114,6 +114,8 @@ def test_several_files_are_one_calibration(dense: Path, questions: Path, tmp_pat
     assert (found.name, found.samples) == ("train.json, other.json", 48)
     one, two = (read_calibration(sources, checkpoint, samples=100, seed=0) for sources in (questions, [questions]))
     assert one.digest == two.digest != found.digest
+    with pytest.raises(UsageError, match="--labels a b: question answering has no classes"):
+        read_calibration(questions, checkpoint, samples=8, seed=0, labels=["a", "b"])
     other.write_text(SST, encoding="utf-8")
     with pytest.raises(DataError, match="is for text-classification"):
         read_calibration([questions, other], checkpoint, samples=8, seed=0)

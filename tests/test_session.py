@@ -406,6 +406,8 @@ def test_arguments_of_load_session(arguments: dict[str, Any], message: str, expo
         prune_export.load_session(exported, **arguments)
     with pytest.raises(UsageError, match="provider 'gpu': expected one of cpu, cuda"):
         Session(exported / "model.onnx", provider="gpu")
+    with pytest.raises(UsageError, match=r"empty string; expected a folder or a \.onnx file"):
+        prune_export.load_session("")
     assert prune_export.load_session(exported, threads=np.int32(1)).provider == "cpu"  # type: ignore[arg-type]
 
 

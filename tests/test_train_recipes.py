@@ -96,6 +96,11 @@ def test_a_file_that_is_no_toml_says_what_toml_says(tmp_path: Path) -> None:
         read_recipe(tmp_path / "recipe.toml")
 
 
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("\ufeff" + tomli_w.dumps(EPOCHS), encoding="utf-8")
+    assert read_recipe(tmp_path / "recipe.toml").model == "m"
+
+
 # A number that is too low, and one that is too high (None: any is fine), by section and key.
 RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     "": {"seed": (-1, 2**40)},

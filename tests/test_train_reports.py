@@ -334,6 +334,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
         ({"method": GRADUAL | {"keep_layers": [7]}, "budget": {"flops": 0.5}}, "method.keep_layers"),
         ({"method": GRADUAL | {"keep_layers": [0, 1]}, "budget": {"flops": [0.9, 0.05]}}, "cannot be met"),
         ({"trainer": {"report_to": "wandb"}}, "trainer.report_to"),
+        ({"data": {"labels": ["a", "b"]}}, "^data.labels a b: question answering has no classes"),
+        ({"trainer": {"optim": "foo"}}, "transformers refuses the training arguments"),
+        ({"trainer": {"deepspeed": "x"}}, "trainer.deepspeed: x: cannot be read"),
+        ({"trainer": {"logging_steps": 0}}, "transformers refuses the training arguments"),
     ],
 )
 def test_a_dry_run_finds_what_is_wrong(sections: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -85,13 +85,15 @@ def resolve(
         CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
-        UsageError: the token is none, or stands in the model's name.
+        UsageError: the token is none, or stands in the model's name, or that is empty.
     """
     token = checked_token(token)
     if holds_secret(str(model)):
         raise UsageError(
             "--model: the name holds what looks like a token or a password; give that by --token or HF_TOKEN"
         )
+    if not str(model):
+        raise UsageError("the model's name is an empty string; expected a folder or a hub id such as owner/name")
     try:
         path = user_path(model)
         is_folder, exists = path.is_dir(), path.exists()

@@ -103,14 +103,12 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-loss",
         type=number(numbers.NOT_NEGATIVE),
-        default=0.5,
         metavar="X",
         help="points of the metric that may be lost (default: 0.5)",
     )
     group.add_argument(
         "--limit",
         type=number(numbers.COUNT),
-        default=1000,
         metavar="N",
         help="examples to use, drawn by --seed (default: 1000)",
     )

@@ -8,6 +8,7 @@ config.json names its classes is read by those names instead; see `model_classes
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,6 +150,7 @@ _SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailme
 
 
 def plain_name(name: str) -> str:
-    """A class's name without regard to case, spaces, `_` and `-`, and by the tasks' own word where there are several."""
-    plain = re.sub(r"[\s_-]+", "", name.casefold())
+    """A class's name without regard to case, spaces, `_`, `-` and whether letters are composed, and by the tasks' own word
+    where there are several."""
+    plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name.casefold()))
     return _SYNONYMS.get(plain, plain)

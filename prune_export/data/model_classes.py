@@ -57,6 +57,16 @@ def with_classes(
     return bound, tuple(range(len(names)))
 
 
+def refuse_labels(labels: Sequence[str] | None) -> None:
+    """For question answering data: checks that no `labels` are given.
+
+    Raises:
+        UsageError: there are.
+    """
+    if labels is not None:
+        raise UsageError(f"--labels {' '.join(labels)}: question answering has no classes; leave it out")
+
+
 def _own_classes(
     data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
 ) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -28,7 +28,7 @@ from prune_export.data.features import (
 )
 from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.data.labels import are_numbers
-from prune_export.data.model_classes import with_classes
+from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.evaluation.glue import glue_scores
@@ -186,6 +186,8 @@ def evaluation_features(
     classes: tuple[int, ...] = ()
     if isinstance(data, TextData):
         data, classes = with_classes(data, config, labels=settings.labels)
+    else:
+        refuse_labels(settings.labels)
     features = make_features(
         data,
         tokenizer,

@@ -68,8 +68,10 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     """The path that a user means, `~` replaced.
 
     Raises:
-        ReadingError: no path can be of that form: the home of nobody, a NUL byte, a name too long.
+        ReadingError: no path can be of that form: an empty string, the home of nobody, a NUL byte, a name too long.
     """
+    if not str(text):
+        raise ReadingError("expected a path; found an empty string")
     try:
         path = Path(text).expanduser()
         path.lstat()

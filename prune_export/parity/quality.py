@@ -78,8 +78,28 @@ class Quality:
         }
 
 
+def check_without_data(
+    data: str | Path | Data | None,
+    calibration: str | Path | Data | None = None,
+    *,
+    dataset: str | None,
+    limit: int | None,
+    max_loss: float | None,
+) -> None:
+    """Checks that options about data come with data; the examples to calibrate with have a `dataset` and a `limit`, too.
+
+    Raises:
+        UsageError: they do not.
+    """
+    given = {"--max-loss": max_loss}
+    given |= {"--dataset": dataset, "--limit": limit} if calibration is None else {}
+    for option, value in given.items():
+        if data is None and value is not None:
+            raise UsageError(f"{option} {value}: there is no --data to take it from; give --data, or leave it out")
+
+
 def read_goal(
-    data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float, limit: int, seed: int
+    data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float | None, limit: int | None, seed: int
 ) -> QualityGoal:
     """What `data` (as for `evaluate`) sets as a goal: at most `limit` examples of it, drawn by `seed`.
 
@@ -87,6 +107,7 @@ def read_goal(
         DataError: it cannot be read, or is for another task.
         UsageError: a number is out of range.
     """
+    max_loss = MAX_LOSS if max_loss is None else max_loss
     if not max_loss >= 0:
         raise UsageError(f"--max-loss {max_loss}: expected points of the metric, 0 or more")
     found = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
@@ -94,9 +115,15 @@ def read_goal(
 
 
 def read_sample(
-    data: str | Path | Data, *, task: str, dataset: str | None, limit: int, seed: int, purpose: Purpose = "evaluation"
+    data: str | Path | Data,
+    *,
+    task: str,
+    dataset: str | None,
+    limit: int | None,
+    seed: int,
+    purpose: Purpose = "evaluation",
 ) -> Data:
-    """At most `limit` examples of `data`, drawn by `seed`; of its part for `purpose`.
+    """At most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its part for `purpose`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -105,7 +132,7 @@ def read_sample(
         if task not in ("question-answering", "text-classification"):
             raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
         data = read_examples(data, task=task, dataset=dataset, purpose=purpose)
-    return sample(data, limit, seed=seed)
+    return sample(data, EXAMPLES if limit is None else limit, seed=seed)
 
 
 def judge(

@@ -17,7 +17,7 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Data, QuestionData, TextData, joined, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
-from prune_export.data.model_classes import with_classes
+from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.pruning.objective import LABELLED
@@ -74,6 +74,8 @@ def read_calibration(
         data = trainable(data)
     if labelled and isinstance(data, TextData):
         data, classes = with_classes(data, config, labels=labels)
+    elif isinstance(data, QuestionData):
+        refuse_labels(labels)
     drawn = sample(data, samples, seed=seed)
     features = make_features(drawn, tokenizer, max_seq_length=length, labelled=labelled, classes=classes)
     chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)

@@ -37,7 +37,7 @@ class QuantizationOptions:
     keep_float: tuple[str, ...]
     embeddings: bool
     dataset: str | None
-    limit: int
+    limit: int | None
     seed: int
 
     def check(self, precision: Precision) -> None:

@@ -16,7 +16,7 @@ from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.paths import expanded
 from prune_export.progress import SILENT, Progress
-from prune_export.training.arguments import total_steps
+from prune_export.training.arguments import total_steps, training_arguments
 from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features
 from prune_export.training.folder import check_run
@@ -105,6 +105,7 @@ def dry_run(
         tried: dict[Any, tuple[float, float]] = {}  # stages that differ in size alone are tried once
         for stage in stages:
             steps = total_steps(recipe, stage, len(features))
+            training_arguments(recipe, stage, Path(aside) / "checkpoints", steps, seed=recipe.seed)
             kind = (stage.method, stage.objective, stage.slim)
             if kind not in tried:
                 tried[kind] = _seconds(stage, start, context, features)

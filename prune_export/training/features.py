@@ -26,7 +26,7 @@ from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.batches import collate
 from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
-from prune_export.data.model_classes import with_classes
+from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.files.caches import cache_folder, kept
@@ -97,6 +97,8 @@ def training_features(
     classes: tuple[int, ...] = ()
     if isinstance(data, TextData):
         data, classes = with_classes(data, config, labels=section.labels)
+    else:
+        refuse_labels(section.labels)
     for note in data.notes:
         progress.note(note)
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}

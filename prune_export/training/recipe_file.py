@@ -29,7 +29,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             type or out of its range.
     """
     try:
-        data = _toml(read_text(user_path(path), limit=_LARGEST_RECIPE))
+        data = _toml(read_text(user_path(path), limit=_LARGEST_RECIPE).removeprefix("\ufeff"))
     except ReadingError as error:
         raise UsageError(f"{path}: cannot be read: {error}; expected a recipe (TOML)") from error
     _change(data, changes)
