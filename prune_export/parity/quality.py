@@ -91,7 +91,7 @@ def check_without_data(
     Raises:
         UsageError: they do not.
     """
-    given = {"--max-loss": max_loss}
+    given: dict[str, str | float | None] = {"--max-loss": max_loss}
     given |= {"--dataset": dataset, "--limit": limit} if calibration is None else {}
     for option, value in given.items():
         if data is None and value is not None:
