@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +17,35 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Linear
+import prune_export
+from exporters.encoder import (
+    Attention,
+    ConstantBlock,
+    Encoder,
+    FeatureHead,
+    FeedForward,
+    Linear,
+    SequenceHead,
+    map_layers,
+)
+from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.weights import read_weights
+from prune_export.pruning import block_timing
+from prune_export.pruning.block_networks import Blocks
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.costs import Costs
-from prune_export.pruning.cutting import cut, unpruned
+from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
+from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.reconstruction.layerwise import reconstruct
-from prune_export.pruning.reconstruction.least_squares import Sums, ridge_regression
+from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression
 from prune_export.pruning.scores import chance
-from prune_export.pruning.selection import select
+from prune_export.pruning.selection import Rules, select, select_counts
 from prune_export.slim_model.api import module_of
 from prune_export.surgeon.biases import fold_biases
 from prune_export.surgeon.columns import remove_columns
@@ -171,6 +188,10 @@ def test_reconstruction_is_the_walk_of_its_docstring(tmp_path: Path) -> None:
     kept = (((), (0, 3, 4, 7, 9, 12, 15, 19)), ((0, 2), (1, 2, 5, 8, 11, 13, 14, 16, 17)))
     refitted, fits = reconstruct(checkpoint.encoder, cut(unpruned(checkpoint.encoder), kept).encoder, batches)
     assert all(part.accepted for part in fits)
+    assert [(part.layer, part.part) for part in fits] == [
+        *((0, part) for part in ("attention output", "up inputs", "down")),
+        *((1, part) for part in ("attention inputs", "attention output", "up inputs", "down")),
+    ]
     expected = Reference(model, batches).walk(kept)
     network = module_of(checkpoint, refitted)
     head = numbers(model.qa_outputs)
@@ -194,6 +215,52 @@ def test_the_ridge_leaves_the_bias_alone() -> None:
     found = ridge_regression(sums, torch.zeros(2, 4, dtype=torch.float64), 1e6).numpy()
     np.testing.assert_allclose(found[:, -1], targets.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(found[:, :-1], 0, atol=1e-4)
+
+
+def test_held_out_errors_are_parts_of_the_targets_own_size() -> None:
+    """Fits targets of about a thousandth: what counts is the part of them that is wrong."""
+    rng = np.random.default_rng(0)
+    train, check = Sums(3, 2), Sums(3, 2)
+    start = rng.normal(size=(2, 4)) / 1000
+    for sums in (train, check):
+        features = rng.normal(size=(50, 3))
+        targets = features @ rng.normal(size=(3, 2)) / 1000
+        sums.add(torch.from_numpy(features), torch.from_numpy(targets), torch.ones(50, dtype=torch.float64))
+    found = fit(train, check, torch.from_numpy(start), ridge_regression)
+    for weight, error in ((start, found.before), (found.weight.numpy(), found.after)):
+        wrong = features @ weight[:, :-1].T + weight[:, -1] - targets
+        assert error == pytest.approx(np.square(wrong).sum() / np.square(targets).sum(), rel=1e-6)
+
+
+def test_what_is_left_of_a_shared_layer_is_the_mean_of_what_it_added(tmp_path: Path) -> None:
+    """Takes both blocks from ALBERT's one layer: a constant stays for each, tokens by 1 / variance, at all places."""
+    model = make_model(FAMILY_CASES[-1], "question-answering")
+    layer = model.albert.encoder.albert_layer_groups[0].albert_layers[0]
+    added: dict[str, list[Array]] = {"attention output": [], "down": []}
+    sums: dict[str, list[Array]] = {"attention output": [], "down": []}
+    for name, output, norm in (
+        ("attention output", layer.attention.dense, layer.attention.LayerNorm),
+        ("down", layer.ffn_output, layer.full_layer_layer_norm),
+    ):
+        output.register_forward_hook(lambda _, __, out, name=name: added[name].append(out.numpy().astype(np.float64)))
+        norm.register_forward_hook(lambda _, inputs, __, name=name: sums[name].append(inputs[0].numpy()))
+    checkpoint = load_checkpoint(save(model, tmp_path))
+    batches = [example_inputs(model, seed=seed) for seed in range(9)]
+    with torch.no_grad():
+        for batch in batches:
+            model(**batch)
+    network, fits = reconstruct(checkpoint.encoder, cut(unpruned(checkpoint.encoder), (((), ()),)).encoder, batches)
+    assert [(part.layer, part.part, part.accepted) for part in fits] == [(0, name, True) for name in added]
+    for name, block in (("attention output", network.layers[0].attention), ("down", network.layers[0].feed_forward)):
+        values, weights = [], []
+        for place, batch in enumerate(batches):
+            mask = batch["attention_mask"].bool().numpy()
+            for run in range(3 * place, 3 * place + 3) if place % 8 != 1 else ():
+                values.append(added[name][run][mask])
+                weights.append(1 / sums[name][run][mask].var(axis=-1, ddof=1))
+        assert isinstance(block, ConstantBlock)
+        wanted = np.average(np.concatenate(values), axis=0, weights=np.concatenate(weights))
+        np.testing.assert_allclose(block.bias.numpy(), wanted, rtol=1e-3, atol=1e-4)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -238,6 +305,21 @@ def test_a_texts_loss_is_the_hugging_face_models(labels: torch.Tensor) -> None:
             assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
 
 
+def test_a_tokens_loss_is_the_hugging_face_models() -> None:
+    """Draws classes from what the network predicts; padding does not count, and no row depends on another."""
+    model = make_model(BERT, "token-classification")
+    batch = example_inputs(model)
+    with torch.no_grad():
+        outputs = model(**batch)
+        chances = outputs.logits.softmax(2).flatten(0, 1)
+        labels = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(7)).view(3, 17)
+        labels = labels.masked_fill(batch["attention_mask"] == 0, -100)
+        found = sample_losses("token-classification", outputs, batch, torch.Generator().manual_seed(7))
+        for row in range(3):
+            one = {name: value[row : row + 1] for name, value in batch.items()}
+            assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
+
+
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +359,86 @@ def test_prices_rounded_up_never_exceed_the_budget(price: float) -> None:
     counts = tuple((len(heads), len(columns)) for heads, columns in kept)
     assert sum(map(sum, counts)) == 2
     assert costs.total(counts) <= 3.0
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_the_best_case_wins_wherever_it_stands(order: tuple[int, ...]) -> None:
+    """Spends 2 of 5: one case has room for a head and a column, one for no head, one for both heads and a column."""
+    heads = ((0.0, 1.0, 3.0), (0.0, np.inf, np.inf), (0.0, 0.5, 1.0))
+    cases = [Costs("ms", 5.0, 0.0, (prices,), ((0.0, 1.0, 2.0),)) for prices in heads]
+    costs = replace(cases[0], cases=tuple(cases[place] for place in order))
+    assert select([layer_scores([1.0, 0.5], [10.0, 0.1])], costs, 2.0) == (((0, 1), (0,)),)
+
+
+def test_a_refusal_rounds_what_it_offers_and_not_what_was_asked() -> None:
+    """Calls 2 of 6 0.333, as it was asked; 4 of 6 are 0.667 where 0.666 would not be enough."""
+    scores = [layer_scores([1.0, 1.0], [1.0])] * 3
+    with pytest.raises(UsageError) as found:
+        select_counts(scores, 2, 1, Rules(keep_layers=frozenset({0, 1})))
+    asked, offered = str(found.value).split("cannot be met")
+    assert "2 of 6 heads (0.333) and 1 of 3 columns (0.333)" in asked
+    assert "4 of 6 heads (0.667) and 2 of 3 columns (0.667)" in offered
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_stands_has_the_hugging_face_models_weights(tmp_path: Path) -> None:
+    """Compares even the biases of keys, which change no output: a checkpoint has them."""
+    model = make_model(BERT, "question-answering")
+    encoder = load_checkpoint(save(model, tmp_path)).encoder
+    kept = (((0, 3), (1, 5)), ((1,), (2,)), ((0, 1, 2, 3), (0,)))
+    for found, (heads, _), layer in zip(
+        cut(unpruned(encoder), kept).encoder.layers, kept, model.bert.encoder.layer, strict=True
+    ):
+        block = found.attention
+        assert isinstance(block, Attention)
+        rows = [6 * head + place for head in heads for place in range(6)]
+        for part, weight, bias in (
+            (layer.attention.self.query, block.query_weight, block.query_bias),
+            (layer.attention.self.key, block.key_weight, block.key_bias),
+            (layer.attention.self.value, block.value_weight, block.value_bias),
+        ):
+            assert bias is not None
+            assert torch.equal(weight.flatten(0, 1), part.weight[rows])
+            assert torch.equal(bias.flatten(), part.bias[rows])
+        assert torch.equal(block.output_weight.flatten(1), layer.attention.output.dense.weight[:, rows])
+
+
+def test_attention_without_biases_is_cut(tmp_path: Path) -> None:
+    """Cuts attention as surgery leaves it."""
+    dense = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path)).encoder
+    encoder = map_layers(
+        dense, lambda _, layer: replace(layer, attention=replace(layer.attention, key_bias=None, value_bias=None))
+    )
+    for layer in cut(unpruned(encoder), (((1, 2), (0,)),) * 3).encoder.layers:
+        assert isinstance(layer.attention, Attention)
+        assert layer.attention.heads == (1, 2)
+        assert layer.attention.key_bias is None
+        assert layer.attention.value_bias is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_checkpoints_weights_keep_their_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Writes a network that lost nothing to a checkpoint of another precision: all tensors are as PyTorch rounds them."""
+    checkpoint = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path))
+    weights = {name: part.to(dtype) for name, part in read_weights(tmp_path, checkpoint.family).items()}
+    changed = full_size_tensors(checkpoint, weights, unpruned(checkpoint.encoder))
+    assert len(changed) == 3 * 12  # query, key, value, output, up and down of each layer: weight and bias
+    for name, part in changed.items():
+        assert part.dtype == dtype
+        assert torch.equal(part, weights[name])
+
+
+def test_what_stays_is_told_beside_the_parameters_of_the_hugging_face_model(tmp_path: Path) -> None:
+    """Counts the parameters of the model's layers, of which at most the part that was asked for stays."""
+    model = make_model(BERT, "text-classification", vocab_size=90, num_labels=2)
+    folder = save_with_tokenizer(model, bert_tokenizer(), tmp_path / "dense")
+    path = tmp_path / "train.tsv"
+    path.write_text("sentence\tlabel\n" + "".join(f"a {index}\t{index % 2}\n" for index in range(8)), encoding="utf-8")
+    (result,) = prune_export.prune(folder, path, tmp_path / "out", parameters=0.6, samples=8, dataset="sst2")
+    assert result.dense == sum(part.numel() for part in model.bert.encoder.parameters())
+    assert result.cost <= 0.6 * result.dense
 
 
 # --- exact folding ----------------------------------------------------------------------------------------------------
@@ -365,3 +527,139 @@ def test_chance_draws_a_number_per_unit_that_is_there(tmp_path: Path) -> None:
         drawn = torch.rand(heads + columns, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(found.heads, drawn[:heads] * 2 * first.attention.value_size, rtol=0, atol=0)
         torch.testing.assert_close(found.columns, drawn[heads:], rtol=0, atol=0)
+
+
+# --- tables of times, by a made-up machine ----------------------------------------------------------------------------
+
+
+def milliseconds(network: Encoder) -> float:
+    """Adds 0.25 ms a head, 0.5 for attention, 0.01 a column, 0.3 for its block; a tenth of that for one token only."""
+    one_token = isinstance(network.head, SequenceHead)
+    last = max(
+        (place for place, layer in enumerate(network.layers) if isinstance(layer.attention, Attention)), default=-1
+    )
+    total = (0.6 if isinstance(network.head, FeatureHead) else 1.0) + 0.05 * len(network.layers)
+    for place, layer in enumerate(network.layers):
+        part = 0.1 if one_token and place >= last else 1.0
+        if isinstance(layer.attention, Attention):
+            total += part * (0.5 + 0.25 * len(layer.attention.heads))
+        if isinstance(layer.feed_forward, FeedForward):
+            total += part * (0.3 + 0.01 * layer.feed_forward.columns)
+    return total
+
+
+class Listener:
+    """Counts the steps of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[Any]] = []
+
+    def stage(self, description: str, total: int | None = None) -> None:
+        self.stages.append([description, total, 0])
+
+    def advance(self, steps: int = 1) -> None:
+        self.stages[-1][2] += steps
+
+    def note(self, text: str) -> None: ...
+
+    def pause(self) -> None: ...
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Encoder]:
+    """Lists what was timed, by a clock that runs as `milliseconds` says."""
+    now, timed = [0.0], list[Encoder]()
+
+    def session(network: Encoder, _: Any, folder: Path) -> Callable[[], None]:
+        assert folder.is_dir()
+        timed.append(network)
+
+        def run() -> None:
+            now[0] += milliseconds(network) / 1000
+
+        return run
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(block_timing, "_session", session)
+    monkeypatch.setattr(block_timing.time, "perf_counter", lambda: now[0])
+    for name, value in (("_ROUNDS", 3), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
+        monkeypatch.setattr(block_timing, name, value)
+    return timed
+
+
+HEADS_MS = [(0, 0.0), (1, 0.75), (2, 1.0), (3, 1.25), (4, 1.5)]
+COLUMNS_MS = [(0, 0.0), (5, 0.35), (10, 0.4), (15, 0.45), (20, 0.5)]
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-classification"])
+def test_a_table_has_the_times_that_the_blocks_take(task: Any, networks: list[Encoder], tmp_path: Path) -> None:
+    """Reads each time off the table, last layers of a classifier included, and what was told while it was measured."""
+    encoder = load_checkpoint(save(make_model(BERT, task), tmp_path / "model")).encoder
+    listener = Listener()
+    table = latency_table(encoder, sequence_length=40, progress=listener)
+    short = task == "text-classification"
+    wanted = {
+        "heads": HEADS_MS,
+        "columns": COLUMNS_MS,
+        "last_heads": [(count, value / 10) for count, value in HEADS_MS] if short else [],
+        "last_columns": [(count, COLUMNS_MS[count // 5][1] / 10) for count in (0, 5, 15, 20)] if short else [],
+    }
+    assert table.rest == pytest.approx(1.15)
+    for name, pairs in wanted.items():
+        found = getattr(table, name)
+        assert [count for count, _ in found] == [count for count, _ in pairs]
+        assert [value for _, value in found] == pytest.approx([value for _, value in pairs], rel=1e-6)
+    others = 2 + 4 + 4 + (4 + 3 if short else 0)
+    assert len(networks) == 1 + others
+    assert listener.stages == [["Preparing block sessions", others, others], ["Measuring blocks", 3, 3]]
+    assert (table.settings["heads"], table.settings["head_size"], table.settings["columns"]) == (4, 6, 20)
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-classification"])
+def test_a_table_is_found_again_whatever_the_order_of_its_settings(
+    task: Any, networks: list[Encoder], tmp_path: Path
+) -> None:
+    """Measures nothing the second time, unless the length is another."""
+    encoder = load_checkpoint(save(make_model(BERT, task), tmp_path / "model")).encoder
+    first = latency_table(encoder, sequence_length=8)
+    (path,) = (tmp_path / "cache" / "prune-export" / "latency").iterdir()
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["settings"] = dict(reversed(data["settings"].items()))
+    path.write_text(json.dumps(data), encoding="utf-8")
+    networks.clear()
+    assert latency_table(encoder, sequence_length=8) == first
+    assert not networks
+    latency_table(encoder, sequence_length=9)
+    assert networks
+
+
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (40, True), (41, False)])
+def test_a_table_is_for_1_to_as_many_tokens_as_the_model_has_positions(
+    length: int, fits: bool, networks: list[Encoder], tmp_path: Path
+) -> None:
+    """Refuses no tokens and 41, for a model of 40 positions."""
+    encoder = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path / "model")).encoder
+    if fits:
+        latency_table(encoder, sequence_length=length)
+    else:
+        with pytest.raises(UsageError, match="--sequence-length"):
+            latency_table(encoder, sequence_length=length)
+    assert bool(networks) == fits
+
+
+def test_blocks_are_timed_in_networks_without_a_task(tmp_path: Path) -> None:
+    """Makes four copies with weights of their own, 24 to 5 columns and back; ONNX Runtime gives 24 numbers a token."""
+    blocks = Blocks(load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path / "model")).encoder)
+    network = blocks.repeated(columns=5)
+    assert network.task == "feature-extraction"
+    assert len({id(layer) for layer in network.layers}) == len(network.layers) == 4
+    for layer in network.layers:
+        assert isinstance(layer.attention, ConstantBlock)
+        assert isinstance(layer.feed_forward, FeedForward)
+        assert layer.feed_forward.up.weight.shape == (5, 24)
+        assert layer.feed_forward.down.weight.shape == (24, 5)
+    path = tmp_path / "model.onnx"
+    save_onnx(build(network, TARGETS["portable"], PRECISIONS["fp32"]), path)
+    session = onnxruntime.InferenceSession(str(path))
+    inputs = {part.name: np.ones((2, 7), dtype=np.int64) for part in session.get_inputs()}
+    assert [part.shape for part in session.run(None, inputs)] == [(2, 7, 24)]
