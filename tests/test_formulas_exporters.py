@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import prune_export
-from exporters.encoder import Task
+from exporters.encoder import ConstantBlock, Task, map_layers
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.precision import FP32, PRECISIONS
 from exporters.onnx.quantized import _steps, quantized_matrix, quantized_rows, weight_scales
@@ -65,6 +66,38 @@ def test_packed_norms_answer_with_their_epsilon(tmp_path: Path) -> None:
     real = inputs["attention_mask"].numpy() == 1
     for name, expected in reference.items():
         np.testing.assert_allclose(found[name][real], expected[real], atol=1e-4)
+
+
+@pytest.mark.parametrize("target", RUNNABLE)
+def test_norms_without_epsilon_multiply_and_add(target: str, tmp_path: Path) -> None:
+    """Compares a network of nothing but such norms and constants, as MobileBERT has them, with NumPy."""
+    model = make_model(BERT, "feature-extraction")
+    encoder = prune_export.inspect(save_model(model, tmp_path), task="feature-extraction").slim
+    one, two = torch.linspace(-1, 1, 24), torch.linspace(2, 3, 24)
+    encoder = replace(
+        encoder, embeddings=replace(encoder.embeddings, norm=replace(encoder.embeddings.norm, epsilon=None))
+    )
+    encoder = map_layers(
+        encoder,
+        lambda _, layer: replace(
+            layer,
+            attention=ConstantBlock(one),
+            feed_forward=ConstantBlock(two),
+            attention_norm=replace(layer.attention_norm, epsilon=None),
+            feed_forward_norm=replace(layer.feed_forward_norm, epsilon=None),
+        ),
+    )
+    inputs = example_inputs(model)
+    tables = model.embeddings
+    with torch.no_grad():
+        x = tables.word_embeddings(inputs["input_ids"]) + tables.token_type_embeddings(inputs["token_type_ids"])
+        x = (x + tables.position_embeddings.weight[:17]).numpy()
+    x = x * tables.LayerNorm.weight.detach().numpy() + tables.LayerNorm.bias.detach().numpy()
+    for layer in model.encoder.layer:
+        for constant, norm in ((one, layer.attention.output.LayerNorm), (two, layer.output.LayerNorm)):
+            x = (x + constant.numpy()) * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    found = onnx_outputs(encoder, inputs, tmp_path, target=target)["last_hidden_state"]
+    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", RUNNABLE)
