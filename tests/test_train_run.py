@@ -261,7 +261,7 @@ def test_a_gradient_that_is_not_a_number_ends_the_training_before_its_step(
         return network
 
     monkeypatch.setattr(stage_run, "make_network", spoiled)
-    with pytest.raises(TrainingError, match=rf"step 3 of 6: the gradient of {name} is not a number"):
+    with pytest.raises(TrainingError, match=rf"step 3 of 6: the gradient( of {name})? is not a number"):
         train(tiny_recipe(tmp_path, optimiser={"max_gradient_norm": 0.0}))
     assert len(steps) == 3
 
