@@ -38,7 +38,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "exporters": ("exporters/onnx/*", "writer packed quantized formulas_exporters"),
     "sessions": ("exporters/[!o]*", "session secrets surgeon formulas_surgeon pruning"),  # all but exporters/onnx
     "data": ("prune_export/data/*", "data data_cases formulas_data train_features hostile_data"),
-    "pruning": ("prune_export/pruning/*", "pruning formulas_pruning budgets"),
+    "pruning": ("prune_export/pruning/*", "pruning formulas_pruning latency_tables budgets"),
     "training": (
         "prune_export/training/*",
         "training train_features train_l0 train_movement train_recipes train_distillation train_gradual train_run "

@@ -151,9 +151,9 @@ def test_bad_options_are_refused_in_one_line(
         prune_export.export(checkpoint, out, dtype="int8", data="x.json", max_loss=-1.0)
     for alone in ({"limit": 5}, {"max_loss": 0.5}, {"dataset": "sst2"}):
         option = f"--{next(iter(alone)).replace('_', '-')} {next(iter(alone.values()))}"
-        with pytest.raises(UsageError, match=f"^{option}: there is no --data to take it from"):
+        with pytest.raises(UsageError, match=f"^{option} is about examples, and there are none"):
             prune_export.export(checkpoint, out, **alone)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match=f"^{option}: there is no --data to take it from"):
+        with pytest.raises(UsageError, match=f"^{option} is about examples, and there are none"):
             prune_export.verify(checkpoint, out, **alone)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"--max-loss 1\.0: there is no --data"):
         prune_export.export(checkpoint, out, dtype="int8", calibration="x.json", limit=5, max_loss=1.0)

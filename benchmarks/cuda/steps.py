@@ -31,12 +31,6 @@ STEPS = (
     Step("machine", "benchmarks.cuda.machine", ("machine",), 0.05),
     Step("tests", "benchmarks.cuda.marked_tests", ("pytest",), 0.27),
     Step("parity", "benchmarks.cuda.parity", ("parity",), 0.42),
-    Step(
-        "speed",
-        "benchmarks.cuda.speed",
-        (_FIRST, _SECOND, _COMPILED[0], *_OTHERS, *_COMPILED[1:]),
-        0.9,
-        (_FIRST, _COMPILED[0]),
-    ),
+    Step("speed", "benchmarks.cuda.speed", _SPEED, 0.9, (_FIRST, _COMPILED[0])),
     Step("kernels", "benchmarks.cuda.kernels", ("kernels",), 0.99),
 )

@@ -95,7 +95,7 @@ def check_without_data(
     given |= {"--dataset": dataset, "--limit": limit} if calibration is None else {}
     for option, value in given.items():
         if data is None and value is not None:
-            raise UsageError(f"{option} {value}: there is no --data to take it from; give --data, or leave it out")
+            raise UsageError(f"{option} {value} is about examples, and there are none: give --data, or leave it out")
 
 
 def read_goal(
