@@ -155,7 +155,7 @@ def test_bad_options_are_refused_in_one_line(
             prune_export.export(checkpoint, out, **alone)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=f"^{option} is about examples, and there are none"):
             prune_export.verify(checkpoint, out, **alone)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"--max-loss 1\.0: there is no --data"):
+    with pytest.raises(UsageError, match=r"--max-loss 1\.0 is about examples"):
         prune_export.export(checkpoint, out, dtype="int8", calibration="x.json", limit=5, max_loss=1.0)
     with pytest.raises(DataError, match="no such file"):
         prune_export.export(checkpoint, out, dtype="int8", calibration="x.json", limit=5)
