@@ -109,7 +109,8 @@ def create_session(
     if wanted not in module.get_available_providers():
         raise ProviderError(
             f"the provider {wanted} is not in the installed onnxruntime {module.__version__}; it has "
-            f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'; otherwise ask for the provider cpu"
+            f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'; otherwise ask for "
+            "the provider cpu"
         )
     if provider == "cuda":
         _load_cuda_libraries(module)
