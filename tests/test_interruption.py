@@ -153,12 +153,14 @@ def test_a_signal_leaves_what_was_there(
 def test_after_a_kill_the_next_run_clears_up(checkpoint: Path, situation: Situation) -> None:
     before = situation.files()
     with started(checkpoint, situation) as process:
-        time.sleep(random.Random(len(before)).uniform(0, 1.0))
+        time.sleep(random.Random(len(before)).uniform(0, 0.5))
         process.kill()
         process.communicate(timeout=60)
-    if process.returncode == -signal.SIGKILL:
+    left = situation.files()
+    if left == before:
         assert situation.hidden()
-        assert situation.files() == before
+    else:
+        assert is_complete(left, before)  # all was in place before the kill; the process only had to end
     done = subprocess.run(command(checkpoint, situation.output), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not situation.hidden()
