@@ -23,9 +23,9 @@ from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row
 from prune_export.cli.console import progress
-from prune_export.exporting import export
-from prune_export.pruning.one_shot import prune
-from prune_export.pruning.profiling import profile
+from prune_export.verbs.export import export
+from prune_export.verbs.profile import profile
+from prune_export.verbs.prune import prune
 
 ASKED = (1.5, 2.0, 3.0)
 SEQUENCE_LENGTH = 384

@@ -24,7 +24,7 @@ from prune_export.benchmark.rows import Row, Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
-from prune_export.record import find_exported
+from prune_export.facts.record import find_exported
 
 OPENVINO = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer, Norm, SpanHead
-from prune_export.network import Batch
+from prune_export.network.opening import Batch
 
 Place = tuple[str | int, ...]
 

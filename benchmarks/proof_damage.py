@@ -25,12 +25,12 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.session import Session
 from prune_export.checkpoint.oracle import load_oracle
-from prune_export.inspection import inspect
-from prune_export.network import torch_runner
+from prune_export.network.opening import torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, compare
 from prune_export.parity.inputs import load_tokenizer
 from prune_export.parity.tolerance import TOLERANCES
+from prune_export.verbs.inspect import inspect
 
 
 def judge_damages(model: str | Path, *, kind: str | None = None, seed: int = 0) -> Iterator[tuple[Damage, bool, float]]:

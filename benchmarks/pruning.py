@@ -145,7 +145,7 @@ class Bench:
 
     def measure(self, point: Point) -> dict[str, Any]:
         """Prunes, and judges what would be exported."""
-        from prune_export.inspection import plan_from_zeros
+        from prune_export.facts.plan import plan_from_zeros
         from prune_export.pruning.budget import Budget
         from prune_export.pruning.costs import counts_of
         from prune_export.surgeon import operate
@@ -186,8 +186,8 @@ class Bench:
         from exporters.onnx.targets import TARGETS
         from exporters.onnx.writer import build
         from exporters.session import Session
-        from prune_export.evaluation.evaluating import evaluate_network
-        from prune_export.network import Network
+        from prune_export.evaluation.evaluate_network import evaluate_network
+        from prune_export.network.opening import Network
 
         target, precision = TARGETS["cpu"], PRECISIONS["fp32"]
         with tempfile.TemporaryDirectory() as name:

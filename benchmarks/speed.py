@@ -30,8 +30,8 @@ from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.cli.console import progress
-from prune_export.exporting import export
 from prune_export.progress import Progress
+from prune_export.verbs.export import export
 
 
 @dataclass(frozen=True, slots=True)

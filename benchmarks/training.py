@@ -35,11 +35,11 @@ from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
-from prune_export.evaluation.evaluating import evaluate
-from prune_export.exporting import export
 from prune_export.outputs.run import LOG
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
+from prune_export.verbs.evaluate import evaluate
+from prune_export.verbs.export import export
 
 
 @dataclass(frozen=True, slots=True)

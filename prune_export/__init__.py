@@ -47,25 +47,29 @@ if TYPE_CHECKING:
         WriteError,
     )
     from prune_export.benchmark.results import BenchReport
-    from prune_export.benchmark.run import bench
-    from prune_export.evaluation.evaluating import evaluate
     from prune_export.evaluation.result import Evaluation
-    from prune_export.exporting import ExportResult, export
-    from prune_export.inspection import Inspection, inspect
-    from prune_export.network import load_session
+    from prune_export.exporting.checkpoint_export import ExportResult
+    from prune_export.facts.plan import LayerPlan, Plan, read_plan
     from prune_export.parity.verdict import ParityReport
-    from prune_export.pipeline import Pipeline
-    from prune_export.plan import LayerPlan, Plan, read_plan
     from prune_export.pruning.latency import LatencyTable
-    from prune_export.pruning.one_shot import PruneResult, prune
-    from prune_export.pruning.profiling import profile
-    from prune_export.slim_model.api import load_slim, slim
+    from prune_export.pruning.one_shot import PruneResult
     from prune_export.slim_model.model import SlimModel
+    from prune_export.surgeon.inspection import Inspection
     from prune_export.training.dry_run import DryRun, dry_run
     from prune_export.training.recipe import Recipe
     from prune_export.training.recipe_file import read_recipe
     from prune_export.training.run import TrainResult, train
-    from prune_export.verification import verify
+    from prune_export.verbs.bench import bench
+    from prune_export.verbs.evaluate import evaluate
+    from prune_export.verbs.export import export
+    from prune_export.verbs.inspect import inspect
+    from prune_export.verbs.load_session import load_session
+    from prune_export.verbs.load_slim import load_slim
+    from prune_export.verbs.pipeline import Pipeline
+    from prune_export.verbs.profile import profile
+    from prune_export.verbs.prune import prune
+    from prune_export.verbs.slim import slim
+    from prune_export.verbs.verify import verify
 
 __all__ = [
     "BenchReport",
@@ -115,51 +119,29 @@ __all__ = [
     "verify",
 ]
 
+_VERBS = ("bench", "evaluate", "export", "inspect", "load_session", "load_slim", "profile", "prune", "slim", "verify")
+
 _HOMES = {
+    **{name: "exporters.errors" for name in __all__ if name.endswith("Error")},
+    **{name: f".verbs.{name}" for name in _VERBS},
     "BenchReport": ".benchmark.results",
-    "BenchmarkError": "exporters.errors",
-    "CheckpointError": "exporters.errors",
-    "DataError": "exporters.errors",
     "DryRun": ".training.dry_run",
     "Evaluation": ".evaluation.result",
-    "ExportResult": ".exporting",
-    "Inspection": ".inspection",
+    "ExportResult": ".exporting.checkpoint_export",
+    "Inspection": ".surgeon.inspection",
     "LatencyTable": ".pruning.latency",
-    "LayerPlan": ".plan",
-    "MissingDependencyError": "exporters.errors",
-    "OutputError": "exporters.errors",
-    "ParityError": "exporters.errors",
+    "LayerPlan": ".facts.plan",
     "ParityReport": ".parity.verdict",
-    "Pipeline": ".pipeline",
-    "Plan": ".plan",
-    "PlanError": "exporters.errors",
-    "ProviderError": "exporters.errors",
-    "PruneExportError": "exporters.errors",
+    "Pipeline": ".verbs.pipeline",
+    "Plan": ".facts.plan",
     "PruneResult": ".pruning.one_shot",
-    "QualityError": "exporters.errors",
     "Recipe": ".training.recipe",
     "SlimModel": ".slim_model.model",
-    "SurgeryError": "exporters.errors",
     "TrainResult": ".training.run",
-    "TrainingError": "exporters.errors",
-    "UnsupportedError": "exporters.errors",
-    "UsageError": "exporters.errors",
-    "WeightsError": "exporters.errors",
-    "WriteError": "exporters.errors",
-    "bench": ".benchmark.run",
     "dry_run": ".training.dry_run",
-    "evaluate": ".evaluation.evaluating",
-    "export": ".exporting",
-    "inspect": ".inspection",
-    "load_session": ".network",
-    "load_slim": ".slim_model.api",
-    "profile": ".pruning.profiling",
-    "prune": ".pruning.one_shot",
-    "read_plan": ".plan",
+    "read_plan": ".facts.plan",
     "read_recipe": ".training.recipe_file",
-    "slim": ".slim_model.api",
     "train": ".training.run",
-    "verify": ".verification",
 }
 
 # A library's log is shown where the program that uses it asks for that.

@@ -76,10 +76,10 @@ def test_public_names_are_a_list() -> None:
 def test_functions_stay_functions_whatever_is_imported_first() -> None:
     """A submodule of the same name would shadow them."""
     code = (
-        "import prune_export, prune_export.exporting, prune_export.verification, prune_export.inspection\n"
-        "import prune_export.slim_model.api, prune_export.benchmark.run\n"
-        "import prune_export.evaluation.evaluating, prune_export.pipeline\n"
-        "import prune_export.pruning.one_shot, prune_export.pruning.profiling, prune_export.training.run\n"
+        "import prune_export, prune_export.verbs.export, prune_export.verbs.verify, prune_export.surgeon.inspection\n"
+        "import prune_export.verbs.slim, prune_export.benchmark.run\n"
+        "import prune_export.evaluation.evaluate_network, prune_export.verbs.pipeline\n"
+        "import prune_export.pruning.one_shot, prune_export.verbs.profile, prune_export.training.run\n"
         "names = ('export', 'verify', 'inspect', 'slim', 'load_slim', 'bench', 'evaluate', 'prune', 'profile', 'train')\n"
         "print([type(getattr(prune_export, name)).__name__ for name in names])"
     )

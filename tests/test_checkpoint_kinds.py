@@ -23,14 +23,14 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tensor_names import BODY
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.cli.main import main
-from prune_export.data.tokenizer import load_tokenizer
+from prune_export.facts.plan import plan_to_json
 from prune_export.families import FAMILIES
-from prune_export.inspection import inspect
-from prune_export.network import open_network
+from prune_export.network.opening import open_network
 from prune_export.parity.texts import QUESTIONS
-from prune_export.plan import plan_to_json
 from prune_export.training.head import write_with_head
+from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.test_formats import NATIVE_PRUNING, masked_model, to_hub_format

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.errors import CheckpointError, DataError, MissingDependencyError, UnsupportedError, UsageError
+from prune_export.checkpoint.tokenizer import longest_input, open_tokenizer
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Question, QuestionData, Text, TextData, answerable, part_of, sample
 from prune_export.data.features import make_features, question_features, text_features
 from prune_export.data.glue_tasks import GLUE_TASKS
 from prune_export.data.model_classes import class_order
 from prune_export.data.read import read_examples
-from prune_export.data.tokenizer import longest_input, open_tokenizer
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer
 
 # --- question answering -------------------------------------------------------------------------------------------------
@@ -490,7 +490,7 @@ def test_sentencepiece_is_asked_for_where_only_it_could_read_the_tokenizer(
     """Neither file can be read here; sentencepiece would have helped where there is no tokenizer.json."""
     if int(transformers.__version__.split(".")[0]) >= 5 and tokens is None and vocabulary != "spiece.model":
         pytest.skip("transformers 5 makes a tokenizer without words of a file that is not ALBERT's")
-    monkeypatch.setattr("prune_export.data.tokenizer.find_spec", {"sentencepiece": None}.__getitem__)
+    monkeypatch.setattr("prune_export.checkpoint.tokenizer.find_spec", {"sentencepiece": None}.__getitem__)
     for name in filter(None, (tokens, vocabulary)):
         (tmp_path / name).write_bytes(b"\xff")
     (tmp_path / "config.json").write_text('{"model_type": "albert"}')

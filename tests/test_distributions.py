@@ -11,7 +11,7 @@ import pytest
 
 import prune_export
 from prune_export.distributions import others_with_exporters, shared_exporters
-from prune_export.record import versions
+from prune_export.facts.record import versions
 
 
 def installed(folder: Path, name: str, files: dict[str, str]) -> None:

@@ -18,10 +18,10 @@ from exporters.errors import CheckpointError, OutputError, UnsupportedError, Usa
 from prune_export.cli.main import main
 from prune_export.data.examples import QuestionData, TextData, part_of
 from prune_export.data.read import read_examples
-from prune_export.evaluation.evaluating import evaluate_network
+from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.squad import squad_v2_scores
-from prune_export.network import open_network
+from prune_export.network.opening import open_network
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
 

@@ -17,8 +17,8 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.families import FAMILIES
 from prune_export.families.state_dict import state_dict
-from prune_export.inspection import inspect
-from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import module_of
+from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 

@@ -19,7 +19,7 @@ from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import NoNorm, load_oracle
-from prune_export.inspection import inspect
+from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
 
@@ -209,7 +209,7 @@ def test_masked_format(tmp_path: Path) -> None:
     model = masked_model()
     folder = save(model, tmp_path / "checkpoint")
     plan = inspect(folder).plan
-    from prune_export.plan import plan_to_json
+    from prune_export.facts.plan import plan_to_json
 
     (folder / "pruning.json").write_text(json.dumps(plan_to_json(plan) | {"method": "magnitude", "seed": 0}))
     found = assert_exports_like(model, folder, tmp_path)

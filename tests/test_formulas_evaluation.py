@@ -21,7 +21,7 @@ from prune_export.evaluation.prediction_files import check_predictions, short_na
 from prune_export.evaluation.result import Evaluation, ModelResult, is_count
 from prune_export.evaluation.running import run_features
 from prune_export.evaluation.spans import best_answer
-from prune_export.network import Network
+from prune_export.network.opening import Network
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
 
@@ -230,7 +230,7 @@ def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         given.append((model, options))
         return Network("n", "onnx", "question-answering", folder, (), ("start_logits", "end_logits"), run)
 
-    monkeypatch.setattr("prune_export.evaluation.evaluating.open_network", opened)
+    monkeypatch.setattr("prune_export.verbs.evaluate.open_network", opened)
     before = torch.get_num_threads()
     options = {"provider": "cpu", "threads": 3, "revision": "r", "cache_dir": tmp_path, "token": "t"}
     found = prune_export.evaluate("a", data, **options)

@@ -16,20 +16,21 @@ from transformers import AutoTokenizer
 import prune_export
 from exporters.encoder import Task
 from exporters.errors import DataError, OutputError, UsageError
+from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
-from prune_export.network import Network
+from prune_export.network.opening import Network
 from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
 from prune_export.parity.check import check, real_tokens
 from prune_export.parity.inputs import Case, cases, count_cases, load_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
+from prune_export.parity.reference import load_reference
+from prune_export.parity.run import run_parity
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import CaseResult, OutputResult, ParityReport
 from prune_export.progress import SILENT
-from prune_export.report.tables import parity_table
-from prune_export.verification import load_reference, run_parity
 from tests.models import FAMILY_CASES, make_model, save
 from tests.test_packed import runner
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
@@ -158,12 +159,12 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
     prune_export.export(checkpoint, tmp_path / "packed", target="cuda-packed", verify=False)
     run = runner(tmp_path / "packed" / "model.onnx")
     session = SimpleNamespace(run=run, provider="cpu")
-    monkeypatch.setattr("prune_export.verification.load_session", lambda *_, **__: session)
+    monkeypatch.setattr("prune_export.verbs.verify.open_session", lambda *_, **__: session)
     assert prune_export.verify(checkpoint, tmp_path / "packed", samples=5).passed
     # `export` compares before it moves the file to its place; its check that CUDA is there is not what is tested here.
-    monkeypatch.setattr("prune_export.exporting.runtime.check_provider", lambda _: None)
+    monkeypatch.setattr("exporters.runtime.check_provider", lambda _: None)
     monkeypatch.setattr(
-        "prune_export.exporting.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
+        "prune_export.verbs.export.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
     )
     assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
     with ThreadPoolExecutor(1) as pool:

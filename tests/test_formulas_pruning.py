@@ -40,7 +40,7 @@ from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression
 from prune_export.pruning.scores import chance
 from prune_export.pruning.selection import Rules, select, select_counts
-from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import module_of
 from prune_export.surgeon.biases import fold_biases
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions

@@ -26,8 +26,8 @@ from prune_export.checkpoint.config_keys import check_config, own_attention
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import Source
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.cli.main import main
-from prune_export.data.tokenizer import load_tokenizer
 from prune_export.parity.inputs import load_tokenizer as parity_tokenizer
 from prune_export.training.head import write_with_head
 from tests.tiny_checkpoints import change_config, make_checkpoint

@@ -25,17 +25,17 @@ from transformers import BertForSequenceClassification
 from exporters.errors import CheckpointError, DataError, OutputError, PlanError, UsageError, WeightsError
 from prune_export.checkpoint import sizes
 from prune_export.checkpoint.folder import own_files
+from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.checkpoint.weights import read_weights
 from prune_export.cli.main import main
 from prune_export.data.read import read_examples
-from prune_export.data.tokenizer import load_tokenizer, read_config
+from prune_export.facts.plan import read_plan
+from prune_export.facts.record import find_exported
 from prune_export.families import FAMILIES
 from prune_export.files.reading import ReadingError, clipped, decode_json, read_bytes, user_path
-from prune_export.network import load_session
-from prune_export.plan import read_plan
-from prune_export.record import find_exported
 from prune_export.training.recipe_file import read_recipe
 from prune_export.training.trainer_state import check_state
+from prune_export.verbs.load_session import load_session
 from tests.confined import Ended, confined
 from tests.tiny_checkpoints import change_config, make_checkpoint, to_pickle, to_shards, write_index
 from tests.tiny_tokenizers import bert_tokenizer

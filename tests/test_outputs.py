@@ -22,11 +22,11 @@ from exporters.errors import CheckpointError, OutputError, WeightsError
 from prune_export.checkpoint.beside import tokenizer_files
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.source import SAFETENSORS, TOKENIZER_FILES, resolve
+from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
-from prune_export.outputs.kinds import RECORD
+from prune_export.facts.file_names import RECORD, SAFETENSORS, TOKENIZER_FILES
+from prune_export.facts.plan import plan_from_zeros
 from prune_export.outputs.run import MARKER, RECIPE
-from prune_export.plan import plan_from_zeros
 from prune_export.training.distillation.student import write_student
 from prune_export.training.folder import held_run
 from prune_export.training.head import write_with_head

@@ -23,10 +23,10 @@ from exporters.onnx.precision import FP32
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from prune_export.inspection import inspect
 from prune_export.parity.check import check, real_tokens
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import TOLERANCES
+from prune_export.verbs.inspect import inspect
 from tests.comparing import torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
 from tests.models import save as save_model

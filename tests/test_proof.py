@@ -20,14 +20,14 @@ from exporters.onnx.writer import build
 from exporters.session import Session
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
-from prune_export.inspection import inspect
-from prune_export.network import Batch, Outputs, torch_runner
+from prune_export.network.opening import Batch, Outputs, torch_runner
 from prune_export.parity.budget import TEXT_LENGTH, TOKENS, budget_cases
 from prune_export.parity.check import check, one_ahead
 from prune_export.parity.inputs import Case, cases
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES
 from prune_export.parity.workers import workers
+from prune_export.verbs.inspect import inspect
 from tests.models import BERT_LIKE, FAMILY_CASES, FamilyCase, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 
@@ -184,7 +184,7 @@ def test_an_oracle_that_fails_in_its_thread_is_an_error(tmp_path: Path, monkeypa
     def broken(_: Batch) -> Outputs:
         raise PruneExportError("the oracle broke")
 
-    monkeypatch.setattr("prune_export.verification.torch_runner", lambda *_, **__: broken)
+    monkeypatch.setattr("prune_export.parity.reference.torch_runner", lambda *_, **__: broken)
     with pytest.raises(PruneExportError, match="the oracle broke"):
         prune_export.export(bert(tmp_path / "checkpoint"), tmp_path / "out", target="cpu")
     assert not (tmp_path / "out").exists()

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.cost import layer_shape
-from prune_export.inspection import inspect
-from prune_export.slim_model.api import load_slim, module_of
+from prune_export.slim_model.model import module_of
+from prune_export.verbs.inspect import inspect
+from prune_export.verbs.load_slim import load_slim
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 

@@ -21,7 +21,6 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
-from prune_export.inspection import inspect
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
@@ -34,8 +33,9 @@ from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_r
 from prune_export.pruning.scores import LayerScores, distinct_layers, fisher, gate_gradients, magnitude, taylor
 from prune_export.pruning.selection import Rules, select
 from prune_export.pruning.stepping import Pruner, Settings
-from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import module_of
 from prune_export.surgeon import operate
+from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.made_scores import NUMBERS, kept_score, layer_scores
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
@@ -213,7 +213,7 @@ def test_budgets_are_met_and_used(case: FamilyCase, kind: str, tmp_path: Path) -
         costs = flops_costs(encoder, sequence_length=30) if kind == "flops" else parameter_costs(encoder)
         kept = select(magnitude(encoder), costs, fraction * costs.dense)
         network = cut(unpruned(encoder), kept)
-        slim = operate(network.encoder, prune_export.inspection.plan_from_zeros(network.encoder))
+        slim = operate(network.encoder, prune_export.surgeon.inspection.plan_from_zeros(network.encoder))
         assert costs.total(counts_of(slim)) == pytest.approx(counted(slim, kind))
         assert counted(slim, kind) <= fraction * costs.dense
         if fraction < 1:

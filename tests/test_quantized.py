@@ -21,7 +21,7 @@ from exporters.onnx.quantized import quantized_matrix, quantized_rows, weight_sc
 from exporters.onnx.serialize import save, weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, quantizable_maps
-from prune_export.inspection import inspect
+from prune_export.verbs.inspect import inspect
 from tests.comparing import LIMITS, largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, make_model
 from tests.models import save as save_model

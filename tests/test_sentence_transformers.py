@@ -19,8 +19,8 @@ from exporters.errors import CheckpointError, OutputError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.sentence import sentence_files
-from prune_export.checkpoint.source import SENTENCE_FILES
-from prune_export.inspection import inspect
+from prune_export.facts.file_names import SENTENCE_FILES
+from prune_export.verbs.inspect import inspect
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from exporters.encoder import Attention, ConstantBlock, FeedForward, Layer
 from exporters.errors import PlanError, SurgeryError
-from prune_export.inspection import inspect
-from prune_export.plan import LayerPlan, plan_from_zeros
-from prune_export.slim_model.api import module_of
+from prune_export.facts.plan import LayerPlan, plan_from_zeros
+from prune_export.slim_model.model import module_of
 from prune_export.surgeon import operate
 from prune_export.surgeon.columns import remove_columns
+from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, linear, make_model, save
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from exporters.errors import DataError
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.data.examples import Text, joined
 from prune_export.data.features import make_features
 from prune_export.data.read import read_examples
 from prune_export.data.splits import Purpose
-from prune_export.data.tokenizer import load_tokenizer
 from prune_export.training import features as module
 from prune_export.training.arguments import check_trainer_section
 from prune_export.training.checks import check_recipe

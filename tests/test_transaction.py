@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 
 from exporters.errors import OutputError
+from prune_export.facts.file_names import RECORD
 from prune_export.files import journal, writing
 from prune_export.files import transaction as module
 from prune_export.files.journal import Entry
@@ -33,7 +34,6 @@ from prune_export.files.state import state_folder
 from prune_export.files.transaction import recover, transaction
 from prune_export.outputs.destination import Destination, check_space
 from prune_export.outputs.destination import model_destination as destination
-from prune_export.outputs.kinds import RECORD
 
 FILES = (module.__file__, journal.__file__, writing.__file__)
 

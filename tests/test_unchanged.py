@@ -28,7 +28,7 @@ from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from prune_export.cli.main import main
-from prune_export.inspection import inspect
+from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS
 from tests.models import FAMILY_CASES, FamilyCase, linear, make_model
 from tests.models import save as save_model

@@ -23,10 +23,10 @@ import tomli_w
 import torch
 
 import prune_export
-from prune_export.checkpoint.source import PLAN_FILE, SLIM, TOKENIZER_FILES
 from prune_export.cli.main import main
+from prune_export.facts.file_names import DEFAULT_MODEL, PLAN_FILE, RECORD, SLIM, TOKENIZER_FILES
 from prune_export.files.transaction import recover
-from prune_export.outputs.kinds import DEFAULT_MODEL, MASKED, RECORD, SLIM_CHECKPOINT, OutputKind, exported
+from prune_export.outputs.kinds import MASKED, SLIM_CHECKPOINT, OutputKind, exported
 from prune_export.outputs.run import run_files
 from tests.tiny_training import checkpoint_folder, questions_file, recipe_data
 

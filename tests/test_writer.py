@@ -16,7 +16,7 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save, weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import MAX_OPSET, MIN_OPSET, build
-from prune_export.inspection import inspect
+from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
 from tests.models import save as save_model

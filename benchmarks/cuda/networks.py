@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from benchmarks.cuda.structures import Structure
 from exporters.encoder import Encoder, Task
 from prune_export.checkpoint.masking import masked_tensors
+from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
-from prune_export.plan import LayerPlan, Plan
 from prune_export.surgeon import operate
 
 TASK: Task = "question-answering"

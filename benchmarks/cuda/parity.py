@@ -11,8 +11,8 @@ from benchmarks.cuda.device import check_device
 from benchmarks.cuda.networks import REAL, TINY, save_pruned
 from benchmarks.cuda.recording import Recorder
 from exporters.onnx.targets import TARGETS
-from prune_export.exporting import export
-from prune_export.verification import verify
+from prune_export.verbs.export import export
+from prune_export.verbs.verify import verify
 
 FAMILIES = ("bert", "roberta", "distilbert")
 MINILM = "minilm-qa-masked"

@@ -12,14 +12,18 @@ import torch
 import transformers
 
 from exporters.errors import BenchmarkError, MissingDependencyError, OutputError, UsageError
+from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.targets.choice import resolve_target
 from prune_export.benchmark.process import python_module, same_modules
 from prune_export.benchmark.pytorch_row import cost_of_model
 from prune_export.benchmark.rows import Row
 from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.checkpoint.config_keys import own_attention
-from prune_export.checkpoint.load import Checkpoint
-from prune_export.exporting import export
+from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.exporting.checkpoint_export import copied_files, export_checkpoint
+from prune_export.outputs.destination import model_destination
 from prune_export.progress import Progress
+from prune_export.quantization.attempts import QuantizationOptions
 
 # What `--rows` knows, and how the rows are called in tables.
 NAMES = {
@@ -82,8 +86,7 @@ def _row(
             return torch_row(dense, kind, name=name, task=task, note=_RANDOM)
         case "dense-onnx":
             output = folder / "dense-onnx"
-            # verify: the random network is nobody's, and this is about time.
-            export(dense, output, task=task, target=provider, dtype=dtype, verify=False, progress=progress)
+            _export_dense(load_checkpoint(dense, task=task), output, provider, dtype, progress)
             return replace(onnx_row(output, name=name, note=_RANDOM), kind=kind)
         case "optimum":
             output = folder / "optimum"
@@ -111,6 +114,17 @@ def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
         raise OutputError(
             f"cannot write the dense network into {folder}: {message}; TMPDIR chooses another place"
         ) from error
+
+
+def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, progress: Progress) -> None:
+    """Exports the random network, without proof: it is nobody's, and this is about time."""
+    precision = PRECISIONS[dtype]
+    target = resolve_target(provider, precision, needs_runtime=False)
+    place = model_destination(output, overwrite=False)
+    copied = copied_files(dense, place)
+    export_checkpoint(
+        dense, place, copied, target, precision, quantization=QuantizationOptions(), proof=None, progress=progress
+    )
 
 
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:

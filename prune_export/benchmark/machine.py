@@ -10,7 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from prune_export.record import versions
+from prune_export.facts.machine import processor
+from prune_export.facts.record import versions
 
 
 def machine() -> dict[str, Any]:
@@ -23,15 +24,6 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "versions": versions(),
     }
-
-
-def processor() -> str:
-    """The processor's model name."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def physical_cpus() -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from prune_export.benchmark.results import BenchReport, Latency, RowFacts, ShapeResult
-from prune_export.report.network_kind import network_kind
+from prune_export.network.kind import network_kind
 
 
 def markdown(report: BenchReport) -> str:

@@ -19,8 +19,8 @@ from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle, transformers_can_load
-from prune_export.inspection import operate_on
-from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import module_of
+from prune_export.surgeon.inspection import operate_on
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 

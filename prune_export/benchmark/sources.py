@@ -9,8 +9,8 @@ from pathlib import Path
 from exporters.errors import CheckpointError
 from prune_export.benchmark.cost import cost_of_record
 from prune_export.benchmark.rows import Row
-from prune_export.data.tokenizer import read_config
-from prune_export.record import find_exported
+from prune_export.checkpoint.tokenizer import read_config
+from prune_export.facts.record import find_exported
 
 _ONNX = "prune_export.benchmark.onnx_row:load"
 _PYTORCH = "prune_export.benchmark.pytorch_row:load"

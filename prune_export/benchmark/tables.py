@@ -10,7 +10,7 @@ from rich.table import Table
 
 from prune_export.benchmark.markdown import conditions_line, number, steadiness
 from prune_export.benchmark.results import BenchReport, ShapeResult
-from prune_export.report.network_kind import network_kind
+from prune_export.network.kind import network_kind
 
 
 def shape_table(result: ShapeResult) -> Table:

@@ -14,8 +14,8 @@ from typing import Any
 from exporters.errors import CheckpointError, OutputError
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.sentence import sentence_files
-from prune_export.checkpoint.source import TOKENIZER_FILES
-from prune_export.data.tokenizer import open_tokenizer
+from prune_export.checkpoint.tokenizer import open_tokenizer
+from prune_export.facts.file_names import TOKENIZER_FILES
 from prune_export.files.links import inside
 from prune_export.files.reading import ReadingError
 

@@ -20,14 +20,15 @@ from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
-from prune_export.checkpoint.source import PLAN_FILE, SLIM, Source, resolve
+from prune_export.checkpoint.source import Source, resolve
 from prune_export.checkpoint.tensor_names import BODY, leads
 from prune_export.checkpoint.weights import Weights, read_weights
+from prune_export.facts.file_names import PLAN_FILE, SLIM
+from prune_export.facts.plan import Plan, check_fits, plan_from_zeros, read_plan
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
-from prune_export.plan import Plan, check_fits, plan_from_zeros, read_plan
 
 Form = Literal["plain", "masked", "hub", "slim"]
 

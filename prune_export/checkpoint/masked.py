@@ -13,13 +13,13 @@ from exporters.errors import CheckpointError
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
+from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
+from prune_export.facts.plan import Plan, check_fits, plan_to_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import Destination, folder_destination
 from prune_export.outputs.kinds import MASKED
-from prune_export.plan import Plan, check_fits, plan_to_json
 
 
 def masked_destination(folder: str | Path, source: Path, *, overwrite: bool) -> tuple[Destination, tuple[str, ...]]:

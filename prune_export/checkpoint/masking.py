@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from exporters.encoder import Attention, Encoder
+from prune_export.facts.plan import Indices, LayerPlan, Plan
 from prune_export.families.names import Family
-from prune_export.plan import Indices, LayerPlan, Plan
 
 
 def masked_tensors(

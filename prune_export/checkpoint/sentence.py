@@ -16,7 +16,7 @@ from exporters.errors import CheckpointError, WeightsError
 from prune_export.checkpoint.config_keys import check_config
 from prune_export.checkpoint.pickles import check_pickled
 from prune_export.checkpoint.safetensors_header import check_header
-from prune_export.checkpoint.source import PICKLED, SAFETENSORS, SENTENCE_FILES
+from prune_export.facts.file_names import PICKLED, SAFETENSORS, SENTENCE_FILES
 from prune_export.files.links import inside, plain_name
 from prune_export.files.reading import ReadingError, clipped, is_file, read_json
 

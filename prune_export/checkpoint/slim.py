@@ -41,15 +41,15 @@ from exporters.encoder import (
 )
 from exporters.errors import WeightsError
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
-from prune_export.checkpoint.source import PLAN_FILE, SLIM
 from prune_export.checkpoint.weights import read_safetensors
+from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
 from prune_export.families.describe import norm_type
 from prune_export.families.names import Dimensions, Family
 from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import CONFIG, SLIM_CHECKPOINT
+from prune_export.outputs.kinds import SLIM_CHECKPOINT
 
 FORMAT = "prune-export/slim"
 VERSION = 1

@@ -7,46 +7,19 @@ from pathlib import Path
 
 from exporters.errors import CheckpointError, UsageError, WeightsError
 from exporters.secrets import holds_secret
+from prune_export.facts.file_names import (
+    PICKLED,
+    PICKLED_INDEX,
+    PLAN_FILE,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    SENTENCE_FILES,
+    SLIM,
+    TOKENIZER_FILES,
+)
 from prune_export.files.paths import expanded
 from prune_export.files.reading import ReadingError, clipped, user_path
 from prune_export.hub_token import checked_token, register_stored_token
-
-SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-PICKLED = "pytorch_model.bin"
-PICKLED_INDEX = "pytorch_model.bin.index.json"
-SLIM = "slim.safetensors"
-PLAN_FILE = "pruning.json"
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "bpe.codes",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
-
-# What sentence-transformers keeps beside a network: its own files, and those of modules in folders such as 1_Pooling.
-_SENTENCE_MODULES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "SpladePooling")
-SENTENCE_FILES = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    *(
-        f"sentence_{kind}_config.json"
-        for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta")
-    ),
-    *(
-        f"{place}_{module}/{name}"
-        for place in range(1, 10)
-        for module in _SENTENCE_MODULES
-        for name in ("config.json", SAFETENSORS, PICKLED)
-    ),
-)
 
 _BESIDE_WEIGHTS = ["config.json", PLAN_FILE, *TOKENIZER_FILES, *SENTENCE_FILES]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from exporters.errors import WeightsError
 from prune_export.checkpoint.pickles import check_pickled
 from prune_export.checkpoint.safetensors_header import check_header
-from prune_export.checkpoint.source import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX
 from prune_export.checkpoint.tensor_names import named
+from prune_export.facts.file_names import PICKLED, PICKLED_INDEX, SAFETENSORS, SAFETENSORS_INDEX
 from prune_export.families.names import Family
 from prune_export.files.links import plain_name
 from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, is_file, one_line, opened, read_json, shown

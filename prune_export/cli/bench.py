@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from prune_export.benchmark.files import PICTURE, check_files, write_files, write_picture
     from prune_export.benchmark.picture import can_draw, check_picture
-    from prune_export.benchmark.run import bench
     from prune_export.cli.console import print_bench, progress
+    from prune_export.verbs.bench import bench
 
     picture = options.picture
     if picture is not None:

@@ -24,22 +24,22 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from prune_export.checkpoint.provenance import source_to_json
 from prune_export.cli.printing import say
-from prune_export.inspection import source_to_json
-from prune_export.plan import plan_to_json
+from prune_export.cli.tables.export import export_lines, parity_table, summary_table, totals_table
+from prune_export.facts.plan import plan_to_json
+from prune_export.network.kind import network_kind
 from prune_export.progress import SILENT, Progress
-from prune_export.report.network_kind import network_kind
-from prune_export.report.tables import export_lines, parity_table, summary_table, totals_table
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
     from prune_export.evaluation.result import Evaluation
-    from prune_export.exporting import ExportResult
-    from prune_export.inspection import Inspection
+    from prune_export.exporting.checkpoint_export import ExportResult
+    from prune_export.facts.summary import Summary
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
-    from prune_export.report.summary import Summary
+    from prune_export.surgeon.inspection import Inspection
     from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
 
@@ -220,7 +220,7 @@ def print_evaluation(
 
 
 def _print_evaluation(console: Console, found: Evaluation) -> None:
-    from prune_export.report.evaluation_table import evaluation_notes, evaluation_table, evaluation_title
+    from prune_export.cli.tables.evaluation import evaluation_notes, evaluation_table, evaluation_title
 
     console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
     console.print(evaluation_table(found))
@@ -255,7 +255,7 @@ def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bo
         ]
         _print_json({"results": found})
     elif not quiet:
-        from prune_export.report.pruning_tables import budget_lines
+        from prune_export.cli.tables.pruning import budget_lines
 
         console = _Console()
         for result in results:
@@ -306,7 +306,7 @@ def print_dry_run(planned: DryRun, *, json_output: bool, quiet: bool) -> None:
     if json_output:
         _print_json(planned.to_json())
     elif not quiet:
-        from prune_export.report.training_tables import dry_run_lines, stages_table
+        from prune_export.cli.tables.training import dry_run_lines, stages_table
 
         console = _Console()
         console.print(stages_table(planned))
@@ -319,7 +319,7 @@ def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> Non
     if json_output:
         _print_json(table.to_json())
     elif not quiet:
-        from prune_export.report.pruning_tables import latency_tables
+        from prune_export.cli.tables.pruning import latency_tables
 
         console = _Console()
         for part in latency_tables(table):

@@ -109,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from exporters.errors import QualityError
     from prune_export.cli.console import print_evaluation, progress
-    from prune_export.evaluation.evaluating import evaluate
     from prune_export.evaluation.prediction_files import check_predictions, write_predictions
+    from prune_export.verbs.evaluate import evaluate
 
     limits = parse_limits(options.fail_below)
     if options.predictions is not None:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from prune_export.cli.console import print_export, progress
-    from prune_export.exporting import export
+    from prune_export.verbs.export import export
 
     with progress(quiet=options.quiet) as listener:
         result = export(

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from prune_export.cli.console import print_inspection, progress
-    from prune_export.inspection import inspect
+    from prune_export.verbs.inspect import inspect
 
     with progress(quiet=options.quiet) as listener:
         found = inspect(

@@ -234,7 +234,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        from prune_export.record import versions
+        from prune_export.facts.record import versions
 
         for package, version in versions().items():
             print(package, version)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from prune_export.cli.console import print_profile, progress
-    from prune_export.pruning.profiling import profile
+    from prune_export.verbs.profile import profile
 
     with progress(quiet=options.quiet) as listener:
         table = profile(

@@ -117,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from exporters.errors import QualityError
     from prune_export.cli.console import print_pruned, progress
-    from prune_export.pruning.one_shot import prune
+    from prune_export.verbs.prune import prune
 
     with progress(quiet=options.quiet) as listener:
         results = prune(

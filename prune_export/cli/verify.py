@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from prune_export.cli.console import print_parity, progress
     from prune_export.outputs.report import check_report
     from prune_export.parity.junit import write_junit
-    from prune_export.verification import verify
+    from prune_export.verbs.verify import verify
 
     if options.junit is not None:
         check_report(options.junit, overwrite=options.overwrite, read=(options.model, options.onnx))

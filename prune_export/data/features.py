@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import UsageError
+from prune_export.checkpoint.tokenizer import check_fast
 from prune_export.data.examples import Data, Question, QuestionData, TextData
-from prune_export.data.tokenizer import check_fast
 
 QUESTION_LENGTH = 384
 TEXT_LENGTH = 128

@@ -23,7 +23,7 @@ class ModelResult:
     or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
     calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
     `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model. `kind` and `form` are the
-    network's (`prune_export.network.Network`).
+    network's (`prune_export.network.opening.Network`).
     """
 
     model: str

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from exporters.errors import OutputError
 from prune_export.data.batches import collate, padding_before, plan_batches
 from prune_export.data.features import Feature
-from prune_export.network import Network
+from prune_export.network.opening import Network
 
 Row = dict[str, NDArray[np.float32]]
 

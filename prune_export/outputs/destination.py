@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.errors import OutputError
+from prune_export.facts.file_names import DEFAULT_MODEL
 from prune_export.files.transaction import Target, recover
-from prune_export.outputs.kinds import DEFAULT_MODEL, OutputKind, exported, tops
+from prune_export.outputs.kinds import OutputKind, exported, tops
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, SENTENCE_FILES, SLIM, TOKENIZER_FILES
+from prune_export.facts.file_names import (
+    CONFIG,
+    DEFAULT_MODEL,
+    PLAN_FILE,
+    RECORD,
+    SAFETENSORS,
+    SENTENCE_FILES,
+    SLIM,
+    TOKENIZER_FILES,
+)
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
-
-RECORD = "prune_export.json"
-DEFAULT_MODEL = "model.onnx"
-CONFIG = "config.json"
 
 
 class Marker(msgspec.Struct):

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import OutputError
-from prune_export.checkpoint.source import PLAN_FILE
+from prune_export.facts.file_names import PLAN_FILE
 from prune_export.files.errors import kind_of
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.files.transaction import Target, remove_files

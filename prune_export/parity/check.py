@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_export.network import Batch, Outputs
+from prune_export.network.opening import Batch, Outputs
 from prune_export.parity.answers import Agreement, compare_answers, compare_labels
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import Tolerance

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
-from prune_export.data import tokenizer as data_tokenizer
+from prune_export.checkpoint import tokenizer as data_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]

@@ -11,9 +11,9 @@ from prune_export.data.answers import judged_by_text
 from prune_export.data.examples import Data, QuestionData, sample
 from prune_export.data.read import read_examples
 from prune_export.data.splits import Purpose
-from prune_export.evaluation.evaluating import evaluate_network
+from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
-from prune_export.network import Network
+from prune_export.network.opening import Network
 from prune_export.progress import SILENT, Progress
 
 MAX_LOSS = 0.5  # points: what an 8-bit network of ours may lose at most

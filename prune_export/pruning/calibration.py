@@ -14,12 +14,12 @@ from torch import Tensor
 
 from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Data, QuestionData, TextData, joined, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
-from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.pruning.objective import LABELLED
 
 Source = str | Path | Data

@@ -11,7 +11,7 @@ from torch import Tensor
 from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, map_layers
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masking import masked_tensors
-from prune_export.plan import Indices, LayerPlan, Plan
+from prune_export.facts.plan import Indices, LayerPlan, Plan
 from prune_export.pruning.selection import Kept
 
 

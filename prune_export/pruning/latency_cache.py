@@ -18,11 +18,11 @@ from exporters import runtime
 from exporters.encoder import Encoder, FeedForward, tensors
 from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
-from exporters.onnx.targets import TARGETS
+from exporters.onnx.targets.choice import resolve_target
 from exporters.onnx.writer import check_precision
 from exporters.providers import CUDA, Provider
-from prune_export.benchmark.machine import processor
-from prune_export.exporting import resolve_target
+from prune_export.facts.machine import processor
+from prune_export.facts.record import versions
 from prune_export.files.caches import cache_folder, kept
 from prune_export.files.reading import clipped
 from prune_export.numbers import BATCH_SIZE, Range
@@ -30,7 +30,6 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
 from prune_export.pruning.latency import FORMAT, VERSION, LatencyTable
-from prune_export.record import versions
 
 _MOST_BYTES = 1 << 20  # a table has some thousand
 
@@ -79,7 +78,7 @@ def _settings(
     BATCH_SIZE.checked("--batch-size", batch_size)
     Range(1, longest, whole=True).checked("--sequence-length", sequence_length)
     runtime.check_threads(threads)
-    chosen = TARGETS[resolve_target(target, PRECISIONS[dtype], needs_runtime=True)]
+    chosen = resolve_target(target, PRECISIONS[dtype], needs_runtime=True)
     check_precision(chosen, PRECISIONS[dtype])
     shape = largest_layer(encoder)
     embeddings = encoder.embeddings

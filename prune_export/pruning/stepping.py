@@ -28,7 +28,7 @@ from prune_export.pruning.scores import (
     taylor,
 )
 from prune_export.pruning.selection import Kept, Rules, least_cost, select, select_counts
-from prune_export.slim_model.api import module_of
+from prune_export.slim_model.model import module_of
 
 _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8

@@ -11,9 +11,8 @@ from exporters.errors import UsageError
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.writer import quantizable_maps
+from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data
-from prune_export.data.tokenizer import load_tokenizer, read_config
-from prune_export.inspection import Inspection
 from prune_export.parity import inputs
 from prune_export.parity.inputs import Batch
 from prune_export.parity.quality import read_sample
@@ -21,6 +20,7 @@ from prune_export.progress import Progress
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
 from prune_export.quantization.sensitivity import BlockLoss, quantized_blocks, rank_blocks, with_worst_in_float
+from prune_export.surgeon.inspection import Inspection
 
 RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
 
@@ -33,12 +33,12 @@ class QuantizationOptions:
     blocks or layers of them, that stay in fp32.
     """
 
-    calibration: str | Path | Data | None
-    keep_float: tuple[str, ...]
-    embeddings: bool
-    dataset: str | None
-    limit: int | None
-    seed: int
+    calibration: str | Path | Data | None = None
+    keep_float: tuple[str, ...] = ()
+    embeddings: bool = False
+    dataset: str | None = None
+    limit: int | None = None
+    seed: int = 0
 
     def check(self, precision: Precision) -> None:
         """Raises UsageError where options for int8 come with another precision."""

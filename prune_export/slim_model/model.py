@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from exporters.encoder import Encoder
 from prune_export.arguments import checked
+from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.files.paths import expanded
@@ -94,3 +95,8 @@ def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """`[batch, 1, 1, sequence]`: 0 where attended, the most negative number elsewhere, as Hugging Face does."""
     absent = 1.0 - attention_mask.to(dtype)
     return (absent * torch.finfo(dtype).min)[:, None, None, :]
+
+
+def module_of(checkpoint: Checkpoint, encoder: Encoder) -> SlimModel:
+    """`encoder` as a module with the configuration of `checkpoint`."""
+    return SlimModel(encoder, checkpoint.config, checkpoint.family.dimensions(checkpoint.config))

@@ -6,7 +6,7 @@ import torch
 
 from exporters.encoder import ACTIVATIONS, FeedForward, Linear
 from exporters.errors import SurgeryError
-from prune_export.plan import Indices
+from prune_export.facts.plan import Indices
 from prune_export.surgeon.biases import shifted
 
 

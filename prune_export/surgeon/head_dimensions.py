@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exporters.encoder import Attention
 from exporters.errors import SurgeryError
-from prune_export.plan import Indices
+from prune_export.facts.plan import Indices
 
 
 def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:

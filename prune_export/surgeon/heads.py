@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from exporters.encoder import Attention
 from exporters.errors import SurgeryError
-from prune_export.plan import Indices
+from prune_export.facts.plan import Indices
 
 
 def remove_heads(block: Attention, keep: Indices) -> Attention:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, map_layers
 from exporters.errors import SurgeryError
-from prune_export.plan import LayerPlan, Plan, check_fits
+from prune_export.facts.plan import LayerPlan, Plan, check_fits
 from prune_export.surgeon.biases import fold_biases
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.emptied_blocks import replace_emptied_attention, replace_emptied_feed_forward

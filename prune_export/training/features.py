@@ -22,13 +22,13 @@ from torch.utils.data import Dataset
 
 from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.source import TOKENIZER_FILES
+from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate
 from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
-from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
+from prune_export.facts.file_names import TOKENIZER_FILES
 from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
 from prune_export.training.labelled import labelled_features, labelled_features_of

@@ -14,16 +14,17 @@ from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import read_configuration, transformers_config
 from prune_export.checkpoint.oracle import quiet_transformers
 from prune_export.checkpoint.source import Source
+from prune_export.checkpoint.tokenizer import read_config
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.examples import TextData
 from prune_export.data.model_classes import new_classes
-from prune_export.data.tokenizer import read_config
+from prune_export.facts.file_names import CONFIG
 from prune_export.families import FAMILIES
 from prune_export.families.names import TASK_SUFFIXES
 from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import CONFIG, DENSE
+from prune_export.outputs.kinds import DENSE
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe

@@ -8,11 +8,11 @@ from pathlib import Path
 from exporters.errors import CheckpointError, OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint, read_configuration
 from prune_export.checkpoint.source import Source, resolve
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.data.examples import sample
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
-from prune_export.data.tokenizer import load_tokenizer
-from prune_export.evaluation.evaluating import Settings, evaluation_features
+from prune_export.evaluation.evaluate_network import Settings, evaluation_features
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import read_teacher

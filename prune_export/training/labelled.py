@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.data.examples import Data
 from prune_export.data.features import Feature, make_features
-from prune_export.data.tokenizer import load_tokenizer
 
 
 def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:

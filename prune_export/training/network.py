@@ -12,8 +12,8 @@ from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
+from prune_export.facts.plan import Plan, plan_from_zeros
 from prune_export.families.describe import describe
-from prune_export.plan import Plan, plan_from_zeros
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.cutting import Pruned
 from prune_export.slim_model.model import SlimModel

@@ -16,10 +16,12 @@ from exporters.errors import MissingDependencyError, PruneExportError, UsageErro
 from prune_export.arguments import checked
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS, Source, resolve
-from prune_export.data.tokenizer import load_tokenizer
-from prune_export.evaluation.evaluating import evaluate
+from prune_export.checkpoint.source import Source, resolve
+from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.evaluation.result import Evaluation
+from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
+from prune_export.facts.plan import plan_from_zeros
+from prune_export.facts.summary import Summary
 from prune_export.files.errors import explained
 from prune_export.files.paths import expanded
 from prune_export.files.reading import one_line
@@ -28,10 +30,9 @@ from prune_export.files.writing import write_file
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import MASKED
 from prune_export.outputs.run import CHECKPOINTS, EVALUATION, FINAL, STAGES, remove_checkpoint, remove_model
-from prune_export.plan import plan_from_zeros
 from prune_export.progress import SILENT, Progress
-from prune_export.report.summary import Summary, summarize
 from prune_export.surgeon import operate
+from prune_export.surgeon.summarize import summarize
 from prune_export.training.arguments import check_trainer_section
 from prune_export.training.checks import check_recipe
 from prune_export.training.features import Features, training_features
@@ -44,6 +45,7 @@ from prune_export.training.recipe_file import read_recipe
 from prune_export.training.space import check_space, space_needed
 from prune_export.training.stage import Context, Stage
 from prune_export.training.stage_run import Place, is_first, read_record, run_stage, wait
+from prune_export.verbs.evaluate import evaluate
 
 HEAD = "00-head"
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from exporters.encoder import ACTIVATIONS, Attention, FeedForward, Layer
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.facts.plan import Indices
 from prune_export.families.state_dict import state_dict
-from prune_export.plan import Indices
 from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
 from prune_export.pruning.scores import distinct_layers
-from prune_export.slim_model.api import module_of
-from prune_export.slim_model.model import SlimModel
+from prune_export.slim_model.model import SlimModel, module_of
 
 
 def standing(checkpoint: Checkpoint) -> Pruned:

@@ -15,12 +15,12 @@ import torch
 from exporters.errors import CheckpointError, TrainingError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.source import PLAN_FILE, SAFETENSORS
+from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.weights import read_safetensors
+from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
+from prune_export.facts.record import versions
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
-from prune_export.inspection import source_to_json
 from prune_export.outputs.run import BOARD, CHECKPOINTS, LOG, STAGES
-from prune_export.record import versions
 from prune_export.training.arguments import refusals, total_steps, training_arguments
 from prune_export.training.cuts import cut_warning, cut_without_training
 from prune_export.training.dropout import set_dropout

@@ -17,7 +17,7 @@ from transformers.trainer import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from exporters.errors import CheckpointError, OutputError, PruneExportError, TrainingError
-from prune_export.checkpoint.source import SAFETENSORS
+from prune_export.facts.file_names import SAFETENSORS
 from prune_export.files.tensors import save_tensors
 from prune_export.files.writing import sync_files
 from prune_export.outputs.run import COMPLETE, remove_checkpoint

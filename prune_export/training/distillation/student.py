@@ -11,13 +11,13 @@ from torch import Tensor
 from exporters.errors import UsageError
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.source import SAFETENSORS
 from prune_export.checkpoint.weights import read_weights
+from prune_export.facts.file_names import CONFIG, SAFETENSORS
 from prune_export.families.names import Family
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import CONFIG, DENSE
+from prune_export.outputs.kinds import DENSE
 
 
 def even_layers(count: int, layers: int) -> tuple[int, ...]:

@@ -13,13 +13,12 @@ from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import resolve
+from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.glue_tasks import plain_name
 from prune_export.data.model_classes import class_names
-from prune_export.data.tokenizer import load_tokenizer, read_config
 from prune_export.families.names import TASK_SUFFIXES
 from prune_export.files.reading import clipped
-from prune_export.slim_model.api import module_of
-from prune_export.slim_model.model import SlimModel
+from prune_export.slim_model.model import SlimModel, module_of
 from prune_export.training.distillation.hidden import HiddenStates
 from prune_export.training.layers import layer_modules
 

@@ -14,14 +14,14 @@ from exporters.encoder import TASKS, Task
 from exporters.errors import UnsupportedError, UsageError
 from exporters.providers import CPU, PROVIDERS, ProviderName
 from prune_export.arguments import checked
+from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.features import DOC_STRIDE, Feature, question_features, text_features
 from prune_export.data.model_classes import class_names
-from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
-from prune_export.evaluation.evaluating import check_outputs, sequence_length
+from prune_export.evaluation.evaluate_network import check_outputs, sequence_length
+from prune_export.evaluation.pipeline_answers import MAX_ANSWER_LENGTH, best_answer
 from prune_export.evaluation.running import Row, run_features
 from prune_export.files.reading import shown
-from prune_export.network import Network, open_network
-from prune_export.pipeline_answers import MAX_ANSWER_LENGTH, best_answer
+from prune_export.network.opening import Network, open_network
 
 Input = str | Sequence[str] | Mapping[str, str]
 

@@ -9,12 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from prune_export.facts.plan import ranges
+from prune_export.facts.summary import Summary
 from prune_export.parity.verdict import ParityReport
-from prune_export.plan import ranges
-from prune_export.report.summary import Summary
 
 if TYPE_CHECKING:
-    from prune_export.exporting import ExportResult
+    from prune_export.exporting.checkpoint_export import ExportResult
 
 
 def summary_table(summary: Summary) -> Table:

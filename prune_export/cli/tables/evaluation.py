@@ -11,7 +11,7 @@ from rich.text import Text
 from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.result import Evaluation, is_count
-from prune_export.report.network_kind import network_kind
+from prune_export.network.kind import network_kind
 
 _TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
 _TITLES |= {name: name for name in (OWN.name, OWN_NUMBERS.name)}

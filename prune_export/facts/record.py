@@ -13,9 +13,9 @@ import msgspec
 from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.session import SessionSettings, settings_from_json
+from prune_export.facts.file_names import RECORD
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
-from prune_export.outputs.kinds import RECORD
 from prune_export.version import __version__
 
 FORMAT = "prune-export/record"

@@ -14,19 +14,17 @@ from torch import nn
 
 from exporters.encoder import Task
 from exporters.errors import ProviderError
-from exporters.onnx.targets import TARGETS
-from exporters.providers import CPU, ProviderName
+from exporters.providers import ProviderName
 from exporters.runtime import check_threads
-from exporters.session import Session
-from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import holds_weights, resolve
+from prune_export.facts.file_names import RECORD
+from prune_export.facts.record import find_exported
 from prune_export.files.reading import ReadingError, is_file, user_path
-from prune_export.inspection import operate_on
-from prune_export.outputs.kinds import RECORD
-from prune_export.record import find_exported
-from prune_export.slim_model.api import module_of
+from prune_export.network.session import open_session
+from prune_export.slim_model.model import module_of
+from prune_export.surgeon.inspection import operate_on
 
 Kind = Literal["onnx", "pytorch", "slim"]
 Batch = Mapping[str, NDArray[np.int64]]
@@ -50,28 +48,6 @@ class Network:
     outputs: tuple[str, ...]
     run: Callable[[Batch], Outputs]
     form: str | None = None
-
-
-@checked
-def load_session(
-    onnx: str | Path, *, provider: ProviderName | None = None, threads: int | None = None, cuda_graphs: bool = False
-) -> Session:
-    """The exported model `onnx` (a folder or a file), ready to run with the settings that its record holds.
-
-    `provider` is "cpu" or "cuda" (None: that of the target it was exported for); `threads` the threads inside an operation
-    (None: ONNX Runtime's choice). `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name;
-    `bind(inputs)` keeps a batch in the provider's memory, with `cuda_graphs` to be captured and replayed.
-
-    Raises:
-        OutputError: there is no model, or it cannot be loaded.
-        ProviderError: the provider does not start here.
-    """
-    exported = find_exported(onnx)
-    target = TARGETS.get(exported.target)
-    chosen = provider or (target.provider.name if target else CPU.name)
-    return Session(
-        exported.model, provider=chosen, threads=threads, settings=exported.settings, cuda_graphs=cuda_graphs
-    )
 
 
 def is_exported(model: str | Path) -> bool:
@@ -147,7 +123,7 @@ def torch_runner(
 def _open_exported(path: Path, *, task: str | None, provider: ProviderName | None, threads: int | None) -> Network:
     exported = find_exported(path)
     chosen: Any = provider
-    session = load_session(path, provider=chosen, threads=threads)
+    session = open_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
     found: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None

@@ -1,0 +1,1 @@
+"""Exports of checkpoints that have been read."""

@@ -1,0 +1,1 @@
+"""What every stage knows: plans, records, summaries, and the names of files."""

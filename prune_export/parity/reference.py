@@ -1,0 +1,90 @@
+"""The reference: what the untouched Hugging Face model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.oracle import load_oracle
+from prune_export.evaluation.evaluate_network import evaluate_network
+from prune_export.evaluation.result import ModelResult
+from prune_export.network.opening import Network, torch_runner
+from prune_export.parity.budget import budget_cases
+from prune_export.parity.check import Answered, one_ahead
+from prune_export.parity.inputs import cases, count_cases, load_tokenizer
+from prune_export.parity.quality import QualityGoal
+from prune_export.progress import Progress
+
+SAMPLES = 16
+
+SEED = 0
+
+
+def random_batches(samples: int | None, *, thorough: bool) -> int | None:
+    """How many random batches are compared; None: those of the budget, where neither thoroughness nor a number is wanted."""
+    return SAMPLES if thorough and samples is None else samples
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the untouched Hugging Face model answers.
+
+    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False where these are the
+    budget's. `result` is what it scores on the data of `goal`; None where no goal was set.
+    """
+
+    checkpoint: Checkpoint
+    answered: Callable[[], Iterable[Answered]]
+    count: int
+    longest: int
+    thorough: bool
+    sees_text: bool
+    seed: int
+    goal: QualityGoal | None
+    result: ModelResult | None
+
+
+def load_reference(
+    checkpoint: Checkpoint,
+    pool: Executor,
+    *,
+    samples: int | None,
+    seed: int,
+    goal: QualityGoal | None,
+    progress: Progress,
+) -> Reference:
+    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal.
+
+    `samples` random batches, and real text, are run when they are compared. With None, the cases of the budget are run by
+    `pool` from now on; their outputs are kept, and the model is not.
+    """
+    encoder = checkpoint.encoder
+    progress.stage("Loading the Hugging Face model")
+    run = torch_runner(load_oracle(checkpoint), encoder.inputs, encoder.outputs)
+    tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
+    result = None
+    if goal is not None:
+        original = Network("the original", "pytorch", encoder.task, *interface(checkpoint), run)
+        result = evaluate_network(original, goal.data, progress=progress)
+    if samples is None:
+        few = budget_cases(encoder, tokenizer, seed=seed)
+        outputs = [pool.submit(run, case.inputs) for case in few]
+        longest = max(case.length for case in few)
+
+        def kept() -> Iterable[Answered]:
+            return ((case, found.result()) for case, found in zip(few, outputs, strict=True))
+
+        return Reference(checkpoint, kept, len(few), longest, False, tokenizer is not None, seed, goal, result)
+
+    def anew() -> Iterable[Answered]:
+        return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
+
+    count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
+    return Reference(checkpoint, anew, count, longest, True, tokenizer is not None, seed, goal, result)
+
+
+def interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
+    return checkpoint.source.folder, checkpoint.encoder.inputs, checkpoint.encoder.outputs

@@ -1,0 +1,61 @@
+"""Candidates beside the reference: the whole comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import nn
+
+from exporters.encoder import Encoder, SequenceHead
+from exporters.providers import PROVIDERS
+from prune_export.network.opening import Network, torch_runner
+from prune_export.parity.budget import SMALL
+from prune_export.parity.check import Runner, compare, real_tokens
+from prune_export.parity.quality import judge
+from prune_export.parity.reference import Reference, interface
+from prune_export.parity.tolerance import TOLERANCES, Tolerance
+from prune_export.parity.verdict import ParityReport
+from prune_export.progress import Progress
+
+# What is compared with the untouched Hugging Face model.
+ONNX_COMPARISON = "ONNX"
+
+SLIM_COMPARISON = "slim PyTorch"
+
+
+def run_parity(
+    reference: Reference,
+    candidates: Mapping[str, tuple[Runner, Tolerance]],
+    *,
+    provider: str,
+    padding: bool,
+    progress: Progress,
+) -> ParityReport:
+    """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged.
+
+    Of a budget's cases, all others see the small ones only. Without `padding`, only what belongs to real tokens is compared.
+    """
+    checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
+    progress.stage("Comparing with PyTorch", reference.count)
+    select = None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead))
+    name, (run, tolerance) = next(iter(candidates.items()))
+    if reference.thorough:
+        results = compare(reference.answered(), candidates, select=select, progress=progress.advance)
+    else:
+        results = compare(reference.answered(), {name: candidates[name]}, select=select, progress=progress.advance)
+        small = [(case, outputs) for case, outputs in reference.answered() if case.tokens <= SMALL]
+        results += compare(small, {other: candidates[other] for other in candidates if other != name}, select=select)
+    quality = None
+    if reference.goal is not None and reference.result is not None:
+        network = Network(name, "onnx", encoder.task, *interface(checkpoint), run)
+        quality = judge(reference.goal, reference.result, network, provider=provider, progress=progress)
+    thorough, longest, limit = reference.thorough, reference.longest, encoder.embeddings.max_length
+    return ParityReport(
+        results, tolerance, PROVIDERS[provider].onnxruntime, reference.seed, thorough, longest, limit, quality
+    )
+
+
+def slim_candidate(slim: nn.Module, encoder: Encoder) -> tuple[Runner, Tolerance]:
+    """The slim PyTorch network as a candidate for `run_parity`."""
+    return torch_runner(slim, encoder.inputs, encoder.outputs), TOLERANCES["slim"]
