@@ -164,7 +164,8 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
     # `export` compares before it moves the file to its place; its check that CUDA is there is not what is tested here.
     monkeypatch.setattr("exporters.runtime.check_provider", lambda _: None)
     monkeypatch.setattr(
-        "prune_export.verbs.export.Session", lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu")
+        "prune_export.exporting.checkpoint_export.Session",
+        lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu"),
     )
     assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
     with ThreadPoolExecutor(1) as pool:

@@ -94,7 +94,7 @@ def export_checkpoint(
 ) -> ExportResult:
     """Writes the slim network of `checkpoint` as ONNX to `place`, with the files `copied` and the record.
 
-    Everything is prepared aside, compared with the Hugging Face model as `proof` says (None: not at all), and only then moved
+    Everything is prepared aside, compared with the Hugging Face model as `proof` says (None: not at all), and then moved
     into place.
 
     Raises:
