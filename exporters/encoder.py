@@ -12,19 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-Task = Literal["question-answering", "text-classification", "token-classification", "feature-extraction", "fill-mask"]
-TASKS: tuple[Task, ...] = (
-    "question-answering",
-    "text-classification",
-    "token-classification",
-    "feature-extraction",
-    "fill-mask",
-)
+from exporters.tasks import Task
 
 # The activations that the writer, the slim PyTorch model and the surgeon know, under Hugging Face's names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -137,23 +130,42 @@ class Layer:
     feed_forward_norm: Norm
 
 
+class Head:
+    """What each task head says of itself.
+
+    `outputs` are the names of the network's outputs, all float32, as in transformers. `reads_first_token_only`: the other
+    positions need not be there after the last attention. `quantizable` are the linear maps that int8 multiplies in
+    integers: most heads are small and decide, and have none.
+    """
+
+    __slots__ = ()
+
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    reads_first_token_only: ClassVar[bool] = False
+    quantizable: ClassVar[tuple[str, ...]] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class SpanHead:
+class SpanHead(Head):
     """Question answering: `output` has two rows, start and end."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
 
     output: Linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenHead:
+class TokenHead(Head):
     """Token classification."""
 
     output: Linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SequenceHead:
+class SequenceHead(Head):
     """Text classification of the first token: `output(activation(dense(x[:, 0])))`."""
+
+    reads_first_token_only: ClassVar[bool] = True
 
     dense: Linear
     activation: str
@@ -161,8 +173,10 @@ class SequenceHead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskedLanguageHead:
+class MaskedLanguageHead(Head):
     """Fill-mask: `decoder(norm(activation(dense(x))))`; a tied decoder holds the word embeddings' own tensor."""
+
+    quantizable: ClassVar[tuple[str, ...]] = ("dense", "decoder")
 
     dense: Linear
     activation: str
@@ -171,8 +185,10 @@ class MaskedLanguageHead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureHead:
+class FeatureHead(Head):
     """Feature extraction: the last hidden state as it is."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
 
 
 TaskHead = SpanHead | TokenHead | SequenceHead | MaskedLanguageHead | FeatureHead
@@ -200,13 +216,7 @@ class Encoder:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, all float32, as in transformers."""
-        match self.head:
-            case SpanHead():
-                return ("start_logits", "end_logits")
-            case FeatureHead():
-                return ("last_hidden_state",)
-            case _:
-                return ("logits",)
+        return self.head.outputs
 
 
 def map_layers(encoder: Encoder, function: Callable[[int, Layer], Layer]) -> Encoder:

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import prune_export
-from exporters.encoder import TASKS, Task
 from exporters.errors import CheckpointError, WeightsError
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import Source

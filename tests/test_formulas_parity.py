@@ -14,8 +14,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import prune_export
-from exporters.encoder import Task
 from exporters.errors import DataError, OutputError, UsageError
+from exporters.tasks import Task
 from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult

@@ -16,13 +16,14 @@ from onnx.reference.op_run import OpRun
 
 import prune_export
 from exporters import runtime
-from exporters.encoder import TASKS, SequenceHead, Task
+from exporters.encoder import SequenceHead
 from exporters.errors import OutputError, ProviderError
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.precision import FP32
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import TASKS, Task
 from prune_export.parity.check import check, real_tokens
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import TOLERANCES

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import prune_export
-from exporters.encoder import TASKS, Task
+from exporters.tasks import TASKS, Task
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 

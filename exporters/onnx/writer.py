@@ -14,9 +14,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Linear,
-    MaskedLanguageHead,
     Norm,
-    SequenceHead,
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
@@ -79,7 +77,7 @@ def _last_mixing(encoder: Encoder) -> int | None:
     That is the last one with attention: it takes keys and values of all tokens and asks for the first token alone, and
     nothing after it mixes positions. 0 where no layer has attention.
     """
-    if not isinstance(encoder.head, SequenceHead):
+    if not encoder.head.reads_first_token_only:
         return None
     with_attention = [i for i, layer in enumerate(encoder.layers) if isinstance(layer.attention, Attention)]
     return with_attention[-1] if with_attention else 0
@@ -95,14 +93,12 @@ def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
             names += [f"layer_{index}/attention/{part}" for part in ("query", "key", "value", "output")]
         if isinstance(layer.feed_forward, FeedForward):
             names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
-    if isinstance(encoder.head, MaskedLanguageHead):
-        names += ["head/dense", "head/decoder"]
-    return tuple(names)
+    return (*names, *(f"head/{part}" for part in encoder.head.quantizable))
 
 
 def _for_head(context: Context, encoder: Encoder) -> Context:
-    """Task heads stay in floating point: they are small, and decide. The exception is fill-mask's, which is large."""
-    if isinstance(encoder.head, MaskedLanguageHead):
+    """Heads without a map that can be quantized stay in floating point."""
+    if encoder.head.quantizable:
         return context
     return replace(context, quantization=None, observed=None)
 

@@ -35,11 +35,11 @@ from exporters.encoder import (
     Norm,
     SequenceHead,
     SpanHead,
-    Task,
     TaskHead,
     TokenHead,
 )
 from exporters.errors import WeightsError
+from exporters.tasks import Task
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM

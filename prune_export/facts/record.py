@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.session import SessionSettings, settings_from_json
+from exporters.tasks import Task
 from prune_export.facts.file_names import RECORD
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path

@@ -20,11 +20,11 @@ from exporters.encoder import (
     Norm,
     SequenceHead,
     SpanHead,
-    Task,
     TaskHead,
     TokenHead,
 )
 from exporters.errors import UnsupportedError
+from exporters.tasks import Task
 from prune_export.families.names import Dimensions, Family
 from prune_export.files.reading import clipped
 

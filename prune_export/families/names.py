@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

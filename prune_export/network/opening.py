@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.providers import ProviderName
 from exporters.runtime import check_threads
+from exporters.tasks import Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import holds_weights, resolve

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 
 LABELLED: tuple[Task, ...] = ("question-answering", "text-classification")
 

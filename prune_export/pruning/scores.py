@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from exporters.encoder import Attention, Encoder, FeedForward, Layer, Task
+from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import GatedLayer, gated
 from prune_export.pruning.objective import sample_losses

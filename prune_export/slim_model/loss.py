@@ -16,7 +16,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 
 
 def task_output(task: Task, logits: Tensor, labels: Mapping[str, Tensor], config: Any) -> Any:

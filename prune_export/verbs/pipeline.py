@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.encoder import TASKS, Task
 from exporters.errors import UnsupportedError, UsageError
 from exporters.providers import CPU, PROVIDERS, ProviderName
+from exporters.tasks import TASKS, Task
 from prune_export.arguments import checked
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.features import DOC_STRIDE, Feature, question_features, text_features

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 
 
 def logits_loss(task: Task, student: Any, teacher: Any, attention_mask: Tensor, temperature: float) -> Tensor:
