@@ -30,6 +30,7 @@ from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
+from prune_export.tasks import SPECS
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -276,7 +277,7 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
         found = clipped(", ".join(foreign[:3]))
         yield f"{weights.files[0].name}: nothing reads {found} ({len(foreign)} in all); {family.model_type} has none of it"
     masked = family.masked_language_head
-    tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
+    tied = (f"{masked.decoder}.", masked.bias) if SPECS[task].tied_decoder else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
     others = tuple(filter(None, leads(head, family)))
     if copies := [name for name in head if name.startswith(others) or name.partition(".")[0] in BODY]:

@@ -24,6 +24,7 @@ from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.weights import read_weights
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
+from prune_export.tasks import SPECS
 
 
 class NoNorm(nn.Module):
@@ -99,7 +100,7 @@ def _from_tensors(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 def _names_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` under the names of the task's class: a base model has no prefix."""
-    prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
+    prefix = f"{checkpoint.family.prefix}." if SPECS[checkpoint.task].base_model else ""
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
@@ -115,12 +116,12 @@ def _from_encoder(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 
 def _refuse_invented(missing: Any, checkpoint: Checkpoint) -> None:
-    """Random weights in the oracle would make parity meaningless. The pooler, which most tasks never read, may lack."""
+    """Random weights in the oracle would make parity meaningless. The pooler may lack where every token is read."""
     tied = {"decoder.weight", "decoder.bias", "position_ids"}
     invented = sorted(
         name for name in missing if ".pooler." not in f".{name}" and not any(name.endswith(end) for end in tied)
     )
-    if checkpoint.task == "text-classification":
+    if checkpoint.encoder.head.reads_first_token_only:
         invented = sorted(missing)
     if invented:
         raise CheckpointError(

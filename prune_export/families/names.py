@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from exporters.tasks import Task
+from prune_export.tasks import SPECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,4 @@ class Family:
 
     def class_name(self, task: Task) -> str:
         """The Hugging Face class of this family for `task`."""
-        return f"{self.architecture}{TASK_SUFFIXES[task]}"
-
-
-# The end of the Hugging Face class name for each task.
-TASK_SUFFIXES: dict[Task, str] = {
-    "question-answering": "ForQuestionAnswering",
-    "text-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "feature-extraction": "Model",
-    "fill-mask": "ForMaskedLM",
-}
+        return f"{self.architecture}{SPECS[task].suffix}"

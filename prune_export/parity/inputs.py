@@ -14,6 +14,7 @@ from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
 from prune_export.checkpoint import tokenizer as data_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
+from prune_export.tasks import SPECS
 
 Batch = dict[str, NDArray[np.int64]]
 Padding = Literal["none", "right", "left"]
@@ -22,7 +23,7 @@ MAX_BATCH = 8
 # The longest inputs at the largest batch would take minutes for a large network and show nothing that fewer tokens do
 # not: a batch holds at most so many tokens, and the longest length comes with the batches that fit.
 MAX_TOKENS = 2048
-TEXT_LENGTH = 384
+LONGEST_TEXT = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,10 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
     return inputs
 
 
-def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -> Case:
+def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
     """Eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
     length = min(encoder.embeddings.max_length, longest)
-    pairs = encoder.task == "question-answering"
+    pairs = SPECS[encoder.task].takes_questions
     texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}
     if pairs:
         texts["text_pair"] = [context for _, context in QUESTIONS]
@@ -163,6 +164,6 @@ def why_no_text(folder: Path, encoder: Encoder) -> str | None:
 
 def _fitting_tokenizer(folder: Path, encoder: Encoder) -> Any:
     tokenizer = data_tokenizer.load_tokenizer(folder)
-    if encoder.task == "question-answering":
+    if SPECS[encoder.task].takes_questions:
         data_tokenizer.check_fast(tokenizer)
     return tokenizer

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.slim_model.blocks import SlimAttention, SlimFeedForward, SlimLayer
 from prune_export.slim_model.model import SlimModel
+from prune_export.tasks import SPECS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ def hugging_face_layers(checkpoint: Checkpoint, model: nn.Module) -> tuple[Gated
     """The distinct layers of `checkpoint`'s Hugging Face model, found by the paths of its family."""
     family, config = checkpoint.family, checkpoint.config
     sizes = family.dimensions(config)
-    body = model if checkpoint.task == "feature-extraction" else model.get_submodule(family.prefix)
+    body = model if SPECS[checkpoint.task].base_model else model.get_submodule(family.prefix)
     paths = dict.fromkeys(family.layer(config, index) for index in range(sizes.layers))
     return tuple(
         GatedLayer(

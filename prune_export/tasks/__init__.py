@@ -21,4 +21,4 @@ LABELLED: tuple[Task, ...] = tuple(name for name, spec in SPECS.items() if spec.
 def usual_length(encoder: Encoder) -> int:
     """Returns the tokens of a sequence of `encoder` where nobody says how many: 384 for question answering, otherwise 128,
     or as many as it takes."""
-    return SPECS[encoder.task].sequence_length(encoder.embeddings.max_length)
+    return SPECS[encoder.task].length_for(encoder.embeddings.max_length)

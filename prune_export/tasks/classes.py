@@ -43,7 +43,10 @@ def token_loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> T
 
 def drawn_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
     """Returns each row's mean cross entropy with classes that are drawn from what the network predicts, `[batch]`."""
-    logits, attended = outputs["logits"], batch["attention_mask"].bool()  # [batch, sequence, classes], [batch, sequence]
+    logits, attended = (
+        outputs["logits"],
+        batch["attention_mask"].bool(),
+    )  # [batch, sequence, classes], [batch, sequence]
     drawn = torch.multinomial(logits.detach().softmax(2).flatten(0, 1).cpu(), 1, generator=generator).flatten()
     losses = functional.cross_entropy(logits.flatten(0, 1), drawn.to(logits.device), reduction="none")
     return mean_over_tokens(losses.view(attended.shape), attended)
@@ -66,7 +69,8 @@ def same_classes(
 ) -> Agreement:
     """Compares the classes that two networks choose; logits `[batch, classes]`, or `[batch, sequence, classes]`."""
     rows, others = (
-        outputs["logits"] if outputs["logits"].ndim == 2 else outputs["logits"][counts] for outputs in (reference, found)
+        outputs["logits"] if outputs["logits"].ndim == 2 else outputs["logits"][counts]
+        for outputs in (reference, found)
     )
     behind = rows.max(axis=1) - rows[np.arange(len(rows)), others.argmax(axis=1)]
     return Agreement(len(rows), int((behind <= tie).sum()), least)

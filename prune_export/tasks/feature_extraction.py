@@ -35,9 +35,7 @@ def _divergence(_student: Any, _teacher: Any, attention_mask: Tensor, _temperatu
     return torch.zeros((), device=attention_mask.device)
 
 
-def _decode(
-    outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, _classes: Classes
-) -> NDArray[np.float32]:
+def _decode(outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, _classes: Classes) -> NDArray[np.float32]:
     return outputs["last_hidden_state"]
 
 

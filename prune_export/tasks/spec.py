@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,10 +36,14 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a model, in order, and its `problem_type`, as config.json has them."""
+    """The classes of a model, in order, and its `problem_type`, as config.json has them.
 
-    labels: tuple[str, ...]
+    `top_k`: how many of them are told of a text (None: all), 1 not in a list.
+    """
+
+    labels: Sequence[str]
     problem_type: str | None
+    top_k: int | None
 
 
 class Agree(Protocol):
@@ -83,7 +87,8 @@ class TaskSpec:
       where the reference itself scores both within `tie` logits of each other: a coin toss in the reference. None: the
       outputs hold no answers.
     - `decode(outputs, text, offsets, classes)`: what a Pipeline says of one text, whose tokens have the character ranges
-      `offsets` `[length, 2]`, (-1, -1) for special ones. None: a Pipeline takes no texts for the task.
+      `offsets` `[length, 2]`, (-1, -1) for special ones; None unless `needs_offsets`. `decode` is None where a Pipeline
+      takes no texts for the task.
     """
 
     name: Task
@@ -101,6 +106,7 @@ class TaskSpec:
     metric: str | None = None
     has_readers: bool = False
     takes_questions: bool = False
+    needs_offsets: bool = False
     has_classes: bool = False
     base_model: bool = False
     tied_decoder: bool = False
@@ -109,7 +115,7 @@ class TaskSpec:
     def in_pipeline(self) -> bool:
         return self.takes_questions or self.decode is not None
 
-    def sequence_length(self, longest: int) -> int:
+    def length_for(self, longest: int) -> int:
         """Returns the tokens of a sequence where nobody says how many, for a model that takes at most `longest`."""
         return min(self.usual_length, longest)
 

@@ -46,10 +46,8 @@ def _divergence(student: Any, teacher: Any, _attention_mask: Tensor, temperature
     return divergence(found, wanted, temperature).mean()
 
 
-def _decode(
-    outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, classes: Classes
-) -> list[dict[str, str | float]]:
-    """All classes with their scores, the best first."""
+def _decode(outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, classes: Classes) -> Any:
+    """The best classes with their scores, the best first."""
     logits = outputs["logits"]
     if classes.problem_type == "regression":
         scores = logits.astype(np.float64)
@@ -58,7 +56,8 @@ def _decode(
     else:
         scores = softmax(logits)
     order = np.argsort(-scores, kind="stable")
-    return [{"label": classes.labels[place], "score": float(scores[place])} for place in order]
+    found = [{"label": classes.labels[place], "score": float(scores[place])} for place in order[: classes.top_k]]
+    return found[0] if classes.top_k == 1 else found
 
 
 TEXT_CLASSIFICATION = TaskSpec(

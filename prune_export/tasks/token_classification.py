@@ -12,9 +12,7 @@ from prune_export.tasks.classes import drawn_losses, logits_of, same_classes, so
 from prune_export.tasks.spec import Classes, Outputs, TaskSpec
 
 
-def _decode(
-    outputs: Outputs, text: str, offsets: NDArray[np.int64] | None, classes: Classes
-) -> list[dict[str, Any]]:
+def _decode(outputs: Outputs, text: str, offsets: NDArray[np.int64] | None, classes: Classes) -> list[dict[str, Any]]:
     """The best class of each token that stands for a part of the text."""
     assert offsets is not None
     found = []
@@ -37,5 +35,6 @@ TOKEN_CLASSIFICATION = TaskSpec(
     divergence=token_divergence,
     agree=same_classes,
     decode=_decode,
+    needs_offsets=True,
     has_classes=True,
 )

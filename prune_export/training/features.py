@@ -24,13 +24,14 @@ from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate
-from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
+from prune_export.data.examples import Data, TextData, joined, part_of, sample, trainable
+from prune_export.data.features import Feature
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import TOKENIZER_FILES
 from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
+from prune_export.tasks import SPECS
 from prune_export.training.labelled import labelled_features, labelled_features_of
 from prune_export.training.recipe import DataSection
 
@@ -90,8 +91,8 @@ def training_features(
         data = sample(data, section.samples, seed=seed)
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
-    usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
-    length = min(usual, longest_input(config)) if section.max_seq_length is None else section.max_seq_length
+    usual = SPECS[data.task].length_for(longest_input(config))
+    length = usual if section.max_seq_length is None else section.max_seq_length
     if length > longest_input(config):
         raise UsageError(f"data.max_seq_length = {length}: the model has positions for {longest_input(config)} tokens")
     classes: tuple[int, ...] = ()

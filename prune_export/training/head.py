@@ -20,12 +20,11 @@ from prune_export.data.examples import TextData
 from prune_export.data.model_classes import new_classes
 from prune_export.facts.file_names import CONFIG
 from prune_export.families import FAMILIES
-from prune_export.families.names import TASK_SUFFIXES
 from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import DENSE
-from prune_export.pruning.objective import LABELLED
+from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe
 
@@ -36,7 +35,7 @@ def needs_head(source: Source, task: str | None) -> bool:
     if task not in LABELLED or config.get("model_type") not in FAMILIES:
         return False
     saved = config.get("architectures")
-    return not any(str(name).endswith(TASK_SUFFIXES[task]) for name in (saved if isinstance(saved, list) else ()))
+    return not any(str(name).endswith(SPECS[task].suffix) for name in (saved if isinstance(saved, list) else ()))
 
 
 def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:

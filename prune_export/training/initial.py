@@ -11,8 +11,8 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.gates import hugging_face_layers
-from prune_export.pruning.latency import usual_length
 from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
+from prune_export.tasks import usual_length
 from prune_export.training.scoring import training_calibration
 from prune_export.training.stage import Context
 

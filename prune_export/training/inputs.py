@@ -13,7 +13,7 @@ from prune_export.data.examples import sample
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
 from prune_export.evaluation.evaluate_network import Settings, evaluation_features
-from prune_export.pruning.objective import LABELLED
+from prune_export.tasks import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import read_teacher
 from prune_export.training.features import training_data

@@ -20,7 +20,6 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import budgets
 from prune_export.pruning.calibration import Source, read_calibration
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.latency import usual_length
 from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.one_shot import (
     TIMED,
@@ -36,6 +35,7 @@ from prune_export.pruning.scores import METHODS
 from prune_export.pruning.selection import Rules
 from prune_export.pruning.speed import TOLERANCE
 from prune_export.pruning.stepping import Pruner, Settings
+from prune_export.tasks import usual_length
 
 SAMPLES = 512
 

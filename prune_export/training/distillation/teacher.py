@@ -16,9 +16,9 @@ from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.glue_tasks import plain_name
 from prune_export.data.model_classes import class_names
-from prune_export.families.names import TASK_SUFFIXES
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.tasks import SPECS
 from prune_export.training.distillation.hidden import HiddenStates
 from prune_export.training.layers import layer_modules
 
@@ -110,7 +110,7 @@ def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
         source = resolve(name)
         listed = read_config(source.folder).get("architectures")
         saved = [str(one) for one in listed] if isinstance(listed, list) else []
-        if saved and not any(one.endswith(TASK_SUFFIXES[student.task]) for one in saved):
+        if saved and not any(one.endswith(SPECS[student.task].suffix) for one in saved):
             raise CheckpointError(
                 f"it is a {clipped(', '.join(saved))}; expected one for {student.task}, as '{student.source.name}' is"
             )

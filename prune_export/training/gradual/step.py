@@ -14,11 +14,11 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.cutting import Pruned, cut
 from prune_export.pruning.gates import slim_layers
-from prune_export.pruning.latency import usual_length
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, taylor
 from prune_export.pruning.selection import Rules, select
+from prune_export.tasks import usual_length
 from prune_export.training.gradual.config import GradualConfig
 from prune_export.training.scoring import training_calibration
 from prune_export.training.slim_network import slim_model, standing, trained_tensors

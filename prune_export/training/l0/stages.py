@@ -7,7 +7,7 @@ from functools import partial
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.pruning.costs import flops_costs
-from prune_export.pruning.latency import usual_length
+from prune_export.tasks import usual_length
 from prune_export.training.distillation.distiller import distiller
 from prune_export.training.initial import fisher_order
 from prune_export.training.l0.config import L0Config
