@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import UnsupportedError
-from exporters.providers import CPU, PROVIDERS
+from exporters.providers import CPU, find_provider
 from exporters.tasks import Task
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data, QuestionData, TextData
@@ -65,13 +65,16 @@ def evaluate_network(
     check_outputs(network, data.task)
     tokenizer, notes = load_tokenizer(network.folder), data.notes
     data, classes, features = evaluation_features(data, network.folder, tokenizer, settings)
+    batch_tokens = settings.batch_tokens
+    if batch_tokens is None:
+        batch_tokens = find_provider(provider or CPU.name).batch_tokens
     progress.stage(f"Running {network.name}", len(features))
     start = time.perf_counter()
     rows = run_features(
         network,
         features,
         tokenizer,
-        max_tokens=PROVIDERS[provider or CPU.name].batch_tokens
+        max_tokens=batch_tokens,
         if settings.batch_tokens is None
         else settings.batch_tokens,
         per_token=not SPECS[data.task].head.reads_first_token_only,

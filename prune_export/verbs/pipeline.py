@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import UnsupportedError, UsageError
-from exporters.providers import CPU, PROVIDERS, ProviderName
+from exporters.providers import CPU, ProviderName, find_provider
 from exporters.tasks import Task
 from prune_export.arguments import checked
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
@@ -99,7 +99,7 @@ class Pipeline:
         self.max_seq_length = sequence_length(config, self.task, max_seq_length)
         self.doc_stride, self.max_answer_length = doc_stride, max_answer_length
         self.handle_impossible_answer, self.top_k = handle_impossible_answer, top_k
-        self.batch_tokens = PROVIDERS[provider or CPU.name].batch_tokens if batch_tokens is None else batch_tokens
+        self.batch_tokens = find_provider(provider or CPU.name).batch_tokens if batch_tokens is None else batch_tokens
 
     def __call__(self, inputs: Sequence[Input]) -> list[Any]:
         """What the model says to each of `inputs`, in their order.
