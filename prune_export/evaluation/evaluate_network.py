@@ -75,8 +75,6 @@ def evaluate_network(
         features,
         tokenizer,
         max_tokens=batch_tokens,
-        if settings.batch_tokens is None
-        else settings.batch_tokens,
         per_token=not SPECS[data.task].head.reads_first_token_only,
         advance=progress.advance,
     )
