@@ -30,6 +30,7 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.weights import read_weights
 from prune_export.pruning.calibration import read_calibration
@@ -301,16 +302,17 @@ def test_a_texts_loss_is_the_hugging_face_models(labels: torch.Tensor) -> None:
             assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
 
 
-def test_a_tokens_loss_is_the_hugging_face_models() -> None:
+@pytest.mark.parametrize("task", ["token-classification", "fill-mask"])
+def test_a_tokens_loss_is_the_hugging_face_models(task: Task) -> None:
     """Draws classes from what the network predicts; padding does not count, and no row depends on another."""
-    model = make_model(BERT, "token-classification")
+    model = make_model(BERT, task)
     batch = example_inputs(model)
     with torch.no_grad():
         outputs = model(**batch)
         chances = outputs.logits.softmax(2).flatten(0, 1)
         labels = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(7)).view(3, 17)
         labels = labels.masked_fill(batch["attention_mask"] == 0, -100)
-        found = SPECS["token-classification"].sample_losses(outputs, batch, torch.Generator().manual_seed(7))
+        found = SPECS[task].sample_losses(outputs, batch, torch.Generator().manual_seed(7))
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.tasks import SPECS
 from prune_export.training.distillation.config import Distillation
 from prune_export.training.distillation.hidden import HiddenStates, check_map, hidden_loss
-from prune_export.training.distillation.logits import logits_loss
 from prune_export.training.distillation.teacher import Teacher, layers_of, load_teacher
 from prune_export.training.stage import Context, Objective
 
@@ -48,7 +48,7 @@ class Distiller:
         parts: dict[str, Tensor] = {"task": task_loss.detach()}
         total = self.task_weight * task_loss
         if self.settings.weight:
-            found = logits_loss(self.student.task, outputs, wanted, mask, self.settings.temperature)
+            found = SPECS[self.student.task].divergence(outputs, wanted, mask, self.settings.temperature)
             total, parts["logits"] = total + self.settings.weight * found, found.detach()
         if self._states is not None:
             assert self.teacher.states is not None
