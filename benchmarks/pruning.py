@@ -145,10 +145,10 @@ class Bench:
 
     def measure(self, point: Point) -> dict[str, Any]:
         """Prunes, and judges what would be exported."""
-        from prune_export.facts.plan import plan_from_zeros
         from prune_export.pruning.budget import Budget
         from prune_export.pruning.costs import counts_of
         from prune_export.surgeon import operate
+        from prune_export.surgeon.zeros import plan_from_zeros
 
         encoder, fits = self.checkpoint.encoder, []
         if point.row != DENSE:

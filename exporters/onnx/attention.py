@@ -30,8 +30,8 @@ MASKED = float(np.finfo(np.float32).min)
 
 def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Query (scaled), key and value, each `[..., heads * size]`."""
-    query = project(context, asking, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
-    query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scale)
+    query = project(context, asking, block.query_weight.flatten(0, 1), "query", constant_scale=block.scores.scale)
+    query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scores.scale)
     key = project(context, x, block.key_weight.flatten(0, 1), "key")
     if block.key_bias is not None:
         key = add_bias(context, key, block.key_bias.flatten(), "key")
@@ -101,12 +101,12 @@ def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     builder, heads = context.builder, len(block.heads)
     width, query_key_width = heads * block.value_size, heads * block.query_key_size
     weights = [
-        (block.query_weight.flatten(0, 1), block.scale),
+        (block.query_weight.flatten(0, 1), block.scores.scale),
         (block.key_weight.flatten(0, 1), 1.0),
         (block.value_weight.flatten(0, 1), 1.0),
     ]
     biases = [
-        (block.query_bias.flatten(), block.scale),
+        (block.query_bias.flatten(), block.scores.scale),
         (_or_zeros(block.key_bias, query_key_width), 1.0),
         (_or_zeros(block.value_bias, width), 1.0),
     ]

@@ -18,6 +18,7 @@ from exporters.encoder import (
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
+from exporters.kinds import check_kinds
 from exporters.onnx.activation import activation
 from exporters.onnx.alignment import align
 from exporters.onnx.builder import CONTRIB, GraphBuilder
@@ -46,7 +47,7 @@ def _attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention
 
 def _feed_forward(context: Context, x: ir.Value, block: FeedForward) -> ir.Value:
     """What the block adds to the residual stream, in the accurate type."""
-    inner = activation(context, linear(context, context.matmul(x), block.up, "up"), block.activation)
+    inner = activation(context, linear(context, context.matmul(x), block.up, "up"), block.gating.activation)
     return context.accurate(linear(context, inner, block.down, "down"))
 
 
@@ -147,6 +148,7 @@ def build(
     Raises:
         WriteError: the opset is outside what is supported, or the target has no form for the precision.
     """
+    check_kinds(encoder.layers, "the ONNX writer")
     opset = target.opset if opset is None else opset
     check_opset(opset)
     check_precision(target, precision)

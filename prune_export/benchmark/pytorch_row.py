@@ -17,10 +17,10 @@ from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
 from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle, transformers_can_load
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 

@@ -15,6 +15,7 @@ from torch import nn
 from exporters.providers import CPU, Provider, ProviderName, find_provider
 from exporters.runtime import check_threads
 from exporters.tasks import Task
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.source import holds_weights, resolve
@@ -23,7 +24,6 @@ from prune_export.facts.record import find_exported
 from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.network.session import open_session
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
 
 Kind = Literal["onnx", "pytorch", "slim"]
 Batch = Mapping[str, NDArray[np.int64]]

@@ -12,7 +12,6 @@ from exporters.cost import layer_shape
 from exporters.encoder import Encoder
 from prune_export.arguments import checked
 from prune_export.pruning.costs import Costs
-from prune_export.pruning.scores import distinct_layers
 
 FORMAT = "prune-export/latency"
 VERSION = 3  # another with each way of measuring, so that no older table is taken for one of this
@@ -76,7 +75,7 @@ def _case(table: LatencyTable, encoder: Encoder, last: int) -> Costs:
     """
     heads: list[list[float]] = []
     columns: list[list[float]] = []
-    for layer in distinct_layers(encoder):
+    for layer in encoder.distinct_layers:
         shape = layer_shape(layer)
         full, short = (_by_count(pairs, shape.heads) for pairs in (table.heads, table.last_heads))
         wide, narrow = (_by_count(pairs, shape.columns) for pairs in (table.columns, table.last_columns))

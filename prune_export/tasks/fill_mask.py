@@ -14,5 +14,4 @@ FILL_MASK = TaskSpec(
     sample_losses=drawn_losses,
     divergence=token_divergence,
     agree=same_classes,
-    tied_decoder=True,
 )

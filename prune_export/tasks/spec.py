@@ -64,7 +64,6 @@ class TaskSpec:
     - `suffix`: how transformers' class for it ends; `output_class`: what that returns (`transformers.modeling_outputs`).
     - `base_model`: that class is the base model itself, whose tensors have no prefix.
     - `has_classes`: config.json names the classes that the logits are for.
-    - `tied_decoder`: the head may end in the word embeddings, which some checkpoints hold a second time.
 
     What they read:
 
@@ -109,7 +108,6 @@ class TaskSpec:
     needs_offsets: bool = False
     has_classes: bool = False
     base_model: bool = False
-    tied_decoder: bool = False
 
     @property
     def in_pipeline(self) -> bool:
