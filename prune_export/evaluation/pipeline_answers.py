@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prune_export.data.features import Feature
 from prune_export.evaluation.spans import Window
+from prune_export.tasks.classes import softmax
 from prune_export.tasks.question_answering import Logits
 
 MAX_ANSWER_LENGTH = 15
@@ -65,9 +66,7 @@ def _probabilities(feature: Feature, logits: Logits) -> Numbers:
     assert feature.offsets is not None
     allowed = feature.offsets[:, 0] >= 0
     allowed[feature.cls] = True
-    masked = np.where(allowed, logits.astype(np.float64), -np.inf)
-    weights = np.exp(masked - masked.max())
-    return np.asarray(weights / weights.sum())
+    return softmax(np.where(allowed, logits, -np.inf))
 
 
 def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, int, float]]:

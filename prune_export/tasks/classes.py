@@ -14,11 +14,6 @@ from torch.nn import functional
 from prune_export.tasks.spec import Agreement, Labels, Outputs
 
 
-def logits_of(logits: Tensor) -> dict[str, Tensor]:
-    """Returns the head's tensor under the name of the one output."""
-    return {"logits": logits}
-
-
 def divergence(student: Tensor, teacher: Tensor, temperature: float, left_out: Tensor | None = None) -> Tensor:
     """Returns T² · KL(teacher ‖ student) over the last dimension, `[…]`; places that are `left_out` count nothing.
 
@@ -76,7 +71,7 @@ def same_classes(
     return Agreement(len(rows), int((behind <= tie).sum()), least)
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns the probabilities of `[classes]` logits."""
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Returns the probabilities of `[classes]` logits; of -inf, 0."""
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(weights / weights.sum())

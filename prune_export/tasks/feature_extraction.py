@@ -15,10 +15,6 @@ from prune_export.tasks.classes import mean_over_tokens
 from prune_export.tasks.spec import Classes, Labels, Outputs, TaskSpec
 
 
-def _outputs_of(states: Tensor) -> dict[str, Tensor]:
-    return {"last_hidden_state": states}
-
-
 def _loss(_outputs: Mapping[str, Tensor], _labels: Labels, _config: Any) -> Tensor | None:
     return None
 
@@ -44,7 +40,6 @@ FEATURE_EXTRACTION = TaskSpec(
     head=FeatureHead,
     suffix="Model",
     output_class="BaseModelOutput",
-    outputs_of=_outputs_of,
     loss=_loss,
     sample_losses=_sample_losses,
     divergence=_divergence,

@@ -1,7 +1,7 @@
 """Fill-mask: the word for each token."""
 
 from exporters.encoder import MaskedLanguageHead
-from prune_export.tasks.classes import drawn_losses, logits_of, same_classes, token_divergence, token_loss
+from prune_export.tasks.classes import drawn_losses, same_classes, token_divergence, token_loss
 from prune_export.tasks.spec import TaskSpec
 
 FILL_MASK = TaskSpec(
@@ -9,7 +9,6 @@ FILL_MASK = TaskSpec(
     head=MaskedLanguageHead,
     suffix="ForMaskedLM",
     output_class="MaskedLMOutput",
-    outputs_of=logits_of,
     loss=token_loss,
     sample_losses=drawn_losses,
     divergence=token_divergence,

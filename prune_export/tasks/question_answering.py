@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,8 @@ Logits = NDArray[np.float32]
 _POSITIONS = ("start_positions", "end_positions")
 
 
-def _outputs_of(logits: Tensor) -> dict[str, Tensor]:
-    parts = (part.squeeze(-1).contiguous() for part in logits.split(1, dim=-1))
-    return dict(zip(SpanHead.outputs, parts, strict=True))
+def _split(logits: Tensor) -> Iterable[Tensor]:
+    return (part.squeeze(-1).contiguous() for part in logits.split(1, dim=-1))
 
 
 def _loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> Tensor | None:
@@ -106,7 +105,7 @@ QUESTION_ANSWERING = TaskSpec(
     head=SpanHead,
     suffix="ForQuestionAnswering",
     output_class="QuestionAnsweringModelOutput",
-    outputs_of=_outputs_of,
+    split=_split,
     loss=_loss,
     sample_losses=_sample_losses,
     divergence=_divergence,

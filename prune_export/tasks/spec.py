@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,7 +75,7 @@ class TaskSpec:
 
     What is computed of their outputs:
 
-    - `outputs_of(logits)`: the head's tensor as the outputs by name.
+    - `split(tensor)`: the head's tensor as the outputs, in order.
     - `loss(outputs, labels, config)`: the loss of transformers' class; None where the labels are not there.
     - `sample_losses(outputs, batch, generator)`: the loss of each sample, `[batch]`, whatever the other rows are: padding
       is no answer. Tasks without readers need no labels: targets are drawn with `generator` from what the network itself
@@ -94,11 +94,11 @@ class TaskSpec:
     head: type[TaskHead]
     suffix: str
     output_class: str
-    outputs_of: Callable[[Tensor], dict[str, Tensor]]
     loss: Callable[[Mapping[str, Tensor], Labels, Any], Tensor | None]
     sample_losses: Callable[[Any, Labels, torch.Generator], Tensor]
     divergence: Callable[[Any, Any, Tensor, float], Tensor]
     agree: Agree | None
+    split: Callable[[Tensor], Iterable[Tensor]] = lambda tensor: (tensor,)
     decode: Callable[[Outputs, str, NDArray[np.int64] | None, Classes], Any] | None = None
     label_names: tuple[str, ...] = ("labels",)
     usual_length: int = 128
@@ -112,6 +112,10 @@ class TaskSpec:
     @property
     def in_pipeline(self) -> bool:
         return self.takes_questions or self.decode is not None
+
+    def outputs_of(self, tensor: Tensor) -> dict[str, Tensor]:
+        """Returns what the head computes as the outputs by name."""
+        return dict(zip(self.head.outputs, self.split(tensor), strict=True))
 
     def length_for(self, longest: int) -> int:
         """Returns the tokens of a sequence where nobody says how many, for a model that takes at most `longest`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporters.encoder import SequenceHead
-from prune_export.tasks.classes import divergence, logits_of, same_classes, softmax
+from prune_export.tasks.classes import divergence, same_classes, softmax
 from prune_export.tasks.spec import Classes, Labels, Outputs, TaskSpec
 
 
@@ -65,7 +65,6 @@ TEXT_CLASSIFICATION = TaskSpec(
     head=SequenceHead,
     suffix="ForSequenceClassification",
     output_class="SequenceClassifierOutput",
-    outputs_of=logits_of,
     loss=_loss,
     sample_losses=_sample_losses,
     divergence=_divergence,

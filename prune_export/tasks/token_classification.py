@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.encoder import TokenHead
-from prune_export.tasks.classes import drawn_losses, logits_of, same_classes, softmax, token_divergence, token_loss
+from prune_export.tasks.classes import drawn_losses, same_classes, softmax, token_divergence, token_loss
 from prune_export.tasks.spec import Classes, Outputs, TaskSpec
 
 
@@ -29,7 +29,6 @@ TOKEN_CLASSIFICATION = TaskSpec(
     head=TokenHead,
     suffix="ForTokenClassification",
     output_class="TokenClassifierOutput",
-    outputs_of=logits_of,
     loss=token_loss,
     sample_losses=drawn_losses,
     divergence=token_divergence,
