@@ -79,7 +79,7 @@ test-lowest: $(VENV_LOWEST)/ready
 	$(subst python,$(VENV_LOWEST)/bin/python,$(PYTEST)) -m "not slow"
 
 # Small changes to the code of PACKAGE (a name in benchmarks/mutants.py), a sample
-# of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
+# of MUTANTS of them, and those that no test notices: docs/contributing/mutants.md. Minutes each on a quiet machine.
 mutants: $(VENV)/ready
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[mutants]"
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \

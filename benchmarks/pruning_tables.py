@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Puts results into docs/pruning.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
+"""Puts results into docs/prune.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone. So is
-what stands between `<!-- pruned -->` and `<!-- /pruned -->` in the README, the short form.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone.
 
     python -m benchmarks.pruning_tables
 """
@@ -17,9 +16,9 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning import DENSE, GRADUAL, ROWS, TASKS
-from benchmarks.readme import README, replace_between
+from benchmarks.readme import replace_between
 
-PAGE = RESULTS.parent.parent / "docs" / "pruning.md"
+PAGE = RESULTS.parent.parent / "docs" / "prune.md"
 NAMES = {"f1": "F1", "accuracy": "accuracy"}
 _COLOURS = ("#bbbbbb", "#999999", "#c4a484", "#8c8c40", "#6a9fb5", "#4878a8", "#55a868", "#c44e52", "#8172b2")
 
@@ -137,23 +136,6 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """The README's table: the methods that people know, and all steps together."""
-    asked = [flops for flops in budgets(found) if scores(found, GRADUAL, flops)]
-    lines = [f"| FLOPs kept | 1.0 | {' | '.join(f'{flops:g}' for flops in asked)} |", f"|---|---|{'---|' * len(asked)}"]
-    dense = scores(found, DENSE, 1.0)[0]
-    names = {"magnitude": "magnitude alone", "fisher": "diagonal Fisher alone", GRADUAL: "all steps"}
-    for row, name in names.items():
-        cells = [scores(found, row, flops)[:1] for flops in asked]
-        if any(cells):
-            lines.append(f"| {name} | {dense:.1f} | {' | '.join(f'{cell[0]:.1f}' if cell else '' for cell in cells)} |")
-    lines.append(
-        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, "
-        f"calibrated with {found['samples']} questions of the squadshifts files."
-    )
-    return "\n".join(lines)
-
-
 def speed(found: Mapping[str, Any]) -> str:
     """Asked, predicted and measured speed-ups over the unpruned network of the same type."""
     lines = ["| | asked | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
@@ -219,9 +201,6 @@ def main() -> None:
         if (file := RESULTS / f"{path}.json").is_file():
             text = replace_between(text, name, content(json.loads(file.read_text(encoding="utf-8"))))
     PAGE.write_text(text, encoding="utf-8")
-    if "qa" in dict(found):
-        short = replace_between(README.read_text(encoding="utf-8"), "pruned", summary(dict(found)["qa"]))
-        README.write_text(short, encoding="utf-8")
     print(f"{PAGE.name}: {', '.join(task for task, _ in found)}")
 
 
