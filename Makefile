@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties \
-	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters
+	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters docs
 
 .PHONY: demo test test-matrix test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 

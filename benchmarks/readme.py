@@ -32,6 +32,8 @@ README = RESULTS.parent.parent / "README.md"
 DOCS = README.parent / "docs"
 PICTURE = "speed.svg"
 
+Content = tuple[Path, str, str]  # the page, the name of the comments, the text between them
+
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The results that are there, in the order of NETWORKS."""
@@ -48,7 +50,7 @@ def section(results: Sequence[dict[str, Any]], picture: str) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return one network's table: per shape the speed-up over the first row and the milliseconds; size, load time, memory."""
+    """Return one network's table: per shape the speed-up over the first row and milliseconds; size, load time, memory."""
     shapes = found["shapes"]
     headings = [f"{shape['batch_size']} × {shape['sequence_length']}" for shape in shapes]
     lines = [
@@ -145,11 +147,29 @@ def replace_between(text: str, name: str, content: str) -> str:
     return replaced
 
 
-def _put(path: Path, name: str, content: str) -> None:
-    try:
-        path.write_text(replace_between(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
-    except ValueError as error:
-        raise SystemExit(f"{path.name}: {error}") from error
+def put(contents: Sequence[Content]) -> None:
+    """Write each text between its comments."""
+    for path, name, content in contents:
+        try:
+            path.write_text(replace_between(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+        except ValueError as error:
+            raise SystemExit(f"{path.name}: {error}") from error
+
+
+def contents() -> list[Content]:
+    """Return the texts that are made of the results that are there."""
+    pages: list[Content] = []
+    if results := read_results(RESULTS):
+        picture = f"../{(RESULTS / PICTURE).relative_to(README.parent).as_posix()}"
+        pages.append((DOCS / "speed.md", "speed", section(results, picture)))
+    for path, name, table, file in (
+        (README, "speed", short_section, "training-qa.json"),
+        (DOCS / "speed.md", "cost", cost_section, "export_cost.json"),
+        (DOCS / "verify.md", "damages", damage_section, "proof-damage.json"),
+    ):
+        if (RESULTS / file).is_file():
+            pages.append((path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8")))))
+    return pages
 
 
 def main() -> None:
@@ -158,23 +178,8 @@ def main() -> None:
         raise SystemExit("no results: run python -m benchmarks.speed first")
     first = results[0]
     draw(panels(results), RESULTS / PICTURE, baseline=first["rows"][0]["name"], columns=len(first["shapes"]))
-    for path, name, content in contents(results):
-        _put(path, name, content)
+    put(contents())
     print(f"{PICTURE}: {', '.join(found['network'] for found in results)}")
-
-
-def contents(results: Sequence[dict[str, Any]]) -> list[tuple[Path, str, str]]:
-    """Return what stands on each page: the page, the name of the comments, the text between them."""
-    speed = DOCS / "speed.md"
-    found = [(speed, "speed", section(results, f"../{(RESULTS / PICTURE).relative_to(README.parent).as_posix()}"))]
-    for path, name, table, file in (
-        (README, "speed", short_section, "training-qa.json"),
-        (speed, "cost", cost_section, "export_cost.json"),
-        (DOCS / "verify.md", "damages", damage_section, "proof-damage.json"),
-    ):
-        if (RESULTS / file).is_file():
-            found.append((path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8")))))
-    return found
 
 
 if __name__ == "__main__":

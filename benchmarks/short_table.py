@@ -34,9 +34,9 @@ def short_section(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
     conditions = (
         f"Batch {part['batch_size']}, length {part['sequence_length']}, {machine['cores']} cores of an "
-        f"{machine['processor']}, medians of one run; a round's ratios are off by {100 * part['noise']:.0f} %. The pruned "
-        f"models were pruned gradually, with training. After as many training steps as {BUDGETS[0]:g} of the FLOPs took, the "
-        f"dense model has F1 {_f1(found, 'trained-on', 1.0):.2f}. "
+        f"{machine['processor']}, medians of one run; ratios of a round are off by {100 * part['noise']:.0f} %. The pruned "
+        "models were pruned gradually, with training. The dense model has F1 "
+        f"{_f1(found, 'trained-on', 1.0):.2f} after as many training steps as {BUDGETS[0]:g} of the FLOPs took. "
         f"{machine['date']}, {versions}."
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n" + conditions

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The figures of docs/speed.md: what users would run otherwise, beside our exports, on networks of published structures.
 
-Rows: PyTorch dense (the network before pruning), our slim PyTorch network, our export of the dense network, optimum's export
-of the same checkpoint in ONNX Runtime with its own optimizations, ours in fp32 and in int8. Weights are random, structures are those of
-`structures/nn_pruning.json`; every network is one run (prune_export/benchmark/).
+Rows: PyTorch dense (the network before pruning), our slim PyTorch network, our export of the dense network, optimum's
+export of the same checkpoint in ONNX Runtime with its own optimizations, ours in fp32 and in int8. Weights are random,
+structures are those of `structures/nn_pruning.json`; every network is one run (prune_export/benchmark/).
 
     python -m benchmarks.speed [--data ../shared] [--networks NAME …] [--openvino]
 
