@@ -42,7 +42,7 @@ test-matrix: $(VENV)/ready
 test-transformers-5: $(VENV5)/ready
 	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow and not matrix" $(ALIKE:%=--ignore=tests/test_%.py)
 
-# About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the README's figures.
+# About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the docs' figures.
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
