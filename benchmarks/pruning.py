@@ -8,7 +8,7 @@ stopped goes on.
 
     python -m benchmarks.pruning --task qa --data ../shared
     python -m benchmarks.pruning --task sst2 --data ../shared --model build/minilm-sst2
-    python -m benchmarks.pruning_tables     # docs/pruning.md and the pictures, out of the results
+    python -m benchmarks.pruning_tables     # docs/prune.md and the pictures, out of the results
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | Cons
         block = drop_key_bias(block)
     block = remove_heads(block, plan.heads)
     if block.heads:
-        block = remove_query_key_dimensions(block, plan.query_key_dimensions)
+        if plan.query_key_dimensions:
+            block = remove_query_key_dimensions(block, plan.query_key_dimensions)
         block = remove_value_dimensions(block, plan.value_dimensions)
     return replace_emptied_attention(block)
