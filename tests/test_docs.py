@@ -18,6 +18,7 @@ import pytest
 import prune_export
 from benchmarks import pruning_tables, readme, training_tables
 from benchmarks.speed import DENSE_ONNX
+from docs import architecture
 from prune_export.cli.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,3 +162,8 @@ def test_the_readme_has_pruning_alone_by_its_own_times() -> None:
     ]
     times, alone = ([float(re.sub(r"[^\d.]", "", cell)) for cell in row] for row in rows)
     assert np.allclose(alone, np.array(times[0]) / times, rtol=5e-3)  # of rounded figures
+
+
+def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:
+    assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.picture(), "python -m docs.architecture"
+    assert architecture.PAGE.read_text(encoding="utf-8") == architecture.page(), "python -m docs.architecture"

@@ -96,7 +96,7 @@ def epsilon_of(config: Any, dimensions: Dimensions) -> float | None:
 
 
 def norm_type(config: Any) -> str:
-    """ "layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
+    """Returns "layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
     return getattr(config, "layer_norm_type", None) or "layer_norm"
 
 
@@ -150,9 +150,8 @@ class _Reader:
             positions="from_padding" if self.family.positions_from_padding else "absolute",
             pad_token_id=sizes.pad_token_id,
         )
-        if (
-            part.token_type is not None and sizes.types == 1
-        ):  # no input chooses it (RoBERTa): it is a part of every position
+        if part.token_type is not None and sizes.types == 1:
+            # No input chooses it (RoBERTa): it is a part of every position.
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part
 
