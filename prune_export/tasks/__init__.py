@@ -1,4 +1,4 @@
-"""The tasks, one file each."""
+"""What a task is, one file each: its classes, losses, divergence, usual length, and how answers are compared."""
 
 from exporters.encoder import Encoder
 from exporters.tasks import Task
