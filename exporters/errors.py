@@ -17,8 +17,8 @@ PruneExportError
 ├── ParityError          the exported model does not answer like the original         (exit 3)
 └── QualityError         a model scores below what was asked for                      (exit 4)
 
-Each message says what was expected, what was found and what to do. Whatever names it quotes, it shows no secret and no
-control character, and is of a bearable length.
+Each message says what was expected, what was found and what to do. It shows no secret and no control character, and is
+shortened if it is long.
 """
 
 import sys
@@ -29,22 +29,22 @@ _LONGEST, _END = 3_000, 1_000  # characters of a message, and of its end where t
 
 
 def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal would not print as a sign: control characters, half characters."""
+    """Escapes what a terminal would not print in `text`: control characters and lone surrogates."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
 class PruneExportError(Exception):
-    """Base of every error that is the user's to mend; its message stands without a traceback."""
+    """Base of the errors that the user can mend; their messages are shown without a traceback."""
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        lines = redacted(message).split("\n  ")  # reasons of a verdict stand on lines of their own
+        lines = redacted(message).split("\n  ")  # each reason of a verdict has its own line
         text = "\n  ".join(map(printable, lines))
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END]} … {text[-_END:]}")
-        if (handled := sys.exception()) is not None:  # what this error comes from, which a traceback shows, too
+        if (handled := sys.exception()) is not None:  # the cause, which a traceback shows, too
             scrub(handled)
 
 

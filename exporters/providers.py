@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers that models run on, each with all that the rest knows of it."""
+"""ONNX Runtime's execution providers, each with everything that other modules know of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ ProviderName = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """`name` is what users say, and PyTorch's name of the device; `onnxruntime` is ONNX Runtime's name.
+    """An execution provider. `name` is ours and PyTorch's name of the device; `onnxruntime` is ONNX Runtime's name.
 
-    `options` are provider options under ONNX Runtime's names. `batch_tokens` is how many tokens, padding included, a batch
-    holds at best: more only cost memory. `multiplies_int8`: 8-bit products are faster than floating-point ones.
+    `options` are provider options under ONNX Runtime's names. `batch_tokens` is the best number of tokens in a batch,
+    padding included: more only cost memory. `multiplies_int8`: 8-bit products are faster than floating-point ones.
     """
 
     name: ProviderName

@@ -100,7 +100,7 @@ def _session(path: Path, recorder: Recorder, options: Mapping[str, str], *, debu
 
 
 def _one_run(speaking: Any, silent: Any, batch: Mapping[str, NDArray[np.int64]], recorder: Recorder) -> dict[str, Any]:
-    fed = runtime.wanted_inputs(silent, batch)
+    fed = runtime.session_inputs(silent, batch)
     if not recorder.on_gpu:
         return {"attention": "not on this device", "kernels": device_kernels(lambda: silent.run(None, fed), recorder)}
     with captured_output() as printed:

@@ -120,10 +120,10 @@ def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, pr
     """Exports the random network, without proof: it is nobody's, and this is about time."""
     precision = PRECISIONS[dtype]
     target = resolve_target(provider, precision, needs_runtime=False)
-    place = model_destination(output, overwrite=False)
-    copied = copied_files(dense, place)
+    destination = model_destination(output, overwrite=False)
+    copied = copied_files(dense, destination)
     export_checkpoint(
-        dense, place, copied, target, precision, quantization=QuantizationOptions(), proof=None, progress=progress
+        dense, destination, copied, target, precision, quantization=QuantizationOptions(), proof=None, progress=progress
     )
 
 
@@ -138,9 +138,9 @@ def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dt
         (source / path.name).symlink_to(path.resolve())
     arguments = [str(source), str(output), checkpoint.task, provider, dtype]
     command = [*python_module("prune_export.benchmark.optimum_export"), *arguments]
-    found = subprocess.run(
+    process = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=same_modules()
     )
-    if found.returncode:
-        printed = " ".join(found.stdout.split())[-_SHOWN:]
+    if process.returncode:
+        printed = " ".join(process.stdout.split())[-_SHOWN:]
         raise BenchmarkError(f"row 'optimum': optimum cannot export '{checkpoint.source.name}'; it printed: {printed}")

@@ -94,17 +94,17 @@ def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, b
 
 
 def _draw_panel(axis: Any, panel: Panel, *, with_labels: bool) -> None:
-    places = range(len(panel.bars))
+    heights = range(len(panel.bars))
     values = [bar.value for bar in panel.bars]
-    axis.barh(places, values, color=_BAR, height=0.62)
-    for place, bar in zip(places, panel.bars, strict=True):
-        axis.hlines(place, bar.low, bar.high, color="black", linewidth=0.9)
+    axis.barh(heights, values, color=_BAR, height=0.62)
+    for height, bar in zip(heights, panel.bars, strict=True):
+        axis.hlines(height, bar.low, bar.high, color="black", linewidth=0.9)
         right = bar.high
         if bar.by_flops is not None:
-            axis.vlines(bar.by_flops, place - 0.38, place + 0.38, color=_LIMIT, linewidth=1.6)
+            axis.vlines(bar.by_flops, height - 0.38, height + 0.38, color=_LIMIT, linewidth=1.6)
             right = max(right, bar.by_flops)
-        axis.annotate(f"{bar.value:.2f}", (right, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(places, [bar.label for bar in panel.bars] if with_labels else [""] * len(panel.bars))
+        axis.annotate(f"{bar.value:.2f}", (right, height), xytext=(4, 0), textcoords="offset points", va="center")
+    axis.set_yticks(heights, [bar.label for bar in panel.bars] if with_labels else [""] * len(panel.bars))
     axis.tick_params(left=False)
     axis.invert_yaxis()
     axis.margins(x=0.2)

@@ -62,16 +62,17 @@ def compare(
     for index, name in enumerate(names):
         own = bases if index == 0 else [found[index] for found in times]
         ratios = tuple(base / value for base, value in zip(bases, own, strict=True))
-        first, this = flops[0], flops[index]
-        latencies.append(Latency(name, tuple(own), ratios, first / this if first and this else None))
+        baseline_flops, own_flops = flops[0], flops[index]
+        by_flops = baseline_flops / own_flops if baseline_flops and own_flops else None
+        latencies.append(Latency(name, tuple(own), ratios, by_flops))
     return ShapeResult(
         shape, tuple(latencies), tuple(found[0] / found[-1] for found in times), mean(others) if others else None
     )
 
 
 def _cost(process: RowProcess) -> Cost | None:
-    found = process.loaded["cost"]
-    return process.row.cost or (Cost(**found) if found else None)
+    cost = process.loaded["cost"]
+    return process.row.cost or (Cost(**cost) if cost else None)
 
 
 def _facts(process: RowProcess, cost: Cost | None) -> RowFacts:

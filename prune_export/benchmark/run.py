@@ -107,8 +107,8 @@ def choose_cpus(threads: int | None) -> tuple[int, ...]:
         UsageError: there are not so many.
     """
     physical = physical_cpus()
-    others = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []
-    most = len(physical) + len(others) or os.cpu_count() or 1
+    siblings = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []
+    most = len(physical) + len(siblings) or os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= most:
         raise UsageError(f"--threads {threads}: expected 1 to {most}, the processors at hand")
-    return tuple(sorted([*physical, *others][: threads or len(physical)]))
+    return tuple(sorted([*physical, *siblings][: threads or len(physical)]))

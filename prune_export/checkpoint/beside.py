@@ -99,13 +99,13 @@ def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
     _place_beside(folder, into, names, _link)
 
 
-def _place_beside(folder: Path, into: Path, names: Iterable[str], place: Callable[[Path, Path], object]) -> None:
+def _place_beside(folder: Path, into: Path, names: Iterable[str], copy: Callable[[Path, Path], object]) -> None:
     names = tuple(names)
     check_beside(folder, names)
     for name in names:
         try:
             (into / name).parent.mkdir(exist_ok=True)
-            place(folder / name, into / name)
+            copy(folder / name, into / name)
         except PermissionError as error:
             raise OutputError(f"cannot copy {folder / name}: {error.strerror}") from error
 

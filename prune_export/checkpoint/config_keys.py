@@ -111,12 +111,12 @@ def _items(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every key and value at any depth, without those of label2id: its keys are names of classes."""
     waiting: list[Any] = [raw]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, Mapping):
-            yield from found.items()
-            waiting.extend(value for key, value in found.items() if key != "label2id")
-        elif isinstance(found, list):
-            waiting.extend(found)
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            yield from value.items()
+            waiting.extend(item for key, item in value.items() if key != "label2id")
+        elif isinstance(value, list):
+            waiting.extend(value)
 
 
 def own_attention(config: Any, model_class: Any) -> Any:

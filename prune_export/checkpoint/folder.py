@@ -38,25 +38,25 @@ def check_folder(folder: Path) -> None:
     """
     for path in _entries(folder):
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError:  # a link to nothing, or to itself: nobody can open it
             continue
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             continue
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{clipped(str(path), 300)}: expected a regular file; found a pipe, socket or device")
         limit = SMALL_FILE if _SMALL.fullmatch(path.name) else LARGE_FILE if _LARGE.fullmatch(path.name) else None
-        if limit is not None and found.st_size > limit:
-            raise CheckpointError(f"{path}: too large: {found.st_size:,} bytes; at most {limit:,} are read")
+        if limit is not None and status.st_size > limit:
+            raise CheckpointError(f"{path}: too large: {status.st_size:,} bytes; at most {limit:,} are read")
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    for place in (folder, folder / _TEMPLATES):
+    for parent in (folder, folder / _TEMPLATES):
         try:
-            with os.scandir(place) as entries:
+            with os.scandir(parent) as entries:
                 yield from (Path(entry.path) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            if place == folder:
+            if parent == folder:
                 raise CheckpointError(f"{folder}: cannot be looked at: {error.strerror or error}") from error
 
 
@@ -94,13 +94,13 @@ def _check_names(config: dict[str, Any], path: Path) -> None:
     versions = config.get("fast_tokenizer_files") or []
     if not isinstance(versions, list) or not all(isinstance(name, str) and plain_name(name) for name in versions):
         raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {shown(versions)}")
-    rest: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
-    while rest:
-        value = rest.pop()
+    waiting: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, dict):
-            rest.extend(value.values())
+            waiting.extend(value.values())
         elif isinstance(value, list):
-            rest.extend(value)
+            waiting.extend(value)
         elif isinstance(value, str) and is_file_or_device(value):
             raise CheckpointError(f"{path}: names the file {clipped(value)}; expected no files but the folder's own")
 

@@ -86,5 +86,5 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int | None:
-    found = tensors.get(name)
-    return int(found.shape[0]) if found is not None and found.ndim else None
+    tensor = tensors.get(name)
+    return int(tensor.shape[0]) if tensor is not None and tensor.ndim else None

@@ -134,13 +134,13 @@ def _read_config(source: Source) -> dict[str, Any]:
 
 
 def _family(raw: dict[str, Any], source: Source) -> Family:
-    kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedError(
-            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(kind))}; "
+            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(model_type))}; "
             f"supported: {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
+    return FAMILIES[model_type]
 
 
 def transformers_config(source: Source, **options: Any) -> Any:
@@ -180,8 +180,8 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     if not isinstance(sizes.types, int):
         raise CheckpointError(f"{path}: expected a whole number for the token types; found {shown(sizes.types)}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
-        found = shown(sizes.epsilon)
-        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
+        epsilon = shown(sizes.epsilon)
+        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {epsilon}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
             f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found "
@@ -190,21 +190,21 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     check_memory(family, config, sizes, path)
 
 
-def _task(asked: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:
-    if asked is not None:
-        if asked not in TASKS:
-            raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
-        return asked
+def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:
+    if name is not None:
+        if name not in TASKS:
+            raise UnsupportedError(f"the task '{name}' is not supported; expected one of {', '.join(TASKS)}")
+        return name
     listed = raw.get("architectures")
-    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
     # The family's own classes only: what somebody else's class adds to the network, its name does not say.
     tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS}
-    known = [tasks[name] for name in architectures if name in tasks]
+    known = [tasks[each] for each in architectures if each in tasks]
     if len(set(known)) == 1:
         return known[0]
-    found = clipped(", ".join(architectures)) or "none"
+    listing = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
-        f"'{source.name}': cannot tell the task from config.json (architectures: {found}; expected one of "
+        f"'{source.name}': cannot tell the task from config.json (architectures: {listing}; expected one of "
         f"{', '.join(tasks)}); give --task, one of {', '.join(TASKS)}"
     )
 
@@ -255,7 +255,7 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
     count = family.dimensions(config).layers
     layers = tuple(f"{family.prefix}.{family.layer(config, index)}." for index in range(count))
     extra = [name for name in foreign if name.startswith(folder) and name.endswith((".weight", ".bias"))]
-    for names, what in (
+    for names, reason in (
         (
             [name for name in extra if not name.startswith(layers)],
             f"of layers that config.json, with {count} layers, does",
@@ -264,7 +264,7 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise WeightsError(f"{file}: holds '{clipped(names[0])}'{more} {what} not have")
+            raise WeightsError(f"{file}: holds '{clipped(names[0])}'{more} {reason} not have")
 
 
 def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
@@ -272,13 +272,13 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
     if weights.renamed is not None:
         yield f"{weights.files[0].name}: {weights.renamed}"
     if foreign := _foreign(weights, family):
-        found = clipped(", ".join(foreign[:3]))
-        yield f"{weights.files[0].name}: nothing reads {found} ({len(foreign)} in all); {family.model_type} has none of it"
+        listing = clipped(", ".join(foreign[:3]))
+        yield f"{weights.files[0].name}: nothing reads {listing} ({len(foreign)} in all); {family.model_type} has none of it"
     masked = family.masked_language_head
     tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
-    others = tuple(filter(None, leads(head, family)))
-    if copies := [name for name in head if name.startswith(others) or name.partition(".")[0] in BODY]:
+    other_prefixes = tuple(filter(None, leads(head, family)))
+    if copies := [name for name in head if name.startswith(other_prefixes) or name.partition(".")[0] in BODY]:
         yield (
             f"{weights.files[0].name}: holds another model as well, which stays unused: {clipped(', '.join(copies[:3]))} "
             f"({len(copies)} in all); what is read is '{family.prefix}.…'"
@@ -297,10 +297,10 @@ def _check_promise(path: Path, encoder: Encoder) -> None:
         f"the weights were changed after pruning. Delete {path.name} to export what the weights say, or pass it as --plan "
         "to prune by it again"
     )
-    for index, (wanted, found) in enumerate(zip(promised.layers, plan_from_zeros(encoder).layers, strict=True)):
+    for index, (promised_layer, zeros) in enumerate(zip(promised.layers, plan_from_zeros(encoder).layers, strict=True)):
         for kind, extra in (
-            ("heads", set(found.heads) - set(wanted.heads)),
-            ("columns", set(found.columns) - set(wanted.columns)),
+            ("heads", set(zeros.heads) - set(promised_layer.heads)),
+            ("columns", set(zeros.columns) - set(promised_layer.columns)),
         ):
             if extra:
                 raise PlanError(

@@ -40,10 +40,10 @@ def sentence_files(folder: Path) -> tuple[str, ...]:
             its own.
     """
     folders = {module.path for module in _modules(folder)}
-    found = [name for name in SENTENCE_FILES if name.rpartition("/")[0] in {"", *folders} and is_file(folder / name)]
-    for name in found:
+    names = [name for name in SENTENCE_FILES if name.rpartition("/")[0] in {"", *folders} and is_file(folder / name)]
+    for name in names:
         _check(folder, name)
-    return tuple(found)
+    return tuple(names)
 
 
 def left_behind(folder: Path) -> tuple[str, ...]:

@@ -47,8 +47,8 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
     for name in ("id2label", "label2id"):
         labels = raw.get(name)
         if labels is not None and (not isinstance(labels, dict) or len(labels) > MOST_LABELS):
-            found = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
-            raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {found}")
+            count = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
+            raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {count}")
     if not all(key.isdecimal() and len(key) <= 7 for key in raw.get("id2label") or ()):
         raise CheckpointError(f"{path}: expected id2label to map whole numbers to labels")
     padding = raw.get("pad_token_id")
@@ -58,13 +58,13 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
 
 
 def _check_numbers(raw: dict[str, Any], path: Path) -> None:
-    rest: list[Any] = [raw]
-    while rest:
-        value = rest.pop()
+    waiting: list[Any] = [raw]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, dict):
-            rest.extend(value.values())
+            waiting.extend(value.values())
         elif isinstance(value, list):
-            rest.extend(value)
+            waiting.extend(value)
         elif (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
             isinstance(value, float) and not math.isfinite(value)
         ):

@@ -97,14 +97,14 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
     register_stored_token()
     failures = _failures()
     try:
-        found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
+        siblings = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
     except HFValidationError as error:
         raise CheckpointError(f"'{repository}': no such folder, and not a hub id (owner/name) either") from error
     except failures as error:
         if refusal := _refusal(error, repository, revision):
             raise CheckpointError(refusal) from error
         return _from_cache(repository, revision, cache_dir, error)
-    names = {file.rfilename for file in found or ()}
+    names = {file.rfilename for file in siblings or ()}
     form = next((form for form in _FORMS if form[0] in names), None)
     if form is None:
         expected = ", ".join(form[0] for form in _FORMS)
@@ -140,9 +140,9 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
     except LocalEntryNotFoundError:
         folder = None
     if folder is None or not holds_weights(Path(folder)):
-        wanted = f"revision '{revision}'" if revision is not None else "it"
+        missing = f"revision '{revision}'" if revision is not None else "it"
         raise CheckpointError(
-            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "
+            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {missing}. "
             "Check the connection (or HF_HUB_OFFLINE, HF_ENDPOINT), or give --cache-dir the cache that has it. "
             f"The cause: {_root(cause)}"
         ) from cause

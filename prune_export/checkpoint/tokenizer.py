@@ -69,11 +69,11 @@ def open_tokenizer(folder: Path) -> Any:
     check_tokenizer(folder)
     files = own_files(folder)
     if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
-        kind = read_config(folder).get("model_type")
-        if kind not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
+        model_type = read_config(folder).get("model_type")
+        if model_type not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
             raise CheckpointError(
                 f"'{folder}': needs a tokenizer beside the model, for a model_type of {', '.join(_MODEL_TYPES)}; found "
-                f"{shown(kind)}"
+                f"{shown(model_type)}"
             )
     try:
         with no_remote_code():

@@ -74,5 +74,5 @@ def _is_fast(name: Any) -> bool:
     if name in _PLAIN:
         return True
     names = (f"{name.removesuffix('Fast')}Fast", name)
-    found = next((kind for kind in map(tokenizer_class_from_name, names) if kind is not None), None)
-    return found is None or (isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast))
+    tokenizer_class = next((candidate for candidate in map(tokenizer_class_from_name, names) if candidate is not None), None)
+    return tokenizer_class is None or (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, PreTrainedTokenizerFast))

@@ -84,9 +84,9 @@ class Weights(Mapping[str, Tensor]):
         because = f" ({reason})" if reason else ""
         where = self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} and its shards"
         if name not in self._tensors:
-            found = clipped(", ".join(self._tensors))
+            listing = clipped(", ".join(self._tensors))
             raise WeightsError(
-                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}. It holds {found}"
+                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}. It holds {listing}"
             )
         values = self._tensors[name]
         if tuple(values.shape) != shape:
@@ -168,12 +168,12 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         check_pickled(path)
-        found = _unpickle(path)
+        content = _unpickle(path)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
-            found = next(filter(None, refused.groups()))[:60]
+            content = next(filter(None, refused.groups()))[:60]
             raise WeightsError(
-                f"{path}: refused, it holds Python objects beside tensors ({found!r}), and loading those could run any "
+                f"{path}: refused, it holds Python objects beside tensors ({content!r}), and loading those could run any "
                 "code. Convert it to safetensors where you trust it"
             ) from error
         raise _unreadable(path, ValueError("not what torch.save writes")) from error
@@ -181,9 +181,9 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise _unreadable(path, error) from error
-    if not isinstance(found, Mapping):
-        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(found).__name__}")
-    for name, value in found.items():
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(content).__name__}")
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
                 f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {shown(name)}. "
@@ -198,7 +198,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
                 f"{path}: the tensor '{clipped(name)}' of shape {shown(list(value.shape))} repeats its values; expected "
                 "plain ones"
             )
-    return {name: value.detach() for name, value in found.items()}  # a Parameter would ask for gradients
+    return {name: value.detach() for name, value in content.items()}  # a Parameter would ask for gradients
 
 
 def _unpickle(path: Path) -> Any:

@@ -51,8 +51,8 @@ def check_builder(builder: Any, name: str) -> None:
     """
     modules = {kind.__module__ for kind in type(builder).__mro__}
     if not modules & {f"datasets.packaged_modules.{kind}.{kind}" for kind in _BUILDERS}:
-        found = type(builder).__module__.rsplit(".", 1)[-1]
-        raise DataError(f"{name}: its files are of the kind '{found}'; expected one of {', '.join(_BUILDERS[:-1])}")
+        format_name = type(builder).__module__.rsplit(".", 1)[-1]
+        raise DataError(f"{name}: its files are of the kind '{format_name}'; expected one of {', '.join(_BUILDERS[:-1])}")
     for files in (builder.config.data_files or {}).values():
         for file in files:
             if not str(file).startswith("hf://"):
@@ -94,12 +94,12 @@ def _listed(path: Path, key: str) -> list[Any]:
     object like a list.
     """
     try:
-        found = read_json(path, dict[str, Any])
+        content = read_json(path, dict[str, Any])
     except ReadingError as error:
         if error.missing:
             return []
         raise DataError(f"{path}: {error}; expected what save_to_disk writes") from error
-    listed = found.get(key)
+    listed = content.get(key)
     if not isinstance(listed, list):
         raise DataError(f"{path}: '{key}': expected a list; found {shown(listed)}")
     return listed

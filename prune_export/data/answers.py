@@ -21,14 +21,14 @@ class Placer:
 
     def spans(self, context: str, answers: Iterable[tuple[str, int | None]]) -> tuple[Span, ...]:
         """Character ranges of the answers that stand at their places, or else once in the context."""
-        found: dict[Span, None] = {}
+        spans: dict[Span, None] = {}
         for text, start in answers:
             if text and start is not None and start >= 0 and context.startswith(text, start):
-                found[start, start + len(text)] = None
+                spans[start, start + len(text)] = None
             elif (span := only_place(context, text)) is not None:
-                self.moved += span not in found
-                found[span] = None
-        return tuple(found)
+                self.moved += span not in spans
+                spans[span] = None
+        return tuple(spans)
 
     def notes(self) -> tuple[str, ...]:
         """What was mended, for people."""
@@ -40,21 +40,21 @@ class Placer:
 def only_place(context: str, text: str) -> Span | None:
     """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
     text = text.strip()
-    places: list[Span] = []
+    spans: list[Span] = []
     start = context.find(text) if text else -1
-    while start >= 0 and len(places) < 2:
+    while start >= 0 and len(spans) < 2:
         end = start + len(text)
         if not (_inside_word(context, start) or _inside_word(context, end)):
-            places.append((start, end))
+            spans.append((start, end))
         start = context.find(text, start + 1)
-    return places[0] if len(places) == 1 else None
+    return spans[0] if len(spans) == 1 else None
 
 
-def _inside_word(context: str, place: int) -> bool:
+def _inside_word(context: str, index: int) -> bool:
     """Whether a word or number of a script that parts words by spaces goes on across `place`."""
-    around = context[max(0, place - 1) : place + 1]
+    around = context[max(0, index - 1) : index + 1]
     cased = all(letter.isdigit() or letter.lower() != letter.upper() for letter in around)
-    return 0 < place < len(context) and around.isalnum() and cased
+    return 0 < index < len(context) and around.isalnum() and cased
 
 
 def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
@@ -67,26 +67,26 @@ def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
     )
 
 
-def read_answers(found: Any, where: str) -> list[tuple[str, int | None]] | None:
+def read_answers(value: Any, where: str) -> list[tuple[str, int | None]] | None:
     """Texts with the characters at which they start, from lists of both (as `datasets` has them), a list of objects, or one
     object; None where nothing says what the answers are.
 
     Raises:
         DataError: it has another form.
     """
-    if found is None:
+    if value is None:
         return None
-    if isinstance(found, dict) and {"text", "answer_start"} <= set(found):
-        texts, starts = found["text"], found["answer_start"]
+    if isinstance(value, dict) and {"text", "answer_start"} <= set(value):
+        texts, starts = value["text"], value["answer_start"]
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
             return _without_empty(_answer(text, start, where) for text, start in zip(texts, starts, strict=True))
-    if isinstance(found, list) and all(isinstance(one, dict) and {"text", "answer_start"} <= set(one) for one in found):
-        return _without_empty(_answer(one["text"], one["answer_start"], where) for one in found)
+    if isinstance(value, list) and all(isinstance(answer, dict) and {"text", "answer_start"} <= set(answer) for answer in value):
+        return _without_empty(_answer(answer["text"], answer["answer_start"], where) for answer in value)
     raise DataError(
         f"{where}: 'answers' needs 'text' and 'answer_start': two lists of one length, or a list of objects; found "
-        f"{shown(found)}"
+        f"{shown(value)}"
     )
 
 

@@ -48,16 +48,16 @@ def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None =
     types: Ids = np.full(shape, tokenizer.pad_token_type_id, dtype=np.int64)
     for row, feature in enumerate(features):
         first = padding_before(feature, width, tokenizer)
-        place = slice(first, first + len(feature.input_ids))
-        ids[row, place], mask[row, place], types[row, place] = feature.input_ids, 1, feature.token_type_ids
+        columns = slice(first, first + len(feature.input_ids))
+        ids[row, columns], mask[row, columns], types[row, columns] = feature.input_ids, 1, feature.token_type_ids
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     if features[0].start is not None:
         before = [padding_before(feature, width, tokenizer) for feature in features]
-        for name, places in (
+        for name, positions in (
             ("start_positions", [f.start for f in features]),
             ("end_positions", [f.end for f in features]),
         ):
-            batch[name] = np.array(places, dtype=np.int64) + before
+            batch[name] = np.array(positions, dtype=np.int64) + before
     if features[0].label is not None:
         regression = any(isinstance(feature.label, float) for feature in features)
         batch["labels"] = np.array([f.label for f in features], dtype=np.float32 if regression else np.int64)

@@ -133,31 +133,31 @@ def part_of(data: AnyData, start: int, stop: int) -> AnyData:
     return _with(data, data.examples[start:stop])
 
 
-def joined(found: Sequence[Data]) -> Data:
+def joined(parts: Sequence[Data]) -> Data:
     """All examples of several files of one task, in order. Each question says by itself whether it has an answer, so that
     SQuAD v1 and v2 may be mixed.
 
     Raises:
         DataError: the tasks differ.
     """
-    first = found[0]
-    if len(found) == 1:
+    first = parts[0]
+    if len(parts) == 1:
         return replace(first, name=Path(first.name).name)
-    name = ", ".join(Path(data.name).name for data in found)
+    name = ", ".join(Path(data.name).name for data in parts)
     same = [
         data
-        for data in found
+        for data in parts
         if type(data) is type(first) and getattr(data, "glue", None) == getattr(first, "glue", None)
     ]
-    if len(same) < len(found):
+    if len(same) < len(parts):
         raise DataError(f"{name}: files of different tasks; expected data of one task")
-    examples: Any = tuple(example for data in found for example in data.examples)
-    notes = tuple(f"{Path(data.name).name}: {note}" for data in found for note in data.notes)
-    splits = {data.split for data in found}
+    examples: Any = tuple(example for data in parts for example in data.examples)
+    notes = tuple(f"{Path(data.name).name}: {note}" for data in parts for note in data.notes)
+    splits = {data.split for data in parts}
     split = splits.pop() if len(splits) == 1 else None
     if isinstance(first, QuestionData):
         return replace(first, name=name, examples=examples, split=split, notes=notes)
-    texts = [data for data in found if isinstance(data, TextData)]
+    texts = [data for data in parts if isinstance(data, TextData)]
     words = tuple(dict.fromkeys(word for data in texts for word in data.words))
     told = all(data.told for data in texts)
     unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))

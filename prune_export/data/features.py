@@ -152,13 +152,13 @@ def question_features(
                 f"for a context; expected {special + length + _LEAST_CONTEXT} or more"
             )
         by_stride.setdefault(min(doc_stride, room // 2), []).append(index)
-    found: list[list[Feature]] = [[] for _ in pairs]
+    windows_of: list[list[Feature]] = [[] for _ in pairs]
     for stride, indices in by_stride.items():
         texts = [(questions[index][0], pairs[index][1]) for index in indices]
         for feature in _windows(texts, tokenizer, max_seq_length, stride, with_words=with_words):
             index = indices[feature.example]
-            found[index].append(replace(feature, example=index))
-    return tuple(feature for windows in found for feature in windows)
+            windows_of[index].append(replace(feature, example=index))
+    return tuple(feature for windows in windows_of for feature in windows)
 
 
 def _short_questions(questions: Sequence[str], tokenizer: Any, most: int) -> list[tuple[str, int]]:
@@ -168,12 +168,12 @@ def _short_questions(questions: Sequence[str], tokenizer: Any, most: int) -> lis
     encoded = tokenizer(
         stripped, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
-    found = []
+    shortened = []
     for question, ids, offsets in zip(stripped, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if len(ids) > most:
             question = question[: offsets[most - 1][1]]
-        found.append((question, min(len(ids), most)))
-    return found
+        shortened.append((question, min(len(ids), most)))
+    return shortened
 
 
 def _windows(
@@ -207,20 +207,20 @@ def _windows(
 
 def _offsets(encoded: Any, index: int, part: int) -> Ids:
     """Character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
-    inside = np.array([found == part for found in encoded.sequence_ids(index)])
+    inside = np.array([text == part for text in encoded.sequence_ids(index)])
     return np.where(inside[:, None], _ids(encoded["offset_mapping"][index]).reshape(-1, 2), -1)
 
 
 def _words(word_ids: Sequence[int | None], offsets: Ids) -> Ids:
     """Character ranges `[length, 2]` of the words that tokens of the text with `offsets` belong to, else (-1, -1)."""
     numbers = np.array([-1 if number is None else number for number in word_ids])
-    found = np.full_like(offsets, -1)
-    places = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
-    _, first, which = np.unique(numbers[places], return_index=True, return_inverse=True)
-    last = len(places) - 1 - np.unique(numbers[places][::-1], return_index=True)[1]
-    found[places, 0] = offsets[places[first], 0][which]
-    found[places, 1] = offsets[places[last], 1][which]
-    return found
+    ranges = np.full_like(offsets, -1)
+    tokens = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
+    _, first, which = np.unique(numbers[tokens], return_index=True, return_inverse=True)
+    last = len(tokens) - 1 - np.unique(numbers[tokens][::-1], return_index=True)[1]
+    ranges[tokens, 0] = offsets[tokens[first], 0][which]
+    ranges[tokens, 1] = offsets[tokens[last], 1][which]
+    return ranges
 
 
 def _token_types(encoded: Any, tokenizer: Any) -> Any:
@@ -234,16 +234,16 @@ def _with_span(feature: Feature, example: Question) -> Feature:
     """With the tokens of the example's first answer (`prepare_train_features` in run_qa.py)."""
     assert feature.offsets is not None
     nothing = replace(feature, start=feature.cls, end=feature.cls)
-    places = np.flatnonzero(feature.offsets[:, 0] >= 0)
-    if not example.spans or not len(places):
+    tokens = np.flatnonzero(feature.offsets[:, 0] >= 0)
+    if not example.spans or not len(tokens):
         return nothing
     first, last = example.spans[0]
-    starts, ends = feature.offsets[places, 0], feature.offsets[places, 1]
+    starts, ends = feature.offsets[tokens, 0], feature.offsets[tokens, 1]
     if starts[0] > first or ends[-1] < last:
         return nothing
     # The last token that begins at or before the answer, and the first that ends at or after its end.
-    start = places[np.searchsorted(starts, first, side="right") - 1]
-    end = places[np.searchsorted(ends, last, side="left")]
+    start = tokens[np.searchsorted(starts, first, side="right") - 1]
+    end = tokens[np.searchsorted(ends, last, side="left")]
     return replace(feature, start=int(start), end=int(end))
 
 

@@ -34,7 +34,7 @@ def unique(ids: list[str], name: str) -> None:
         DataError: one does.
     """
     seen: set[str] = set()
-    for found in ids:
-        if found in seen:
-            raise DataError(f"{name}: the id '{clipped(found)}' stands there twice; predictions are matched by id")
-        seen.add(found)
+    for identifier in ids:
+        if identifier in seen:
+            raise DataError(f"{name}: the id '{clipped(identifier)}' stands there twice; predictions are matched by id")
+        seen.add(identifier)

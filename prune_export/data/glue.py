@@ -24,8 +24,8 @@ def is_glue(text: str, name: str) -> bool:
         return False
     if not task.header or not task.labels:
         return True
-    place = header.index(task.label)
-    words = {label_word(cells[place], name) for _, cells in lines[1:] if place < len(cells)}
+    label_column = header.index(task.label)
+    words = {label_word(cells[label_column], name) for _, cells in lines[1:] if label_column < len(cells)}
     known = set(map(plain_name, task.labels))
     return are_numbers(word for word in words if word is not None and plain_name(word) not in known)
 
@@ -40,18 +40,18 @@ def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
     """
     lines = read_cells(text, "\t", name)
     task = named_task(dataset) if dataset is not None else _recognised(lines[0][1], name)
-    places = _places(task, lines[0][1], name)
+    columns = _places(task, lines[0][1], name)
     examples: list[Text] = []
     words: set[str] = set()
     rows = lines[1:] if task.header else lines
     left_out = short = 0
     for number, cells in rows:
-        if max(places) >= len(cells):
+        if max(columns) >= len(cells):
             if task.skip_short:
                 short += 1
                 continue
-            raise DataError(f"{name}: line {number} has {len(cells)} columns; {task.name} needs {max(places) + 1}")
-        chosen = [cells[place] for place in places]
+            raise DataError(f"{name}: line {number} has {len(cells)} columns; {task.name} needs {max(columns) + 1}")
+        chosen = [cells[column] for column in columns]
         where = f"{name}: line {number}"
         word = label_word(chosen[0], where) if chosen[0].strip().lower() != "nan" else "nan"
         if word is None or (task.labels and word == "-1"):
@@ -70,7 +70,7 @@ def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
         if task.name in _TWO_ORDERS:
             raise DataError(
                 f"{name}: numbers as labels under headings that {' and '.join(_TWO_ORDERS)} share, where 1 is "
-                f"{' and '.join(GLUE_TASKS[one].labels[1] for one in _TWO_ORDERS)}; say which with --dataset"
+                f"{' and '.join(GLUE_TASKS[task_name].labels[1] for task_name in _TWO_ORDERS)}; say which with --dataset"
             )
         notes = (*notes, number_note(task))
     return TextData(name, task, tuple(examples), notes=notes)

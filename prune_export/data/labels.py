@@ -38,8 +38,8 @@ def label_word(value: Any, where: str) -> str | None:
 def without_missing(words: Sequence[str | None]) -> list[str | None]:
     """The same with None for -1, which many data sets write for "no label"; not among negative numbers or fractions."""
     numbers = [float(word) for word in set(words) if word is not None and word != "-1" and is_number(word)]
-    others = any(number < 0 or not number.is_integer() for number in numbers)
-    return list(words) if others else [None if word == "-1" else word for word in words]
+    is_regression = any(number < 0 or not number.is_integer() for number in numbers)
+    return list(words) if is_regression else [None if word == "-1" else word for word in words]
 
 
 def is_number(word: str) -> bool:

@@ -71,7 +71,7 @@ def _own_classes(
     data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """The model's class for each of `words`, and notes. `named`: the user gave the names."""
-    by_name = {word: place for word in words if (place := _named(word, names)) is not None}
+    by_name = {word: index for word in words if (index := _named(word, names)) is not None}
     unnamed = _say_nothing(names)
     if unnamed and len(names) == 2 and {word.lower() for word in words} <= {"false", "true"}:
         return {word: int(word.lower() == "true") for word in words}, ()
@@ -84,19 +84,19 @@ def _own_classes(
             )
         return by_name, ()
     by_number = {word: int(word) for word in words}
-    found = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
+    message = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
     if len(by_name) == len(words):
         if max(by_number.values()) < len(names) and by_name != by_number and not named:
             raise UnsupportedError(
-                f"{found}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
+                f"{message}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
                 "names that are no numbers"
             )
         return by_name, ()
     if max(by_number.values()) >= len(names):
-        raise UnsupportedError(f"{found}; the model has {len(names)} classes: {_listed(names)}")
+        raise UnsupportedError(f"{message}; the model has {len(names)} classes: {_listed(names)}")
     if max(by_number.values()) + 1 < len(names) and not data.told:
         raise UnsupportedError(
-            f"{found}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say so "
+            f"{message}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say so "
             f"with --dataset {OWN_NAME}"
         )
     if unnamed and data.renumbered:
@@ -127,15 +127,15 @@ def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]
 
 def _named(word: str, names: Sequence[str]) -> int | None:
     """The place of the class called `word`: exactly, or else without regard to case and separators."""
-    exact = [place for place, name in enumerate(names) if name == word]
-    plain = [place for place, name in enumerate(names) if plain_name(name) == plain_name(word)]
-    found = exact or plain
-    return found[0] if len(found) == 1 else None
+    exact = [index for index, name in enumerate(names) if name == word]
+    plain = [index for index, name in enumerate(names) if plain_name(name) == plain_name(word)]
+    matches = exact or plain
+    return matches[0] if len(matches) == 1 else None
 
 
 def _say_nothing(names: Sequence[str]) -> bool:
     """Whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
-    return all(re.fullmatch(rf"(label)?{place}", plain_name(name)) for place, name in enumerate(names))
+    return all(re.fullmatch(rf"(label)?{index}", plain_name(name)) for index, name in enumerate(names))
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -161,24 +161,24 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
             )
         return ()
     expected = ", ".join(task.labels)
-    wanted = [plain_name(label) for label in task.labels]
+    task_labels = [plain_name(label) for label in task.labels]
     if labels is not None:
         given = [plain_name(label) for label in labels]
-        if sorted(given) != sorted(wanted):
+        if sorted(given) != sorted(task_labels):
             raise UsageError(
                 f"--labels {' '.join(labels)}: expected the labels of {task.name} in some order: {expected}"
             )
         if len(given) != len(names):
             raise UnsupportedError(f"{task.name} has {len(given)} labels; the model has {len(names)} classes")
-        return tuple(given.index(label) for label in wanted)
+        return tuple(given.index(label) for label in task_labels)
     if len(names) != len(task.labels):
         raise UnsupportedError(
             f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: "
             f"{clipped(', '.join(names))}"
         )
     plain = [plain_name(name) for name in names]
-    if sorted(plain) == sorted(wanted):
-        return tuple(plain.index(label) for label in wanted)
+    if sorted(plain) == sorted(task_labels):
+        return tuple(plain.index(label) for label in task_labels)
     if _say_nothing(names):
         return tuple(range(len(names)))
     raise UnsupportedError(
@@ -217,15 +217,15 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         UnsupportedError: the numbers in `id2label` are not 0, 1, … without gaps.
     """
-    found = config.get("id2label")
-    if isinstance(found, dict) and found:
-        keys = sorted(found, key=int)
+    id2label = config.get("id2label")
+    if isinstance(id2label, dict) and id2label:
+        keys = sorted(id2label, key=int)
         if [int(key) for key in keys] != list(range(len(keys))):
             numbers = clipped(", ".join(map(str, keys)))
             raise UnsupportedError(
                 f"config.json: expected the numbers 0 to {len(keys) - 1} in id2label, which names {len(keys)} classes; "
                 f"found {numbers}. Number them as the model's outputs are, from 0 and without gaps"
             )
-        return tuple(str(found[key]) for key in keys)
+        return tuple(str(id2label[key]) for key in keys)
     count = config.get("num_labels")
     return tuple(f"LABEL_{index}" for index in range(2 if count is None else int(count)))

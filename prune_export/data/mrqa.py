@@ -45,26 +45,26 @@ def _question(entry: Any, context: str, where: str, placer: Placer) -> Question:
         raise DataError(f"{where}: question '{clipped(identifier)}' has no answer; every question of MRQA has one")
     spans: list[tuple[int, int]] = []
     detected = field(entry, "detected_answers", list, where) if entry.get("detected_answers") else []
-    for number, found in enumerate(detected):
-        place = f"{where}.detected_answers[{number}]"
-        for span in field(found, "char_spans", list, place):
-            start, last = _pair(span, place)
+    for number, answer in enumerate(detected):
+        where_answer = f"{where}.detected_answers[{number}]"
+        for span in field(answer, "char_spans", list, where_answer):
+            start, last = _pair(span, where_answer)
             if not 0 <= start <= last < len(context):
                 raise DataError(
-                    f"{place}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
+                    f"{where_answer}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
                 )
-            if "text" not in found or _alike(str(found["text"]), context[start : last + 1]):
+            if "text" not in answer or _alike(str(answer["text"]), context[start : last + 1]):
                 spans.append((start, last + 1))
     if not spans:
         spans = list(placer.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
     return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
 
 
-def _alike(one: str, other: str) -> bool:
+def _alike(first: str, second: str) -> bool:
     """Whether both are the same but for case, accents, spaces and punctuation, which MRQA's search took for the same."""
     plain = [
         [letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum()]
-        for text in (one, other)
+        for text in (first, second)
     ]
     return plain[0] == plain[1]
 

@@ -61,14 +61,14 @@ def rows_data(
         rows = kept
     elif split is not None:
         raise DataError(f"{name}: has no parts, so no split '{clipped(split)}'; expected a column 'split'")
-    found: Data
+    data: Data
     if set(QUESTIONS) <= set(columns) or {"question", "context"} <= set(columns):
         if dataset is not None:
             raise UsageError(f"--dataset {dataset} is for classification; {name} holds questions about contexts")
-        found = _questions(rows, columns, name, version)
+        data = _questions(rows, columns, name, version)
     else:
-        found = _texts(rows, columns, name, dataset, names, config_name, saved)
-    return replace(found, split=chosen, notes=(*notes, *found.notes))
+        data = _texts(rows, columns, name, dataset, names, config_name, saved)
+    return replace(data, split=chosen, notes=(*notes, *data.notes))
 
 
 def task_of(dataset: str) -> GlueTask:
@@ -100,7 +100,7 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
     impossible, identifier = columns.get("is_impossible"), columns.get("id")
     second, first = version.lstrip("vV").startswith("2"), version.lstrip("vV").startswith("1")
     marked = second or impossible is not None
-    placer, found, left_out = Placer(), [], 0
+    placer, examples, left_out = Placer(), [], 0
     for number, row in enumerate(rows):
         where = f"{name}: example {number}"
         texts = read_answers(_parsed(row.get(answers)), where)
@@ -109,29 +109,29 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
         if texts is None:
             left_out += 1
             continue
-        asked, about = (_text(row, column, where) for column in (question, context))
-        spans = placer.spans(about, texts)
+        question_text, context_text = (_text(row, column, where) for column in (question, context))
+        spans = placer.spans(context_text, texts)
         key = row.get(identifier) if identifier is not None else None
         if not isinstance(key, str | int | None) or isinstance(key, bool):
             raise DataError(f"{where}: id: expected a string or a whole number; found {shown(key)}")
-        found.append(
-            Question(str(number if key is None else key), asked, about, tuple(text for text, _ in texts), spans)
+        examples.append(
+            Question(str(number if key is None else key), question_text, context_text, tuple(text for text, _ in texts), spans)
         )
-    without = sum(not question.answers for question in found)
-    if not found:
+    without = sum(not question.answers for question in examples)
+    if not examples:
         raise DataError(f"{name}: no question in it has answers (a test set?)")
-    if without and (first or (without == len(found) and not marked)):
+    if without and (first or (without == len(examples) and not marked)):
         raise DataError(
-            f"{name}: {without} of {len(found)} questions have no answer, and neither 'version' nor 'is_impossible' says "
+            f"{name}: {without} of {len(examples)} questions have no answer, and neither 'version' nor 'is_impossible' says "
             "that this is SQuAD 2.0"
         )
-    unique([question.id for question in found], name)
+    unique([question.id for question in examples], name)
     notes = placer.notes()
     if left_out:
         notes = (*notes, f"{left_out:,} of {len(rows):,} questions left out: nothing says what their answers are")
     if without and not marked:
-        notes = (*notes, f"{without:,} of {len(found):,} questions have no answer; judged as SQuAD 2.0")
-    return QuestionData(name, "squad_v2" if marked or without else "squad", tuple(found), notes=notes)
+        notes = (*notes, f"{without:,} of {len(examples):,} questions have no answer; judged as SQuAD 2.0")
+    return QuestionData(name, "squad_v2" if marked or without else "squad", tuple(examples), notes=notes)
 
 
 def _parsed(value: Any) -> Any:
@@ -201,7 +201,7 @@ def _texts(
         "None",
         "",
     }
-    numbered = names is not None and are_class_numbers(names) and any(int(w) != place for place, w in enumerate(names))
+    numbered = names is not None and are_class_numbers(names) and any(int(w) != index for index, w in enumerate(names))
     if without_text:
         notes = (*notes, f"{without_text:,} of {len(rows):,} rows left out: they have no text")
     if task.labels and told is None and are_numbers(distinct):

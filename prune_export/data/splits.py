@@ -51,17 +51,17 @@ def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, whe
     Raises:
         DataError: there is none.
     """
-    found = clipped(", ".join(map(str, names)), 200)
+    listing = clipped(", ".join(map(str, names)), 200)
     if wanted is not None:
         if wanted in names:
             return wanted
         plain = _plain(wanted)
         groups = [(plain,), *(group for group in (_TRAIN, _VALIDATION, _TEST) if plain in group)]
         if (name := _first(names, groups)) is None:
-            raise DataError(f"{where}: has no split '{clipped(wanted)}'; found {found}")
+            raise DataError(f"{where}: has no split '{clipped(wanted)}'; found {listing}")
         return name
     if (name := _first(names, _GROUPS[purpose])) is None:
-        raise DataError(f"{where}: has no split for {purpose}, found {found}; say which with --split, or {where}:SPLIT")
+        raise DataError(f"{where}: has no split for {purpose}, found {listing}; say which with --split, or {where}:SPLIT")
     return name
 
 

@@ -52,10 +52,10 @@ def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Every question with its context and its place in the file."""
     for i, article in enumerate(field(root, "data", list, name)):
         for j, paragraph in enumerate(field(article, "paragraphs", list, f"{name}: data[{i}]")):
-            place = f"{name}: data[{i}].paragraphs[{j}]"
-            context = field(paragraph, "context", str, place)
-            for k, entry in enumerate(field(paragraph, "qas", list, place)):
-                where = f"{place}.qas[{k}]"
+            where_paragraph = f"{name}: data[{i}].paragraphs[{j}]"
+            context = field(paragraph, "context", str, where_paragraph)
+            for k, entry in enumerate(field(paragraph, "qas", list, where_paragraph)):
+                where = f"{where_paragraph}.qas[{k}]"
                 if not isinstance(entry, dict):
                     raise DataError(f"{where}: expected an object; found {type(entry).__name__}")
                 yield context, entry, where
@@ -65,11 +65,11 @@ def _answers(entry: dict[str, Any], where: str) -> list[tuple[str, int]]:
     """Texts with the characters at which they start. Test sets have no `answers`, which no metric can do without."""
     if is_impossible(entry.get("is_impossible"), where) and "answers" not in entry:
         return []
-    found = [
+    answers = [
         (
             field(answer, "text", str, f"{where}.answers[{index}]"),
             field(answer, "answer_start", int, f"{where}.answers[{index}]"),
         )
         for index, answer in enumerate(field(entry, "answers", list, where))
     ]
-    return [(text, start) for text, start in found if text.strip()]  # an empty one is no answer
+    return [(text, start) for text, start in answers if text.strip()]  # an empty one is no answer

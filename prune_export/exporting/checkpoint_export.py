@@ -65,7 +65,7 @@ class Proof:
     goal: QualityGoal | None
 
 
-def copied_files(checkpoint: Checkpoint, place: Destination) -> tuple[str, ...]:
+def copied_files(checkpoint: Checkpoint, destination: Destination) -> tuple[str, ...]:
     """Names the files beside the weights that go along, and checks that `place` can take them.
 
     Raises:
@@ -73,16 +73,16 @@ def copied_files(checkpoint: Checkpoint, place: Destination) -> tuple[str, ...]:
         OutputError: `place` is the checkpoint's own folder, or holds what is not to be replaced.
     """
     folder = checkpoint.source.folder
-    place.refuse_source(folder)
+    destination.refuse_source(folder)
     copied = files_beside(folder)
     check_beside(folder, copied)
-    place.check(copied)
+    destination.check(copied)
     return copied
 
 
 def export_checkpoint(
     checkpoint: Checkpoint,
-    place: Destination,
+    destination: Destination,
     copied: tuple[str, ...],
     target: Target,
     precision: Precision,
@@ -102,25 +102,25 @@ def export_checkpoint(
     """
     with workers(1) as hashing, workers(1) as pool:
         digest = hashing.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
-        found = operate_on(checkpoint, progress=progress)
-        settings = target.settings(precision, found.slim.embeddings.max_length)
+        inspection = operate_on(checkpoint, progress=progress)
+        settings = target.settings(precision, inspection.slim.embeddings.max_length)
         reference = None
         if proof is not None:
             reference = load_reference(
                 checkpoint, pool, samples=proof.samples, seed=proof.seed, goal=proof.goal, progress=progress
             )
-        with transaction(place.target) as folder:
+        with transaction(destination.target) as folder:
             parity = None
-            for attempt in attempts(found, target, precision, quantization, progress=progress):
-                graph = build(found.slim, target, precision, opset=opset, quantization=attempt.quantization)
+            for attempt in attempts(inspection, target, precision, quantization, progress=progress):
+                graph = build(inspection.slim, target, precision, opset=opset, quantization=attempt.quantization)
                 size = serialize.weights_size(graph)
-                check_space(place, size)
+                check_space(destination, size)
                 progress.stage("Writing ONNX", size)
-                written = serialize.save(graph, folder / place.kind.last, progress=progress.advance)
+                written = serialize.save(graph, folder / destination.kind.last, progress=progress.advance)
                 if proof is None or reference is None:
                     break
                 parity = _compare(
-                    found, reference, folder / place.kind.last, target, settings, proof.tolerance, progress
+                    inspection, reference, folder / destination.kind.last, target, settings, proof.tolerance, progress
                 )
                 if parity.passed or not parity.first_alone_failed:
                     break
@@ -129,21 +129,21 @@ def export_checkpoint(
                     f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
                 )
             copy_beside(checkpoint.source.folder, folder, copied)
-            summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
+            summary = replace(inspection.summary, bytes_after=sum(path.stat().st_size for path in written))
             progress.stage("Moving into place")
             files = (*(path.name for path in written), *copied)
             record = {
                 "source": source_to_json(checkpoint) | {"weights_sha256": digest.result()},
-                "task": found.slim.task,
+                "task": inspection.slim.task,
                 "target": target.name,
                 "dtype": precision.name,
                 "opset": graph.opset_imports[""],
-                "model": place.kind.last,
+                "model": destination.kind.last,
                 "files": list(files),
                 "session": settings.to_json(),
                 "quantization": attempt.to_json() if precision.quantized else None,
                 "plan_given": checkpoint.given_plan is not None,
-                "plan": plan_to_json(found.plan),
+                "plan": plan_to_json(inspection.plan),
                 "summary": summary.to_json(),
                 "parity": parity.to_json() if parity is not None else None,
                 "versions": versions(),
@@ -151,15 +151,15 @@ def export_checkpoint(
             write_record(record, folder)
     notes = (
         *checkpoint.notes,
-        *_notes(found, target, parity, attempt, has_tokenizer=any(name in TOKENIZER_FILES for name in copied)),
+        *_notes(inspection, target, parity, attempt, has_tokenizer=any(name in TOKENIZER_FILES for name in copied)),
     )
     for note in notes:
         _log.info("%s", note)
-    return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
+    return ExportResult(destination.folder, destination.path, (*files, RECORD), record, summary, parity, notes)
 
 
 def _compare(
-    found: Inspection,
+    inspection: Inspection,
     reference: Reference,
     path: Path,
     target: Target,
@@ -176,7 +176,7 @@ def _compare(
         reference,
         {
             ONNX_COMPARISON: (session.run, tolerance),
-            SLIM_COMPARISON: slim_candidate(module_of(found.checkpoint, found.slim), found.slim),
+            SLIM_COMPARISON: slim_candidate(module_of(inspection.checkpoint, inspection.slim), inspection.slim),
         },
         provider=provider,
         padding=target.layout != "packed",
@@ -185,12 +185,12 @@ def _compare(
 
 
 def _notes(
-    found: Inspection, target: Target, parity: ParityReport | None, attempt: Attempt, *, has_tokenizer: bool
+    inspection: Inspection, target: Target, parity: ParityReport | None, attempt: Attempt, *, has_tokenizer: bool
 ) -> Iterator[str]:
     """What the user should know."""
-    if found.summary.is_dense:
-        yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
-    folder = found.checkpoint.source.folder
+    if inspection.summary.is_dense:
+        yield f"nothing is pruned in '{inspection.checkpoint.source.name}': it was exported as it is"
+    folder = inspection.checkpoint.source.folder
     if names := left_behind(folder):
         yield (
             f"{', '.join(names)} of modules.json did not go along, because nothing is known of such modules: "
@@ -198,10 +198,10 @@ def _notes(
         )
     if not has_tokenizer:
         yield (
-            f"no tokenizer of '{found.checkpoint.source.name}' was copied, and parity saw no real text: "
+            f"no tokenizer of '{inspection.checkpoint.source.name}' was copied, and parity saw no real text: "
             f"{why_no_tokenizer(folder)}. Save one beside the checkpoint, or into the output, for pipelines"
         )
-    elif parity is not None and (reason := why_no_text(folder, found.checkpoint.encoder)):
+    elif parity is not None and (reason := why_no_text(folder, inspection.checkpoint.encoder)):
         yield f"parity saw no real text: {reason}"
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)

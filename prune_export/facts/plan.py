@@ -122,14 +122,14 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
-    found: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
+    data: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
     for key, dimensions in (
         ("query_key_dimensions", layer.query_key_dimensions),
         ("value_dimensions", layer.value_dimensions),
     ):
         if dimensions:
-            found[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
-    return found
+            data[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
+    return data
 
 
 def ranges(indices: Indices) -> str:
@@ -213,13 +213,13 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
 
 
 def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
-    found: list[int] = []
+    indices: list[int] = []
     for first, last in _runs(value, place):
         allowance.take(last - first + 1, place)
-        found.extend(range(first, last + 1))
-    if len(set(found)) != len(found):
+        indices.extend(range(first, last + 1))
+    if len(set(indices)) != len(indices):
         raise PlanError(f"{place}: expected distinct indices of 0 or more; found {_quoted(value)}")
-    return tuple(sorted(found))
+    return tuple(sorted(indices))
 
 
 def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:

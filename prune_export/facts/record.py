@@ -28,13 +28,13 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxrun
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that took part: ours, then those of the others that are installed."""
-    found = {"prune-export": __version__}
+    installed = {"prune-export": __version__}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
@@ -97,8 +97,8 @@ def find_exported(onnx: str | Path) -> Exported:
         return Exported(_inside(path, record["model"]), record)
     models = [model for model in sorted(path.glob("*.onnx")) if is_file(model)]
     if len(models) != 1:
-        found = clipped(", ".join(model.name for model in models)) or "none"
-        raise OutputError(f"{path}: expected one .onnx file; found {found}")
+        listing = clipped(", ".join(model.name for model in models)) or "none"
+        raise OutputError(f"{path}: expected one .onnx file; found {listing}")
     return Exported(models[0], {})
 
 
@@ -107,10 +107,10 @@ def _inside(folder: Path, name: str) -> Path:
         return file_inside(folder, name)
     except ReadingError as error:
         if error.missing:
-            found = f"{clipped(name)}, but that file is not there"
+            problem = f"{clipped(name)}, but that file is not there"
         else:
-            found = f"'{clipped(name)}', which is {error}; expected a file of the folder itself"
-        raise OutputError(f"{folder / RECORD} names {found}; export again") from error
+            problem = f"'{clipped(name)}', which is {error}; expected a file of the folder itself"
+        raise OutputError(f"{folder / RECORD} names {problem}; export again") from error
 
 
 class _Session(msgspec.Struct):

@@ -42,10 +42,10 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         ReadingError: it is not one.
     """
-    place, _, plain = name.rpartition("/")
-    if place and (not plain_name(place) or (folder / place).is_symlink()):
+    subfolder, _, plain = name.rpartition("/")
+    if subfolder and (not plain_name(subfolder) or (folder / subfolder).is_symlink()):
         raise ReadingError("not in a folder of the folder itself")
-    return file_inside(folder / place, plain)
+    return file_inside(folder / subfolder, plain)
 
 
 def _blobs(folder: Path) -> list[Path]:

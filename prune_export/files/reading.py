@@ -100,12 +100,12 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise ReadingError(_reason(error), missing=missing) from error
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
             raise ReadingError(f"not a regular file but {kind}")
-        if limit is not None and found.st_size > limit:
-            raise ReadingError(f"too large: {found.st_size:,} bytes; at most {limit:,} are read")
+        if limit is not None and status.st_size > limit:
+            raise ReadingError(f"too large: {status.st_size:,} bytes; at most {limit:,} are read")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     except OSError as error:

@@ -122,20 +122,20 @@ def recover(folder: Path) -> None:
         OutputError: what a killed run replaced cannot be put back.
     """
     proven = set()
-    places = {os.path.realpath(place) for place in (folder, folder.parent)}
+    parents = {os.path.realpath(parent) for parent in (folder, folder.parent)}
     for entry in journal.entries():
-        if os.path.dirname(entry.aside) not in places:  # noqa: PTH120 - a name, not a file
+        if os.path.dirname(entry.aside) not in parents:  # noqa: PTH120 - a name, not a file
             continue
         try:
             with ExitStack() as stack:
                 if (lock := journal.lock(entry.token)) is None:
                     raise BlockingIOError  # who knows
                 stack.callback(os.close, lock)
-                if (found := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
-                    aside = stack.enter_context(_opened_folder(Path(found.aside).name, _parent_of(found, stack)))
-                    if found.inode not in (0, os.fstat(aside).st_ino):
+                if (current := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
+                    aside = stack.enter_context(_opened_folder(Path(current.aside).name, _parent_of(current, stack)))
+                    if current.inode not in (0, os.fstat(aside).st_ino):
                         continue  # another folder of that name
-                    _Work(found, aside, Path(found.aside) / _NEW).settle()
+                    _Work(current, aside, Path(current.aside) / _NEW).settle()
         except BlockingIOError:
             pass  # its run is alive
         except OSError:
@@ -143,9 +143,9 @@ def recover(folder: Path) -> None:
                 journal.remove(entry)  # somebody removed the hidden folder
             continue
         proven.add(entry.aside)
-    for place in places:
+    for parent in parents:
         with suppress(OSError):
-            for path in sorted(Path(place).glob(f"{ASIDE}*")):
+            for path in sorted(Path(parent).glob(f"{ASIDE}*")):
                 if str(path) not in proven | _named:
                     _named.add(str(path))
                     _log.warning(
@@ -282,13 +282,13 @@ def _exchange(work: _Work, target: Target) -> None:
     _place(work, target)
 
 
-def swap(one: int, other: int, name: str) -> bool:
+def swap(first: int, second: int, name: str) -> bool:
     """Exchanges the folders `name` in two open folders at once (Linux, renameat2); False where that is not to be had."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    result: int = renameat2(one, os.fsencode(name), other, os.fsencode(name), _RENAME_EXCHANGE)
+    result: int = renameat2(first, os.fsencode(name), second, os.fsencode(name), _RENAME_EXCHANGE)
     return result == 0
 
 
@@ -304,9 +304,9 @@ def _finish_exchange(work: _Work) -> None:
             with suppress(OSError), _opened_folder(Path(work.entry.folder), follow=False) as folder:
                 if os.fstat(folder).st_ino == staged:
                     remove_files(old, work.entry.removable)
-                    for rest in os.listdir(old):
-                        if not _is_there(rest, folder):
-                            os.rename(rest, rest, src_dir_fd=old, dst_dir_fd=folder)
+                    for remaining in os.listdir(old):
+                        if not _is_there(remaining, folder):
+                            os.rename(remaining, remaining, src_dir_fd=old, dst_dir_fd=folder)
             if not os.listdir(old):
                 return
         os.rename(name, name, src_dir_fd=new, dst_dir_fd=kept)
@@ -472,8 +472,8 @@ def _is_there(name: str, folder: int) -> bool:
 
 
 def _identity(name: str, folder: int) -> Identity:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_filled(folder: int, name: str) -> bool:

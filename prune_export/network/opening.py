@@ -114,8 +114,8 @@ def torch_runner(
 
     def run(batch: Batch) -> Outputs:
         with torch.inference_mode():
-            found = module(**{name: torch.from_numpy(batch[name]).to(device) for name in inputs})
-        return {name: found[name].float().cpu().numpy() for name in outputs}
+            result = module(**{name: torch.from_numpy(batch[name]).to(device) for name in inputs})
+        return {name: result[name].float().cpu().numpy() for name in outputs}
 
     return run
 
@@ -125,6 +125,6 @@ def _open_exported(path: Path, *, task: str | None, provider: ProviderName | Non
     chosen: Any = provider
     session = open_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
-    found: Any = exported.task if task is None else task
+    chosen_task: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None
-    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run, form)
+    return Network(str(path), "onnx", chosen_task, folder, session.inputs, session.outputs, session.run, form)

@@ -131,13 +131,13 @@ def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination
     return Destination(kind, Target(folder, kind.last, whole, overwrite, kind.removable, tops(kind.optional)))
 
 
-def check_space(place: Destination, needed: int) -> None:
+def check_space(destination: Destination, needed: int) -> None:
     """Refuses before the work what would fill the disk; `needed` is in bytes.
 
     Raises:
         OutputError: less than that is free.
     """
-    anchor = existing_parent(place.folder)
+    anchor = existing_parent(destination.folder)
     free = shutil.disk_usage(anchor).free
     if free < needed:
         raise OutputError(

@@ -66,14 +66,14 @@ class OutputKind:
         if marker.format != self.format:
             return frozenset()
         listed = (self.files | self.former) & {self.marker, *marker.files}
-        found = {name for name in listed if "/" not in name and is_regular(folder / name)}
+        files = {name for name in listed if "/" not in name and is_regular(folder / name)}
         for inner in tops({name for name in listed if "/" in name}):
             inside = {name for name in listed if name.startswith(f"{inner}/")}
             if is_folder(folder / inner):
                 present = {f"{inner}/{name}" for name in os.listdir(folder / inner)}
                 if present <= inside and all(is_regular(folder / name) for name in present):
-                    found |= present
-        return frozenset(found)
+                    files |= present
+        return frozenset(files)
 
 
 def exported(model: str) -> OutputKind:

@@ -128,7 +128,7 @@ def run_files(folder: Path) -> frozenset[str]:
     """
     if marker_of(folder) is None:
         return frozenset()
-    found = {name for name in _FILES if is_regular(folder / name)}
+    files = {name for name in _FILES if is_regular(folder / name)}
     for entry in os.scandir(folder):
         if not entry.is_dir(follow_symlinks=False):
             continue
@@ -147,8 +147,8 @@ def run_files(folder: Path) -> frozenset[str]:
                     f"{path}: no training writes that; expected nothing but a run's files in {folder / entry.name}. Move it "
                     "away, or choose another output"
                 )
-            found.add(name)
-    return frozenset(found)
+            files.add(name)
+    return frozenset(files)
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -25,7 +25,7 @@ def budget_cases(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Case, 
         (MAX_BATCH, min(limit, SMALL // MAX_BATCH), "right"),
         (MAX_BATCH, min(limit, SMALL // MAX_BATCH), "left"),
     ]
-    found = [] if tokenizer is None else [text_case(encoder, tokenizer, longest=TEXT_LENGTH)]
-    left = TOKENS - sum(batch * length for batch, length, _ in sizes) - sum(case.tokens for case in found)
+    texts = [] if tokenizer is None else [text_case(encoder, tokenizer, longest=TEXT_LENGTH)]
+    left = TOKENS - sum(batch * length for batch, length, _ in sizes) - sum(case.tokens for case in texts)
     sizes.append((1, min(limit, left), "none"))
-    return (*(random_case(encoder, random, *size) for size in sizes), *found)
+    return (*(random_case(encoder, random, *size) for size in sizes), *texts)

@@ -20,7 +20,7 @@ Answered = tuple[Case, Outputs]  # a case, and what the oracle says to it
 
 
 def check(
-    oracle: Runner,
+    reference: Runner,
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     cases: Iterable[Case],
     *,
@@ -28,15 +28,15 @@ def check(
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
     """Runs every case through the oracle and every candidate, and compares: `compare` of what `one_ahead` gives."""
-    return compare(one_ahead(oracle, cases), candidates, select=select, progress=progress)
+    return compare(one_ahead(reference, cases), candidates, select=select, progress=progress)
 
 
-def one_ahead(oracle: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
+def one_ahead(reference: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
     """Every case with the oracle's outputs; while one is being compared, the oracle runs the next in a thread of its own."""
     with workers(1) as pool:
         waiting = None
         for case in cases:
-            following = case, pool.submit(oracle, case.inputs)
+            following = case, pool.submit(reference, case.inputs)
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = following
@@ -75,23 +75,23 @@ def _compare(
     name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, select: Select | None
 ) -> CaseResult:
     try:
-        found = candidate(case.inputs)
+        outputs = candidate(case.inputs)
     except Exception as error:  # a model that cannot run its input has failed; onnxruntime's errors have no common base
         return CaseResult(name, case.name, (), None, problem=f"does not run: {' '.join(str(error).split())[:300]}")
-    missing = sorted(set(reference) - set(found))
+    missing = sorted(set(reference) - set(outputs))
     if missing:
-        problem = f"has no output {', '.join(missing)}; it has {', '.join(found)}"
+        problem = f"has no output {', '.join(missing)}; it has {', '.join(outputs)}"
         return CaseResult(name, case.name, (), None, problem=problem)
-    outputs = []
+    results = []
     for output, expected in reference.items():
-        if expected.shape != found[output].shape:
-            problem = f"{output} has shape {list(found[output].shape)}; expected {list(expected.shape)}"
+        if expected.shape != outputs[output].shape:
+            problem = f"{output} has shape {list(outputs[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
         mask = case.inputs["attention_mask"]
-        pair = (expected, found[output]) if select is None else (select(expected, mask), select(found[output], mask))
+        pair = (expected, outputs[output]) if select is None else (select(expected, mask), select(outputs[output], mask))
         if pair[0].size:
-            outputs.append(_output(output, *pair, tolerance))
-    return CaseResult(name, case.name, tuple(outputs), _agreement(case, reference, found, tolerance))
+            results.append(_output(output, *pair, tolerance))
+    return CaseResult(name, case.name, tuple(results), _agreement(case, reference, outputs, tolerance))
 
 
 def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolerance) -> Agreement | None:
@@ -113,9 +113,9 @@ def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolera
     )
 
 
-def _output(name: str, expected: NDArray[np.float32], found: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:
-    error = float(np.abs(found.astype(np.float64) - expected).max())
+def _output(name: str, expected: NDArray[np.float32], values: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:
+    error = float(np.abs(values.astype(np.float64) - expected).max())
     largest = float(np.abs(expected).max())
     # NaN compares as false, so it can never pass.
-    passed = bool(np.isfinite(found).all()) and tolerance.allows(error, largest)
+    passed = bool(np.isfinite(values).all()) and tolerance.allows(error, largest)
     return OutputResult(name, error, error / largest if largest else error, largest, tolerance.allowed(largest), passed)

@@ -110,8 +110,8 @@ def read_goal(
     max_loss = MAX_LOSS if max_loss is None else max_loss
     if not max_loss >= 0:
         raise UsageError(f"--max-loss {max_loss}: expected points of the metric, 0 or more")
-    found = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
-    return QualityGoal(found, max_loss)
+    examples = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
+    return QualityGoal(examples, max_loss)
 
 
 def read_sample(
@@ -139,16 +139,16 @@ def judge(
     goal: QualityGoal, reference: ModelResult, network: Network, *, provider: str, progress: Progress = SILENT
 ) -> Quality:
     """Evaluates `network` and compares it with `reference`, the original's result on the same data."""
-    found = evaluate_network(network, goal.data, provider=provider, progress=progress)
+    result = evaluate_network(network, goal.data, provider=provider, progress=progress)
     metric = goal.metric(reference)
-    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else found.notes
-    same = sum(found.predictions[key] == answer for key, answer in reference.predictions.items())
+    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else result.notes
+    same = sum(result.predictions[key] == answer for key, answer in reference.predictions.items())
     return Quality(
         goal.data.name,
         len(goal.data.examples),
         metric,
         reference.metrics[metric],
-        found.metrics[metric],
+        result.metrics[metric],
         same,
         goal.max_loss,
         goal.data.split,

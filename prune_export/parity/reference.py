@@ -75,7 +75,7 @@ def load_reference(
         longest = max(case.length for case in few)
 
         def kept() -> Iterable[Answered]:
-            return ((case, found.result()) for case, found in zip(few, outputs, strict=True))
+            return ((case, output.result()) for case, output in zip(few, outputs, strict=True))
 
         return Reference(checkpoint, kept, len(few), longest, False, tokenizer is not None, seed, goal, result)
 

@@ -68,9 +68,9 @@ def tolerance_for(dtype: str, limit: float | None = None, *, metric_judged: bool
     Raises:
         UsageError: the limit is not a positive number.
     """
-    found = TOLERANCES["int8, metric judged" if dtype == "int8" and metric_judged else dtype]
+    tolerance = TOLERANCES["int8, metric judged" if dtype == "int8" and metric_judged else dtype]
     if limit is None:
-        return found
+        return tolerance
     if not 0 < limit < float("inf"):
         raise UsageError(f"--atol {limit}: expected a positive number")
-    return replace(found, limit=limit, reason="given by --atol")
+    return replace(tolerance, limit=limit, reason="given by --atol")

@@ -98,17 +98,17 @@ class ParityReport:
 
     def worst(self, comparison: str) -> dict[str, tuple[float, float]]:
         """Returns per output the largest absolute and relative error over all cases of `comparison`; NaN is the largest."""
-        found: dict[str, tuple[float, float]] = {}
+        errors: dict[str, tuple[float, float]] = {}
         for result in self.results:
             if result.comparison != comparison:
                 continue
             for output in result.outputs:
-                absolute, relative = found.get(output.name, (0.0, 0.0))
-                found[output.name] = (
+                absolute, relative = errors.get(output.name, (0.0, 0.0))
+                errors[output.name] = (
                     float(np.maximum(absolute, output.max_absolute)),
                     float(np.maximum(relative, output.max_relative)),
                 )
-        return found
+        return errors
 
     def agreement(self, comparison: str) -> Agreement | None:
         """Answers of all cases of `comparison` together; None where there were none to decode."""

@@ -48,7 +48,7 @@ class QuantizationOptions:
             "--quantize-embeddings": self.embeddings,
         }
         if not precision.quantized and any(given.values()):
-            wrong = ", ".join(name for name, there in given.items() if there)
+            wrong = ", ".join(name for name, is_given in given.items() if is_given)
             raise UsageError(f"{wrong}: for --dtype int8 only; found --dtype {precision.name}")
 
 
@@ -75,7 +75,7 @@ class Attempt:
 
 
 def attempts(
-    found: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
+    inspection: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
 ) -> Iterator[Attempt]:
     """The first is what was asked for; the rest, which are costly to find, leave ever more of the worst blocks in fp32.
 
@@ -88,7 +88,7 @@ def attempts(
     if not precision.quantized:
         yield Attempt(Quantization(), 0)
         return
-    encoder = found.slim
+    encoder = inspection.slim
     maps = quantizable_maps(encoder)
     ranges, calibrated_on, batches = None, None, None
     if options.calibration is not None:
@@ -100,7 +100,7 @@ def attempts(
             seed=options.seed,
             purpose="calibration",
         )
-        folder = found.checkpoint.source.folder
+        folder = inspection.checkpoint.source.folder
         batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
         calibrated_on = "; ".join((f"{len(data.examples)} examples of {data.name}", *data.notes))
         progress.stage("Observing ranges", len(batches))
@@ -109,24 +109,24 @@ def attempts(
     first = Attempt(base, len(maps), calibrated_on)
     yield first
     progress.stage("Finding the blocks that lose most", len(quantized_blocks(encoder, base)))
-    seen = _few(batches) if batches is not None else _texts(found, options.seed)
+    seen = _few(batches) if batches is not None else _texts(inspection, options.seed)
     ranked = rank_blocks(encoder, target, base, seen, advance=progress.advance)
     for quantization, worst in with_worst_in_float(base, ranked):
         yield replace(first, quantization=quantization, worst=worst)
 
 
-def _named(wanted: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]:
+def _named(keep_float: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]:
     """The linear maps under the names `wanted`: maps, blocks or layers."""
-    found: set[str] = set()
-    for name in wanted:
-        under = {place for place in maps if place == name or place.startswith(f"{name}/")}
-        if not under:
+    names: set[str] = set()
+    for name in keep_float:
+        matches = {linear_map for linear_map in maps if linear_map == name or linear_map.startswith(f"{name}/")}
+        if not matches:
             raise UsageError(
                 f"--keep-float {name}: no linear map, block or layer has this name; expected names such as "
                 f"{maps[0]}, {maps[0].rsplit('/', 1)[0]} or {maps[0].split('/', maxsplit=1)[0]}"
             )
-        found |= under
-    return frozenset(found)
+        names |= matches
+    return frozenset(names)
 
 
 def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
@@ -141,6 +141,6 @@ def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
     return tuple(chosen)
 
 
-def _texts(found: Inspection, seed: int) -> tuple[Batch, ...]:
-    encoder = found.checkpoint.encoder
-    return text_batches(encoder, inputs.load_tokenizer(found.checkpoint.source.folder, encoder), seed=seed)
+def _texts(inspection: Inspection, seed: int) -> tuple[Batch, ...]:
+    encoder = inspection.checkpoint.encoder
+    return text_batches(encoder, inputs.load_tokenizer(inspection.checkpoint.source.folder, encoder), seed=seed)

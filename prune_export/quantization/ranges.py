@@ -21,9 +21,9 @@ def observe_ranges(
     ranges = dict.fromkeys(maps, (float("inf"), float("-inf")))
     with trial_session(encoder, target, FP32, observe=True) as session:
         for batch in batches:
-            found = runtime.run(session, batch)
+            outputs = runtime.run(session, batch)
             for name in maps:
                 low, high = ranges[name]
-                ranges[name] = (min(low, float(found[f"{name}:min"])), max(high, float(found[f"{name}:max"])))
+                ranges[name] = (min(low, float(outputs[f"{name}:min"])), max(high, float(outputs[f"{name}:max"])))
             advance()
     return ranges

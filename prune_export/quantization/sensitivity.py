@@ -33,13 +33,13 @@ class BlockLoss:
 
 def quantized_blocks(encoder: Encoder, quantization: Quantization) -> dict[str, tuple[str, ...]]:
     """The linear maps that `quantization` has in 8 bits, by block."""
-    found: dict[str, tuple[str, ...]] = {}
+    blocks: dict[str, tuple[str, ...]] = {}
     for name in quantizable_maps(encoder):
         if name in quantization.keep_float:
             continue
         block = name.rsplit("/", 1)[0]
-        found[block] = (*found.get(block, ()), name)
-    return found
+        blocks[block] = (*blocks.get(block, ()), name)
+    return blocks
 
 
 def rank_blocks(
@@ -70,13 +70,13 @@ def rank_blocks(
 def _relative_error(exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch]) -> float:
     """Over tokens that are no padding, where outputs are by token."""
     change = size = 0.0
-    for reference, found, batch in zip(exact, rounded, batches, strict=True):
+    for reference, outputs, batch in zip(exact, rounded, batches, strict=True):
         counts = batch["attention_mask"] == 1
         for name, expected in reference.items():
             by_token = expected.shape[:2] == counts.shape
-            wanted, got = (expected[counts], found[name][counts]) if by_token else (expected, found[name])
-            change += float(np.square(got - wanted, dtype=np.float64).sum())
-            size += float(np.square(wanted, dtype=np.float64).sum())
+            exact_values, rounded_values = (expected[counts], outputs[name][counts]) if by_token else (expected, outputs[name])
+            change += float(np.square(rounded_values - exact_values, dtype=np.float64).sum())
+            size += float(np.square(exact_values, dtype=np.float64).sum())
     return float(np.sqrt(change / size)) if size else 0.0
 
 

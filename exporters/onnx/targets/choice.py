@@ -1,4 +1,4 @@
-"""The target that a user means: a name, or "auto", which this machine decides."""
+"""The choice of a target: by its name, or by this machine for "auto"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exporters.onnx.targets import TARGETS
 
 
 def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) -> Target:
-    """Returns the target of a name, or the one for this machine where the name is "auto".
+    """Returns the target of a name, or the one for this machine if the name is "auto".
 
     Raises:
         UsageError: there is no such target.
@@ -26,7 +26,7 @@ def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) ->
 
 
 def cuda_or_cpu() -> str:
-    """Names the target for this machine: cuda where ONNX Runtime's CUDA provider starts, otherwise cpu."""
+    """Names the target for this machine: cuda if ONNX Runtime's CUDA provider starts, otherwise cpu."""
     try:
         runtime.check_provider("cuda")
     except (ProviderError, MissingDependencyError):
