@@ -21,7 +21,7 @@ from benchmarks.damage_table import damage_section
 from benchmarks.measuring import RESULTS
 from benchmarks.speed import NETWORKS
 from prune_export.benchmark.markdown import number
-from prune_export.benchmark.picture import Bar, Panel, draw
+from prune_export.benchmark.picture import Panel, SpeedUpBar, draw
 
 README = RESULTS.parent.parent / "README.md"
 PARITY = README.parent / "docs" / "parity.md"
@@ -96,7 +96,7 @@ def panels(results: Sequence[dict[str, Any]]) -> list[Panel]:
         Panel(
             f"{found['network']}\n{shape['batch_size']} × {shape['sequence_length']}",
             tuple(
-                Bar(
+                SpeedUpBar(
                     row["row"],
                     row["speed_up"]["median"],
                     row["speed_up"]["min"],

@@ -22,7 +22,7 @@ from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
 from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
 from prune_export.parity.check import check, real_tokens
-from prune_export.parity.inputs import Case, cases, count_cases, load_tokenizer
+from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
 from prune_export.parity.reference import load_reference
@@ -207,7 +207,7 @@ def test_real_text_is_what_the_tokenizer_gives_and_answers_lie_in_the_context(
     model = make_model(case, task, vocab_size=len(tokenizer), max_position_embeddings=142)
     folder = save_with_tokenizer(model, tokenizer, tmp_path)
     encoder = prune_export.inspect(folder).slim
-    found = list(cases(encoder, load_tokenizer(folder, encoder), samples=4, seed=0))
+    found = list(cases(encoder, text_tokenizer(folder, encoder)[0], samples=4, seed=0))
     assert len(found) == count_cases(4, tokenizer) == 5
     assert count_cases(4, None) == 4
     assert all(one.counts is None for one in found[:4])
@@ -246,10 +246,10 @@ def test_tokenizers_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     for spare, fits in ((0, True), (-1, False)):
         model = make_model(BERT, "question-answering", vocab_size=len(tokenizer) + spare)
         folder = save_with_tokenizer(model, tokenizer, tmp_path / str(fits))
-        assert (load_tokenizer(folder, prune_export.inspect(folder).slim) is not None) == fits
+        assert (text_tokenizer(folder, prune_export.inspect(folder).slim)[0] is not None) == fits
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "True" / name).unlink()
-    assert load_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim) is None
+    assert text_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim)[0] is None
 
 
 def full_search(start: Any, end: Any, context: Any) -> tuple[tuple[int, int], dict[tuple[int, int], float]]:

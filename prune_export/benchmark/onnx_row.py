@@ -13,8 +13,8 @@ from exporters import runtime
 from exporters.errors import OutputError
 from exporters.session import Session, SessionSettings
 from prune_export.benchmark.rows import Conditions, Row
-from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.timing import timed
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
@@ -41,8 +41,8 @@ def load(row: Row, conditions: Conditions) -> Loaded:
             raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(batch)}")
         fed = {name: batch[name] for name in session.inputs}
         if conditions.provider == "cuda":
-            return by_wall_clock(session.bind(fed).run)
-        return by_wall_clock(lambda: session.run(fed))
+            return timed(session.bind(fed).run)
+        return timed(lambda: session.run(fed))
 
     return Loaded(prepare, seconds, size)
 

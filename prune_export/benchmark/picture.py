@@ -15,7 +15,7 @@ _BAR, _LIMIT, _TEXT = "#4878a8", "#c44e52", "#333333"
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class SpeedUpBar:
     """One row: the speed-up, its range over rounds, and the speed-up by FLOPs."""
 
     label: str
@@ -30,7 +30,7 @@ class Panel:
     """The bars of one network at one shape."""
 
     title: str
-    bars: tuple[Bar, ...]
+    bars: tuple[SpeedUpBar, ...]
 
 
 def panels_of(report: BenchReport) -> list[Panel]:
@@ -43,9 +43,9 @@ def panels_of(report: BenchReport) -> list[Panel]:
     ]
 
 
-def bar_of(latency: Latency) -> Bar:
+def bar_of(latency: Latency) -> SpeedUpBar:
     ratios = latency.speed_ups
-    return Bar(latency.row, latency.speed_up, min(ratios), max(ratios), latency.flops_speed_up)
+    return SpeedUpBar(latency.row, latency.speed_up, min(ratios), max(ratios), latency.flops_speed_up)
 
 
 def check_picture(path: Path) -> None:

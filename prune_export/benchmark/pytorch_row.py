@@ -15,12 +15,12 @@ from exporters.cost import LayerShape, layer_shape
 from exporters.errors import ProviderError
 from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
-from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle, transformers_can_load
+from prune_export.checkpoint.reference_model import load_reference_model, transformers_can_load
 from prune_export.slim_model.model import module_of
 from prune_export.surgeon.inspection import operate_on
+from prune_export.timing import timed
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -44,7 +44,7 @@ def load(row: Row, conditions: Conditions) -> Loaded:
         size = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
     else:
         cost = cost_of_model(checkpoint)
-        module = load_oracle(checkpoint)
+        module = load_reference_model(checkpoint)
     module = module.to(conditions.provider, DTYPES[conditions.dtype])
     seconds = time.perf_counter() - start
     if row.kind == "compile":
@@ -70,7 +70,7 @@ def prepare_for(
             if provider == "cuda":
                 torch.cuda.synchronize()
 
-        return by_wall_clock(step)
+        return timed(step)
 
     return prepare
 

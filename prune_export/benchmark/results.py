@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from prune_export.benchmark.rows import Conditions, Cost, Shape
+from prune_export.facts.format import Format
 
-FORMAT = "prune-export/bench"
-VERSION = 1
+FORMAT = Format("prune-export/bench", 1)
 
 # The smallest difference that choices between forms of a graph rest on; ratios that are off by more cannot show it.
 NOISE_LIMIT = 0.05
@@ -134,9 +134,7 @@ class BenchReport:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "machine": self.machine,
             "conditions": asdict(self.conditions)
             | {"cpus": list(self.conditions.cpus), "rounds": self.rounds, "seconds": self.seconds, "quick": self.quick},
@@ -144,6 +142,7 @@ class BenchReport:
             "shapes": [_shape_to_json(result) for result in self.shapes],
             "warnings": list(self.warnings),
         }
+        return FORMAT.marked(data)
 
 
 def _shape_to_json(result: ShapeResult) -> dict[str, Any]:

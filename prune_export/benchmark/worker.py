@@ -75,8 +75,8 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
     reply({"load_seconds": loaded.load_seconds, "size_bytes": loaded.size_bytes, "cost": cost})
 
     from prune_export.benchmark.inputs import make_batch
-    from prune_export.benchmark.neighbours import now, others
-    from prune_export.benchmark.timing import measure
+    from prune_export.benchmark.other_processes import now, share_of_others
+    from prune_export.timing import measure
 
     prepared: dict[
         Shape, Callable[[], float]
@@ -91,7 +91,7 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
             prepared[shape] = loaded.prepare(make_batch(shape, conditions))
         before = now()
         milliseconds, runs = measure(prepared[shape], request["seconds"])
-        reply({"milliseconds": milliseconds, "runs": runs, "others": others(before, now(), conditions.cpus)})
+        reply({"milliseconds": milliseconds, "runs": runs, "others": share_of_others(before, now(), conditions.cpus)})
 
 
 def _row(data: dict[str, Any]) -> Row:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError, OutputError
-from prune_export.checkpoint.oracle import quiet_transformers
+from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.checkpoint.sentence import sentence_files
 from prune_export.checkpoint.tokenizer import open_tokenizer
 from prune_export.facts.file_names import TOKENIZER_FILES

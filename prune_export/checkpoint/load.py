@@ -57,6 +57,15 @@ class Checkpoint:
     renamed: bool = False
     notes: tuple[str, ...] = ()
 
+    def source_to_json(self) -> dict[str, Any]:
+        """Returns where the network came from, for records and `--json`."""
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "form": self.form,
+            "model_type": self.family.model_type,
+        }
+
 
 def load_checkpoint(
     model: Source | str | Path, *, task: str | None = None, plan: str | Path | Plan | None = None

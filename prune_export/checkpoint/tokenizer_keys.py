@@ -74,5 +74,9 @@ def _is_fast(name: Any) -> bool:
     if name in _PLAIN:
         return True
     names = (f"{name.removesuffix('Fast')}Fast", name)
-    tokenizer_class = next((candidate for candidate in map(tokenizer_class_from_name, names) if candidate is not None), None)
-    return tokenizer_class is None or (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, PreTrainedTokenizerFast))
+    tokenizer_class = next(
+        (candidate for candidate in map(tokenizer_class_from_name, names) if candidate is not None), None
+    )
+    return tokenizer_class is None or (
+        isinstance(tokenizer_class, type) and issubclass(tokenizer_class, PreTrainedTokenizerFast)
+    )

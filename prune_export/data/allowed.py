@@ -52,7 +52,9 @@ def check_builder(builder: Any, name: str) -> None:
     modules = {kind.__module__ for kind in type(builder).__mro__}
     if not modules & {f"datasets.packaged_modules.{kind}.{kind}" for kind in _BUILDERS}:
         format_name = type(builder).__module__.rsplit(".", 1)[-1]
-        raise DataError(f"{name}: its files are of the kind '{format_name}'; expected one of {', '.join(_BUILDERS[:-1])}")
+        raise DataError(
+            f"{name}: its files are of the kind '{format_name}'; expected one of {', '.join(_BUILDERS[:-1])}"
+        )
     for files in (builder.config.data_files or {}).values():
         for file in files:
             if not str(file).startswith("hf://"):

@@ -14,7 +14,7 @@ Span = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Placer:
+class AnswerFinder:
     """Finds answers, and counts those that had to be searched for."""
 
     moved: int = 0
@@ -25,7 +25,7 @@ class Placer:
         for text, start in answers:
             if text and start is not None and start >= 0 and context.startswith(text, start):
                 spans[start, start + len(text)] = None
-            elif (span := only_place(context, text)) is not None:
+            elif (span := find_once(context, text)) is not None:
                 self.moved += span not in spans
                 spans[span] = None
         return tuple(spans)
@@ -37,7 +37,7 @@ class Placer:
         return (f"answers that do not stand where the data say, and were found once in their contexts: {self.moved:,}",)
 
 
-def only_place(context: str, text: str) -> Span | None:
+def find_once(context: str, text: str) -> Span | None:
     """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
     text = text.strip()
     spans: list[Span] = []
@@ -82,7 +82,9 @@ def read_answers(value: Any, where: str) -> list[tuple[str, int | None]] | None:
             texts, starts = [texts], [starts]
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
             return _without_empty(_answer(text, start, where) for text, start in zip(texts, starts, strict=True))
-    if isinstance(value, list) and all(isinstance(answer, dict) and {"text", "answer_start"} <= set(answer) for answer in value):
+    if isinstance(value, list) and all(
+        isinstance(answer, dict) and {"text", "answer_start"} <= set(answer) for answer in value
+    ):
         return _without_empty(_answer(answer["text"], answer["answer_start"], where) for answer in value)
     raise DataError(
         f"{where}: 'answers' needs 'text' and 'answer_start': two lists of one length, or a list of objects; found "

@@ -63,7 +63,7 @@ class TextData:
     """Classification (or regression) of texts; `split` and `notes` as for `QuestionData`.
 
     `glue` says what labels mean and whose metrics judge. Where it is `OWN`, `words` are all labels of the whole data set, in
-    the order in which they stand there. `told`: the user said that it is. `unlabelled` are words in the column of
+    the order in which they stand there. `declared`: the user said that it is. `unlabelled` are words in the column of
     labels that were taken for "no label", `renumbered` names of classes that are numbers, but not those of their order.
     """
 
@@ -73,7 +73,7 @@ class TextData:
     split: str | None = None
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
-    told: bool = False
+    declared: bool = False
     unlabelled: tuple[str, ...] = ()
     renumbered: tuple[str, ...] = ()
 
@@ -159,10 +159,10 @@ def joined(parts: Sequence[Data]) -> Data:
         return replace(first, name=name, examples=examples, split=split, notes=notes)
     texts = [data for data in parts if isinstance(data, TextData)]
     words = tuple(dict.fromkeys(word for data in texts for word in data.words))
-    told = all(data.told for data in texts)
+    declared = all(data.declared for data in texts)
     unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))
     renumbered = next((data.renumbered for data in texts if data.renumbered), ())
-    return TextData(name, first.glue, examples, split, notes, words, told, unlabelled, renumbered)
+    return TextData(name, first.glue, examples, split, notes, words, declared, unlabelled, renumbered)
 
 
 def _with(data: AnyData, examples: Any) -> AnyData:

@@ -149,7 +149,7 @@ def glue_task(name: str) -> GlueTask | None:
 _SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailment", "contradictory": "contradiction"}
 
 
-def plain_name(name: str) -> str:
+def normalized(name: str) -> str:
     """A class's name without regard to case, spaces, `_`, `-` and whether letters are composed, and by the tasks' own word
     where there are several."""
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name.casefold()))

@@ -80,10 +80,10 @@ def read_named(
         raise DataError(
             f"'{name}': no such file, and datasets cannot load it by that name: {' '.join(str(error).split())[:300]}"
         ) from error
-    told = dataset or (config if config and glue_task(config) else None)
+    declared = dataset or (config if config and glue_task(config) else None)
     if named is not None:
         name, purpose = name.removesuffix(f":{named}"), "training" if is_training(named) else purpose
-    return _convert(loaded, name, told, None if named else split, purpose)
+    return _convert(loaded, name, declared, None if named else split, purpose)
 
 
 def _library() -> Any:
@@ -100,7 +100,9 @@ def _convert(loaded: Any, name: str, dataset: str | None, split: str | None, pur
     notes: tuple[str, ...] = ()
     chosen = None
     if isinstance(loaded, dict):
-        split_name = split or ("validation_mismatched" if _mismatched(dataset, loaded) and purpose != "training" else None)
+        split_name = split or (
+            "validation_mismatched" if _mismatched(dataset, loaded) and purpose != "training" else None
+        )
         chosen = choose_split(list(loaded), split_name, purpose, name)
         loaded, split = loaded[chosen], None
     elif loaded.split is not None:  # the only one there is, and what was asked for

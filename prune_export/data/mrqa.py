@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporters.errors import DataError
-from prune_export.data.answers import Placer
+from prune_export.data.answers import AnswerFinder
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped, shown
@@ -24,21 +24,21 @@ def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
         DataError: a line has another shape, a question has no answer, or there is no question.
     """
     questions: list[Question] = []
-    placer = Placer()
+    finder = AnswerFinder()
     for number, line in enumerate(lines, 1):
         if isinstance(line, dict) and "header" in line:
             continue
         where = f"{name}: line {number}"
         context = field(line, "context", str, where)
         for index, entry in enumerate(field(line, "qas", list, where)):
-            questions.append(_question(entry, context, f"{where}: qas[{index}]", placer))
+            questions.append(_question(entry, context, f"{where}: qas[{index}]", finder))
     if not questions:
         raise DataError(f"{name}: no question in it")
     unique([question.id for question in questions], name)
-    return QuestionData(name, "mrqa", tuple(questions), notes=placer.notes())
+    return QuestionData(name, "mrqa", tuple(questions), notes=finder.notes())
 
 
-def _question(entry: Any, context: str, where: str, placer: Placer) -> Question:
+def _question(entry: Any, context: str, where: str, finder: AnswerFinder) -> Question:
     identifier = field(entry, "qid", str, where)
     answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
     if not answers:
@@ -56,7 +56,7 @@ def _question(entry: Any, context: str, where: str, placer: Placer) -> Question:
             if "text" not in answer or _alike(str(answer["text"]), context[start : last + 1]):
                 spans.append((start, last + 1))
     if not spans:
-        spans = list(placer.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
+        spans = list(finder.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
     return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from exporters.errors import DataError, UsageError
-from prune_export.data.answers import Placer, is_impossible, read_answers
+from prune_export.data.answers import AnswerFinder, is_impossible, read_answers
 from prune_export.data.columns import QUESTIONS, by_plain_name, label_column, text_columns
 from prune_export.data.examples import Data, Question, QuestionData, Text, TextData
 from prune_export.data.fields import unique
-from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, plain_name
+from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, normalized
 from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note, without_missing
 from prune_export.data.splits import Purpose, choose_split
 from prune_export.files.reading import ReadingError, clipped, decode_json, shown
@@ -100,7 +100,7 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
     impossible, identifier = columns.get("is_impossible"), columns.get("id")
     second, first = version.lstrip("vV").startswith("2"), version.lstrip("vV").startswith("1")
     marked = second or impossible is not None
-    placer, examples, left_out = Placer(), [], 0
+    finder, examples, left_out = AnswerFinder(), [], 0
     for number, row in enumerate(rows):
         where = f"{name}: example {number}"
         texts = read_answers(_parsed(row.get(answers)), where)
@@ -110,12 +110,18 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
             left_out += 1
             continue
         question_text, context_text = (_text(row, column, where) for column in (question, context))
-        spans = placer.spans(context_text, texts)
+        spans = finder.spans(context_text, texts)
         key = row.get(identifier) if identifier is not None else None
         if not isinstance(key, str | int | None) or isinstance(key, bool):
             raise DataError(f"{where}: id: expected a string or a whole number; found {shown(key)}")
         examples.append(
-            Question(str(number if key is None else key), question_text, context_text, tuple(text for text, _ in texts), spans)
+            Question(
+                str(number if key is None else key),
+                question_text,
+                context_text,
+                tuple(text for text, _ in texts),
+                spans,
+            )
         )
     without = sum(not question.answers for question in examples)
     if not examples:
@@ -126,7 +132,7 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
             "that this is SQuAD 2.0"
         )
     unique([question.id for question in examples], name)
-    notes = placer.notes()
+    notes = finder.notes()
     if left_out:
         notes = (*notes, f"{left_out:,} of {len(rows):,} questions left out: nothing says what their answers are")
     if without and not marked:
@@ -165,13 +171,15 @@ def _texts(
     config_name: str | None,
     saved: bool,
 ) -> TextData:
-    told = task_of(dataset) if dataset is not None else glue_task(config_name or "")
+    declared = task_of(dataset) if dataset is not None else glue_task(config_name or "")
     plain = list(columns)
-    texts = told.hub if told is not None and set(told.hub or ("",)) <= set(plain) else text_columns(plain, name)
-    label = columns["label" if told is not None and "label" in columns else label_column(plain, name)]
-    if told is not None and told is not OWN and told.hub != texts and len(told.hub) != len(texts):
+    texts = (
+        declared.hub if declared is not None and set(declared.hub or ("",)) <= set(plain) else text_columns(plain, name)
+    )
+    label = columns["label" if declared is not None and "label" in columns else label_column(plain, name)]
+    if declared is not None and declared is not OWN and declared.hub != texts and len(declared.hub) != len(texts):
         raise DataError(
-            f"{name}: no column {', '.join(told.hub)}, which {told.name} has; found {clipped(', '.join(plain))}"
+            f"{name}: no column {', '.join(declared.hub)}, which {declared.name} has; found {clipped(', '.join(plain))}"
         )
     names = class_names.get(label)
     words: list[str | None] = [
@@ -182,7 +190,7 @@ def _texts(
     distinct = tuple(dict.fromkeys(word for word in words if word is not None))
     if not distinct:
         raise DataError(f"{name}: no row has a label (test sets often have none; use the validation set)")
-    task = told or _recognised(distinct if names is None else tuple(names), texts, name, saved=saved)
+    task = declared or _recognised(distinct if names is None else tuple(names), texts, name, saved=saved)
     examples, without_text = [], 0
     for number, (row, word) in enumerate(zip(rows, words, strict=True)):
         if word is None:
@@ -204,7 +212,7 @@ def _texts(
     numbered = names is not None and are_class_numbers(names) and any(int(w) != index for index, w in enumerate(names))
     if without_text:
         notes = (*notes, f"{without_text:,} of {len(rows):,} rows left out: they have no text")
-    if task.labels and told is None and are_numbers(distinct):
+    if task.labels and declared is None and are_numbers(distinct):
         notes = (*notes, number_note(task))
     return TextData(
         name,
@@ -212,7 +220,7 @@ def _texts(
         tuple(examples),
         notes=notes,
         words=distinct if task is OWN else (),
-        told=dataset is not None,
+        declared=dataset is not None,
         unlabelled=() if names is not None else tuple(sorted(nothing)),
         renumbered=tuple(names) if names is not None and numbered else (),
     )
@@ -234,9 +242,9 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
         if not are_numbers([word]):
             raise DataError(f"{where}: the score '{clipped(word)}' is no number")
         return float(word)
-    plain = [plain_name(label) for label in task.labels]
-    if plain_name(word) in plain:
-        return plain.index(plain_name(word))
+    plain = [normalized(label) for label in task.labels]
+    if normalized(word) in plain:
+        return plain.index(normalized(word))
     if are_class_numbers([word]) and int(word) < len(plain):
         return int(word)
     raise DataError(
@@ -251,8 +259,8 @@ def _recognised(words: Sequence[str], texts: tuple[str, ...], name: str, *, save
         return OWN
     fitting = [task for task in GLUE_TASKS.values() if task.hub == texts]
     if not are_numbers(words):
-        named = {plain_name(word) for word in words}
-        return next((task for task in fitting if named <= set(map(plain_name, task.labels))), OWN)
+        named = {normalized(word) for word in words}
+        return next((task for task in fitting if named <= set(map(normalized, task.labels))), OWN)
     fitting = [
         task for task in fitting if are_class_numbers(words) and max(int(word) for word in words) < len(task.labels)
     ]

@@ -61,7 +61,9 @@ def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, whe
             raise DataError(f"{where}: has no split '{clipped(wanted)}'; found {listing}")
         return name
     if (name := _first(names, _GROUPS[purpose])) is None:
-        raise DataError(f"{where}: has no split for {purpose}, found {listing}; say which with --split, or {where}:SPLIT")
+        raise DataError(
+            f"{where}: has no split for {purpose}, found {listing}; say which with --split, or {where}:SPLIT"
+        )
     return name
 
 

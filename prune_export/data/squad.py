@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from exporters.errors import DataError
-from prune_export.data.answers import Placer, is_impossible
+from prune_export.data.answers import AnswerFinder, is_impossible
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped
@@ -23,7 +23,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
         DataError: it has another shape, no question, or (in version 1.1) a question without an answer.
     """
     questions: list[Question] = []
-    placer = Placer()
+    finder = AnswerFinder()
     second = str(root.get("version", "")).lstrip("vV").startswith("2") if isinstance(root, dict) else False
     for context, entry, where in _entries(root, name):
         second |= "is_impossible" in entry
@@ -33,7 +33,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
         identifier = entry.get("id")
         if not isinstance(identifier, str | int):
             raise DataError(f"{where}.id: expected a string; found {type(identifier).__name__}")
-        spans = placer.spans(context, answers)
+        spans = finder.spans(context, answers)
         texts = tuple(text for text, _ in answers)
         questions.append(Question(str(identifier), field(entry, "question", str, where), context, texts, spans))
     if not questions:
@@ -45,7 +45,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
             f"{name}: question '{clipped(without[0].id)}' has no answer ({len(without)} of {len(questions)} have none), "
             "and neither 'version' nor 'is_impossible' says that this is SQuAD 2.0"
         )
-    return QuestionData(name, "squad_v2" if second else "squad", tuple(questions), notes=placer.notes())
+    return QuestionData(name, "squad_v2" if second else "squad", tuple(questions), notes=finder.notes())
 
 
 def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -18,7 +18,6 @@ from exporters.providers import CPU
 from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.sentence import left_behind
 from prune_export.checkpoint.weights import sha256
 from prune_export.facts.file_names import RECORD, TOKENIZER_FILES
@@ -27,7 +26,6 @@ from prune_export.facts.record import versions, write_record
 from prune_export.facts.summary import Summary
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import Destination, check_space
-from prune_export.parity.inputs import why_no_text
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.reference import Reference, load_reference
 from prune_export.parity.run import ONNX_COMPARISON, SLIM_COMPARISON, run_parity, slim_candidate
@@ -109,7 +107,7 @@ def export_checkpoint(
             reference = load_reference(
                 checkpoint, pool, samples=proof.samples, seed=proof.seed, goal=proof.goal, progress=progress
             )
-        with transaction(destination.target) as folder:
+        with transaction(destination.placement) as folder:
             parity = None
             for attempt in attempts(inspection, target, precision, quantization, progress=progress):
                 graph = build(inspection.slim, target, precision, opset=opset, quantization=attempt.quantization)
@@ -133,7 +131,7 @@ def export_checkpoint(
             progress.stage("Moving into place")
             files = (*(path.name for path in written), *copied)
             record = {
-                "source": source_to_json(checkpoint) | {"weights_sha256": digest.result()},
+                "source": checkpoint.source_to_json() | {"weights_sha256": digest.result()},
                 "task": inspection.slim.task,
                 "target": target.name,
                 "dtype": precision.name,
@@ -149,9 +147,11 @@ def export_checkpoint(
                 "versions": versions(),
             }
             write_record(record, folder)
+    has_tokenizer = any(name in TOKENIZER_FILES for name in copied)
+    why_no_text = reference.why_no_text if reference is not None else None
     notes = (
         *checkpoint.notes,
-        *_notes(inspection, target, parity, attempt, has_tokenizer=any(name in TOKENIZER_FILES for name in copied)),
+        *_notes(inspection, target, parity, attempt, has_tokenizer=has_tokenizer, why_no_text=why_no_text),
     )
     for note in notes:
         _log.info("%s", note)
@@ -185,9 +185,15 @@ def _compare(
 
 
 def _notes(
-    inspection: Inspection, target: Target, parity: ParityReport | None, attempt: Attempt, *, has_tokenizer: bool
+    inspection: Inspection,
+    target: Target,
+    parity: ParityReport | None,
+    attempt: Attempt,
+    *,
+    has_tokenizer: bool,
+    why_no_text: str | None,
 ) -> Iterator[str]:
-    """What the user should know."""
+    """Yields what the user should know."""
     if inspection.summary.is_dense:
         yield f"nothing is pruned in '{inspection.checkpoint.source.name}': it was exported as it is"
     folder = inspection.checkpoint.source.folder
@@ -201,8 +207,8 @@ def _notes(
             f"no tokenizer of '{inspection.checkpoint.source.name}' was copied, and parity saw no real text: "
             f"{why_no_tokenizer(folder)}. Save one beside the checkpoint, or into the output, for pipelines"
         )
-    elif parity is not None and (reason := why_no_text(folder, inspection.checkpoint.encoder)):
-        yield f"parity saw no real text: {reason}"
+    elif why_no_text is not None:
+        yield f"parity saw no real text: {why_no_text}"
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)
     if attempt.maps and parity is not None and parity.quality is None:

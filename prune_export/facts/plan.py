@@ -31,10 +31,10 @@ from torch import Tensor
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
 from prune_export.arguments import checked
+from prune_export.facts.format import Format
 from prune_export.files.reading import ReadingError, clipped, read_json, user_path
 
-FORMAT = "prune-export/plan"
-VERSION = 1
+FORMAT = Format("prune-export/plan", 1)
 
 # More than any network has; a mistyped range must not fill the memory.
 _LARGEST_INDEX = 1 << 20
@@ -118,7 +118,7 @@ def _indices(stays: Tensor) -> Indices:
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
     """The plan as JSON data."""
-    return {"format": FORMAT, "version": VERSION, "layers": [_layer_to_json(layer) for layer in plan.layers]}
+    return FORMAT.marked({"layers": [_layer_to_json(layer) for layer in plan.layers]})
 
 
 def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
@@ -166,10 +166,10 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
     if isinstance(data, dict) and "layers" not in data and "plan" in data:
         data = data["plan"]  # a record (prune_export.json) or what inspect --json prints
     if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
-        raise PlanError(f'{source}: expected an object with "format": "{FORMAT}" and a list "layers"')
-    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise PlanError(f'{source}: expected an object with "format": "{FORMAT.name}" and a list "layers"')
+    if not FORMAT.marks(data):
         raise PlanError(
-            f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
+            f'{source}: expected "format": "{FORMAT.name}", "version": {FORMAT.version}; found "format": '
             f'{clipped(json.dumps(data.get("format")))}, "version": {clipped(json.dumps(data.get("version")))}'
         )
     allowance = _Allowance()

@@ -14,12 +14,12 @@ from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.session import SessionSettings, settings_from_json
 from prune_export.facts.file_names import RECORD
+from prune_export.facts.format import Format
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
 from prune_export.version import __version__
 
-FORMAT = "prune-export/record"
-VERSION = 1
+FORMAT = Format("prune-export/record", 1)
 _MOST_TOKENS = 1 << 31
 # Others of ONNX Runtime's entries name files and libraries.
 _HARMLESS = r"^(mlas\.|session\.(intra_op|inter_op|set_denormal_as_zero|disable_prepacking))"
@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Writes the record into `folder`."""
-    text = json.dumps({"format": FORMAT, "version": VERSION, **record}, indent=1, ensure_ascii=False)
+    text = json.dumps(FORMAT.marked(record), indent=1, ensure_ascii=False)
     # A path's bytes that are no UTF-8 become JSON's own escapes.
     (folder / RECORD).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
@@ -143,4 +143,4 @@ def _read_record(path: Path) -> dict[str, Any]:
     except ReadingError as error:
         if error.missing:
             return {}
-        raise OutputError(f"{path}: damaged, or not of format {FORMAT}, version {VERSION}: {error}") from error
+        raise OutputError(f"{path}: damaged, or not of format {FORMAT}: {error}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from exporters.errors import OutputError
 
 
-def explained(error: OSError, folder: Path) -> OutputError:
+def write_error(error: OSError, folder: Path) -> OutputError:
     """Makes one line of an operating-system error while preparing what goes into `place`."""
     reason = error.strerror or str(error)
     names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
@@ -25,7 +25,7 @@ def explained(error: OSError, folder: Path) -> OutputError:
     return OutputError(f"cannot write in {folder}: {reason}{free}. Nothing was changed there")
 
 
-def kind_of(mode: int) -> str:
+def file_type(mode: int) -> str:
     """Says in words what a file mode means."""
     names = (
         (stat.S_ISREG, "a file"),

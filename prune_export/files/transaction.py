@@ -28,7 +28,7 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.files import journal
-from prune_export.files.errors import explained, kind_of
+from prune_export.files.errors import file_type, write_error
 from prune_export.files.journal import Entry, Identity
 from prune_export.files.writing import sync_files, sync_folder
 
@@ -44,7 +44,7 @@ _completed: list[Path] = []  # what this process has put in place, in order
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Placement:
     """Where files go, and what they may replace.
 
     `whole`: the folder is put in place as a whole. `overwrite`: files of the same names are replaced, and
@@ -66,7 +66,7 @@ class Target:
 
 
 @contextmanager
-def transaction(target: Target) -> Iterator[Path]:
+def transaction(placement: Placement) -> Iterator[Path]:
     """Gives a folder to prepare files in; when the block ends without an error they are moved into place.
 
     Whatever goes wrong (an error, Ctrl-C), the target is left as it was and the prepared files are removed. Ctrl-C and
@@ -78,32 +78,33 @@ def transaction(target: Target) -> Iterator[Path]:
     made: list[Path] = []
     complete = False
     try:
-        _make_parents(target.parent, made)
-        recover(target.folder)
-        with _begun(target) as work:
+        _make_parents(placement.parent, made)
+        recover(placement.folder)
+        with _begun(placement) as work:
             try:
                 yield work.staged
                 _finish_files(work.staged)
                 with _uninterrupted():
-                    if target.whole:
-                        _exchange(work, target)
+                    if placement.whole:
+                        _exchange(work, placement)
                     else:
-                        _place(work, target)
+                        _place(work, placement)
                     complete = True
-                    _completed.append(target.folder / target.last)
+                    _completed.append(placement.folder / placement.last)
                     work.settle()
             except BrokenPipeError:
                 raise  # from whoever reads our output
             except OSError as error:
-                raise explained(error, target.parent) from error  # while the full disk is still full
+                raise write_error(error, placement.parent) from error  # while the full disk is still full
     except BrokenPipeError:
         _remove_empty(made)
         raise
     except OSError as error:
         _remove_empty(made)
-        raise explained(error, target.parent) from error
+        raise write_error(error, placement.parent) from error
     except BaseException as error:
-        error.add_note(f"{target.folder / target.last} was complete before that" if complete else "nothing was changed")
+        main_file = placement.folder / placement.last
+        error.add_note(f"{main_file} was complete before that" if complete else "nothing was changed")
         _remove_empty(made)
         raise
 
@@ -215,11 +216,11 @@ class _Work:
 
 
 @contextmanager
-def _begun(target: Target) -> Iterator[_Work]:
+def _begun(placement: Placement) -> Iterator[_Work]:
     """Makes and locks a hidden folder while the block runs; then what is half done is undone, and it is removed."""
-    parent = Path(os.path.realpath(target.parent))
+    parent = Path(os.path.realpath(placement.parent))
     token = journal.new_token()
-    folder = parent / target.folder.name if target.whole else parent
+    folder = parent / placement.folder.name if placement.whole else parent
     entry = Entry(token, str(parent / f"{ASIDE}{token}"), str(folder))
     aside = Path(entry.aside)
     with ExitStack() as stack:
@@ -230,7 +231,7 @@ def _begun(target: Target) -> Iterator[_Work]:
         aside.mkdir(mode=0o700)
         descriptor = stack.enter_context(_opened_folder(aside.name, _parent_of(entry, stack)))
         entry.inode = os.fstat(descriptor).st_ino
-        work = _Work(entry, descriptor, aside / _NEW / target.folder.name if target.whole else aside / _NEW)
+        work = _Work(entry, descriptor, aside / _NEW / placement.folder.name if placement.whole else aside / _NEW)
         stack.callback(_settle, work)
         work.enter()
         work.staged.mkdir(parents=True)
@@ -258,8 +259,8 @@ def _settle(work: _Work) -> None:
 # --- a whole folder -------------------------------------------------------------------------------------------------
 
 
-def _exchange(work: _Work, target: Target) -> None:
-    folder, name = target.folder, target.folder.name
+def _exchange(work: _Work, placement: Placement) -> None:
+    folder, name = placement.folder, placement.folder.name
     if folder.is_dir():
         shutil.copymode(folder, work.staged)
     existing = _names(folder)
@@ -268,8 +269,8 @@ def _exchange(work: _Work, target: Target) -> None:
             os.rename(name, name, src_dir_fd=new, dst_dir_fd=parent)  # POSIX: also onto an empty folder
             sync_folder(parent)
             return
-        removable = target.removable(folder)
-        if not target.overwrite or _tops(removable) != existing:
+        removable = placement.removable(folder)
+        if not placement.overwrite or _tops(removable) != existing:
             raise OutputError(f"{folder} appeared or changed while the run went on; nothing was changed there")
         work.enter(phase="exchanging", staged=work.staged.stat().st_ino, removable=tuple(sorted(removable)))
         if swap(new, parent, name):
@@ -279,7 +280,7 @@ def _exchange(work: _Work, target: Target) -> None:
     os.rename(work.staged, work.path / "files")
     os.rmdir(_NEW, dir_fd=work.aside)
     os.rename("files", _NEW, src_dir_fd=work.aside, dst_dir_fd=work.aside)
-    _place(work, target)
+    _place(work, placement)
 
 
 def swap(first: int, second: int, name: str) -> bool:
@@ -317,29 +318,29 @@ def _finish_exchange(work: _Work) -> None:
 # --- single files ---------------------------------------------------------------------------------------------------
 
 
-def _place(work: _Work, target: Target) -> None:
+def _place(work: _Work, placement: Placement) -> None:
     """Moves the prepared files into a folder that holds other things."""
-    names = sorted(os.listdir(work.path / _NEW), key=lambda name: (name == target.last, name))
-    with _opened_folder(target.folder) as folder, _turn(folder):
+    names = sorted(os.listdir(work.path / _NEW), key=lambda name: (name == placement.last, name))
+    with _opened_folder(placement.folder) as folder, _turn(folder):
         existing = _names(folder) - {work.path.name}
-        removable = target.removable(target.folder) if target.overwrite else frozenset[str]()
+        removable = placement.removable(placement.folder) if placement.overwrite else frozenset[str]()
         taken = [name for name in names if name in existing]
-        if taken and not target.overwrite:
+        if taken and not placement.overwrite:
             raise OutputError(
-                f"{target.folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another "
-                "--output"
+                f"{placement.folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose "
+                "another --output"
             )
-        stale = sorted((existing & target.siblings) - _tops(removable) - set(names))
+        stale = sorted((existing & placement.siblings) - _tops(removable) - set(names))
         if stale:
             raise OutputError(
-                f"{target.folder.resolve()} holds {', '.join(stale)}, which would be read as a part of what is written "
+                f"{placement.folder.resolve()} holds {', '.join(stale)}, which would be read as a part of what is written "
                 "there; move it away, or choose another --output"
             )
         for name in taken:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if name not in _tops(removable) and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 raise OutputError(
-                    f"{target.folder / name} is {kind_of(mode)}; expected a file or nothing. Nothing was changed"
+                    f"{placement.folder / name} is {file_type(mode)}; expected a file or nothing. Nothing was changed"
                 )
         away = [*taken, *sorted((_tops(removable) & existing) - set(names))]
         _move(work, folder, away, names, removable)

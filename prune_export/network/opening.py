@@ -17,7 +17,7 @@ from exporters.errors import ProviderError
 from exporters.providers import ProviderName
 from exporters.runtime import check_threads
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import holds_weights, resolve
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.record import find_exported
@@ -96,7 +96,7 @@ def open_network(
 def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
     """The checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
     if kind == "pytorch":
-        return load_oracle(checkpoint)
+        return load_reference_model(checkpoint)
     return module_of(checkpoint, operate_on(checkpoint).slim)
 
 

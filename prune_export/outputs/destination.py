@@ -10,25 +10,25 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.facts.file_names import DEFAULT_MODEL
-from prune_export.files.transaction import Target, recover
-from prune_export.outputs.kinds import OutputKind, exported, tops
+from prune_export.files.transaction import Placement, recover
+from prune_export.outputs.folder_types import FolderType, exported, top_names
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
     """A folder of a kind: `target` is for `prune_export.files.transaction`."""
 
-    kind: OutputKind
-    target: Target
+    kind: FolderType
+    placement: Placement
 
     @property
     def folder(self) -> Path:
-        return self.target.folder
+        return self.placement.folder
 
     @property
     def path(self) -> Path:
         """The main file."""
-        return self.target.folder / self.kind.last
+        return self.placement.folder / self.kind.last
 
     def refuse_source(self, source: Path) -> None:
         """Refuses to write over the checkpoint that is read.
@@ -47,17 +47,17 @@ class Destination:
         Raises:
             OutputError: a file would stay that would be read as a part of the output.
         """
-        if self.target.whole or not self.folder.is_dir():
+        if self.placement.whole or not self.folder.is_dir():
             return
-        existing, removable = set(os.listdir(self.folder)), tops(self.kind.removable(self.folder))
+        existing, removable = set(os.listdir(self.folder)), top_names(self.kind.removable(self.folder))
         written = {*self.kind.required, *optional}
-        folders = tops(name for name in written if "/" in name)
+        folders = top_names(name for name in written if "/" in name)
         if taken := sorted(existing & folders - removable):
             raise OutputError(
                 f"{self.folder.resolve()} already holds {', '.join(taken)}, with files that are not of an earlier "
                 f"{self.kind.name}; move it away, or choose another --output"
             )
-        stale = existing & tops(self.kind.optional) - tops(written) - removable
+        stale = existing & top_names(self.kind.optional) - top_names(written) - removable
         if stale:
             raise OutputError(
                 f"{self.folder.resolve()} holds {', '.join(sorted(stale))}, which would be read as a part of "
@@ -72,7 +72,7 @@ def model_destination(output: str | Path, *, overwrite: bool) -> Destination:
         OutputError: something is there already and `overwrite` is not given, or the place cannot be written.
     """
 
-    def decide(path: Path) -> tuple[Path, OutputKind]:
+    def decide(path: Path) -> tuple[Path, FolderType]:
         is_file = path.suffix == ".onnx" and not path.is_dir()
         if is_file and path.name.encode(errors="replace").decode() != path.name:  # the record could not hold it
             raise OutputError(f"{str(output)!r}: expected a file name in UTF-8")
@@ -83,14 +83,14 @@ def model_destination(output: str | Path, *, overwrite: bool) -> Destination:
     )
 
 
-def folder_destination(output: str | Path, kind: OutputKind, *, overwrite: bool) -> Destination:
+def folder_destination(output: str | Path, kind: FolderType, *, overwrite: bool) -> Destination:
     """Decides where the folder `output` of `kind` goes.
 
     Raises:
         OutputError: something is there already and `overwrite` is not given, or the place cannot be written.
     """
 
-    def decide(path: Path) -> tuple[Path, OutputKind]:
+    def decide(path: Path) -> tuple[Path, FolderType]:
         if any(part.suffix == ".onnx" and not part.is_dir() for part in (path, path.parent)):
             raise OutputError(f"{output}: a {kind.name} is a folder; expected a folder's name")
         return path, kind
@@ -99,7 +99,7 @@ def folder_destination(output: str | Path, kind: OutputKind, *, overwrite: bool)
 
 
 def _explained(
-    output: str | Path, decide: Callable[[Path], tuple[Path, OutputKind]], expected: str, overwrite: bool
+    output: str | Path, decide: Callable[[Path], tuple[Path, FolderType]], expected: str, overwrite: bool
 ) -> Destination:
     if not str(output):
         raise OutputError(f"--output is empty; {expected}")
@@ -111,7 +111,7 @@ def _explained(
         raise OutputError(f"cannot write to {str(output)!r}: {reason}; choose another --output") from error
 
 
-def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination:
+def _destination(folder: Path, kind: FolderType, overwrite: bool) -> Destination:
     folder = folder.resolve() if folder.is_symlink() or ".." in folder.parts else folder
     anchor = existing_parent(folder)
     if not anchor.is_dir():
@@ -123,12 +123,12 @@ def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination
     removable = kind.removable(folder) if existing else frozenset[str]()
     if not overwrite and removable:
         raise OutputError(f"{folder} holds an earlier {kind.name}; --overwrite replaces it")
-    if not overwrite and (taken := sorted(existing & tops(kind.files))):
+    if not overwrite and (taken := sorted(existing & top_names(kind.files))):
         raise OutputError(
             f"{folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another --output"
         )
-    whole = not folder.exists() or (existing == tops(removable) and can_exchange(folder))
-    return Destination(kind, Target(folder, kind.last, whole, overwrite, kind.removable, tops(kind.optional)))
+    whole = not folder.exists() or (existing == top_names(removable) and can_exchange(folder))
+    return Destination(kind, Placement(folder, kind.last, whole, overwrite, kind.removable, top_names(kind.optional)))
 
 
 def check_space(destination: Destination, needed: int) -> None:

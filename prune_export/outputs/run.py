@@ -20,21 +20,21 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.facts.file_names import PLAN_FILE
-from prune_export.files.errors import kind_of
+from prune_export.facts.format import Format
+from prune_export.files.errors import file_type
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
-from prune_export.files.transaction import Target, remove_files
+from prune_export.files.transaction import Placement, remove_files
 from prune_export.outputs.destination import can_exchange
-from prune_export.outputs.kinds import DENSE, MASKED, Marker, OutputKind, is_regular
+from prune_export.outputs.folder_types import DENSE, MASKED, FolderType, Marker, is_regular
 
-MARKER, FORMAT = "run.json", "prune-export/run"
+MARKER, FORMAT = "run.json", Format("prune-export/run", 1)
 RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
 FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
 # Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
 COMPLETE = "complete"
 
-VERSION = 1
-RUN = OutputKind("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT)
+RUN = FolderType("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT.name)
 
 _FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
 _MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
@@ -71,7 +71,7 @@ def marker_of(folder: Path) -> RunMarker | None:
         marker = read_json(folder / MARKER, RunMarker)
     except ReadingError:
         return None
-    return marker if marker.format == FORMAT else None
+    return marker if marker.format == FORMAT.name else None
 
 
 def is_untouched(folder: Path, marker: RunMarker) -> bool:
@@ -106,18 +106,18 @@ def refuse_links(folder: Path, results: Iterable[str]) -> None:
             mode = path.lstat().st_mode if os.path.lexists(path) else None
             if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OutputError(
-                    f"{path} is {kind_of(mode)}; expected a file or folder of the run itself. Move it away, or choose "
+                    f"{path} is {file_type(mode)}; expected a file or folder of the run itself. Move it away, or choose "
                     "another output"
                 )
 
 
-def run_target(folder: Path, *, overwrite: bool) -> Target:
+def run_placement(folder: Path, *, overwrite: bool) -> Placement:
     """Decides how the files of a new run are put into `folder`; with `overwrite` those of an earlier run there go."""
     existing = set(os.listdir(folder)) if folder.is_dir() else set()
     whole = not folder.exists() or (
         {path.split("/")[0] for path in run_files(folder)} == existing and can_exchange(folder)
     )
-    return Target(folder, MARKER, whole, overwrite, run_files)
+    return Placement(folder, MARKER, whole, overwrite, run_files)
 
 
 def run_files(folder: Path) -> frozenset[str]:

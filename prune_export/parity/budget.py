@@ -12,7 +12,7 @@ from prune_export.parity.inputs import MAX_BATCH, Case, Padding, random_case, te
 TOKENS = 1024  # over all cases: a second of PyTorch for BERT-base on two cores, four for BERT-large
 SMALL = 64  # a case of so many tokens is small
 # Eight rows of so many leave 512 tokens, the length that most models take, for the longest row.
-TEXT_LENGTH = 44
+TEXT_ROW = 44
 
 
 def budget_cases(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Case, ...]:
@@ -25,7 +25,7 @@ def budget_cases(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Case, 
         (MAX_BATCH, min(limit, SMALL // MAX_BATCH), "right"),
         (MAX_BATCH, min(limit, SMALL // MAX_BATCH), "left"),
     ]
-    texts = [] if tokenizer is None else [text_case(encoder, tokenizer, longest=TEXT_LENGTH)]
+    texts = [] if tokenizer is None else [text_case(encoder, tokenizer, longest=TEXT_ROW)]
     left = TOKENS - sum(batch * length for batch, length, _ in sizes) - sum(case.tokens for case in texts)
     sizes.append((1, min(limit, left), "none"))
     return (*(random_case(encoder, random, *size) for size in sizes), *texts)

@@ -88,7 +88,9 @@ def _compare(
             problem = f"{output} has shape {list(outputs[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
         mask = case.inputs["attention_mask"]
-        pair = (expected, outputs[output]) if select is None else (select(expected, mask), select(outputs[output], mask))
+        pair = (
+            (expected, outputs[output]) if select is None else (select(expected, mask), select(outputs[output], mask))
+        )
         if pair[0].size:
             results.append(_output(output, *pair, tolerance))
     return CaseResult(name, case.name, tuple(results), _agreement(case, reference, outputs, tolerance))
@@ -113,7 +115,9 @@ def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolera
     )
 
 
-def _output(name: str, expected: NDArray[np.float32], values: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:
+def _output(
+    name: str, expected: NDArray[np.float32], values: NDArray[np.float32], tolerance: Tolerance
+) -> OutputResult:
     error = float(np.abs(values.astype(np.float64) - expected).max())
     largest = float(np.abs(expected).max())
     # NaN compares as false, so it can never pass.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
-from prune_export.checkpoint import tokenizer as data_tokenizer
+from prune_export.checkpoint.tokenizer import check_fast, load_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 
 Batch = dict[str, NDArray[np.int64]]
@@ -22,7 +22,7 @@ MAX_BATCH = 8
 # The longest inputs at the largest batch would take minutes for a large network and show nothing that fewer tokens do
 # not: a batch holds at most so many tokens, and the longest length comes with the batches that fit.
 MAX_TOKENS = 2048
-TEXT_LENGTH = 384
+LONGEST_TEXT = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
     return inputs
 
 
-def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -> Case:
+def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
     """Eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
     length = min(encoder.embeddings.max_length, longest)
     pairs = encoder.task == "question-answering"
@@ -144,25 +144,16 @@ def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -
     return Case(name, inputs, counts)
 
 
-def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    """The tokenizer in `folder`, or None where there is none that is of use; `why_no_text` says why."""
-    try:
-        return _fitting_tokenizer(folder, encoder)
-    except CheckpointError:  # whatever is wrong with it, parity can do without
-        return None
+def text_tokenizer(folder: Path, encoder: Encoder) -> tuple[Any | None, str | None]:
+    """Loads the tokenizer in `folder` for real text.
 
-
-def why_no_text(folder: Path, encoder: Encoder) -> str | None:
-    """Says why parity cannot feed real text to the network of `folder`; None where it can."""
+    Returns:
+        The tokenizer and None, or None and the reason why parity has to do without real text.
+    """
     try:
-        _fitting_tokenizer(folder, encoder)
+        tokenizer = load_tokenizer(folder)
+        if encoder.task == "question-answering":
+            check_fast(tokenizer)
     except CheckpointError as error:
-        return str(error)
-    return None
-
-
-def _fitting_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    tokenizer = data_tokenizer.load_tokenizer(folder)
-    if encoder.task == "question-answering":
-        data_tokenizer.check_fast(tokenizer)
-    return tokenizer
+        return None, str(error)
+    return tokenizer, None

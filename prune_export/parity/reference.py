@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network, torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, one_ahead
-from prune_export.parity.inputs import cases, count_cases, load_tokenizer
+from prune_export.parity.inputs import cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
 from prune_export.progress import Progress
 
@@ -41,7 +41,7 @@ class Reference:
     count: int
     longest: int
     thorough: bool
-    sees_text: bool
+    why_no_text: str | None
     seed: int
     goal: QualityGoal | None
     result: ModelResult | None
@@ -63,8 +63,8 @@ def load_reference(
     """
     encoder = checkpoint.encoder
     progress.stage("Loading the Hugging Face model")
-    run = torch_runner(load_oracle(checkpoint), encoder.inputs, encoder.outputs)
-    tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
+    run = torch_runner(load_reference_model(checkpoint), encoder.inputs, encoder.outputs)
+    tokenizer, why_no_text = text_tokenizer(checkpoint.source.folder, encoder)
     result = None
     if goal is not None:
         original = Network("the original", "pytorch", encoder.task, *interface(checkpoint), run)
@@ -77,13 +77,13 @@ def load_reference(
         def kept() -> Iterable[Answered]:
             return ((case, output.result()) for case, output in zip(few, outputs, strict=True))
 
-        return Reference(checkpoint, kept, len(few), longest, False, tokenizer is not None, seed, goal, result)
+        return Reference(checkpoint, kept, len(few), longest, False, why_no_text, seed, goal, result)
 
     def anew() -> Iterable[Answered]:
         return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
 
     count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
-    return Reference(checkpoint, anew, count, longest, True, tokenizer is not None, seed, goal, result)
+    return Reference(checkpoint, anew, count, longest, True, why_no_text, seed, goal, result)
 
 
 def interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:

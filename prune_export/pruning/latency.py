@@ -12,11 +12,12 @@ from exporters.cost import layer_shape
 from exporters.encoder import Encoder, SequenceHead
 from prune_export.arguments import checked
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
+from prune_export.facts.format import Format
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.scores import distinct_layers
 
-FORMAT = "prune-export/latency"
-VERSION = 3  # another with each way of measuring, so that no older table is taken for one of this
+# Each way of measuring has another version, so that no older table is taken for one of this.
+FORMAT = Format("prune-export/latency", 3)
 
 
 Pairs = tuple[tuple[int, float], ...]
@@ -40,9 +41,7 @@ class LatencyTable:
     last_columns: Pairs = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "settings": self.settings,
             "rest_ms": self.rest,
             "heads_ms": [list(pair) for pair in self.heads],
@@ -50,6 +49,7 @@ class LatencyTable:
             "last_heads_ms": [list(pair) for pair in self.last_heads],
             "last_columns_ms": [list(pair) for pair in self.last_columns],
         }
+        return FORMAT.marked(data)
 
     @checked
     def scaled(self, factor: float) -> LatencyTable:

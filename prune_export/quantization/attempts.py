@@ -13,8 +13,7 @@ from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.writer import quantizable_maps
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data
-from prune_export.parity import inputs
-from prune_export.parity.inputs import Batch
+from prune_export.parity.inputs import Batch, text_tokenizer
 from prune_export.parity.quality import read_sample
 from prune_export.progress import Progress
 from prune_export.quantization.ranges import observe_ranges
@@ -143,4 +142,5 @@ def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
 
 def _texts(inspection: Inspection, seed: int) -> tuple[Batch, ...]:
     encoder = inspection.checkpoint.encoder
-    return text_batches(encoder, inputs.load_tokenizer(inspection.checkpoint.source.folder, encoder), seed=seed)
+    tokenizer, _ = text_tokenizer(inspection.checkpoint.source.folder, encoder)
+    return text_batches(encoder, tokenizer, seed=seed)

@@ -25,4 +25,6 @@ def data_batches(data: Data, encoder: Encoder, config: dict[str, Any], tokenizer
 def text_batches(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Batch, ...]:
     """Without data: the real text that parity uses, or its random tokens where there is no tokenizer."""
     all_cases = tuple(cases(encoder, tokenizer, samples=4, seed=seed))
-    return tuple(case.inputs for case in all_cases if case.counts is not None) or tuple(case.inputs for case in all_cases)
+    return tuple(case.inputs for case in all_cases if case.counts is not None) or tuple(
+        case.inputs for case in all_cases
+    )

@@ -74,7 +74,9 @@ def _relative_error(exact: Sequence[Outputs], rounded: Sequence[Outputs], batche
         counts = batch["attention_mask"] == 1
         for name, expected in reference.items():
             by_token = expected.shape[:2] == counts.shape
-            exact_values, rounded_values = (expected[counts], outputs[name][counts]) if by_token else (expected, outputs[name])
+            exact_values, rounded_values = (
+                (expected[counts], outputs[name][counts]) if by_token else (expected, outputs[name])
+            )
             change += float(np.square(rounded_values - exact_values, dtype=np.float64).sum())
             size += float(np.square(exact_values, dtype=np.float64).sum())
     return float(np.sqrt(change / size)) if size else 0.0

@@ -37,7 +37,7 @@ class NoNorm(nn.Module):
         return x * self.weight + self.bias
 
 
-def load_oracle(checkpoint: Checkpoint) -> nn.Module:
+def load_reference_model(checkpoint: Checkpoint) -> nn.Module:
     """The Hugging Face model of `checkpoint` for its task, in float32, in evaluation mode.
 
     Raises:

@@ -32,7 +32,7 @@ def now() -> Moment:
     return Moment(time.perf_counter(), time.process_time(), busy)
 
 
-def others(before: Moment, after: Moment, cpus: tuple[int, ...]) -> float | None:
+def share_of_others(before: Moment, after: Moment, cpus: tuple[int, ...]) -> float | None:
     """The fraction of the time of `cpus`, where this process is pinned, that went to others; None if not known."""
     known = [cpu for cpu in cpus if cpu in before.busy and cpu in after.busy]
     wall = after.clock - before.clock

@@ -31,7 +31,7 @@ class Marker(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputKind:
+class FolderType:
     """A kind of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
 
     `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former` those
@@ -67,7 +67,7 @@ class OutputKind:
             return frozenset()
         listed = (self.files | self.former) & {self.marker, *marker.files}
         files = {name for name in listed if "/" not in name and is_regular(folder / name)}
-        for inner in tops({name for name in listed if "/" in name}):
+        for inner in top_names({name for name in listed if "/" in name}):
             inside = {name for name in listed if name.startswith(f"{inner}/")}
             if is_folder(folder / inner):
                 present = {f"{inner}/{name}" for name in os.listdir(folder / inner)}
@@ -76,22 +76,22 @@ class OutputKind:
         return frozenset(files)
 
 
-def exported(model: str) -> OutputKind:
+def exported(model: str) -> FolderType:
     """An exported folder whose model is called `model`."""
     required = frozenset({model, CONFIG, RECORD})
     optional = frozenset({*TOKENIZER_FILES, *SENTENCE_FILES, f"{model}_data"})
     former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
-    return OutputKind("export", model, required, optional, former, RECORD, "prune-export/record")
+    return FolderType("export", model, required, optional, former, RECORD, "prune-export/record")
 
 
-MASKED = OutputKind(
+MASKED = FolderType(
     "masked checkpoint",
     SAFETENSORS,
     frozenset({SAFETENSORS, CONFIG, PLAN_FILE}),
     marker=PLAN_FILE,
     format="prune-export/plan",
 )
-SLIM_CHECKPOINT = OutputKind(
+SLIM_CHECKPOINT = FolderType(
     "slim checkpoint",
     SLIM,
     frozenset({SLIM, CONFIG, PLAN_FILE}),
@@ -99,10 +99,10 @@ SLIM_CHECKPOINT = OutputKind(
     marker=PLAN_FILE,
     format="prune-export/slim",
 )
-DENSE = OutputKind("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
+DENSE = FolderType("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
 
 
-def tops(names: Iterable[str]) -> frozenset[str]:
+def top_names(names: Iterable[str]) -> frozenset[str]:
     """What of the paths `names` lies in the folder itself: files and folders."""
     return frozenset(name.partition("/")[0] for name in names)
 
