@@ -1,4 +1,4 @@
-"""Rows that a checkpoint gives by itself, some of which have to be made first."""
+"""Rows of a checkpoint, some of which have to be made first."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _has_optimum() -> bool:
 def checkpoint_rows(
     checkpoint: Checkpoint, kinds: Sequence[str], folder: Path, *, provider: str, dtype: str, progress: Progress
 ) -> list[Row]:
-    """The rows `kinds` of a checkpoint, in that order; what they need is made in `folder`.
+    """Returns the rows `kinds` of a checkpoint, in that order; what they need is made in `folder`.
 
     Raises:
         BenchmarkError: optimum cannot export the checkpoint.
@@ -117,7 +117,7 @@ def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, progress: Progress) -> None:
-    """Exports the random network, without proof: it is nobody's, and this is about time."""
+    """Exports the random network, without a check of parity: only its speed matters."""
     precision = PRECISIONS[dtype]
     target = resolve_target(provider, precision, needs_runtime=False)
     destination = model_destination(output, overwrite=False)
@@ -128,9 +128,9 @@ def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, pr
 
 
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
-    """optimum's own export of the checkpoint, in a process of its own.
+    """Exports the checkpoint by optimum, in a process of its own.
 
-    It sees config.json and the weights alone: it would load whatever else lies in the folder, unchecked.
+    That process sees config.json and the weights alone: it would load whatever else lies in the folder, unchecked.
     """
     source = output.with_name("optimum-source")
     source.mkdir()

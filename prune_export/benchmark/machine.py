@@ -1,4 +1,4 @@
-"""The machine that figures hold for."""
+"""The machine that measurements were made on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prune_export.facts.record import versions
 
 
 def machine() -> dict[str, Any]:
-    """Date, processor, cores and versions."""
+    """Returns date, processor, cores and versions."""
     return {
         "date": date.today().isoformat(),
         "processor": processor(),
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def physical_cpus() -> tuple[int, ...]:
-    """One logical processor of each physical core that this process may run on; empty where the system does not tell."""
+    """Returns one logical processor per physical core that this process may run on; none if the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     seen: set[str] = set()

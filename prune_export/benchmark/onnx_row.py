@@ -1,4 +1,4 @@
-"""Loads an ONNX row: our Session, with the settings that the record gives."""
+"""The loader of ONNX rows: our Session, with the settings of the record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prune_export.timing import timed
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
-    """`row.model` is the .onnx file; `row.options["settings"]` the fields of SessionSettings.
+    """Loads the .onnx file `row.model`; `row.options["settings"]` are the fields of SessionSettings.
 
     On CUDA, inputs and outputs stay on the device (IO binding), and a run ends when the device is done.
     """
@@ -48,6 +48,6 @@ def load(row: Row, conditions: Conditions) -> Loaded:
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The model file and, beside it, the files that hold its weights where they are not inside."""
+    """Returns the model file and, if its weights are beside it, their files."""
     beside = (path.with_name(path.name + suffix) for suffix in ("_data", ".data"))
     return (path, *(file for file in beside if file.is_file()))

@@ -1,4 +1,4 @@
-"""Speed-ups as bars, beside what the FLOPs promise."""
+"""A picture of a benchmark: speed-ups as bars, beside the ratio of FLOPs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Panel:
 
 
 def panels_of(report: BenchReport) -> list[Panel]:
-    """A panel a shape."""
+    """Returns a panel per shape."""
     return [
         Panel(
             f"batch {result.shape.batch_size}, length {result.shape.sequence_length}", tuple(map(bar_of, result.rows))
@@ -62,7 +62,7 @@ def check_picture(path: Path) -> None:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Says whether matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""Loads a PyTorch row: the untouched Hugging Face model, the same compiled, or our slim network."""
+"""The loader of PyTorch rows: the untouched Hugging Face model, the same compiled, or our slim network."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
-    """`row.model` is a checkpoint's folder, `row.kind` "slim", "compile", or anything else for the model as it is.
+    """Loads the checkpoint in the folder `row.model`, for the task `row.options["task"]`.
 
-    `row.options["task"]` is the task. The load time of a slim network includes the surgery, unless the checkpoint is slim.
+    `row.kind` is "slim", "compile", or anything else for the model as it is. The load time of a slim network includes
+    the surgery, unless the checkpoint is slim.
     """
     torch.set_num_threads(conditions.threads)
     if conditions.provider == "cuda" and not torch.cuda.is_available():
@@ -56,9 +57,9 @@ def load(row: Row, conditions: Conditions) -> Loaded:
 def prepare_for(
     module: Any, inputs: Sequence[str], provider: str
 ) -> Callable[[Mapping[str, NDArray[np.int64]]], Callable[[], float]]:
-    """`Loaded.prepare` of a module on `provider` ("cpu" or "cuda") that takes `inputs`.
+    """Returns `Loaded.prepare` for a module on `provider` ("cpu" or "cuda") that takes `inputs`.
 
-    A run on a GPU ends when the device is done, as for ONNX rows: what somebody waits for who reads the answers.
+    A run on a GPU ends when the device is done, as for ONNX rows.
     """
 
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
@@ -76,7 +77,7 @@ def prepare_for(
 
 
 def cost_of_model(checkpoint: Checkpoint) -> Cost:
-    """The cost of the untouched model: what is zero counts, what is not there does not."""
+    """Returns the cost of the untouched model: zeros count, and what was removed does not."""
     sizes = checkpoint.family.dimensions(checkpoint.config)
     shapes = tuple(map(layer_shape, checkpoint.encoder.layers))
     if not transformers_can_load(checkpoint):

@@ -1,4 +1,4 @@
-"""Measures rows beside each other: rounds that alternate between their processes."""
+"""The measurement of rows beside each other, in rounds that alternate between their processes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def measure_rows(
 def compare(
     shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], rounds: Sequence[Sequence[Measured]]
 ) -> ShapeResult:
-    """`rounds` holds, for each round, what every row took, and the first row again."""
+    """Compares rows: `rounds` holds, per round, what every row took, and the first row again."""
     times = [[measured.milliseconds for measured in found] for found in rounds]
     others = [measured.others for found in rounds for measured in found if measured.others is not None]
     bases = [(found[0] + found[-1]) / 2 for found in times]

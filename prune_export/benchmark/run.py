@@ -1,4 +1,4 @@
-"""The whole benchmark: what to measure and how, to a report."""
+"""The whole benchmark, from rows and options to a report."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def run_rows(
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
-    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path.
+    """Returns the names of exported models in tables: the folder's name if that tells them apart, otherwise the whole
+    path.
 
     Raises:
         UsageError: no path can be of that form.
@@ -77,7 +78,7 @@ def names_of(onnx: Sequence[str | Path]) -> list[str]:
 def check_run(
     shapes: Sequence[Shape], *, padding: float, rounds: int, seconds: float, provider: str, dtype: str
 ) -> None:
-    """Checks what a run is asked for.
+    """Checks the options of a run.
 
     Raises:
         UsageError: something is out of range.
@@ -99,9 +100,9 @@ def check_run(
 
 
 def choose_cpus(threads: int | None) -> tuple[int, ...]:
-    """The logical processors to run on: one a thread, each on a core of its own as far as there are cores.
+    """Returns the logical processors to run on: one per thread, each on a core of its own as far as there are cores.
 
-    Empty where the system does not tell. None: as many threads as there are physical cores.
+    The result is empty if the system does not tell. `threads` None: as many threads as there are physical cores.
 
     Raises:
         UsageError: there are not so many.

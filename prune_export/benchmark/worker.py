@@ -103,7 +103,7 @@ def _conditions(data: dict[str, Any]) -> Conditions:
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far, in MiB; pages of mapped files count."""
+    """Returns the largest resident set of this process so far, in MiB; pages of mapped files count."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -125,7 +125,7 @@ def read_through(files: tuple[Path, ...]) -> int:
 
 
 def die_with_parent() -> None:
-    """A stopped process would not notice that its parent was killed, and would stay for ever."""
+    """Has the system kill this process with its parent: while stopped, it would not notice the parent's end."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

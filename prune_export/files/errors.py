@@ -1,4 +1,4 @@
-"""What the operating system says, in one line."""
+"""Errors of the operating system, in one line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What transactions are under way, kept in the user's state folder: no folder that was downloaded can speak in it.
+"""The journal of transactions, in the user's state folder: no folder that was downloaded can write there.
 
-An entry names its hidden folder by a secret that nobody knew before the folder was made, so no folder can be made to fit an
-entry. A run holds a lock on its entry; an entry that nobody has locked is that of a killed run. What cannot be read is not
-believed.
+An entry names its hidden folder by a secret that nobody knew before the folder was made, so no folder can be made to fit
+an entry. A run holds a lock on its entry; an entry that nobody has locked belongs to a killed run. An entry that cannot
+be read is ignored.
 """
 
 from __future__ import annotations
@@ -50,14 +50,16 @@ class Entry(msgspec.Struct):
     version: Literal[1] = 1
 
     def is_plain(self) -> bool:
-        """Whether all names are ones that we write: single names, and relative paths of them, and absolute folders."""
+        """Says whether all names are of the form that we write: single names, relative paths of them, and absolute
+        folders.
+        """
         names = (*self.away, *self.placed, *(part for path in self.removable for part in path.split("/")))
         paths = Path(self.aside), Path(self.folder)
         return all(map(is_plain_name, names)) and all(path.is_absolute() and ".." not in path.parts for path in paths)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is one component of a path, and names something inside of a folder."""
+    """Says whether `name` is one component of a path, and names something inside of a folder."""
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
@@ -114,7 +116,7 @@ def remove(entry: Entry) -> None:
 
 
 def entries() -> list[Entry]:
-    """All transactions that were begun and not ended, alive or not."""
+    """Reads all transactions that were begun and not ended, alive or not."""
     folder = state_folder("transactions")
     if folder is None:
         return []
@@ -122,7 +124,7 @@ def entries() -> list[Entry]:
 
 
 def read(token: str) -> Entry | None:
-    """The entry of that token; None where there is none that can be read."""
+    """Reads the entry of `token`; None if there is none that can be read."""
     folder = state_folder("transactions")
     if folder is None:
         return None

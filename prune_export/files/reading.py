@@ -1,7 +1,7 @@
-"""The one way in which files that others wrote are read: regular files, bounded, decoded by a schema.
+"""The reader of files that others wrote: regular files, bounded, decoded by a schema.
 
-Whatever is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line. Its callers
-say which file it was, what was expected and what to do.
+Everything that is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line.
+Its callers say which file it was, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ReadingError(Exception):
 
 
 def clipped(text: str, length: int = _QUOTED) -> str:
-    """`text` as it may stand in a message: on one line, control characters escaped, about `length` characters."""
+    """Prepares `text` for a message: on one line, control characters escaped, about `length` characters."""
     return printable(text if len(text) <= length else f"{text[: length - 1]}…")
 
 
 def shown(value: object) -> str:
-    """`value` as Python writes it, as it may stand in a message."""
+    """Prepares `value`, as Python writes it, for a message."""
     try:
         return clipped(repr(value))
     except ValueError:  # Python writes out no integer of thousands of digits
@@ -60,12 +60,12 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """What `error` says, on one line of at most `length` characters."""
+    """Returns the message of `error` on one line of at most `length` characters."""
     return clipped(" ".join(str(error).split()), length) or type(error).__name__
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that a user means, `~` replaced.
+    """Returns the path that a user means, with `~` replaced.
 
     Raises:
         ReadingError: no path can be of that form: an empty string, the home of nobody, a NUL byte, a name too long.
@@ -83,7 +83,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file is there; False, too, where nobody can tell."""
+    """Says whether `path` is a regular file; False also if nobody can tell."""
     return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
 
 
@@ -115,7 +115,7 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """Reads a regular file of at most `limit` bytes.
 
     Raises:
         ReadingError: it is not one, or cannot be read.
@@ -130,7 +130,7 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
 
 
 def read_text(path: Path, *, limit: int) -> str:
-    """The same as text.
+    """Reads a regular file of at most `limit` bytes as text.
 
     Raises:
         ReadingError: as for `read_bytes`, or it is no UTF-8.
@@ -142,7 +142,7 @@ def read_text(path: Path, *, limit: int) -> str:
 
 
 def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
-    """The content of a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
+    """Reads a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
 
     Raises:
         ReadingError: as for `read_bytes`, or it is not JSON, or not of that form.
@@ -151,7 +151,7 @@ def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
 
 
 def decode_json(content: bytes | str, kind: type[T]) -> T:
-    """`content` as `kind`. NaN, Infinity and integers of more than 4,300 digits are no JSON here.
+    """Decodes `content` as `kind`; NaN, Infinity and integers of more than 4,300 digits are no JSON here.
 
     Raises:
         ReadingError: it is not JSON, or not of that form.

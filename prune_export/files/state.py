@@ -1,4 +1,4 @@
-"""The folder where this user's runs note what they are about to move: `prune-export` among the user's state files."""
+"""The user's state folder for this program, where runs note what they are about to move."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def state_folder(name: str) -> Path | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether `folder`, made if needed, is a real folder of this user that nobody else writes in."""
+    """Says whether `folder`, made if needed, is a real folder of this user that nobody else writes in."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()

@@ -1,4 +1,4 @@
-"""Tensors written as safetensors, with the operating system's own errors."""
+"""The writer of safetensors files, with the operating system's own errors."""
 
 from __future__ import annotations
 

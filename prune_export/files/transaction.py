@@ -61,7 +61,7 @@ class Placement:
 
     @property
     def parent(self) -> Path:
-        """The folder that holds the hidden one."""
+        """Returns the folder that holds the hidden one."""
         return self.folder.parent if self.whole else self.folder
 
 
@@ -294,7 +294,7 @@ def swap(first: int, second: int, name: str) -> bool:
 
 
 def _finish_exchange(work: _Work) -> None:
-    """Removes the earlier output, if the folders were exchanged; what is not of it goes to the new folder, or is kept."""
+    """Removes the earlier output, if the folders were exchanged; its other files go to the new folder, or are kept."""
     name, staged = Path(work.entry.folder).name, work.entry.staged
     with _opened_folder(_NEW, work.aside) as new, _opened_folder(_OLD, work.aside) as kept:
         if not _is_there(name, new):
@@ -422,7 +422,7 @@ def remove_files(folder: int, paths: tuple[str, ...]) -> None:
 
 @contextmanager
 def _turn(folder: int) -> Iterator[None]:
-    """One run at a time places files in `folder`. The lock is on the folder itself: no file to leave behind."""
+    """Locks `folder`, so that one run at a time places files there; a lock on the folder itself leaves no file behind."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -443,7 +443,9 @@ def _turn(folder: int) -> Iterator[None]:
 
 @contextmanager
 def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool = True) -> Iterator[int]:
-    """A folder's descriptor; a link at the name itself is followed only where the user gave the path just now."""
+    """Opens a folder, and yields its descriptor; a link at the name itself is followed only if the user gave the path
+    just now.
+    """
     flags = _DIRECTORY if inside is None and follow else _DIRECTORY | os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=inside)
     try:
@@ -453,7 +455,7 @@ def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool 
 
 
 def _names(folder: Path | str | int) -> set[str]:
-    """What lies in `folder`; nothing where it is not there."""
+    """Lists the names in `folder`; none if it does not exist."""
     try:
         return set(os.listdir(folder))
     except FileNotFoundError:
@@ -511,7 +513,7 @@ def _finish_files(folder: Path) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM where the program handles it, wait until the few moves are done."""
+    """Delays Ctrl-C, and SIGTERM if the program handles it, until the few moves are done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

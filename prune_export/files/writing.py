@@ -1,4 +1,4 @@
-"""A single file, written in one step: nobody sees half of it, and a kill leaves the old one or the new one."""
+"""The writer of a single file in one step: a kill leaves the old file or the new one, never half of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an output goes: decided, and checked as far as possible, before the work."""
+"""The place of an output: decided, and checked as far as possible, before the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prune_export.outputs.folder_types import FolderType, exported, top_names
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A folder of a kind: `target` is for `prune_export.files.transaction`."""
+    """A folder of a type: `placement` is for `prune_export.files.transaction`."""
 
     kind: FolderType
     placement: Placement
@@ -27,7 +27,7 @@ class Destination:
 
     @property
     def path(self) -> Path:
-        """The main file."""
+        """Returns the path of the main file."""
         return self.placement.folder / self.kind.last
 
     def refuse_source(self, source: Path) -> None:
@@ -151,7 +151,7 @@ def can_exchange(folder: Path) -> bool:
 
 
 def _is_working_directory(folder: Path) -> bool:
-    """Exchanging the folder that a shell stands in would leave the shell in the old one."""
+    """Says whether `folder` is the working directory: an exchange would leave the shell in the old folder."""
     try:
         return Path.cwd().is_relative_to(folder.resolve())
     except OSError:
@@ -159,7 +159,7 @@ def _is_working_directory(folder: Path) -> bool:
 
 
 def _is_mount_point(folder: Path) -> bool:
-    """A mount point, such as a container's volume, cannot be renamed, and its parent is another file system."""
+    """Says whether `folder` is a mount point, which cannot be renamed, and whose parent is another file system."""
     if folder.is_mount():
         return True
     try:  # Path.is_mount does not see a folder that is mounted from the same file system (bind mounts)
@@ -177,7 +177,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def existing_parent(folder: Path) -> Path:
-    """Returns `folder`, or the nearest above it that is there."""
+    """Returns `folder`, or the nearest existing folder above it."""
     if folder.exists():
         return folder
     return next(parent for parent in folder.absolute().parents if parent.exists())

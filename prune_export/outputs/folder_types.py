@@ -1,4 +1,4 @@
-"""The kinds of model folder: the file that marks each, and the names of all files that it may hold."""
+"""The types of output folders: the file that marks each, and the names of all files that it may hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 
 
 class Marker(msgspec.Struct):
-    """What all markers hold: the format that they are of, and the names of the files that were written."""
+    """What all markers hold: their format, and the names of the files that were written."""
 
     format: str
     files: tuple[str, ...] = ()
@@ -32,11 +32,11 @@ class Marker(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class FolderType:
-    """A kind of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
+    """A type of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
 
-    `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former` those
-    that an earlier one may hold under other options. `marker` is the JSON
-    file whose `format` says that a folder is one and whose `files` lists what was written; None: it is never replaced.
+    `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former`
+    those that an earlier one may hold under other options. `marker` is the JSON file whose `format` says that a folder
+    is of this type and whose `files` lists what was written; None: it is never replaced.
     """
 
     name: str
@@ -52,7 +52,7 @@ class FolderType:
         return self.required | self.optional
 
     def removable(self, folder: Path) -> frozenset[str]:
-        """Names the files in `folder` that an earlier output of this kind consists of; none where there is no such output.
+        """Names the files in `folder` that an earlier output of this type consists of; none if there is no such output.
 
         Only regular files count that the marker lists and that this kind may hold; those in a folder of it, where nothing
         else lies there.
@@ -77,7 +77,7 @@ class FolderType:
 
 
 def exported(model: str) -> FolderType:
-    """An exported folder whose model is called `model`."""
+    """Returns the type of an exported folder whose model is called `model`."""
     required = frozenset({model, CONFIG, RECORD})
     optional = frozenset({*TOKENIZER_FILES, *SENTENCE_FILES, f"{model}_data"})
     former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
@@ -103,12 +103,12 @@ DENSE = FolderType("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSO
 
 
 def top_names(names: Iterable[str]) -> frozenset[str]:
-    """What of the paths `names` lies in the folder itself: files and folders."""
+    """Returns the first components of the paths `names`: files and folders of the folder itself."""
     return frozenset(name.partition("/")[0] for name in names)
 
 
 def is_folder(path: Path) -> bool:
-    """Says whether a folder, no link, is there."""
+    """Says whether `path` is a folder, and no link."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -116,7 +116,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_regular(path: Path) -> bool:
-    """Says whether a regular file, no link, is there."""
+    """Says whether `path` is a regular file, and no link."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:

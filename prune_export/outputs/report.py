@@ -1,4 +1,4 @@
-"""Single files beside a result: JUnit, predictions, benchmarks, pictures. They replace nothing but their own kind."""
+"""Single files beside a result: JUnit, predictions, benchmarks, pictures. They replace only earlier ones of their own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def write_report(path: Path, content: bytes, *, overwrite: bool = False) -> Path
 
 
 def _is_read(path: Path, source: Path) -> bool:
-    """Whether the existing `path` is `source`, or lies in it or beside it, if that is a model, and is no report of ours."""
+    """Says whether the existing `path` is `source`, or a file of the model `source` that is no report of ours."""
     try:
         folder = source if source.is_dir() else source.parent if source.suffix == ".onnx" else None
         beside = folder is not None and path.parent.samefile(folder) and not _is_known(path)

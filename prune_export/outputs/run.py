@@ -75,7 +75,7 @@ def marker_of(folder: Path) -> RunMarker | None:
 
 
 def is_untouched(folder: Path, marker: RunMarker) -> bool:
-    """Says whether the run in `folder` failed before anything was made, and its recipe is as it was written."""
+    """Says whether the run in `folder` failed before anything was made, with its recipe as it was written."""
     if {path.name for path in folder.iterdir()} != {MARKER, RECIPE} or not is_regular(folder / RECIPE):
         return False
     return hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest() == marker.recipe_sha256

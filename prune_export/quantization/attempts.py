@@ -1,4 +1,4 @@
-"""The ways to quantize a network that an export tries, in order, until one is good enough."""
+"""The attempts of an export to quantize a network, in order, until one is good enough."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one
 
 @dataclass(frozen=True, slots=True)
 class QuantizationOptions:
-    """What the caller wants of int8.
+    """The user's options for int8.
 
-    `calibration` (with `dataset`, `limit`, `seed`: as for `read_sample`) makes it static. `keep_float` names linear maps, or
-    blocks or layers of them, that stay in fp32.
+    `calibration` (with `dataset`, `limit`, `seed`: as for `read_sample`) makes it static. `keep_float` names linear
+    maps, or blocks or layers of them, that stay in fp32.
     """
 
     calibration: str | Path | Data | None = None
@@ -53,7 +53,7 @@ class QuantizationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way. `worst` are the blocks that were measured to lose most, and stay in fp32."""
+    """One attempt. `worst` are the blocks that were measured to lose most, and stay in fp32."""
 
     quantization: Quantization
     maps: int
@@ -61,7 +61,7 @@ class Attempt:
     worst: tuple[BlockLoss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For the record."""
+        """Returns the attempt for the record."""
         kept = self.quantization.keep_float
         return {
             "activations": "static" if self.quantization.ranges is not None else "dynamic",
@@ -76,7 +76,8 @@ class Attempt:
 def attempts(
     inspection: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
 ) -> Iterator[Attempt]:
-    """The first is what was asked for; the rest, which are costly to find, leave ever more of the worst blocks in fp32.
+    """Yields the attempts: first the quantization that was requested, then, costly to find, ever more of the worst
+    blocks in fp32.
 
     One attempt where `precision` is floating point.
 
@@ -115,7 +116,7 @@ def attempts(
 
 
 def _named(keep_float: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]:
-    """The linear maps under the names `wanted`: maps, blocks or layers."""
+    """Returns the linear maps that `keep_float` names: maps, blocks or layers."""
     names: set[str] = set()
     for name in keep_float:
         matches = {linear_map for linear_map in maps if linear_map == name or linear_map.startswith(f"{name}/")}
@@ -129,7 +130,7 @@ def _named(keep_float: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]
 
 
 def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """The first batches, up to so many rows."""
+    """Returns the first batches, until they have enough rows."""
     chosen: list[Batch] = []
     rows = 0
     for batch in batches:
