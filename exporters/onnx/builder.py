@@ -139,7 +139,7 @@ class GraphBuilder:
         evaluate: Callable[[], Tensor],
         *form: object,
     ) -> ir.Value:
-        """An initializer of `shape`, made by `evaluate` from `tensors` and `what`."""
+        """Returns the initializer that `evaluate` makes of `tensors`; the same memory and `form` give the same one."""
         memory = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
         key = (memory, dtype, *form)
         if key not in self._weights:

@@ -64,8 +64,7 @@ def run_rows(
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
-    """Returns the names of exported models in tables: the folder's name if that tells them apart, otherwise the whole
-    path.
+    """Returns the names of exported models in tables: the folder's name if that is unique, otherwise the whole path.
 
     Raises:
         UsageError: no path can be of that form.

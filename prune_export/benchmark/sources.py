@@ -18,8 +18,7 @@ _VOCABULARY = 100  # where nobody says how many ids there are: every real vocabu
 
 
 def onnx_row(path: str | Path, *, name: str, note: str | None = None) -> Row:
-    """Returns the row of an exported folder with its recorded settings, or of another .onnx file with ONNX Runtime's
-    own.
+    """Returns the row of an exported folder with its recorded settings, or of another .onnx file with the defaults.
 
     Raises:
         OutputError: there is no model.
@@ -39,9 +38,7 @@ def torch_row(
     note: str | None = None,
     form: str | None = None,
 ) -> Row:
-    """Returns a checkpoint's row: the untouched Hugging Face model, the same compiled ("compile"), or our network
-    ("slim").
-    """
+    """Returns the row of a checkpoint as the Hugging Face model, the same compiled ("compile"), or our network ("slim")."""
     return Row(name, kind, _PYTORCH, str(folder), {"task": task}, None, note, form)
 
 

@@ -14,9 +14,7 @@ from prune_export.network.kind import network_kind
 
 
 def shape_table(result: ShapeResult) -> Table:
-    """Returns the table of a shape: latency with its range over rounds, throughput, speed-up, and its share of that by
-    FLOPs.
-    """
+    """Returns the table of a shape: latency, throughput, speed-up, and its share of the speed-up by FLOPs."""
     title = f"Batch {result.shape.batch_size}, length {result.shape.sequence_length} ({steadiness(result)})"
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -1,6 +1,6 @@
-"""What is copied from a checkpoint's folder into an output.
+"""The files that are copied from a checkpoint's folder into an output:
 
-config.json, the files of the tokenizer that loads there, and what sentence-transformers keeps there.
+config.json, the files of the tokenizer that loads there, and those of sentence-transformers.
 """
 
 from __future__ import annotations

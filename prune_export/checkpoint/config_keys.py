@@ -108,7 +108,7 @@ def check_no_adapter(folder: Path) -> None:
 
 
 def _items(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key and value at any depth, without those of label2id: its keys are names of classes."""
+    """Yields every key and value at any depth, without those of label2id: its keys are names of classes."""
     waiting: list[Any] = [raw]
     while waiting:
         value = waiting.pop()
@@ -120,6 +120,6 @@ def _items(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def own_attention(config: Any, model_class: Any) -> Any:
-    """`config`, with the attention that models are made with here: PyTorch's where the class has it, else the plain one."""
+    """Sets the attention with which models are made here: PyTorch's if the class has it, otherwise the plain one."""
     config._attn_implementation = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
     return config

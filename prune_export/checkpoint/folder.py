@@ -1,4 +1,4 @@
-"""A model's folder before transformers and tokenizers open what lies in it: regular files, bounded, no way out."""
+"""Checks of a model's folder before transformers and tokenizers open it: regular files, bounded, no way out."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def own_files(folder: Path) -> dict[str, str | None]:
-    """Arguments for `AutoTokenizer.from_pretrained` that replace the files which tokenizer_config.json names.
+    """Returns arguments for `AutoTokenizer.from_pretrained` that replace the files which tokenizer_config.json names.
 
-    transformers 4 opens what stands there, wherever that is, and before the folder's own; often it is the path of a machine
-    that is long gone. Each becomes the folder's own file, or None where there is none.
+    transformers 4 opens such a file wherever it is, and before the folder's own; often it is the path of another machine.
+    Each becomes the folder's own file, or None if there is none.
 
     Raises:
         CheckpointError: a file cannot be read, or names a file outside of the folder in another way.
@@ -106,5 +106,5 @@ def _check_names(config: dict[str, Any], path: Path) -> None:
 
 
 def is_file_or_device(text: str) -> bool:
-    """Whether something that can be opened is there."""
+    """Says whether `text` is the path of something that can be opened."""
     return os.path.exists(text) and not os.path.isdir(text)  # noqa: PTH110, PTH112 (Path raises for long names)

@@ -1,4 +1,4 @@
-"""A checkpoint of any form as one value: where it came from, its configuration, its weights, its Encoder."""
+"""A checkpoint of any form as one value: its source, its configuration, its weights, its Encoder."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ Form = Literal["plain", "masked", "hub", "slim"]
 class Checkpoint:
     """A checkpoint that has been read.
 
-    `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights
-    already resized, `pruned_heads` in config.json) or "slim" (ours, everything resized).
-    `encoder` describes the network as it was found, with the zeros of `given_plan` put in where one was given;
-    `masked` holds the tensors that those zeros changed. `renamed`: the tensors in the files have names that transformers
-    does not know (`Weights.renamed`). `notes` are what the user should know about what was read.
+    `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights already
+    resized, `pruned_heads` in config.json) or "slim" (ours, everything resized). `encoder` describes the network of the
+    files, with the zeros of `given_plan` if there is one; `masked` holds the tensors that those zeros changed. `renamed`:
+    the tensors in the files have names that transformers does not know (`Weights.renamed`). `notes` are what the user should
+    know about what was read.
     """
 
     source: Source
@@ -70,10 +70,10 @@ class Checkpoint:
 def load_checkpoint(
     model: Source | str | Path, *, task: str | None = None, plan: str | Path | Plan | None = None
 ) -> Checkpoint:
-    """Reads the checkpoint `model`: what `resolve` found, or a folder or hub id for it to find.
+    """Reads the checkpoint `model`: the result of `resolve`, or a folder or hub id for it to find.
 
-    `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros where it says that something
-    goes, whatever the weights there.
+    `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros in place of everything that it
+    removes, whatever the weights there.
 
     Raises:
         CheckpointError, PlanError: what is wrong, and where.
@@ -116,7 +116,7 @@ def load_checkpoint(
 
 
 def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
-    """config.json as it stands and as transformers takes it, checked; with it, all that lies in the folder can be opened.
+    """Reads config.json, raw and as transformers' configuration, and checks the whole folder, so that it can be opened.
 
     Raises:
         CheckpointError: what is wrong, and where.
@@ -153,7 +153,7 @@ def _family(raw: dict[str, Any], source: Source) -> Family:
 
 
 def transformers_config(source: Source, **options: Any) -> Any:
-    """The configuration of a checkpoint whose config.json was checked (`check_config`), with `options` in place of its keys.
+    """Loads the configuration of a checked config.json (`check_config`), with `options` replacing its keys.
 
     Raises:
         CheckpointError: transformers refuses it.
@@ -176,7 +176,7 @@ def transformers_config(source: Source, **options: Any) -> Any:
 
 
 def _check_sizes(family: Family, config: Any, source: Source) -> None:
-    """transformers takes sizes of any type and value, and fails much later."""
+    """Checks the sizes: transformers takes any type and value, and fails much later."""
     path = source.folder / "config.json"
     try:
         sizes = family.dimensions(config)
@@ -219,7 +219,7 @@ def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source)
 
 
 def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
-    """What config.json says to be gone, for layers that lost something."""
+    """Reads the heads that config.json says were removed, for layers that lost some."""
     pruned = raw.get("pruned_heads") or {}
     try:
         return {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads != []}
@@ -230,7 +230,7 @@ def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
 
 
 def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> dict[int, tuple[int, ...]]:
-    """The original indices of the heads that resized attention weights still hold, for layers that lost some."""
+    """Returns the original indices of the heads that resized attention weights still hold, for layers that lost some."""
     dimensions = family.dimensions(config)
     kept: dict[int, tuple[int, ...]] = {}
     for layer, heads in sorted(pruned.items()):
@@ -246,7 +246,7 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
 
 
 def _foreign(weights: Weights, family: Family) -> list[str]:
-    """Tensors of the body that nothing here reads, and that transformers does not put there either."""
+    """Names tensors of the body that nothing here reads, and that transformers does not write there either."""
     usual = (
         f"{family.prefix}.pooler.",
         f"{family.prefix}.embeddings.position_ids",
@@ -256,7 +256,7 @@ def _foreign(weights: Weights, family: Family) -> list[str]:
 
 
 def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
-    """Weights of layers that config.json does not know, and weights that change what the others mean, are refused."""
+    """Refuses weights of layers that config.json does not know, and weights that change the meaning of others."""
     foreign, file = _foreign(weights, family), weights.files[0].name
     if (hint := unfinished_hint(foreign)) is not None:
         raise WeightsError(f"{file}: expected the weights of a whole network; {hint}")
@@ -277,7 +277,7 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
 
 
 def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
-    """What was read in another way than it stands there, and heads that the task does not use."""
+    """Yields notes on renamed tensors, unused tensors, and heads of other tasks."""
     if weights.renamed is not None:
         yield f"{weights.files[0].name}: {weights.renamed}"
     if foreign := _foreign(weights, family):
@@ -299,7 +299,7 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
 
 
 def _check_promise(path: Path, encoder: Encoder) -> None:
-    """What pruning.json says to be gone must be zero, or the file and the weights do not belong together."""
+    """Checks that what pruning.json removes is zero: otherwise the file and the weights do not belong together."""
     promised = read_plan(path)
     check_fits(promised, encoder)
     advice = (

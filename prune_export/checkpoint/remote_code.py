@@ -1,4 +1,4 @@
-"""The last door: whatever a configuration made transformers do, Python that comes with a model is not imported."""
+"""The last barrier against remote code: Python that comes with a model is never imported."""
 
 from __future__ import annotations
 

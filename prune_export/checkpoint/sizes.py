@@ -72,7 +72,7 @@ def _check_numbers(raw: dict[str, Any], path: Path) -> None:
 
 
 def check_memory(family: Family, config: Any, sizes: Dimensions, path: Path) -> None:
-    """Checks that the network of full size fits into this machine's memory: the reference is laid out like that.
+    """Checks that the network of full size fits into this machine's memory: the reference model has that size.
 
     Raises:
         CheckpointError: it does not, or has too many layers.

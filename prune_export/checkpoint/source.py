@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, or a repository on the model hub."""
+"""The source of a checkpoint: a folder, or a repository on the model hub."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Source:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether `folder` holds weights in one of the forms that are read."""
+    """Says whether `folder` holds weights in one of the forms that are read."""
     return any((folder / form[0]).is_file() for form in _FORMS)
 
 
@@ -85,7 +85,7 @@ def resolve(
 
 
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
-    """The snapshot's folder in the cache, filled from the hub where that can be reached."""
+    """Returns the snapshot's folder in the cache, filled from the hub if that can be reached."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import HFValidationError
@@ -125,7 +125,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
 
 
 def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, cause: Exception) -> Path:
-    """The snapshot's folder in the cache as it is; `cause` is why the hub could not be asked."""
+    """Returns the snapshot's folder in the cache; `cause` is why the hub could not be asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -150,7 +150,7 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What huggingface_hub lets through when a request fails, its own errors included.
+    """Returns the types of errors that huggingface_hub raises when a request fails.
 
     OSError covers requests (huggingface_hub 0.x), ValueError an answer that is not the hub's JSON (a login page, say),
     RuntimeError hf_xet's transfers; httpx (1.x) has a tree of its own.
@@ -163,7 +163,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _refusal(error: Exception, repository: str, revision: str | None) -> str | None:
-    """What the hub's refusal means for the user; None if `error` is not one."""
+    """Explains the hub's refusal; None if `error` is not one."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -183,7 +183,7 @@ def _refusal(error: Exception, repository: str, revision: str | None) -> str | N
 
 
 def _root(error: BaseException) -> str:
-    """The error that began it: the HTTP clients wrap "Connection refused" in up to three of their own."""
+    """Returns the message of the first error: the HTTP clients wrap "Connection refused" in up to three of their own."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return _one_line(error)

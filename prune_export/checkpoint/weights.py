@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read safely: nothing in the files is ever run."""
+"""The tensors of a checkpoint, read safely: nothing in the files is ever run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class _Index(msgspec.Struct):
 
 
 class Weights(Mapping[str, Tensor]):
-    """Named tensors, memory-mapped where the format allows, under the names of the family's classes for tasks.
+    """Named tensors, memory-mapped if the format allows, under the names of the family's classes for tasks.
 
-    `tensor` converts to float32 and checks; nothing is read before it is asked for. `renamed` says what was done to names
-    that transformers itself would not find; None where there are none.
+    `tensor` converts to float32 and checks; nothing is read before that. `renamed` says what was done to names that
+    transformers itself would not find; None if there are none.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], files: tuple[Path, ...], renamed: str | None = None) -> None:
@@ -55,7 +55,7 @@ class Weights(Mapping[str, Tensor]):
         self._converted: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor as it is stored, unchecked."""
+        """Returns the tensor as it is stored, unchecked."""
         return self._tensors[name]
 
     def __len__(self) -> int:
@@ -65,16 +65,16 @@ class Weights(Mapping[str, Tensor]):
         return iter(self._tensors)
 
     def replaced(self, changed: Mapping[str, Tensor]) -> Weights:
-        """The same weights with some tensors exchanged."""
+        """Returns the same weights with some tensors exchanged."""
         return Weights({**self._tensors, **changed}, self.files, self.renamed)
 
     @property
     def unused(self) -> list[str]:
-        """Names that nobody has asked for."""
+        """Names the tensors that nobody has asked for."""
         return sorted(set(self._tensors) - self._asked)
 
     def tensor(self, name: str, shape: tuple[int, ...], *, reason: str = "") -> Tensor:
-        """The tensor `name` as float32; the same object each time.
+        """Returns the tensor `name` as float32; the same object each time.
 
         Raises:
             WeightsError: it is missing, of another shape (`reason` says why that shape), not of a floating-point type of 16
@@ -140,7 +140,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
 
 
 def sha256(files: tuple[Path, ...]) -> dict[str, str]:
-    """The sha256 of each file, by name."""
+    """Returns the sha256 of each file, by name."""
     return {path.name: _digest(path) for path in files}
 
 
@@ -150,7 +150,7 @@ def _digest(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped.
+    """Reads the tensors of a safetensors file, memory-mapped.
 
     Raises:
         WeightsError: the file is damaged or cannot be read.

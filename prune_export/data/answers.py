@@ -1,4 +1,4 @@
-"""Where answers stand in their contexts. What a data set says is believed only where the text really stands there."""
+"""Character ranges of answers in their contexts. A data set's offsets are used only if the text is really there."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class AnswerFinder:
-    """Finds answers, and counts those that had to be searched for."""
+    """Finds answers in contexts, and counts those whose given offsets are wrong."""
 
     moved: int = 0
 
     def spans(self, context: str, answers: Iterable[tuple[str, int | None]]) -> tuple[Span, ...]:
-        """Character ranges of the answers that stand at their places, or else once in the context."""
+        """Returns the character ranges of the answers: at their given offsets, or where they occur once in the context."""
         spans: dict[Span, None] = {}
         for text, start in answers:
             if text and start is not None and start >= 0 and context.startswith(text, start):
@@ -31,14 +31,14 @@ class AnswerFinder:
         return tuple(spans)
 
     def notes(self) -> tuple[str, ...]:
-        """What was mended, for people."""
+        """Returns notes on corrected offsets."""
         if not self.moved:
             return ()
         return (f"answers that do not stand where the data say, and were found once in their contexts: {self.moved:,}",)
 
 
 def find_once(context: str, text: str) -> Span | None:
-    """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
+    """Returns the range where `text`, stripped, occurs in `context` as whole words; None unless that is exactly once."""
     text = text.strip()
     spans: list[Span] = []
     start = context.find(text) if text else -1
@@ -51,14 +51,14 @@ def find_once(context: str, text: str) -> Span | None:
 
 
 def _inside_word(context: str, index: int) -> bool:
-    """Whether a word or number of a script that parts words by spaces goes on across `place`."""
+    """Says whether a word or number continues across `index`, in scripts that separate words by spaces."""
     around = context[max(0, index - 1) : index + 1]
     cased = all(letter.isdigit() or letter.lower() != letter.upper() for letter in around)
     return 0 < index < len(context) and around.isalnum() and cased
 
 
 def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
-    """A note where questions have answers that stand nowhere: the metric compares texts, and takes them all the same."""
+    """Returns a note if questions have answers that are not in the context: the metric compares their texts all the same."""
     lost = sum(bool(question.answers) and not question.spans for question in questions)
     if not lost:
         return ()
@@ -68,8 +68,9 @@ def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
 
 
 def read_answers(value: Any, where: str) -> list[tuple[str, int | None]] | None:
-    """Texts with the characters at which they start, from lists of both (as `datasets` has them), a list of objects, or one
-    object; None where nothing says what the answers are.
+    """Reads answers as texts with their character offsets; None if nothing says what the answers are.
+
+    `value` holds lists of both (as `datasets` has them), a list of objects, or one object.
 
     Raises:
         DataError: it has another form.
@@ -93,7 +94,7 @@ def read_answers(value: Any, where: str) -> list[tuple[str, int | None]] | None:
 
 
 def is_impossible(value: Any, where: str) -> bool:
-    """SQuAD 2.0's mark of a question without an answer.
+    """Reads SQuAD 2.0's mark of a question without an answer.
 
     Raises:
         DataError: it is neither true nor false.
@@ -105,7 +106,7 @@ def is_impossible(value: Any, where: str) -> bool:
 
 
 def _without_empty(answers: Iterable[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
-    """An empty text, mostly at -1, is how some write that there is no answer."""
+    """Leaves out empty texts, mostly at -1, by which some data sets write that there is no answer."""
     return [(text, start) for text, start in answers if text.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Batches without waste: sequences of like length together, and as many as a budget of tokens allows."""
+"""Batches with little padding: sequences of similar length together, as many as a budget of tokens allows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prune_export.data.features import Feature, Ids
 def plan_batches(
     lengths: Sequence[int], *, max_tokens: int, max_rows: int | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Which sequences go together: indices into `lengths`, each once, the longest first.
+    """Groups sequences into batches: indices into `lengths`, each once, the longest first.
 
-    A batch holds at most `max_tokens` tokens with its padding, and `max_rows` sequences; a sequence that is longer than
-    `max_tokens` is a batch of its own. The longest come first, so that memory runs out at once or not at all, and buffers
+    A batch holds at most `max_tokens` tokens, padding included, and `max_rows` sequences; a sequence that is longer than
+    `max_tokens` is a batch of its own. Because the longest come first, memory runs out at once or not at all, and buffers
     are allocated at their full size.
 
     Raises:
@@ -36,7 +36,7 @@ def plan_batches(
 
 
 def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None = None) -> dict[str, Any]:
-    """One batch of int64 arrays `[batch, length]`: `input_ids`, `attention_mask`, `token_type_ids`.
+    """Returns one batch of int64 arrays `[batch, length]`: `input_ids`, `attention_mask`, `token_type_ids`.
 
     Padded to `length` (None: the longest) on the tokenizer's side. Labelled features add `start_positions` and
     `end_positions`, or `labels` (float32 for a regression), all `[batch]`, as transformers' models take them.
@@ -65,5 +65,5 @@ def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None =
 
 
 def padding_before(feature: Feature, width: int, tokenizer: Any) -> int:
-    """How many padding tokens stand before the feature in a row of `width` tokens."""
+    """Counts the padding tokens before the feature in a row of `width` tokens."""
     return width - len(feature.input_ids) if tokenizer.padding_side == "left" else 0

@@ -1,4 +1,4 @@
-"""Which columns of a table hold what, by their headings: without regard to case and spaces around them."""
+"""The meaning of a table's columns by their headings, without regard to case and spaces around them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPECTED = (
 
 
 def by_plain_name(columns: Sequence[str], name: str) -> dict[str, str]:
-    """Columns by their names in lower case.
+    """Returns the columns by their names in lower case.
 
     Raises:
         DataError: two have the same.
@@ -43,14 +43,14 @@ def by_plain_name(columns: Sequence[str], name: str) -> dict[str, str]:
 
 
 def is_heading(cells: Sequence[str]) -> bool:
-    """Whether `cells` are headings of data that can be read."""
+    """Says whether `cells` are headings of data that can be read."""
     plain = {cell.strip().lower() for cell in cells}
     has_texts = bool(plain & set(_TEXTS)) or any(set(pair) <= plain for pair in _PAIRS)
     return set(QUESTIONS) <= plain or (has_texts and bool(plain & set(_LABELS)))
 
 
 def text_columns(plain: Sequence[str], name: str) -> tuple[str, ...]:
-    """The column of the text, or those of a pair.
+    """Returns the column of the text, or the two columns of a pair.
 
     Raises:
         DataError: there is none, or more than one would do.
@@ -62,7 +62,7 @@ def text_columns(plain: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def label_column(plain: Sequence[str], name: str) -> str:
-    """The column of the labels.
+    """Returns the column of the labels.
 
     Raises:
         DataError: there is none, or more than one would do.

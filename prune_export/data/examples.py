@@ -1,4 +1,4 @@
-"""Examples as read, before any tokenizer: the plain form in which all readers and all users of data meet."""
+"""Examples as read, before any tokenizer: the form that all readers return and all users of data take."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Style = Literal["squad", "squad_v2", "mrqa"]
 class Question:
     """One question about a context.
 
-    `answers` are the gold texts, none of them for an unanswerable question. `spans` are the character ranges
-    `(start, end)` of answers in `context`, `end` exclusive; answers that stand nowhere, or nobody knows where, have none.
+    `answers` are the gold texts, none for an unanswerable question. `spans` are the character ranges `(start, end)` of
+    answers in `context`, `end` exclusive; an answer whose range is not known has none.
     """
 
     id: str
@@ -34,8 +34,8 @@ class Question:
 class QuestionData:
     """Extractive question answering. `style` decides the official metric: "squad_v2" has unanswerable questions.
 
-    `split` is the part that was read, None where there are no parts; `name` then ends in it. `notes` say in a line each what
-    the reader left out or mended.
+    `split` is the split that was read, None if there are none; `name` then ends in it. `notes` say, one per line, what the
+    reader left out or corrected.
     """
 
     name: str
@@ -49,8 +49,11 @@ class QuestionData:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, or a pair of texts, and its label: an index into `GlueTask.labels`, a number for a regression, or in a user's
-    own data the word that stands there, which only a model's classes give a meaning (`with_classes`)."""
+    """A text, or a pair of texts, and its label.
+
+    The label is an index into `GlueTask.labels`, a number for a regression, or in a user's own data the word in the file, to
+    which a model's classes give a meaning (`with_classes`).
+    """
 
     id: str
     text: str
@@ -62,9 +65,9 @@ class Text:
 class TextData:
     """Classification (or regression) of texts; `split` and `notes` as for `QuestionData`.
 
-    `glue` says what labels mean and whose metrics judge. Where it is `OWN`, `words` are all labels of the whole data set, in
-    the order in which they stand there. `declared`: the user said that it is. `unlabelled` are words in the column of
-    labels that were taken for "no label", `renumbered` names of classes that are numbers, but not those of their order.
+    `glue` says what labels mean and which metrics judge. If it is `OWN`, `words` are all labels of the whole data set, in
+    the order of their first use. `declared`: the user said that it is. `unlabelled` are words in the column of labels that
+    were read as "no label", `renumbered` names of classes that are numbers, but not those of their order.
     """
 
     name: str
@@ -85,7 +88,7 @@ AnyData = TypeVar("AnyData", bound=Data)
 
 
 def answerable(data: QuestionData) -> QuestionData:
-    """The questions that have an answer, to be judged as SQuAD v1.1.
+    """Returns the questions that have an answer, to be judged as SQuAD v1.1.
 
     Raises:
         DataError: there are none.
@@ -97,7 +100,7 @@ def answerable(data: QuestionData) -> QuestionData:
 
 
 def trainable(data: AnyData) -> AnyData:
-    """Without the questions whose answers stand nowhere in their contexts: they would be learnt as unanswerable.
+    """Leaves out the questions whose answers are not in their contexts: they would be learnt as unanswerable.
 
     Raises:
         DataError: no question is left that has an answer.
@@ -116,7 +119,7 @@ def trainable(data: AnyData) -> AnyData:
 
 
 def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
-    """`count` examples drawn without replacement, the same for the same seed; all of them where there are no more.
+    """Draws `count` examples without replacement, the same for the same seed; all of them if there are no more.
 
     Raises:
         UsageError: `count` is below 1, or `seed` below 0.
@@ -129,13 +132,14 @@ def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
 
 
 def part_of(data: AnyData, start: int, stop: int) -> AnyData:
-    """The examples from number `start` to before `stop`."""
+    """Returns the examples from number `start` to before `stop`."""
     return _with(data, data.examples[start:stop])
 
 
 def joined(parts: Sequence[Data]) -> Data:
-    """All examples of several files of one task, in order. Each question says by itself whether it has an answer, so that
-    SQuAD v1 and v2 may be mixed.
+    """Joins the examples of several files of one task, in order.
+
+    SQuAD v1 and v2 may be mixed: each question says by itself whether it has an answer.
 
     Raises:
         DataError: the tasks differ.

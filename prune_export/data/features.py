@@ -61,7 +61,7 @@ def make_features(
     labelled: bool = False,
     classes: Sequence[int] = (),
 ) -> tuple[Feature, ...]:
-    """All features of `data`, in the order of its examples; a question gives one or more, a text one.
+    """Returns all features of `data`, in the order of its examples: one or more per question, one per text.
 
     `tokenizer` is a fast tokenizer (a slow one will do for texts). `max_seq_length` is in tokens (None: 384 for question
     answering, 128 for texts); longer texts are cut, contexts go on in further windows. `labelled` adds what training needs;
@@ -90,7 +90,7 @@ def make_features(
 def text_features(
     texts: Sequence[tuple[str, str | None]], tokenizer: Any, *, max_seq_length: int, with_offsets: bool = False
 ) -> tuple[Feature, ...]:
-    """One feature for each text or pair, cut at `max_seq_length` tokens (of a pair, the longer text first).
+    """Returns one feature per text or pair, cut at `max_seq_length` tokens (of a pair, the longer text first).
 
     `with_offsets`: with the character ranges of the (first) text's tokens.
 
@@ -130,7 +130,7 @@ def question_features(
     max_query_length: int = MAX_QUERY_LENGTH,
     with_words: bool = False,
 ) -> tuple[Feature, ...]:
-    """The windows of questions with their contexts, in order; `with_words`: with the ranges of words.
+    """Returns the windows of questions with their contexts, in order; `with_words`: with the ranges of words.
 
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
@@ -162,7 +162,7 @@ def question_features(
 
 
 def _short_questions(questions: Sequence[str], tokenizer: Any, most: int) -> list[tuple[str, int]]:
-    """Each question, cut after its token number `most`, and its number of tokens."""
+    """Returns each question, cut after `most` tokens, with its number of tokens."""
     # Leading white space would count as tokens with some tokenizers; run_qa.py strips it too.
     stripped = [question.lstrip() for question in questions]
     encoded = tokenizer(
@@ -206,13 +206,13 @@ def _windows(
 
 
 def _offsets(encoded: Any, index: int, part: int) -> Ids:
-    """Character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
+    """Returns the character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
     inside = np.array([text == part for text in encoded.sequence_ids(index)])
     return np.where(inside[:, None], _ids(encoded["offset_mapping"][index]).reshape(-1, 2), -1)
 
 
 def _words(word_ids: Sequence[int | None], offsets: Ids) -> Ids:
-    """Character ranges `[length, 2]` of the words that tokens of the text with `offsets` belong to, else (-1, -1)."""
+    """Returns the character ranges `[length, 2]` of the words that the tokens with `offsets` belong to, or (-1, -1)."""
     numbers = np.array([-1 if number is None else number for number in word_ids])
     ranges = np.full_like(offsets, -1)
     tokens = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
@@ -224,14 +224,14 @@ def _words(word_ids: Sequence[int | None], offsets: Ids) -> Ids:
 
 
 def _token_types(encoded: Any, tokenizer: Any) -> Any:
-    """Zeros where the tokenizer's models take none: RoBERTa has one row for them, whatever the tokenizer says."""
+    """Returns zeros if the tokenizer's models take no token types: RoBERTa has one row, whatever the tokenizer says."""
     if "token_type_ids" in tokenizer.model_input_names:
         return encoded["token_type_ids"]
     return [[0] * len(ids) for ids in encoded["input_ids"]]
 
 
 def _with_span(feature: Feature, example: Question) -> Feature:
-    """With the tokens of the example's first answer (`prepare_train_features` in run_qa.py)."""
+    """Adds the tokens of the example's first answer (`prepare_train_features` in run_qa.py)."""
     assert feature.offsets is not None
     nothing = replace(feature, start=feature.cls, end=feature.cls)
     tokens = np.flatnonzero(feature.offsets[:, 0] >= 0)

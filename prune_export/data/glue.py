@@ -1,4 +1,4 @@
-"""GLUE's TSV files as the official download has them: no quoting, one example a line."""
+"""GLUE's TSV files as the official download has them: no quoting, one example per line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TWO_ORDERS = ("rte", "wnli")  # one set of headings, and two orders of the same
 
 
 def is_glue(text: str, name: str) -> bool:
-    """Whether a TSV has a GLUE task's form and that task's labels, and does not name the split of each row."""
+    """Says whether a TSV has a GLUE task's form and that task's labels, and does not name the split of each row."""
     lines = read_cells(text, "\t", name)
     header = lines[0][1]
     task = _fitting(header)
@@ -31,7 +31,7 @@ def is_glue(text: str, name: str) -> bool:
 
 
 def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
-    """The examples of a TSV file; which task it is shows in its headings, unless `dataset` says so ("sst2", "MNLI", …).
+    """Reads the examples of a TSV file of the task `dataset` ("sst2", "MNLI", …), or of the task that its headings tell.
 
     Raises:
         DataError: the headings are of no GLUE task or not of `dataset`, a line lacks columns, a label is unknown, the labels
@@ -77,7 +77,7 @@ def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
 
 
 def named_task(dataset: str) -> GlueTask:
-    """The task called `dataset`.
+    """Returns the task called `dataset`.
 
     Raises:
         UsageError: there is none.
@@ -93,7 +93,7 @@ def _columns(task: GlueTask) -> tuple[str, ...]:
 
 
 def _fitting(header: Sequence[str]) -> GlueTask | None:
-    """The task that has these headings."""
+    """Returns the task that has these headings."""
     fitting = [task for task in GLUE_TASKS.values() if task.header and set(_columns(task)) <= set(header)]
     if fitting:  # QNLI's headings include SST-2's
         return max(fitting, key=lambda task: len(_columns(task)))

@@ -141,7 +141,7 @@ _OTHER_NAMES |= {"mnli_matched": "mnli", "mnli_mismatched": "mnli"}
 
 
 def glue_task(name: str) -> GlueTask | None:
-    """The task called `name`, in any case and spelling that is in use ("SST-2", "sst2"), or None."""
+    """Returns the task called `name`, in any case and spelling that is in use ("SST-2", "sst2"), or None."""
     lower = name.lower()
     return GLUE_TASKS.get(_OTHER_NAMES.get(lower, lower))
 
@@ -150,7 +150,6 @@ _SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailme
 
 
 def normalized(name: str) -> str:
-    """A class's name without regard to case, spaces, `_`, `-` and whether letters are composed, and by the tasks' own word
-    where there are several."""
+    """Normalizes a class's name: without case, spaces, `_` and `-`, letters composed, synonyms replaced."""
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name.casefold()))
     return _SYNONYMS.get(plain, plain)

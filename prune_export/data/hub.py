@@ -21,14 +21,14 @@ _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote `folder`."""
+    """Says whether `save_to_disk` wrote `folder`."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def read_saved(
     folder: Path, *, dataset: str | None = None, split: str | None = None, purpose: Purpose = "evaluation"
 ) -> Data:
-    """The examples of a saved data set; of a `DatasetDict`, those of `split` (None: of the one for `purpose`).
+    """Reads the examples of a saved data set; of a `DatasetDict`, those of `split` (None: of the one for `purpose`).
 
     Raises:
         DataError, UsageError, MissingDependencyError: as for `read_named`.
@@ -45,10 +45,10 @@ def read_saved(
 def read_named(
     name: str, *, dataset: str | None = None, split: str | None = None, purpose: Purpose = "evaluation"
 ) -> Data:
-    """The examples of `name`, `name:split`, `name:config` or `name:config:split`, e.g. `squad`, `glue:sst2:validation`.
+    """Reads the examples of `name`, `name:split`, `name:config` or `name:config:split`: `squad`, `glue:sst2:validation`.
 
-    Without a split there, `split`, or else the one for `purpose`. `dataset` says which GLUE task it is where the name does
-    not.
+    Without a split in the name, `split` says which, and otherwise `purpose`. `dataset` is the GLUE task if the name does not
+    say it.
 
     Raises:
         DataError: it cannot be loaded, or has the columns of no task.
@@ -132,6 +132,6 @@ def _mismatched(dataset: str | None, splits: dict[str, Any]) -> bool:
 
 
 def _stored(rows: Any) -> Iterator[dict[str, Any]]:
-    """The rows as they are stored: a column of pictures or sounds names files and addresses, which decoding would open."""
+    """Yields the rows as they are stored: a column of pictures or sounds names files, which decoding would open."""
     for part in rows.with_format("arrow").iter(1000):
         yield from part.to_pylist()

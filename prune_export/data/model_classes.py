@@ -1,4 +1,4 @@
-"""Which class of a model is which label of the data."""
+"""The model's class for each label of the data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ _MOST_UNSEEN = 10  # as many numbers of classes as labels that are there
 def with_classes(
     data: TextData, config: Mapping[str, Any], *, labels: Sequence[str] | None = None
 ) -> tuple[TextData, tuple[int, ...]]:
-    """`data` with labels that a model of this configuration understands, and for each of its labels the model's class (none
-    for a regression).
+    """Returns `data` with labels of the model's configuration, and the model's class per label (none for a regression).
 
-    Of GLUE's data nothing changes. Words of somebody's own data become the model's classes: by name, without regard to
-    case, spaces, `_` and `-`, or by number. Where the model has one output they are numbers to be predicted. `labels` are
-    the model's classes by name, in the model's order, in place of those in config.json.
+    GLUE's data do not change. The words of a user's own data become the model's classes: by name, without regard to case,
+    spaces, `_` and `-`, or by number. If the model has one output, they are numbers to be predicted. `labels` are the
+    model's classes by name, in the model's order, in place of those in config.json.
 
     Raises:
         UsageError: `labels` are not those of the task.
@@ -58,7 +57,7 @@ def with_classes(
 
 
 def refuse_labels(labels: Sequence[str] | None) -> None:
-    """For question answering data: checks that no `labels` are given.
+    """Refuses `labels` for question answering.
 
     Raises:
         UsageError: there are.
@@ -70,7 +69,7 @@ def refuse_labels(labels: Sequence[str] | None) -> None:
 def _own_classes(
     data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The model's class for each of `words`, and notes. `named`: the user gave the names."""
+    """Returns the model's class per word, and notes. `named`: the user gave the names."""
     by_name = {word: index for word in words if (index := _named(word, names)) is not None}
     unnamed = _say_nothing(names)
     if unnamed and len(names) == 2 and {word.lower() for word in words} <= {"false", "true"}:
@@ -112,7 +111,7 @@ def _own_classes(
 
 
 def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]) -> None:
-    """Refuses data whose rows without a label may have one: a class or score of this model that is written like nothing."""
+    """Refuses data whose unlabelled rows may have a label: a class or score of this model that is written like none."""
     own = [word for word in data.unlabelled if _named(word, names) is not None]
     may_be_class = _say_nothing(names) and len(words) + 1 == len(names)
     if not own and "-1" in {word.removesuffix(".0") for word in data.unlabelled} and (len(names) == 1 or may_be_class):
@@ -126,7 +125,7 @@ def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]
 
 
 def _named(word: str, names: Sequence[str]) -> int | None:
-    """The place of the class called `word`: exactly, or else without regard to case and separators."""
+    """Returns the index of the class called `word`: exactly, or otherwise without regard to case and separators."""
     exact = [index for index, name in enumerate(names) if name == word]
     plain = [index for index, name in enumerate(names) if normalized(name) == normalized(word)]
     matches = exact or plain
@@ -134,7 +133,7 @@ def _named(word: str, names: Sequence[str]) -> int | None:
 
 
 def _say_nothing(names: Sequence[str]) -> bool:
-    """Whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
+    """Says whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
     return all(re.fullmatch(rf"(label)?{index}", normalized(name)) for index, name in enumerate(names))
 
 
@@ -143,11 +142,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[str] | None = None) -> tuple[int, ...]:
-    """For each label of `task`, in its order, the index of the model's class; empty for a regression.
+    """Returns the index of the model's class per label of `task`, in its order; empty for a regression.
 
-    `labels` are the model's classes by name, in the model's order. Without them config.json's `id2label` decides where it
-    has the labels' names (in any case, "NEG" for "negative" too); where it has none (`LABEL_0`, …), the model's order is
-    taken to be the task's own.
+    `labels` are the model's classes by name, in the model's order. Without them, config.json's `id2label` decides if it has
+    the labels' names (in any case, "NEG" for "negative" too); if it has none (`LABEL_0`, …), the model's order is taken to
+    be the task's own.
 
     Raises:
         UsageError: `labels` are not those of the task.
@@ -188,8 +187,7 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
 
 
 def new_classes(data: TextData) -> tuple[str, ...] | int:
-    """The classes of a head that is to be made for `data`: their names, or how many where the labels are numbers; 1 for a
-    regression.
+    """Returns the classes of a new head for `data`: their names, or their number if labels are numbers; 1 for a regression.
 
     Raises:
         UnsupportedError: the labels are numbers that no classes have.
@@ -212,7 +210,7 @@ def new_classes(data: TextData) -> tuple[str, ...] | int:
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's classes by name, in order: `id2label`, or LABEL_0, … where config.json has none.
+    """Returns the model's classes by name, in order: `id2label`, or LABEL_0, … if config.json has none.
 
     Raises:
         UnsupportedError: the numbers in `id2label` are not 0, 1, … without gaps.

@@ -1,7 +1,7 @@
-"""MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions a line.
+"""MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions per line.
 
-`detected_answers` are the places of answers in the context; their `char_spans` *include* the last character. The gold texts
-of the metric are `answers`, as in the official script.
+`detected_answers` are the positions of answers in the context; their `char_spans` *include* the last character. The gold
+texts of the metric are `answers`, as in the official script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prune_export.files.reading import clipped, shown
 
 
 def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
-    """The questions of the parsed lines of an MRQA file; a line with `header` is left out.
+    """Reads the questions of the parsed lines of an MRQA file; a line with `header` is left out.
 
     Raises:
         DataError: a line has another shape, a question has no answer, or there is no question.
@@ -61,7 +61,7 @@ def _question(entry: Any, context: str, where: str, finder: AnswerFinder) -> Que
 
 
 def _alike(first: str, second: str) -> bool:
-    """Whether both are the same but for case, accents, spaces and punctuation, which MRQA's search took for the same."""
+    """Says whether both are equal but for case, accents, spaces and punctuation, which MRQA's search ignored."""
     plain = [
         [letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum()]
         for text in (first, second)

@@ -1,4 +1,4 @@
-"""Reads a data set whatever its form: the content decides, not the file's name."""
+"""The reader of data sets of any form: the content decides, not the file's name."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def read_examples(
     split: str | None = None,
     purpose: Purpose = "evaluation",
 ) -> Data:
-    """The examples of `source`.
+    """Reads the examples of `source`.
 
     `source` is a file (SQuAD JSON, nested or flat, MRQA JSON lines, a GLUE TSV, texts with labels as JSON, JSON lines, CSV
     or TSV; gzipped or not), a folder of such files by split (dev.tsv, train.csv), a folder of `datasets.save_to_disk`, or a
-    name for `datasets`: `squad`, `glue:sst2:validation`. Where there are several splits, `split` says which, as
-    `FOLDER:SPLIT` does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it.
-    `task` ("question-answering" or "text-classification") is what it must be for; None: whatever it is for. `dataset` names
-    the GLUE task where the content alone cannot tell, or is "own".
+    name for `datasets`: `squad`, `glue:sst2:validation`. If there are several splits, `split` says which, as `FOLDER:SPLIT`
+    does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it. `task`
+    ("question-answering" or "text-classification") is what it must be for; None: either. `dataset` names the GLUE task if
+    the content alone cannot tell, or is "own".
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -89,7 +89,7 @@ def _read(source: str | Path, options: _Options) -> Data:
 
 
 def _has_splits(path: Path) -> bool:
-    """Whether a split of `path` can be asked for: a file may have a column that says it."""
+    """Says whether a split of `path` may be given: a file may have a column that names it."""
     return path.is_file() or is_saved(path) or bool(_files_by_split(path))
 
 
@@ -116,7 +116,7 @@ def _read_folder(folder: Path, options: _Options) -> Data:
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """The data files in `folder` that are called after a split, by that."""
+    """Returns the data files in `folder` that are named after a split, by split."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = path.name.split(".", 1)[0]
@@ -139,7 +139,7 @@ def _text(path: Path) -> str:
 
 
 def _decompressed(content: bytes, path: Path) -> bytes:
-    """What gzip made `content` of, as a stream: it ends where that is beyond any text."""
+    """Decompresses gzip as a stream, which is refused when it exceeds any text."""
     parts: list[bytes] = []
     total, remaining = 0, content
     try:
@@ -203,7 +203,7 @@ def _parse_table(text: str, name: str, options: _Options) -> Data:
 
 
 def _has_hub_columns(first: str, task: GlueTask) -> bool:
-    """Whether a TSV has the columns that `datasets` has for `task`, not those of the official files."""
+    """Says whether a TSV has the columns that `datasets` has for `task`, not those of the official files."""
     headings = set(first.split("\t"))
     return task.label not in headings and {*task.hub, "label"} <= headings
 
@@ -222,7 +222,7 @@ def _objects(lines: Iterable[Any], name: str) -> list[dict[str, Any]]:
 
 
 def _told_nothing(data: Data, options: _Options) -> Data:
-    """Checks that nothing was asked for that SQuAD's and MRQA's files do not have."""
+    """Refuses options that SQuAD's and MRQA's files do not have."""
     if options.dataset is not None:
         raise UsageError(f"--dataset {options.dataset} is for GLUE; {data.name} is JSON")
     if options.split is not None:

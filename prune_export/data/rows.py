@@ -1,4 +1,4 @@
-"""Rows by columns, from JSON, JSON lines, CSV, TSV and `datasets` alike, as examples."""
+"""Rows by columns, from JSON, JSON lines, CSV, TSV and `datasets`, as examples."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def rows_data(
     saved: bool = False,
     version: str = "",
 ) -> Data:
-    """The examples in `rows`: questions where there are columns question, context and answers, else texts with labels.
+    """Returns the examples in `rows`: questions if they have question, context and answers, otherwise labelled texts.
 
-    Of rows with a column `split`, those of `split`, or without that those for `purpose`. `dataset` names the GLUE task, or
-    "own"; without it the columns' names and the labels tell, and `config_name`, which may be a GLUE task's. `class_names`
-    are the names of classes by column, where it holds their numbers. `saved`: headings are those of `datasets`. `version`
-    is that of SQuAD.
+    If there is a column `split`, only rows of `split` count, or without that those for `purpose`. `dataset` names the GLUE
+    task, or "own"; without it the columns' names and the labels tell, and `config_name`, which may be a GLUE task's.
+    `class_names` are the names of classes by column, for columns that hold their numbers. `saved`: headings are those of
+    `datasets`. `version` is that of SQuAD.
 
     Raises:
         DataError: the columns are of no task, fit several, or a row is wrong.
@@ -72,7 +72,7 @@ def rows_data(
 
 
 def task_of(dataset: str) -> GlueTask:
-    """The task called `dataset`; `OWN` for "own".
+    """Returns the task called `dataset`; `OWN` for "own".
 
     Raises:
         UsageError: there is none.
@@ -84,7 +84,7 @@ def task_of(dataset: str) -> GlueTask:
 
 
 def _class_name(value: Any, names: Sequence[str] | None) -> Any:
-    """What the number of a class means."""
+    """Returns the name of a class's number."""
     if not names or not isinstance(value, int) or isinstance(value, bool):
         return value
     return names[value] if 0 <= value < len(names) else None if value == -1 else value
@@ -141,7 +141,7 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
 
 
 def _parsed(value: Any) -> Any:
-    """A cell of CSV holds lists as JSON."""
+    """Parses a cell of CSV, which holds lists as JSON."""
     if not isinstance(value, str):
         return value
     if not value.strip():
@@ -227,13 +227,13 @@ def _texts(
 
 
 def number_note(task: GlueTask) -> str:
-    """What the numbers in a file are taken for, for people."""
+    """Returns a note on how numbers are read as labels."""
     meant = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
     return f"labels are read as {task.name}'s: {meant}"
 
 
 def label_of(task: GlueTask, word: str, where: str) -> int | float:
-    """A label's word as a GLUE task's: its name, its index, or the number of a regression.
+    """Reads a word as a label of a GLUE task: its name, its index, or the number of a regression.
 
     Raises:
         DataError: it is none of them.
@@ -254,7 +254,7 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
 
 
 def _recognised(words: Sequence[str], texts: tuple[str, ...], name: str, *, saved: bool) -> GlueTask:
-    """The GLUE task whose text columns and labels these are, or `OWN`."""
+    """Returns the GLUE task that has these text columns and labels, or `OWN`."""
     if texts == ("sentence",) and not saved:  # a heading that anybody writes
         return OWN
     fitting = [task for task in GLUE_TASKS.values() if task.hub == texts]

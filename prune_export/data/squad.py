@@ -1,7 +1,7 @@
 """SQuAD's JSON (Rajpurkar et al. 2016, 2018): `data` / `paragraphs` / `qas`, version 1.1 and 2.0.
 
-Everything in this format is read (SQuADShifts, XQuAD, …). It counts as 2.0 where `version` says so, or where a question has
-`is_impossible`, which 1.1 does not know.
+Other data sets of this format are read, too (SQuADShifts, XQuAD, …). It counts as 2.0 if `version` says so, or if a question
+has `is_impossible`, which 1.1 does not know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prune_export.files.reading import clipped
 
 
 def squad_questions(root: Any, name: str) -> QuestionData:
-    """The questions of a parsed SQuAD file.
+    """Reads the questions of a parsed SQuAD file.
 
     Raises:
         DataError: it has another shape, no question, or (in version 1.1) a question without an answer.
@@ -49,7 +49,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
 
 
 def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Every question with its context and its place in the file."""
+    """Yields every question with its context and its path in the file."""
     for i, article in enumerate(field(root, "data", list, name)):
         for j, paragraph in enumerate(field(article, "paragraphs", list, f"{name}: data[{i}]")):
             where_paragraph = f"{name}: data[{i}].paragraphs[{j}]"
@@ -62,7 +62,7 @@ def _entries(root: Any, name: str) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def _answers(entry: dict[str, Any], where: str) -> list[tuple[str, int]]:
-    """Texts with the characters at which they start. Test sets have no `answers`, which no metric can do without."""
+    """Reads texts with their character offsets; test sets have no `answers`, without which there is no metric."""
     if is_impossible(entry.get("is_impossible"), where) and "answers" not in entry:
         return []
     answers = [

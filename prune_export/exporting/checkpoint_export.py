@@ -1,4 +1,4 @@
-"""A checkpoint that has been read, written as ONNX and proven."""
+"""The export of a checkpoint that has been read: written as ONNX, and compared with the original."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _log = logging.getLogger("prune_export")
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """A finished export. `parity` is None if it was not asked for; `notes` are things the user should know."""
+    """A finished export. `parity` is None if it was not requested; `notes` are what the user should know."""
 
     folder: Path
     model: Path
@@ -55,7 +55,7 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How parity is judged before a model is put in place: `samples` and `seed` as for `load_reference`."""
+    """The conditions of the parity check before a model is put in place; `samples` and `seed` as for `load_reference`."""
 
     tolerance: Tolerance
     samples: int | None

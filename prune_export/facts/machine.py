@@ -1,4 +1,4 @@
-"""The processor that figures are of."""
+"""The processor that measurements were made on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's model name."""
+    """Returns the processor's model name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

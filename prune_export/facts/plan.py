@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan_from_zeros(encoder: Encoder) -> Plan:
-    """The smallest plan that removes only what exact rules allow.
+    """Returns the smallest plan that removes only what exact rules allow.
 
     "Zero" means that every weight is exactly 0. With softmax rows that sum to 1:
 
@@ -117,7 +117,7 @@ def _indices(stays: Tensor) -> Indices:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data."""
+    """Returns the plan as JSON data."""
     return FORMAT.marked({"layers": [_layer_to_json(layer) for layer in plan.layers]})
 
 
@@ -133,7 +133,7 @@ def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
 
 
 def ranges(indices: Indices) -> str:
-    """Ascending indices as "0,3-5"."""
+    """Writes ascending indices as "0,3-5"."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -158,7 +158,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def plan_from_json(data: Any, *, source: str) -> Plan:
-    """The plan in JSON data; `source` names it in messages.
+    """Reads the plan in JSON data; `source` names it in messages.
 
     Raises:
         PlanError: the data is not a plan.
@@ -223,7 +223,7 @@ def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
 
 
 def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
-    """The first and the last index of each run."""
+    """Yields the first and the last index of each run."""
     try:
         if isinstance(value, str):
             for part in filter(None, value.split(",")):

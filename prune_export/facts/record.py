@@ -1,4 +1,4 @@
-"""`prune_export.json`: what lies beside an exported model and says how it came to be."""
+"""`prune_export.json`: the record beside an exported model, which says how it was made."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Exported:
 
     @property
     def settings(self) -> SessionSettings:
-        """How the graph runs fastest, as found when it was exported."""
+        """Returns the settings with which the graph runs fastest, as found when it was exported."""
         return settings_from_json(self.record.get("session") or {})
 
     @property
@@ -74,7 +74,7 @@ class Exported:
 
 
 def find_exported(onnx: str | Path) -> Exported:
-    """The model in a folder, or the model file itself, with its record if there is one.
+    """Finds the model in a folder, or the model file itself, with its record if there is one.
 
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
@@ -135,7 +135,7 @@ class _Record(msgspec.Struct):
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """The record in `path` as it stands; empty where there is none."""
+    """Reads the record in `path`; empty if there is none."""
     try:
         content = read_bytes(path, limit=SMALL_FILE)
         decode_json(content, _Record)

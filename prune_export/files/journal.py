@@ -50,9 +50,7 @@ class Entry(msgspec.Struct):
     version: Literal[1] = 1
 
     def is_plain(self) -> bool:
-        """Says whether all names are of the form that we write: single names, relative paths of them, and absolute
-        folders.
-        """
+        """Says whether all names are of the form that we write: single names, relative paths, absolute folders."""
         names = (*self.away, *self.placed, *(part for path in self.removable for part in path.split("/")))
         paths = Path(self.aside), Path(self.folder)
         return all(map(is_plain_name, names)) and all(path.is_absolute() and ".." not in path.parts for path in paths)

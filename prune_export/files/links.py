@@ -14,8 +14,7 @@ def plain_name(name: str) -> bool:
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """Returns the path of the regular file `name` of `folder`: a plain name, and if it is a link, one that stays in the
-    folder.
+    """Returns the path of the regular file `name` of `folder`; if it is a link, it must stay in the folder.
 
     A snapshot in the hub's cache consists of links into the blobs of the same repository; those stay inside, too.
 

@@ -443,9 +443,7 @@ def _turn(folder: int) -> Iterator[None]:
 
 @contextmanager
 def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool = True) -> Iterator[int]:
-    """Opens a folder, and yields its descriptor; a link at the name itself is followed only if the user gave the path
-    just now.
-    """
+    """Opens a folder, and yields its descriptor; `follow` follows a link at the name itself."""
     flags = _DIRECTORY if inside is None and follow else _DIRECTORY | os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=inside)
     try:

@@ -1,4 +1,4 @@
-"""One way to run whatever a user has: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
+"""One interface to run networks: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Network:
 
 
 def is_exported(model: str | Path) -> bool:
-    """Whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
+    """Says whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
     try:
         path = user_path(model)
     except ReadingError:
@@ -94,7 +94,7 @@ def open_network(
 
 
 def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
-    """The checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
+    """Returns the checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
     if kind == "pytorch":
         return load_reference_model(checkpoint)
     return module_of(checkpoint, operate_on(checkpoint).slim)
@@ -103,7 +103,7 @@ def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
 def torch_runner(
     module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, device: str = "cpu"
 ) -> Callable[[Batch], Outputs]:
-    """Runs a PyTorch module that returns transformers outputs on `device`.
+    """Returns a function that runs a PyTorch module, which returns transformers outputs, on `device`.
 
     Raises:
         ProviderError: PyTorch has no such device here.

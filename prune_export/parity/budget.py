@@ -1,4 +1,4 @@
-"""What the proof of an export feeds: a budget of tokens, spent where it proves most."""
+"""The inputs of the parity check in an export: a small budget of tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ TEXT_ROW = 44
 
 
 def budget_cases(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Case, ...]:
-    """At most `TOKENS` tokens: one token, 8 rows padded right, 8 rows padded left, real text where there is a tokenizer, and
-    one row as long as the model and the rest of the budget allow."""
+    """Returns cases of at most `TOKENS` tokens.
+
+    They are one token, 8 rows padded right, 8 rows padded left, real text if there is a tokenizer, and one row as long as
+    the model and the rest of the budget allow.
+    """
     random = np.random.default_rng(seed)
     limit = encoder.embeddings.max_length
     sizes: list[tuple[int, int, Padding]] = [

@@ -1,4 +1,4 @@
-"""The comparison itself."""
+"""The comparison of outputs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def check(
     select: Select | None = None,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
-    """Runs every case through the oracle and every candidate, and compares: `compare` of what `one_ahead` gives."""
+    """Runs every case through the reference and every candidate, and compares them."""
     return compare(one_ahead(reference, cases), candidates, select=select, progress=progress)
 
 
 def one_ahead(reference: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
-    """Every case with the oracle's outputs; while one is being compared, the oracle runs the next in a thread of its own."""
+    """Yields every case with the reference's outputs, which are computed one case ahead in a thread of its own."""
     with workers(1) as pool:
         waiting = None
         for case in cases:
@@ -51,9 +51,9 @@ def compare(
     select: Select | None = None,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
-    """Runs every case through every candidate, and compares with the oracle's outputs; `progress` is called after each case.
+    """Runs every case through every candidate, and compares with the reference's outputs.
 
-    `select` picks what is compared of an output (None: all).
+    `progress` is called after each case. `select` picks what is compared of an output (None: all).
     """
     results: list[CaseResult] = []
     for case, reference in answered:
@@ -65,8 +65,11 @@ def compare(
 
 
 def real_tokens(values: NDArray[np.float32], mask: NDArray[np.int64], *, by_token: bool) -> NDArray[np.float32]:
-    """Of an output, what belongs to real tokens: `[tokens, …]` of `[batch, sequence, …]`, or with `by_token` False of
-    `[batch, …]`, which reads the first token, the rows whose first token is real."""
+    """Selects the values of real tokens: `[tokens, …]` of `[batch, sequence, …]`.
+
+    With `by_token` False, an output `[batch, …]` is read from the first token: the rows whose first token is real are
+    selected.
+    """
     chosen = mask == 1 if by_token else mask[:, 0] == 1
     return np.asarray(values[chosen])
 

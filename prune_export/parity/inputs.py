@@ -1,4 +1,4 @@
-"""What a thorough comparison feeds: every batch size and length, both kinds of padding, and real text."""
+"""The inputs of a thorough comparison: every batch size and length, both kinds of padding, and real text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LONGEST_TEXT = 384
 class Case:
     """One batch, int64 arrays `[batch, sequence]`.
 
-    Real text has answers: there `counts`, `[batch, sequence]`, marks the tokens that an answer may hold: those of the
-    context for question answering, of the text otherwise.
+    Real text has answers: `counts`, `[batch, sequence]`, marks the tokens that an answer may hold: those of the context for
+    question answering, of the text otherwise.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """How many the batch holds, padding counted."""
+        """Counts the tokens of the batch, padding included."""
         return int(self.inputs["input_ids"].size)
 
     @property
@@ -60,12 +60,12 @@ def check_samples(samples: int | None, seed: int) -> None:
 
 
 def count_cases(samples: int, tokenizer: Any) -> int:
-    """How many cases `cases` gives."""
+    """Counts the cases that `cases` yields."""
     return samples + (1 if tokenizer is not None else 0)
 
 
 def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Iterator[Case]:
-    """`samples` batches of random tokens, then one batch of real text where there is a tokenizer.
+    """Yields `samples` batches of random tokens, then one batch of real text if there is a tokenizer.
 
     The first four cover the corners (length 1, the model's maximum, right and left padding in a batch of 8); the rest
     draw batch size, length and padding at random.
@@ -96,7 +96,7 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
 
 
 def random_case(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Case:
-    """`batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
+    """Returns `batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
     name = f"batch {batch}, length {length}, padding {padding}"
     return Case(name, _random_batch(encoder, random, batch, length, padding))
 
@@ -119,7 +119,7 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
 
 
 def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
-    """Eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
+    """Returns eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
     length = min(encoder.embeddings.max_length, longest)
     pairs = encoder.task == "question-answering"
     texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}

@@ -1,4 +1,4 @@
-"""Whether a model is as good as the original on real data, by the task's official metric."""
+"""The comparison with the original on real data, by the task's official metric."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QualityGoal:
     max_loss: float
 
     def metric(self, reference: ModelResult) -> str:
-        """The metric that decides: F1 for questions, the first that the original has for texts."""
+        """Returns the metric that decides: F1 for questions, the first of the original's for texts."""
         return "f1" if self.data.task == "question-answering" else next(iter(reference.metrics))
 
 
@@ -48,7 +48,7 @@ class Quality:
 
     @property
     def loss(self) -> float:
-        """Points lost; negative where the model does better."""
+        """Returns the points lost; negative if the model does better."""
         return self.reference - self.found
 
     @property
@@ -56,7 +56,7 @@ class Quality:
         return self.loss <= self.max_loss
 
     def explain(self) -> str:
-        """The verdict in one line."""
+        """Returns the verdict in one line."""
         return (
             f"{self.metric} on {self.examples} examples of {self.data}: {self.found:.2f}, the original has "
             f"{self.reference:.2f}; {max(0.0, self.loss):.2f} points lost, allowed {self.max_loss:g}; "
@@ -86,7 +86,7 @@ def check_without_data(
     limit: int | None,
     max_loss: float | None,
 ) -> None:
-    """Checks that options about data come with data; the examples to calibrate with have a `dataset` and a `limit`, too.
+    """Refuses options about data without data; the examples to calibrate with have a `dataset` and a `limit`, too.
 
     Raises:
         UsageError: they do not.
@@ -101,7 +101,7 @@ def check_without_data(
 def read_goal(
     data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float | None, limit: int | None, seed: int
 ) -> QualityGoal:
-    """What `data` (as for `evaluate`) sets as a goal: at most `limit` examples of it, drawn by `seed`.
+    """Reads the goal: at most `limit` examples of `data` (as for `evaluate`), drawn by `seed`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -123,7 +123,7 @@ def read_sample(
     seed: int,
     purpose: Purpose = "evaluation",
 ) -> Data:
-    """At most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its part for `purpose`.
+    """Reads at most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its split for `purpose`.
 
     Raises:
         DataError: it cannot be read, or is for another task.

@@ -1,4 +1,4 @@
-"""The reference: what the untouched Hugging Face model answers."""
+"""The answers of the reference model, the untouched Hugging Face model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ SEED = 0
 
 
 def random_batches(samples: int | None, *, thorough: bool) -> int | None:
-    """How many random batches are compared; None: those of the budget, where neither thoroughness nor a number is wanted."""
+    """Returns the number of random batches to compare; None: the cases of the budget."""
     return SAMPLES if thorough and samples is None else samples
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the untouched Hugging Face model answers.
+    """The answers of the untouched Hugging Face model.
 
-    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False where these are the
-    budget's. `result` is what it scores on the data of `goal`; None where no goal was set.
+    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False if these are the
+    budget's. `why_no_text` is the reason why there is no real text among them. `result` is its score on the data of `goal`;
+    None without a goal.
     """
 
     checkpoint: Checkpoint
@@ -56,10 +57,10 @@ def load_reference(
     goal: QualityGoal | None,
     progress: Progress,
 ) -> Reference:
-    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal.
+    """Loads the Hugging Face model of `checkpoint`, and evaluates it if there is a goal.
 
-    `samples` random batches, and real text, are run when they are compared. With None, the cases of the budget are run by
-    `pool` from now on; their outputs are kept, and the model is not.
+    `samples` random batches, and real text, are run when they are compared. With None, `pool` starts to run the cases of the
+    budget; their outputs are kept, and the model is not.
     """
     encoder = checkpoint.encoder
     progress.stage("Loading the Hugging Face model")

@@ -1,4 +1,4 @@
-"""The one table of tolerances, each with its reason."""
+"""The table of tolerances, each with its reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tolerance:
     tie: float | None = None
 
     def allows(self, largest_error: float, largest_reference: float) -> bool:
-        """NaN is never allowed."""
+        """Says whether an error is allowed; NaN never is."""
         return largest_error <= self.allowed(largest_reference)
 
     def allowed(self, largest_reference: float) -> float:
@@ -61,7 +61,7 @@ TOLERANCES: dict[str, Tolerance] = {
 
 
 def tolerance_for(dtype: str, limit: float | None = None, *, metric_judged: bool = False) -> Tolerance:
-    """The tolerance for a dtype, with the caller's own limit (`--atol`) if there is one.
+    """Returns the tolerance for a dtype, with the caller's own limit (`--atol`) if there is one.
 
     With `metric_judged`, the task's metric on real data is judged as well.
 

@@ -76,8 +76,7 @@ class Attempt:
 def attempts(
     inspection: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
 ) -> Iterator[Attempt]:
-    """Yields the attempts: first the quantization that was requested, then, costly to find, ever more of the worst
-    blocks in fp32.
+    """Yields the attempts: the requested quantization, then ever more of the worst blocks in fp32, which are costly to find.
 
     One attempt where `precision` is floating point.
 

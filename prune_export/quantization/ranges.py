@@ -16,9 +16,7 @@ from prune_export.quantization.trials import trial_session
 def observe_ranges(
     encoder: Encoder, target: Target, batches: Sequence[Batch], *, advance: Callable[[], None] = lambda: None
 ) -> dict[str, tuple[float, float]]:
-    """Returns the least and the largest value that each linear map's input takes on `batches`, padding included, in
-    float32.
-    """
+    """Returns the least and largest value of each linear map's input on `batches`, padding included, in float32."""
     maps = quantizable_maps(encoder)
     ranges = dict.fromkeys(maps, (float("inf"), float("-inf")))
     with trial_session(encoder, target, FP32, observe=True) as session:

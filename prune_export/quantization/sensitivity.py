@@ -50,8 +50,7 @@ def rank_blocks(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[BlockLoss, ...]:
-    """Measures the loss on `batches` of every block that `quantization` has in 8 bits, each alone; the largest comes
-    first.
+    """Measures the loss on `batches` of every block that `quantization` has in 8 bits, each alone; largest first.
 
     `advance` is called after each block.
     """

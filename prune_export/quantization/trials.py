@@ -18,9 +18,7 @@ from exporters.onnx.writer import build
 
 @contextmanager
 def trial_session(encoder: Encoder, target: Target, precision: Precision, **options: Any) -> Iterator[Any]:
-    """Opens an ONNX Runtime session on the CPU for `encoder` as `build(encoder, target, precision, **options)` writes
-    it.
-    """
+    """Opens an ONNX Runtime session on the CPU for `build(encoder, target, precision, **options)`."""
     with tempfile.TemporaryDirectory(prefix="prune-export-") as folder:
         path = Path(folder) / "trial.onnx"
         serialize.save(build(encoder, target, precision, **options), path)
