@@ -10,12 +10,12 @@ PruneExportError
 ├── PlanError            a pruning plan does not fit the model
 ├── SurgeryError         a removal would change what the model computes
 ├── WriteError           the ONNX model cannot be expressed as asked
-├── OutputError          the output cannot be put where it was asked for
+├── OutputError          the output cannot be put into its place
 ├── ProviderError        the execution provider is not there
 ├── BenchmarkError       a row of a benchmark could not be measured
 ├── TrainingError        a training cannot go on (a loss that is not a number)
 ├── ParityError          the exported model does not answer like the original         (exit 3)
-└── QualityError         a model scores below what was asked for                      (exit 4)
+└── QualityError         a model scores below the required metric                     (exit 4)
 
 Each message says what was expected, what was found and what to do. It shows no secret and no control character, and is
 shortened if it is long.
@@ -79,7 +79,7 @@ class PlanError(PruneExportError):
 
 
 class SurgeryError(PruneExportError):
-    """A removal that was asked for would change what the model computes."""
+    """A removal would change what the model computes."""
 
 
 class WriteError(PruneExportError):
@@ -91,7 +91,7 @@ class OutputError(PruneExportError):
 
 
 class ProviderError(PruneExportError):
-    """The execution provider that was asked for cannot run here."""
+    """The execution provider cannot run here."""
 
 
 class BenchmarkError(PruneExportError):
@@ -109,6 +109,6 @@ class ParityError(PruneExportError):
 
 
 class QualityError(PruneExportError):
-    """A model scores below what was asked for."""
+    """A model scores below the required metric."""
 
     exit_code = 4

@@ -30,8 +30,7 @@ def unpacked(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
 def token_offsets(context: GraphContext) -> ir.Value:
     """Returns int32 `[batch, sequence]`: the indices of real tokens, then those of padding, in a batch padded right.
 
-    PackedMultiHeadAttention has kernels that unpack; they take the first places of a row for its tokens, whatever the
-    original padding was.
+    PackedMultiHeadAttention has kernels that unpack; they expect the tokens first in each row, however the batch was padded.
     """
     if "token_offsets" not in context.shared:
         builder = context.builder

@@ -6,7 +6,7 @@ tensor, in one of two ways (onnxruntime.ai/docs/performance/model-optimizations/
 * dynamic: unsigned, with the range of each input: DynamicQuantizeLinear, MatMulInteger, Cast and Mul, the pattern that
   ONNX Runtime's CPU provider turns into one operation;
 * static: with the ranges of calibration data, as QuantizeLinear and DequantizeLinear around an ordinary MatMul; signed
-  with zero point 0, or unsigned, as the target wants them.
+  with zero point 0, or unsigned, as the target takes them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """Checks the names of rows.
 
     Raises:
-        UsageError: one is unknown or asked for twice.
+        UsageError: one is unknown or occurs twice.
         MissingDependencyError: one needs a package that is not installed.
     """
     for kind in kinds:
@@ -130,7 +130,7 @@ def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, pr
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
     """Exports the checkpoint by optimum, in a process of its own.
 
-    That process sees config.json and the weights alone: it would load whatever else lies in the folder, unchecked.
+    That process sees config.json and the weights alone: it would load everything else in the folder, unchecked.
     """
     source = output.with_name("optimum-source")
     source.mkdir()

@@ -71,8 +71,8 @@ def rows_table(rows: tuple[RowFacts, ...]) -> str:
     """Returns the table of what holds for each row at any shape."""
     lines = ["| | what ran | size on disk, MiB | load time, s | peak memory, MiB |", "|---|---|---|---|---|"]
     for row in rows:
-        figures = f"{row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f}"
-        lines.append(f"| {row.name} | {network_kind(row.kind, row.form)} | {figures} |")
+        cells = f"{row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f}"
+        lines.append(f"| {row.name} | {network_kind(row.kind, row.form)} | {cells} |")
     return "\n".join(lines)
 
 

@@ -78,7 +78,7 @@ def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, b
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     bars = max(len(panel.bars) for panel in panels)
-    # A fixed salt and no date: the same figures give the same file.
+    # A fixed salt and no date: the same measurements give the same file.
     with rc_context({"svg.hashsalt": "prune-export", "font.size": 9, "text.color": _TEXT, "axes.edgecolor": "#aaaaaa"}):
         size = (min(4.6, 11 / columns) * columns, (0.30 * bars + 0.75) * lines + 0.35)
         figure: Any = Figure(figsize=size, layout="constrained")

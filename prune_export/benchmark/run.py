@@ -104,7 +104,7 @@ def choose_cpus(threads: int | None) -> tuple[int, ...]:
     The result is empty if the system does not tell. `threads` None: as many threads as there are physical cores.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: there are fewer processors.
     """
     physical = physical_cpus()
     siblings = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []

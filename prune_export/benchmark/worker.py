@@ -1,4 +1,4 @@
-"""The process of one row: loads one network, then measures the shapes that it is asked for.
+"""The process of one row: loads one network, then measures the shapes that the parent sends.
 
 `python -m prune_export.benchmark.worker` reads JSON lines and answers each with one:
 
@@ -54,7 +54,7 @@ def main() -> int:
     die_with_parent()
     try:
         _serve(lambda reply: print(json.dumps(reply), file=replies, flush=True))
-    except Exception as error:  # whatever a library raises: the parent turns it into one line
+    except Exception as error:  # any error of a library: the parent turns it into one line
         import traceback
 
         traceback.print_exc()

@@ -67,7 +67,7 @@ _ADAPTER = "adapter_config.json"  # where peft is installed, transformers loads 
 
 
 def check_config(raw: Mapping[str, Any], source: str | Path) -> None:
-    """Checks `raw`, config.json as it stands; `source` names it in messages.
+    """Checks `raw`, the content of config.json; `source` names it in messages.
 
     Raises:
         CheckpointError: a key would lead to code, to the network or to another model, or has a value of no known meaning.

@@ -13,7 +13,7 @@ from exporters.errors import CheckpointError
 from prune_export.files.links import plain_name
 from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, read_json, shown
 
-# What they open by itself, and how large it may be.
+# The files that they open by themselves, by the limit of their size.
 _SMALL = re.compile(
     r"(config|tokenizer_config|special_tokens_map|added_tokens|generation_config|adapter_config|processor_config|"
     r"preprocessor_config|chat_template)\.json|.*\.jinja"
@@ -31,7 +31,7 @@ _OWN_FILES = {
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that whatever lies in `folder` can be opened without waiting, and that what is read as a whole is bounded.
+    """Checks that the files in `folder` can be opened without waiting, and that those that are read whole are bounded.
 
     Raises:
         CheckpointError: a pipe, a socket, a device, or a file that is too large.
@@ -39,7 +39,7 @@ def check_folder(folder: Path) -> None:
     for path in _entries(folder):
         try:
             status = path.stat()
-        except OSError:  # a link to nothing, or to itself: nobody can open it
+        except OSError:  # a link to nothing, or to itself, cannot be opened
             continue
         if stat.S_ISDIR(status.st_mode):
             continue

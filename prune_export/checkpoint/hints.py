@@ -16,7 +16,7 @@ from prune_export.files.reading import clipped
 _TRANSFORMER = "0_Transformer"  # sentence-transformers before 2.0
 _FARM = ("language_model.bin", "language_model_config.json")
 
-# What stands in the names of weights to which something is still to be done, and what that is.
+# Patterns in the names of unfinished weights, and what still has to be done to them.
 _UNFINISHED = (
     (r"\.(lora_[AB]|base_layer)\.", "merge the adapter first, with peft's merge_and_unload()"),
     (r"\.parametrizations\.", "call torch.nn.utils.parametrize.remove_parametrizations first"),

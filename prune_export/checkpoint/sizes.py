@@ -33,7 +33,7 @@ _FLOAT32 = 4
 
 
 def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
-    """Checks the numbers of config.json as they stand there, before anything is made of them.
+    """Checks the numbers in config.json before anything is made of them.
 
     Raises:
         CheckpointError: a size is no whole number or beyond the limits, or a number anywhere is.

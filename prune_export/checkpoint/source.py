@@ -58,7 +58,7 @@ def resolve(
         CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
-        UsageError: the token is none, or stands in the model's name, or that is empty.
+        UsageError: the token is none, the model's name holds one, or that name is empty.
     """
     token = checked_token(token)
     if holds_secret(str(model)):
@@ -90,7 +90,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import HFValidationError
 
-    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # it holds "~": a folder would be called that
         raise CheckpointError(
             f"'{repository}': there is no home to keep downloads in; give --cache-dir, or set HF_HOME"
         )

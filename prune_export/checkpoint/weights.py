@@ -70,7 +70,7 @@ class Weights(Mapping[str, Tensor]):
 
     @property
     def unused(self) -> list[str]:
-        """Names the tensors that nobody has asked for."""
+        """Names the tensors that were not requested."""
         return sorted(set(self._tensors) - self._asked)
 
     def tensor(self, name: str, shape: tuple[int, ...], *, reason: str = "") -> Tensor:
@@ -161,7 +161,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except MemoryError:
         raise
-    except Exception as error:  # beside the two libraries' own, whatever torch raises for a type that it does not know
+    except Exception as error:  # the two libraries' own, and torch's for a type that it does not know
         raise _unreadable(path, error) from error
 
 

@@ -32,12 +32,11 @@ Ids = NDArray[np.int64]
 class Feature:
     """One sequence for the network, without padding.
 
-    `example` is the index of what it was made from. `input_ids` and `token_type_ids` are `[length]`. For question answering,
-    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the place of the
-    token that stands for "no answer"; `words` `[length, 2]`, where asked for, are the ranges of the whole words that tokens
-    belong to, (-1, -1) where there is none. The rest is for training, None unless asked for: `start` and `end`, the
-    answer's first and last token (both `cls` where the window does not hold the answer), or `label`, the model's class or a
-    number.
+    `example` is the index of its example. `input_ids` and `token_type_ids` are `[length]`. For question answering,
+    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the position of the
+    token for "no answer"; `words` `[length, 2]`, on request, are the ranges of the whole words that tokens belong to,
+    (-1, -1) if there is none. The rest is for training, None otherwise: `start` and `end`, the answer's first and last
+    token (both `cls` if the window does not hold the answer), or `label`, the model's class or a number.
     """
 
     example: int

@@ -1,6 +1,6 @@
 """The GLUE tasks (Wang et al. 2018): columns of the official files, labels in order, metrics.
 
-Labels stand in the order of the `datasets` library's GLUE, which trained most published classifiers: for MNLI that is
+Labels are in the order of the `datasets` library's GLUE, which trained most published classifiers: for MNLI that is
 entailment, neutral, contradiction (the BERT repository's own reader has contradiction, entailment, neutral). A model whose
 config.json names its classes is read by those names instead; see `model_classes`.
 """
@@ -22,10 +22,10 @@ _THREE = ("entailment", "neutral", "contradiction")
 class GlueTask:
     """One task.
 
-    `text`, `pair` and `label` are headings of the official TSV files (`pair` None: one text); `hub` the text columns of
-    the `datasets` library. `labels` is empty for a regression; in files a label is its name or its index.
-    `header` False: the files have no headings, and columns are places. `skip_short`: rows that lack columns are left out,
-    as in the official reader.
+    `text`, `pair` and `label` are headings of the official TSV files (`pair` None: one text); `hub` are the text columns of
+    the `datasets` library. `labels` is empty for a regression; in files a label is its name or its index. `header` False:
+    the files have no headings, and columns are numbers. `skip_short`: rows that lack columns are left out, as in the
+    official reader.
     """
 
     name: str

@@ -66,7 +66,7 @@ def read_named(
     config = parts[0] if parts else None
     check_name(path, name)
     library = _library()
-    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # it holds "~": a folder would be called that
         raise DataError(f"'{name}': there is no home to keep downloads in; set HF_HOME")
     register_stored_token()
     try:
@@ -105,7 +105,7 @@ def _convert(loaded: Any, name: str, dataset: str | None, split: str | None, pur
         )
         chosen = choose_split(list(loaded), split_name, purpose, name)
         loaded, split = loaded[chosen], None
-    elif loaded.split is not None:  # the only one there is, and what was asked for
+    elif loaded.split is not None:  # the only one, and the requested one
         chosen = str(loaded.split)
         if split is not None and "split" not in loaded.column_names:
             chosen = choose_split([chosen], split, purpose, name)

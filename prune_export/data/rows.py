@@ -105,7 +105,7 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
         where = f"{name}: example {number}"
         texts = read_answers(_parsed(row.get(answers)), where)
         if impossible is not None and is_impossible(row.get(impossible), where):
-            texts = []  # what stands there then are "plausible answers", which are wrong
+            texts = []  # any answers there are "plausible answers", which are wrong
         if texts is None:
             left_out += 1
             continue

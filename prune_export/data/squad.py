@@ -29,7 +29,7 @@ def squad_questions(root: Any, name: str) -> QuestionData:
         second |= "is_impossible" in entry
         answers = _answers(entry, where)
         if is_impossible(entry.get("is_impossible"), where):
-            answers = []  # what stands there then are "plausible answers", which are wrong
+            answers = []  # any answers there are "plausible answers", which are wrong
         identifier = entry.get("id")
         if not isinstance(identifier, str | int):
             raise DataError(f"{where}.id: expected a string; found {type(identifier).__name__}")

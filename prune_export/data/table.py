@@ -65,7 +65,7 @@ def read_cells(text: str, delimiter: str, name: str) -> list[tuple[int, list[str
     """Reads every row with the number of its last line, without empty lines; a TSV with quotes if they are CSV's.
 
     Raises:
-        DataError: quotes do not end, or stand where none may.
+        DataError: quotes do not end, or are misplaced.
     """
     if delimiter == "\t" and not has_quoted_cells(text):
         lines = enumerate(text.split("\n"), 1)

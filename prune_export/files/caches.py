@@ -21,7 +21,7 @@ def cache_folder(name: str) -> Path | None:
         path = user_cache_path("prune-export", appauthor=False) / name
     except RuntimeError:  # no home is known
         return None
-    if not path.is_absolute():  # with older versions of platformdirs, "~" stands in its place
+    if not path.is_absolute():  # with older versions of platformdirs, the path begins with "~"
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A folder's files, prepared aside and put in place in one step: whatever stops the run, all is there or all is as before.
+"""A folder's files, prepared aside and put in place in one step: however the run ends, either all is there or all is as before.
 
 Two cases. Where the folder does not exist, is empty, or holds an earlier output and nothing else, the files are prepared
 in a hidden folder beside it, and the two folders are exchanged at once. Where it holds other things, they are prepared in a
@@ -93,7 +93,7 @@ def transaction(placement: Placement) -> Iterator[Path]:
                     _completed.append(placement.folder / placement.last)
                     work.settle()
             except BrokenPipeError:
-                raise  # from whoever reads our output
+                raise  # from the reader of our output
             except OSError as error:
                 raise write_error(error, placement.parent) from error  # while the full disk is still full
     except BrokenPipeError:
@@ -110,7 +110,7 @@ def transaction(placement: Placement) -> Iterator[Path]:
 
 
 def last_completed() -> Path | None:
-    """Returns the file by which the last transaction of this process was complete, for whoever is stopped after it."""
+    """Returns the main file of this process's last complete transaction, to be named if it is stopped after that."""
     return _completed[-1] if _completed else None
 
 

@@ -118,7 +118,7 @@ def _destination(folder: Path, kind: FolderType, overwrite: bool) -> Destination
         raise OutputError(f"{anchor} is a file; expected a folder, or a file name that ends in .onnx")
     if not _can_write(anchor):
         raise OutputError(f"no permission to write in {anchor.resolve()}; choose another --output")
-    recover(folder)  # which may bring back what stood there before a run that was killed
+    recover(folder)  # which may bring back the files before a run that was killed
     existing = set(os.listdir(folder)) if folder.exists() else set()
     removable = kind.removable(folder) if existing else frozenset[str]()
     if not overwrite and removable:

@@ -10,8 +10,8 @@ from exporters.encoder import Encoder
 from prune_export.parity.inputs import MAX_BATCH, Case, Padding, random_case, text_case
 
 TOKENS = 1024  # over all cases: a second of PyTorch for BERT-base on two cores, four for BERT-large
-SMALL = 64  # a case of so many tokens is small
-# Eight rows of so many leave 512 tokens, the length that most models take, for the longest row.
+SMALL = 64  # the most tokens of a small case
+# Tokens per row of text: eight rows leave 512 tokens, the length that most models take, for the longest row.
 TEXT_ROW = 44
 
 

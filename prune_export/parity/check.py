@@ -16,7 +16,7 @@ from prune_export.parity.workers import workers
 
 Runner = Callable[[Batch], Outputs]
 Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
-Answered = tuple[Case, Outputs]  # a case, and what the oracle says to it
+Answered = tuple[Case, Outputs]  # a case with the reference's outputs
 
 
 def check(

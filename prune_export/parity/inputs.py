@@ -19,8 +19,8 @@ Batch = dict[str, NDArray[np.int64]]
 Padding = Literal["none", "right", "left"]
 
 MAX_BATCH = 8
-# The longest inputs at the largest batch would take minutes for a large network and show nothing that fewer tokens do
-# not: a batch holds at most so many tokens, and the longest length comes with the batches that fit.
+# The most tokens of a batch: the longest inputs at the largest batch would take minutes for a large network, and show nothing
+# more. The longest length comes with the batches that fit.
 MAX_TOKENS = 2048
 LONGEST_TEXT = 384
 
@@ -48,7 +48,7 @@ class Case:
 
 
 def check_samples(samples: int | None, seed: int) -> None:
-    """Refuses numbers that `cases` cannot take; None stands for the cases of `budget.py`.
+    """Refuses numbers that `cases` cannot take; None is for the cases of `budget.py`.
 
     Raises:
         UsageError: fewer than four samples, or a negative seed.
