@@ -1,4 +1,4 @@
-"""A folder's files, prepared aside and put in place in one step: however the run ends, either all is there or all is as before.
+"""A folder's files, prepared aside and put in place in one step: in the end all is there, or all is as before.
 
 Two cases. Where the folder does not exist, is empty, or holds an earlier output and nothing else, the files are prepared
 in a hidden folder beside it, and the two folders are exchanged at once. Where it holds other things, they are prepared in a

@@ -19,7 +19,7 @@ Batch = dict[str, NDArray[np.int64]]
 Padding = Literal["none", "right", "left"]
 
 MAX_BATCH = 8
-# The most tokens of a batch: the longest inputs at the largest batch would take minutes for a large network, and show nothing
+# The most tokens of a batch: the longest inputs at the largest batch would take minutes for a large network and show nothing
 # more. The longest length comes with the batches that fit.
 MAX_TOKENS = 2048
 LONGEST_TEXT = 384
