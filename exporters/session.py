@@ -32,25 +32,11 @@ class SessionSettings:
     entries: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the settings for the record of an export, which `settings_from_json` reads back."""
+        """Returns the settings for the record of an export."""
         return asdict(self)
 
 
 DEFAULT_SETTINGS = SessionSettings()
-
-
-def settings_from_json(data: Mapping[str, Any]) -> SessionSettings:
-    """Reads settings as `SessionSettings.to_json` returned them.
-
-    Raises:
-        ValueError: `data` is something else.
-    """
-    tokens, multiple = data.get("tokens_at_once"), data.get("length_multiple", 1)
-    entries = data.get("entries", {})
-    numbers = [number for number in (tokens, multiple) if number is not None]
-    if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(entries, Mapping):
-        raise ValueError(f"session settings {dict(data)!r}")
-    return SessionSettings(tokens, multiple, {str(key): str(value) for key, value in entries.items()})
 
 
 class Session:

@@ -21,7 +21,7 @@ from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
 from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
-from prune_export.parity.check import check, real_tokens
+from prune_export.parity.check import compare, one_ahead, real_tokens
 from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
@@ -64,7 +64,7 @@ def test_limits_that_are_given() -> None:
 def run_check(
     reference: Any, found: Any, *, tolerance: Tolerance = LOOSE, case: Case = CASE, **options: Any
 ) -> CaseResult:
-    (result,) = check(lambda _: reference, {"ONNX": (lambda _: found, tolerance)}, [case], **options)
+    (result,) = compare(one_ahead(lambda _: reference, [case]), {"ONNX": (lambda _: found, tolerance)}, **options)
     return result
 
 
@@ -97,7 +97,7 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
         (lambda _: {"other": reference["logits"]}, "has no output logits; it has other"),
         (lambda _: {"logits": np.zeros((3, 2), dtype=np.float32)}, "logits has shape [3, 2]; expected [2, 3]"),
     ):
-        (result,) = check(lambda _: reference, {"ONNX": (candidate, LOOSE)}, [CASE])
+        (result,) = compare(one_ahead(lambda _: reference, [CASE]), {"ONNX": (candidate, LOOSE)})
         assert (result.comparison, result.case, result.outputs, result.agreement) == ("ONNX", "two rows", (), None)
         assert result.problem is not None
         assert result.problem.startswith(words)
@@ -109,10 +109,9 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
 def test_every_case_and_candidate_is_compared_and_progress_counts_cases() -> None:
     values = {"logits": np.zeros((2, 3), dtype=np.float32)}
     counted: list[int] = []
-    found = check(
-        lambda _: values,
+    found = compare(
+        one_ahead(lambda _: values, [CASE, replace(CASE, name="again")]),
         {"a": (lambda _: values, LOOSE), "b": (lambda _: values, LOOSE)},
-        [CASE, replace(CASE, name="again")],
         progress=lambda: counted.append(1),
     )
     assert [(result.comparison, result.case) for result in found] == [

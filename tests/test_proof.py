@@ -22,7 +22,7 @@ from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.main import main
 from prune_export.network.opening import Batch, Outputs, torch_runner
 from prune_export.parity.budget import TEXT_ROW, TOKENS, budget_cases
-from prune_export.parity.check import check, one_ahead
+from prune_export.parity.check import compare, one_ahead
 from prune_export.parity.inputs import Case, cases
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES
@@ -116,7 +116,7 @@ def test_all_dtypes_and_families_pass_with_room(tmp_path: Path) -> None:
             path = tmp_path / family.model_type / f"{dtype}.onnx"
             save_onnx(build(found.slim, TARGETS["cpu"], PRECISIONS[dtype]), path)
             candidates = {"ONNX": (Session(path).run, TOLERANCES[dtype])}
-            for result in check(oracle, candidates, budget_cases(encoder, None, seed=0)):
+            for result in compare(one_ahead(oracle, budget_cases(encoder, None, seed=0)), candidates):
                 assert result.passed
                 assert all(output.max_absolute < most * output.allowed for output in result.outputs), (family, dtype)
 

@@ -32,15 +32,16 @@ def _project(
     context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Projects to query (scaled), key and value, each `[..., heads * size]`."""
-    query = project(context, queries, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
-    query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scale)
-    key = project(context, x, block.key_weight.flatten(0, 1), "key")
-    if block.key_bias is not None:
-        key = add_bias(context, key, block.key_bias.flatten(), "key")
-    value = project(context, x, block.value_weight.flatten(0, 1), "value")
-    if block.value_bias is not None:
-        value = add_bias(context, value, block.value_bias.flatten(), "value")
-    return query, key, value
+
+    def projected(label: str, x: ir.Value, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> ir.Value:
+        product = project(context, x, weight.flatten(0, 1), label, constant_scale=scale)
+        return product if bias is None else add_bias(context, product, bias.flatten(), label, constant_scale=scale)
+
+    return (
+        projected("query", queries, block.query_weight, block.query_bias, block.scale),
+        projected("key", x, block.key_weight, block.key_bias),
+        projected("value", x, block.value_weight, block.value_bias),
+    )
 
 
 def additive_mask(context: GraphContext) -> ir.Value:

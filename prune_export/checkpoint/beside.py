@@ -33,35 +33,28 @@ def files_beside(folder: Path) -> tuple[str, ...]:
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
-    """Names the files in `folder` that belong to the tokenizer that transformers loads from it; none where it loads none."""
-    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not present:
-        return ()
-    tokenizer = _load(folder)
+    """Names the files in `folder` that belong to the tokenizer that transformers loads from it; none if it loads none."""
+    tokenizer, _ = _load(folder)
     if tokenizer is None:
         return ()
     named = {*_ALWAYS, *tokenizer.vocab_files_names.values()}
-    return tuple(name for name in present if name in named)
-
-
-def _load(folder: Path) -> Any:
-    try:
-        with quiet_transformers():
-            return open_tokenizer(folder)
-    except CheckpointError:
-        return None  # `why_no_tokenizer` says why
+    return tuple(name for name in TOKENIZER_FILES if name in named and (folder / name).is_file())
 
 
 def why_no_tokenizer(folder: Path) -> str:
-    """Says why no tokenizer can be loaded from `folder`."""
+    """Says why no tokenizer's files can be taken from `folder`."""
+    return _load(folder)[1]
+
+
+def _load(folder: Path) -> tuple[Any | None, str]:
+    """Loads the tokenizer in `folder`; returns it, or None, and the reason why none of its files can be taken."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return "it holds none"
+        return None, "it holds none"
     try:
         with quiet_transformers():
-            open_tokenizer(folder)
+            return open_tokenizer(folder), "none of its files belongs to it"
     except CheckpointError as error:
-        return str(error)
-    return "none of its files belongs to it"
+        return None, str(error)
 
 
 def check_beside(folder: Path, names: Iterable[str]) -> None:

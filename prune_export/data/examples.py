@@ -148,25 +148,23 @@ def joined(parts: Sequence[Data]) -> Data:
     if len(parts) == 1:
         return replace(first, name=Path(first.name).name)
     name = ", ".join(Path(data.name).name for data in parts)
-    same = [
-        data
-        for data in parts
-        if type(data) is type(first) and getattr(data, "glue", None) == getattr(first, "glue", None)
-    ]
-    if len(same) < len(parts):
+    if any((type(data), getattr(data, "glue", None)) != (type(first), getattr(first, "glue", None)) for data in parts):
         raise DataError(f"{name}: files of different tasks; expected data of one task")
-    examples: Any = tuple(example for data in parts for example in data.examples)
-    notes = tuple(f"{Path(data.name).name}: {note}" for data in parts for note in data.notes)
     splits = {data.split for data in parts}
-    split = splits.pop() if len(splits) == 1 else None
-    if isinstance(first, QuestionData):
-        return replace(first, name=name, examples=examples, split=split, notes=notes)
-    texts = [data for data in parts if isinstance(data, TextData)]
-    words = tuple(dict.fromkeys(word for data in texts for word in data.words))
-    declared = all(data.declared for data in texts)
-    unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))
-    renumbered = next((data.renumbered for data in texts if data.renumbered), ())
-    return TextData(name, first.glue, examples, split, notes, words, declared, unlabelled, renumbered)
+    changes: dict[str, Any] = {
+        "name": name,
+        "examples": tuple(example for data in parts for example in data.examples),
+        "split": splits.pop() if len(splits) == 1 else None,
+        "notes": tuple(f"{Path(data.name).name}: {note}" for data in parts for note in data.notes),
+    }
+    if texts := [data for data in parts if isinstance(data, TextData)]:
+        changes |= {
+            "words": tuple(dict.fromkeys(word for data in texts for word in data.words)),
+            "declared": all(data.declared for data in texts),
+            "unlabelled": tuple(dict.fromkeys(word for data in texts for word in data.unlabelled)),
+            "renumbered": next((data.renumbered for data in texts if data.renumbered), ()),
+        }
+    return replace(first, **changes)
 
 
 def _with(data: AnyData, examples: Any) -> AnyData:

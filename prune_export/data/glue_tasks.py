@@ -14,9 +14,6 @@ from typing import Literal
 
 Metric = Literal["accuracy", "f1", "matthews_correlation", "pearson", "spearmanr"]
 
-_YES_NO = ("entailment", "not_entailment")
-_THREE = ("entailment", "neutral", "contradiction")
-
 
 @dataclass(frozen=True, slots=True)
 class GlueTask:
@@ -29,108 +26,59 @@ class GlueTask:
     """
 
     name: str
-    text: str
-    pair: str | None
-    label: str
     hub: tuple[str, ...]
     labels: tuple[str, ...]
-    metrics: tuple[Metric, ...]
+    text: str = "sentence1"
+    pair: str | None = "sentence2"
+    label: str = "label"
+    metrics: tuple[Metric, ...] = ("accuracy",)
     header: bool = True
     skip_short: bool = False
 
 
-GLUE_TASKS: dict[str, GlueTask] = {
-    task.name: task
-    for task in (
-        GlueTask(
-            "cola",
-            text="3",
-            pair=None,
-            label="1",
-            hub=("sentence",),
-            labels=("unacceptable", "acceptable"),
-            metrics=("matthews_correlation",),
-            header=False,
-        ),
-        GlueTask(
-            "sst2",
-            text="sentence",
-            pair=None,
-            label="label",
-            hub=("sentence",),
-            labels=("negative", "positive"),
-            metrics=("accuracy",),
-        ),
-        GlueTask(
-            "mrpc",
-            text="#1 String",
-            pair="#2 String",
-            label="Quality",
-            hub=("sentence1", "sentence2"),
-            labels=("not_equivalent", "equivalent"),
-            metrics=("accuracy", "f1"),
-        ),
-        GlueTask(
-            "qqp",
-            text="question1",
-            pair="question2",
-            label="is_duplicate",
-            hub=("question1", "question2"),
-            labels=("not_duplicate", "duplicate"),
-            metrics=("accuracy", "f1"),
-            skip_short=True,
-        ),
-        GlueTask(
-            "stsb",
-            text="sentence1",
-            pair="sentence2",
-            label="score",
-            hub=("sentence1", "sentence2"),
-            labels=(),
-            metrics=("pearson", "spearmanr"),
-        ),
-        GlueTask(
-            "mnli",
-            text="sentence1",
-            pair="sentence2",
-            label="gold_label",
-            hub=("premise", "hypothesis"),
-            labels=_THREE,
-            metrics=("accuracy",),
-        ),
-        GlueTask(
-            "qnli",
-            text="question",
-            pair="sentence",
-            label="label",
-            hub=("question", "sentence"),
-            labels=_YES_NO,
-            metrics=("accuracy",),
-        ),
-        GlueTask(
-            "rte",
-            text="sentence1",
-            pair="sentence2",
-            label="label",
-            hub=("sentence1", "sentence2"),
-            labels=_YES_NO,
-            metrics=("accuracy",),
-        ),
-        GlueTask(  # RTE's headings, the other order of labels
-            "wnli",
-            text="sentence1",
-            pair="sentence2",
-            label="label",
-            hub=("sentence1", "sentence2"),
-            labels=("not_entailment", "entailment"),
-            metrics=("accuracy",),
-        ),
-    )
-}
+_PAIR = ("sentence1", "sentence2")
+_TASKS = (
+    GlueTask(
+        "cola",
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        text="3",
+        pair=None,
+        label="1",
+        metrics=("matthews_correlation",),
+        header=False,
+    ),
+    GlueTask("sst2", ("sentence",), ("negative", "positive"), text="sentence", pair=None),
+    GlueTask(
+        "mrpc",
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        text="#1 String",
+        pair="#2 String",
+        label="Quality",
+        metrics=("accuracy", "f1"),
+    ),
+    GlueTask(
+        "qqp",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        text="question1",
+        pair="question2",
+        label="is_duplicate",
+        metrics=("accuracy", "f1"),
+        skip_short=True,
+    ),
+    GlueTask("stsb", _PAIR, (), label="score", metrics=("pearson", "spearmanr")),
+    GlueTask("mnli", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), label="gold_label"),
+    GlueTask("qnli", ("question", "sentence"), ("entailment", "not_entailment"), text="question", pair="sentence"),
+    GlueTask("rte", _PAIR, ("entailment", "not_entailment")),
+    GlueTask("wnli", _PAIR, ("not_entailment", "entailment")),  # RTE's headings, the other order of labels
+)
+GLUE_TASKS: dict[str, GlueTask] = {task.name: task for task in _TASKS}
 
-# Somebody's own data: labels are the model's classes, by name or number, or a regression's numbers.
-OWN = GlueTask("classification", text="", pair=None, label="", hub=(), labels=(), metrics=("accuracy",))
-OWN_NUMBERS = GlueTask("regression", text="", pair=None, label="", hub=(), labels=(), metrics=("pearson", "spearmanr"))
+# A user's own data: labels are the model's classes, by name or number, or a regression's numbers.
+OWN = GlueTask("classification", (), (), text="", pair=None, label="")
+OWN_NUMBERS = GlueTask("regression", (), (), text="", pair=None, label="", metrics=("pearson", "spearmanr"))
 OWN_NAME = "own"  # what --dataset calls them
 
 MISMATCHED = ("mnli-mm", "mnli_mismatched")

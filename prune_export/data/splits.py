@@ -44,8 +44,8 @@ def without_split(source: str | Path) -> str:
     return base if base and not os.path.lexists(source) and os.path.lexists(base) else str(source)
 
 
-def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, where: str) -> str:
-    """Returns the split `wanted` ("validation" is "valid" or "dev", too), or without that the one for `purpose`.
+def choose_split(names: Sequence[str], split: str | None, purpose: Purpose, where: str) -> str:
+    """Returns `split` of `names` ("validation" is "valid" or "dev", too), or without that the one for `purpose`.
 
     A training split is never chosen to evaluate on.
 
@@ -53,13 +53,13 @@ def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, whe
         DataError: there is none.
     """
     listing = clipped(", ".join(map(str, names)), 200)
-    if wanted is not None:
-        if wanted in names:
-            return wanted
-        plain = _plain(wanted)
+    if split is not None:
+        if split in names:
+            return split
+        plain = _plain(split)
         groups = [(plain,), *(group for group in (_TRAIN, _VALIDATION, _TEST) if plain in group)]
         if (name := _first(names, groups)) is None:
-            raise DataError(f"{where}: has no split '{clipped(wanted)}'; found {listing}")
+            raise DataError(f"{where}: has no split '{clipped(split)}'; found {listing}")
         return name
     if (name := _first(names, _GROUPS[purpose])) is None:
         raise DataError(

@@ -262,33 +262,33 @@ def check_fits(plan: Plan, encoder: Encoder) -> None:
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
     first: dict[int, int] = {}
-    for index, (wanted, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
+    for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
         other = first.setdefault(id(layer), index)
-        if plan.layers[other] != wanted:
+        if plan.layers[other] != layer_plan:
             raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
-        _check_layer(wanted, layer, index)
+        _check_layer(layer_plan, layer, index)
 
 
-def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
+def _check_layer(layer_plan: LayerPlan, layer: Layer, index: int) -> None:
     heads: Iterable[int] = layer.attention.heads if isinstance(layer.attention, Attention) else ()
     columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
-    if missing := sorted(set(wanted.heads) - set(heads)):
+    if missing := sorted(set(layer_plan.heads) - set(heads)):
         raise PlanError(
             f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {clipped(ranges(tuple(missing)))}, "
             f"but the model's heads there are {ranges(tuple(heads)) or 'none'}"
         )
-    if wanted.columns and wanted.columns[-1] >= columns:
+    if layer_plan.columns and layer_plan.columns[-1] >= columns:
         raise PlanError(
-            f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns"
+            f"layer {index}: the plan keeps column {layer_plan.columns[-1]}, but the model has {columns} columns"
         )
     if not isinstance(layer.attention, Attention):
         return
     for kind, dimensions, size in (
-        ("query/key", wanted.query_key_dimensions, layer.attention.query_key_size),
-        ("value", wanted.value_dimensions, layer.attention.value_size),
+        ("query/key", layer_plan.query_key_dimensions, layer.attention.query_key_size),
+        ("value", layer_plan.value_dimensions, layer.attention.value_size),
     ):
         for head, indices in dimensions.items():
-            if head not in wanted.heads:
+            if head not in layer_plan.heads:
                 raise PlanError(f"layer {index}: the plan has {kind} dimensions for head {head}, which does not stay")
             if indices and indices[-1] >= size:
                 raise PlanError(

@@ -12,7 +12,7 @@ import msgspec
 
 from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
-from exporters.session import SessionSettings, settings_from_json
+from exporters.session import SessionSettings
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.format import Format
 from prune_export.files.links import file_inside
@@ -66,7 +66,7 @@ class Exported:
     @property
     def settings(self) -> SessionSettings:
         """Returns the settings with which the graph runs fastest, as found when it was exported."""
-        return settings_from_json(self.record.get("session") or {})
+        return msgspec.convert(self.record.get("session") or {}, SessionSettings)
 
     @property
     def plan_given(self) -> bool:

@@ -19,18 +19,6 @@ Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 Answered = tuple[Case, Outputs]  # a case with the reference's outputs
 
 
-def check(
-    reference: Runner,
-    candidates: Mapping[str, tuple[Runner, Tolerance]],
-    cases: Iterable[Case],
-    *,
-    select: Select | None = None,
-    progress: Callable[[], None] | None = None,
-) -> tuple[CaseResult, ...]:
-    """Runs every case through the reference and every candidate, and compares them."""
-    return compare(one_ahead(reference, cases), candidates, select=select, progress=progress)
-
-
 def one_ahead(reference: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
     """Yields every case with the reference's outputs, which are computed one case ahead in a thread of its own."""
     with workers(1) as pool:
