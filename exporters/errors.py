@@ -87,7 +87,7 @@ class WriteError(PruneExportError):
 
 
 class OutputError(PruneExportError):
-    """The output cannot be put where it was asked for."""
+    """The output cannot be put into its place."""
 
 
 class ProviderError(PruneExportError):

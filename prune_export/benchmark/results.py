@@ -67,7 +67,7 @@ class ShapeResult:
     """All rows at one shape.
 
     `repeats`: the first row's latency at the start of each round, divided by that at its end. `others`: the fraction of the
-    processors' time that went to other processes while rows were measured; None where the system does not tell.
+    processors' time that went to other processes while rows were measured; None if the system does not tell.
     """
 
     shape: Shape

@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 class Loaded:
     """A network that is ready.
 
-    `prepare` takes a batch to where it is needed and returns a function that runs the network on it once and returns the
+    `prepare` moves a batch to the device and returns a function that runs the network on it once and returns the
     milliseconds. `load_seconds`: from files that are in the page cache to a network that can run, imports left out
     (PyTorch maps its weights; the first run reads them).
     """

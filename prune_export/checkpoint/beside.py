@@ -84,7 +84,7 @@ def copy_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
 
 
 def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
-    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying where there are none.
+    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying.
 
     Raises:
         CheckpointError, OutputError: as for `copy_beside`.

@@ -67,7 +67,7 @@ def new_token() -> str:
 
 
 def write(entry: Entry) -> bool:
-    """Brings `entry` onto the disk; False where it cannot be kept."""
+    """Writes `entry` to the disk; returns False if it cannot be kept."""
     folder = state_folder("transactions")
     if folder is None:
         return False
@@ -81,7 +81,7 @@ def write(entry: Entry) -> bool:
 
 
 def lock(token: str) -> int | None:
-    """Locks the entry `token`, which need not be there yet; returns the lock's descriptor, None where there are no locks.
+    """Locks the entry `token`, which need not exist yet; returns the lock's descriptor, None on a system without locks.
 
     Raises:
         BlockingIOError: a run that is alive holds the lock.

@@ -48,8 +48,9 @@ class Placement:
     """Where files go, and what they may replace.
 
     `whole`: the folder is put in place as a whole. `overwrite`: files of the same names are replaced, and
-    `removable(folder)`, the files of an earlier output as paths relative to it, go. `last` is the file that is placed after
-    all others. Files of the names `siblings` would be read together with what is placed: where one stays, nothing is placed.
+    `removable(folder)`, the files of an earlier output as paths relative to it, are removed. `last` is the file that is
+    placed after all others. Files of the names `siblings` would be read together with what is placed: if one stays, nothing
+    is placed.
     """
 
     folder: Path
@@ -173,7 +174,7 @@ class _Work:
         return Path(self.entry.aside)
 
     def enter(self, **changes: object) -> bool:
-        """Notes in the journal what is about to be done; False where it cannot be noted."""
+        """Notes in the journal what is about to be done; returns False if it cannot be noted."""
         for name, value in changes.items():
             setattr(self.entry, name, value)
         return journal.write(self.entry)
@@ -284,7 +285,7 @@ def _exchange(work: _Work, placement: Placement) -> None:
 
 
 def swap(first: int, second: int, name: str) -> bool:
-    """Exchanges the folders `name` in two open folders at once (Linux, renameat2); False where that is not to be had."""
+    """Exchanges the folders `name` in two open folders at once (Linux, renameat2); returns False if it cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -433,7 +434,7 @@ def _turn(folder: int) -> Iterator[None]:
             time.sleep(0.02)
             continue
         except OSError:
-            pass  # where there are no such locks, two runs may meet
+            pass  # without such locks, two runs may meet
         break
     yield
 

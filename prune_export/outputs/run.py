@@ -1,4 +1,4 @@
-"""The folder of a training: known by its marker, and begun anew only where all of it was written by a training.
+"""The folder of a training: known by its marker, and replaced only if a training wrote all of it.
 
 run.json        the marker
 recipe.toml     the recipe as it was used
@@ -64,7 +64,7 @@ class ResultMarker(Marker):
 
 
 def marker_of(folder: Path) -> RunMarker | None:
-    """Reads what marks `folder` as that of a training; None where nothing does."""
+    """Reads the marker of a training's folder; None if there is none."""
     if not is_regular(folder / MARKER):
         return None
     try:
@@ -121,7 +121,7 @@ def run_placement(folder: Path, *, overwrite: bool) -> Placement:
 
 
 def run_files(folder: Path) -> frozenset[str]:
-    """Names the files of the run in `folder`, relative to it; none where it is no run. What lies beside them does not count.
+    """Names the files of the run in `folder`, relative to it; none if it is no run. Other files there do not count.
 
     Raises:
         OutputError: a folder of the run holds a file that no training writes.

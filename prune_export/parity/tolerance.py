@@ -9,10 +9,10 @@ from exporters.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """An output passes if `max|Δ| <= limit * max(1, max|reference|)`.
+    """A limit of errors: an output passes if `max|Δ| <= limit * max(1, max|reference|)`.
 
-    Of the answers to real text a share of `agreement` must be the same; where the reference itself scores two answers
-    within `tie` logits of each other (None: `limit`), either will do.
+    A share of `agreement` of the answers to real text must be the same; if the reference itself scores two answers within
+    `tie` logits of each other (None: `limit`), both are right.
     """
 
     limit: float
