@@ -8,11 +8,11 @@ from pathlib import Path
 
 from exporters.errors import UsageError
 from exporters.providers import PROVIDERS
-from prune_export.benchmark.machine import machine, physical_cpus
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
 from prune_export.benchmark.sources import token_ids
+from prune_export.facts.machine import machine, physical_cpus
 from prune_export.files.paths import expanded
 from prune_export.progress import SILENT, Progress
 

@@ -204,7 +204,7 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
         entries = data.get(key, {})
         if not isinstance(entries, dict) or not all(head.isdecimal() and len(head) <= 7 for head in entries):
             raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
-        dimensions[key] = {int(head): _parse(found, f"{place}, {key}", allowance) for head, found in entries.items()}
+        dimensions[key] = {int(head): _parse(entry, f"{place}, {key}", allowance) for head, entry in entries.items()}
     return LayerPlan(
         heads=_parse(data["heads"], f"{place}, heads", allowance),
         columns=_parse(data["columns"], f"{place}, columns", allowance),

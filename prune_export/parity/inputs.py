@@ -97,11 +97,6 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
 
 def random_case(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Case:
     """Returns `batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
-    name = f"batch {batch}, length {length}, padding {padding}"
-    return Case(name, _random_batch(encoder, random, batch, length, padding))
-
-
-def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Batch:
     vocabulary, pad = encoder.embeddings.word.shape[0], encoder.embeddings.pad_token_id
     mask = np.ones((batch, length), dtype=np.int64)
     if padding != "none":
@@ -115,7 +110,7 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
     if encoder.embeddings.token_type is not None:
         types = encoder.embeddings.token_type.shape[0]
         inputs["token_type_ids"] = random.integers(0, types, (batch, length), dtype=np.int64)
-    return inputs
+    return Case(f"batch {batch}, length {length}, padding {padding}", inputs)
 
 
 def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
