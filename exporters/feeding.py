@@ -110,8 +110,8 @@ def _whole(values: NDArray[np.float64]) -> bool:
     return bool(np.all(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)))
 
 
-def _refusal(name: str, found: str) -> UsageError:
-    return UsageError(f"{name}: expected whole numbers, int64 [batch, sequence]; found {found}")
+def _refusal(name: str, given: str) -> UsageError:
+    return UsageError(f"{name}: expected whole numbers, int64 [batch, sequence]; found {given}")
 
 
 def _check_ranges(arrays: Mapping[str, Ids], limits: Limits) -> None:
