@@ -6,13 +6,14 @@ transformers takes every key of config.json as an attribute of the configuration
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from exporters.errors import CheckpointError
+from prune_export.files.reading import nested
 
 # "owner/name" makes transformers import that kernel from the hub where the package `kernels` is installed. So does
 # flash_attention_* where flash-attn is not: every model is made with an attention of our own (`own_attention`).
@@ -72,7 +73,7 @@ def check_config(raw: Mapping[str, Any], source: str | Path) -> None:
     Raises:
         CheckpointError: a key would lead to code, to the network or to another model, or has a value of no known meaning.
     """
-    for key, value in _items(raw):
+    for key, value in nested(raw, closed="label2id"):  # whose keys are names of classes
         if key in _IMPLEMENTATIONS:
             if isinstance(value, dict | list) or value not in _KNOWN:
                 raise CheckpointError(
@@ -105,18 +106,6 @@ def check_no_adapter(folder: Path) -> None:
             f"{folder / _ADAPTER}: makes transformers load the model that it names instead of this one; merge the adapter "
             f"into its model and give that, or remove {_ADAPTER}"
         )
-
-
-def _items(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields every key and value at any depth, without those of label2id: its keys are names of classes."""
-    waiting: list[Any] = [raw]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Mapping):
-            yield from value.items()
-            waiting.extend(item for key, item in value.items() if key != "label2id")
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def own_attention(config: Any, model_class: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.files.links import plain_name
-from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, read_json, shown
+from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, nested, read_json, shown
 
 # The files that they open by themselves, by the limit of their size.
 _SMALL = re.compile(
@@ -94,15 +94,12 @@ def _check_names(config: dict[str, Any], path: Path) -> None:
     versions = config.get("fast_tokenizer_files") or []
     if not isinstance(versions, list) or not all(isinstance(name, str) and plain_name(name) for name in versions):
         raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {shown(versions)}")
-    waiting: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, str) and is_file_or_device(value):
-            raise CheckpointError(f"{path}: names the file {clipped(value)}; expected no files but the folder's own")
+    for key, value in config.items():
+        if key in _NAMES or key.endswith("_file"):
+            continue
+        for _, text in nested(value):
+            if isinstance(text, str) and is_file_or_device(text):
+                raise CheckpointError(f"{path}: names the file {clipped(text)}; expected no files but the folder's own")
 
 
 def is_file_or_device(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.families.names import Dimensions, Family
-from prune_export.files.reading import shown
+from prune_export.files.reading import nested, shown
 
 # The largest encoders that were published have 48 layers, 64 heads, a hidden size of 4,096 and a million tokens.
 MOST_LAYERS = 1_000
@@ -54,18 +54,8 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
     padding = raw.get("pad_token_id")
     if padding is not None and type(padding) is not int:
         raise CheckpointError(f"{path}: expected a whole number for pad_token_id; found {shown(padding)}")
-    _check_numbers(raw, path)
-
-
-def _check_numbers(raw: dict[str, Any], path: Path) -> None:
-    waiting: list[Any] = [raw]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-        elif (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
+    for _, value in nested(raw):
+        if (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
             raise CheckpointError(f"{path}: expected numbers of at most 64 bits; found {shown(value)}")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from exporters.errors import printable
+from prune_export.files.errors import file_type
 
 T = TypeVar("T")
 
@@ -35,7 +37,6 @@ _REASONS = {
     errno.ELOOP: "a link that leads to itself",
     errno.ENXIO: "not a regular file",  # a socket
 }
-_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 class ReadingError(Exception):
@@ -102,8 +103,7 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
-            raise ReadingError(f"not a regular file but {kind}")
+            raise ReadingError(f"not a regular file but {file_type(status.st_mode)}")
         if limit is not None and status.st_size > limit:
             raise ReadingError(f"too large: {status.st_size:,} bytes; at most {limit:,} are read")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -169,6 +169,18 @@ def decode_json(content: bytes | str, kind: type[T]) -> T:
         raise ReadingError(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
     except RecursionError as error:
         raise ReadingError("not readable as JSON: nested too deep") from error
+
+
+def nested(data: Any, *, closed: str | None = None) -> Iterator[tuple[str | None, Any]]:
+    """Yields every value in JSON data at any depth, with its key if it is an object's; not those in the object `closed`."""
+    waiting: deque[tuple[str | None, Any]] = deque([(None, data)])
+    while waiting:
+        key, value = waiting.popleft()
+        yield key, value
+        if isinstance(value, dict) and (key is None or key != closed):
+            waiting.extend(value.items())
+        elif isinstance(value, list):
+            waiting.extend((None, item) for item in value)
 
 
 def _reason(error: OSError | RuntimeError | ValueError) -> str:

@@ -109,15 +109,16 @@ def top_names(names: Iterable[str]) -> frozenset[str]:
 
 def is_folder(path: Path) -> bool:
     """Says whether `path` is a folder, and no link."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
+    return stat.S_ISDIR(_mode(path))
 
 
 def is_regular(path: Path) -> bool:
     """Says whether `path` is a regular file, and no link."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return os.lstat(path).st_mode
     except OSError:
-        return False
+        return 0
