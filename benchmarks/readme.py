@@ -26,7 +26,7 @@ from benchmarks.measuring import RESULTS
 from benchmarks.short_table import short_section
 from benchmarks.speed import DENSE_ONNX, NETWORKS, OURS
 from prune_export.benchmark.markdown import number
-from prune_export.benchmark.picture import Bar, Panel, draw
+from prune_export.benchmark.picture import Panel, SpeedUpBar, draw
 
 README = RESULTS.parent.parent / "README.md"
 DOCS = README.parent / "docs"
@@ -119,7 +119,7 @@ def panels(results: Sequence[dict[str, Any]]) -> list[Panel]:
         Panel(
             f"{found['network']}\n{shape['batch_size']} × {shape['sequence_length']}",
             tuple(
-                Bar(
+                SpeedUpBar(
                     row["row"],
                     row["speed_up"]["median"],
                     row["speed_up"]["min"],

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers that models run on, each with all that the rest knows of it."""
+"""ONNX Runtime's execution providers, each with everything that other modules know of it."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
-from prune_export.parity.check import check
-from prune_export.parity.inputs import Case, cases, count_cases, load_tokenizer
+from prune_export.parity.check import compare, one_ahead
+from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
 from prune_export.parity.reference import load_reference
@@ -76,7 +76,9 @@ def run_check(
     case: Case = CASE,
     **options: Any,
 ) -> CaseResult:
-    (result,) = check(lambda _: reference, {"ONNX": (lambda _: found, tolerance)}, [case], spec=spec, **options)
+    (result,) = compare(
+        one_ahead(lambda _: reference, [case]), {"ONNX": (lambda _: found, tolerance)}, spec=spec, **options
+    )
     return result
 
 
@@ -109,7 +111,8 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
         (lambda _: {"other": reference["logits"]}, "has no output logits; it has other"),
         (lambda _: {"logits": np.zeros((3, 2), dtype=np.float32)}, "logits has shape [3, 2]; expected [2, 3]"),
     ):
-        (result,) = check(lambda _: reference, {"ONNX": (candidate, LOOSE)}, [CASE], spec=TEXT_CLASSIFICATION)
+        answered = one_ahead(lambda _: reference, [CASE])
+        (result,) = compare(answered, {"ONNX": (candidate, LOOSE)}, spec=TEXT_CLASSIFICATION)
         assert (result.comparison, result.case, result.outputs, result.agreement) == ("ONNX", "two rows", (), None)
         assert result.problem is not None
         assert result.problem.startswith(words)
@@ -121,10 +124,9 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
 def test_every_case_and_candidate_is_compared_and_progress_counts_cases() -> None:
     values = {"logits": np.zeros((2, 3), dtype=np.float32)}
     counted: list[int] = []
-    found = check(
-        lambda _: values,
+    found = compare(
+        one_ahead(lambda _: values, [CASE, replace(CASE, name="again")]),
         {"a": (lambda _: values, LOOSE), "b": (lambda _: values, LOOSE)},
-        [CASE, replace(CASE, name="again")],
         spec=TEXT_CLASSIFICATION,
         progress=lambda: counted.append(1),
     )
@@ -217,7 +219,7 @@ def test_real_text_is_what_the_tokenizer_gives_and_answers_lie_in_the_context(
     model = make_model(case, task, vocab_size=len(tokenizer), max_position_embeddings=142)
     folder = save_with_tokenizer(model, tokenizer, tmp_path)
     encoder = prune_export.inspect(folder).slim
-    found = list(cases(encoder, load_tokenizer(folder, encoder), samples=4, seed=0))
+    found = list(cases(encoder, text_tokenizer(folder, encoder)[0], samples=4, seed=0))
     assert len(found) == count_cases(4, tokenizer) == 5
     assert count_cases(4, None) == 4
     assert all(one.counts is None for one in found[:4])
@@ -256,10 +258,10 @@ def test_tokenizers_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     for spare, fits in ((0, True), (-1, False)):
         model = make_model(BERT, "question-answering", vocab_size=len(tokenizer) + spare)
         folder = save_with_tokenizer(model, tokenizer, tmp_path / str(fits))
-        assert (load_tokenizer(folder, prune_export.inspect(folder).slim) is not None) == fits
+        assert (text_tokenizer(folder, prune_export.inspect(folder).slim)[0] is not None) == fits
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "True" / name).unlink()
-    assert load_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim) is None
+    assert text_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim)[0] is None
 
 
 def full_search(start: Any, end: Any, context: Any) -> tuple[tuple[int, int], dict[tuple[int, int], float]]:

@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 from transformers import Trainer, TrainingArguments
 
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.training.l0.config import L0Config
 from prune_export.training.l0.method import L0Gates, Target
@@ -44,7 +44,7 @@ def network(
 ) -> tuple[Any, Checkpoint, tuple[LayerModules, ...]]:
     made = make_model(case, task, **WITHOUT_DROPOUT)
     checkpoint = load_checkpoint(save(made, folder))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     return model, checkpoint, layer_modules(checkpoint, model)
 
 

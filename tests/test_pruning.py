@@ -19,7 +19,7 @@ from exporters.encoder import Encoder, FeedForward, Linear, map_layers
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
@@ -143,7 +143,7 @@ def test_every_task_has_scores(task: Any, tmp_path: Path) -> None:
     if task == "text-classification":
         batches = tuple(batch | {"labels": torch.tensor([0, 2, 1])} for batch in data.batches)
         data = replace(data, batches=batches)
-    oracle = load_oracle(checkpoint)
+    oracle = load_reference_model(checkpoint)
     scores = fisher(gradients_of(checkpoint, oracle, data))
     assert all(float(part.heads.min()) > 0 and float(part.columns.min()) > 0 for part in scores)
     again = fisher(gradients_of(checkpoint, oracle, data))
@@ -369,7 +369,7 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
     found = inspect(tmp_path / "masked")
     assert found.checkpoint.form == "masked"
     inputs = example_inputs(model, seed=5)
-    masked = torch_outputs(load_oracle(found.checkpoint), found.slim, inputs)
+    masked = torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)
     cut_down = torch_outputs(module_of(checkpoint, network.encoder), found.slim, inputs)
     slim = torch_outputs(module_of(found.checkpoint, found.slim), found.slim, inputs)
     for outputs in (cut_down, slim, onnx_outputs(found.slim, inputs, tmp_path)):

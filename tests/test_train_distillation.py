@@ -16,7 +16,7 @@ from torch import nn
 import prune_export
 from exporters.errors import CheckpointError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.tasks import SPECS
 from prune_export.training.distillation.hidden import HiddenStates, check_map, even_map, hidden_loss
 from prune_export.training.distillation.student import even_layers, write_student
@@ -103,7 +103,7 @@ def test_layers_at_even_distances() -> None:
 def test_hidden_states_are_transformers_own(case: FamilyCase, tmp_path: Path) -> None:
     original = make_model(case, "question-answering")
     checkpoint = load_checkpoint(save(original, tmp_path))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     inputs = example_inputs(model)
     slim = prune_export.slim(tmp_path)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_a_student_is_the_network_without_its_other_layers(case: FamilyCase, tmp
     write_student(checkpoint, (0, 2), tmp_path / "student")
     student = load_checkpoint(tmp_path / "student")
     assert len(student.encoder.layers) == 2
-    model, inputs = load_oracle(student), example_inputs(original)
+    model, inputs = load_reference_model(student), example_inputs(original)
     layers = layers_of(checkpoint, original)
     if case.model_type == "albert":
         original.config.num_hidden_layers = original.albert.encoder.config.num_hidden_layers = 2

@@ -16,7 +16,7 @@ import prune_export
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
 from prune_export.progress import SILENT
@@ -99,7 +99,7 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
     network = standing(checkpoint)
     assert network.heads[0] == (0, 2, 3)
     assert network.columns[0] == tuple(column for column in range(20) if column not in (1, 5))
-    model, oracle = slim_model(checkpoint, network), load_oracle(checkpoint)
+    model, oracle = slim_model(checkpoint, network), load_reference_model(checkpoint)
     inputs = example_inputs(oracle)
 
     def difference(one: Any, other: Any) -> float:
@@ -114,7 +114,7 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
     after = trained(network, model)
     write_masked(checkpoint, after.plan, tmp_path / "out", changed=trained_tensors(checkpoint, weights, after))
     found = load_checkpoint(tmp_path / "out")
-    assert difference(model, load_oracle(found)) < 1e-4
+    assert difference(model, load_reference_model(found)) < 1e-4
     assert standing(found).plan == network.plan
     query = load_file(tmp_path / "out/model.safetensors")
     name = next(key for key in query if key.endswith(f"{case_path(checkpoint)}.weight"))

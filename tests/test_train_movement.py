@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from exporters.cost import LayerShape, flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.scores import LayerScores
 from prune_export.surgeon.zeros import plan_from_zeros
@@ -37,7 +37,7 @@ def attached(
 ) -> tuple[Any, Checkpoint, tuple[LayerModules, ...], MovementPruning]:
     """A network with scores that were drawn at random."""
     checkpoint = load_checkpoint(save(make_model(case, "question-answering", **sizes), folder))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     costs = flops_costs(checkpoint.encoder, sequence_length=LENGTH)
     method = MovementPruning(
         config,
@@ -136,7 +136,7 @@ def test_a_budget_of_another_kind_is_refused(budget: dict[str, Any], tmp_path: P
 def test_struct_masks_whole_heads_and_columns(tmp_path: Path) -> None:
     config = MovementConfig(shape="struct", selection="topk", final_threshold=0.5)
     model, checkpoint, layers, method = attached(tmp_path, config, **SIZES)
-    before = {name: value.clone() for name, value in load_oracle(checkpoint).state_dict().items()}
+    before = {name: value.clone() for name, value in load_reference_model(checkpoint).state_dict().items()}
     method.set_step(100, 100)
     heads, columns = (method.parameter_groups()[0].parameters[place] for place in (0, 1))
     kept_heads = heads.flatten().argsort(descending=True)[:2].tolist()

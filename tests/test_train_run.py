@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 import prune_export
 from exporters.errors import CheckpointError, DataError, OutputError, PruneExportError, TrainingError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.main import main
 from prune_export.training import stage_run
 from prune_export.training.distillation.config import Distillation
@@ -238,9 +238,10 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     left, right = weights(one.final), weights(tmp_path / "two/final")
     # Biases of the key and of the span logits change no answer: their gradients are rounding errors, which Adam makes large.
     assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left if name.endswith("weight"))
-    inputs = example_inputs(load_oracle(load_checkpoint(one.final)))
+    inputs = example_inputs(load_reference_model(load_checkpoint(one.final)))
     found = [
-        load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
+        load_reference_model(load_checkpoint(folder))(**inputs).start_logits
+        for folder in (one.final, tmp_path / "two/final")
     ]
     assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
 

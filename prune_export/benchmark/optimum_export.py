@@ -1,4 +1,4 @@
-"""What optimum-cli makes of a checkpoint.
+"""The export of a checkpoint by optimum-cli:
 
 `python -m prune_export.benchmark.optimum_export MODEL OUTPUT TASK PROVIDER DTYPE`
 """

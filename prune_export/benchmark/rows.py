@@ -1,4 +1,4 @@
-"""What is measured: rows (one network each), shapes, and the conditions that all rows share."""
+"""The definition of a benchmark: rows (one network each), shapes, and the conditions that all rows share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporters.providers import CPU
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One batch: so many sequences of so many tokens, padding included."""
+    """The shape of a batch in sequences and tokens, padding included."""
 
     batch_size: int
     sequence_length: int
@@ -52,10 +52,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is the same for every row.
+    """The conditions of all rows.
 
-    `threads` are the threads inside an operation and `cpus` the logical processors that a process may run on. `padding` is
-    the fraction of tokens that are padding. Token ids are below `vocabulary`. `dtype` is that of PyTorch rows.
+    `threads` are the threads inside an operation and `cpus` the logical processors that a process may run on. `padding`
+    is the fraction of tokens that are padding. Token ids are below `vocabulary`. `dtype` is that of PyTorch rows.
     `cuda_graphs`: ONNX and compiled rows replay a captured graph.
     """
 

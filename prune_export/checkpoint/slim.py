@@ -46,7 +46,7 @@ from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import SLIM_CHECKPOINT
+from prune_export.outputs.folder_types import SLIM_CHECKPOINT
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
@@ -84,7 +84,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
-    with transaction(place.target) as aside:
+    with transaction(place.placement) as aside:
         config.to_json_file(aside / CONFIG, use_diff=False)
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         save_tensors(tensors, aside / SLIM)

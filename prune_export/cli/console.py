@@ -24,7 +24,6 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.cli.printing import say
 from prune_export.cli.tables.export import export_lines, parity_table, summary_table, totals_table
 from prune_export.facts.plan import plan_to_json
@@ -156,7 +155,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
     if json_output:
         _print_json(
             {
-                "source": source_to_json(found.checkpoint),
+                "source": found.checkpoint.source_to_json(),
                 "notes": list(found.checkpoint.notes),
                 "task": found.slim.task,
                 "plan": plan_to_json(found.plan),

@@ -28,10 +28,10 @@ from typing import Any
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
 from prune_export.arguments import checked
+from prune_export.facts.format import Format
 from prune_export.files.reading import ReadingError, clipped, read_json, user_path
 
-FORMAT = "prune-export/plan"
-VERSION = 1
+FORMAT = Format("prune-export/plan", 1)
 
 # More than any network has; a mistyped range must not fill the memory.
 _LARGEST_INDEX = 1 << 20
@@ -65,23 +65,23 @@ class Plan:
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data."""
-    return {"format": FORMAT, "version": VERSION, "layers": [_layer_to_json(layer) for layer in plan.layers]}
+    """Returns the plan as JSON data."""
+    return FORMAT.marked({"layers": [_layer_to_json(layer) for layer in plan.layers]})
 
 
 def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
-    found: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
+    data: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
     for key, dimensions in (
         ("query_key_dimensions", layer.query_key_dimensions),
         ("value_dimensions", layer.value_dimensions),
     ):
         if dimensions:
-            found[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
-    return found
+            data[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
+    return data
 
 
 def ranges(indices: Indices) -> str:
-    """Ascending indices as "0,3-5"."""
+    """Writes ascending indices as "0,3-5"."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -106,7 +106,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def plan_from_json(data: Any, *, source: str) -> Plan:
-    """The plan in JSON data; `source` names it in messages.
+    """Reads the plan in JSON data; `source` names it in messages.
 
     Raises:
         PlanError: the data is not a plan.
@@ -114,10 +114,10 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
     if isinstance(data, dict) and "layers" not in data and "plan" in data:
         data = data["plan"]  # a record (prune_export.json) or what inspect --json prints
     if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
-        raise PlanError(f'{source}: expected an object with "format": "{FORMAT}" and a list "layers"')
-    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise PlanError(f'{source}: expected an object with "format": "{FORMAT.name}" and a list "layers"')
+    if not FORMAT.marks(data):
         raise PlanError(
-            f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
+            f'{source}: expected "format": "{FORMAT.name}", "version": {FORMAT.version}; found "format": '
             f'{clipped(json.dumps(data.get("format")))}, "version": {clipped(json.dumps(data.get("version")))}'
         )
     allowance = _Allowance()
@@ -152,7 +152,7 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
         entries = data.get(key, {})
         if not isinstance(entries, dict) or not all(head.isdecimal() and len(head) <= 7 for head in entries):
             raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
-        dimensions[key] = {int(head): _parse(found, f"{place}, {key}", allowance) for head, found in entries.items()}
+        dimensions[key] = {int(head): _parse(entry, f"{place}, {key}", allowance) for head, entry in entries.items()}
     return LayerPlan(
         heads=_parse(data["heads"], f"{place}, heads", allowance),
         columns=_parse(data["columns"], f"{place}, columns", allowance),
@@ -161,17 +161,17 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
 
 
 def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
-    found: list[int] = []
+    indices: list[int] = []
     for first, last in _runs(value, place):
         allowance.take(last - first + 1, place)
-        found.extend(range(first, last + 1))
-    if len(set(found)) != len(found):
+        indices.extend(range(first, last + 1))
+    if len(set(indices)) != len(indices):
         raise PlanError(f"{place}: expected distinct indices of 0 or more; found {_quoted(value)}")
-    return tuple(sorted(found))
+    return tuple(sorted(indices))
 
 
 def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
-    """The first and the last index of each run."""
+    """Yields the first and the last index of each run."""
     try:
         if isinstance(value, str):
             for part in filter(None, value.split(",")):
@@ -210,33 +210,33 @@ def check_fits(plan: Plan, encoder: Encoder) -> None:
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
     order = encoder.order
-    for index, (wanted, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
+    for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
         other = order.index(order[index])
-        if plan.layers[other] != wanted:
+        if plan.layers[other] != layer_plan:
             raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
-        _check_layer(wanted, layer, index)
+        _check_layer(layer_plan, layer, index)
 
 
-def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
+def _check_layer(layer_plan: LayerPlan, layer: Layer, index: int) -> None:
     heads: Iterable[int] = layer.attention.heads if isinstance(layer.attention, Attention) else ()
     columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
-    if missing := sorted(set(wanted.heads) - set(heads)):
+    if missing := sorted(set(layer_plan.heads) - set(heads)):
         raise PlanError(
             f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {clipped(ranges(tuple(missing)))}, "
             f"but the model's heads there are {ranges(tuple(heads)) or 'none'}"
         )
-    if wanted.columns and wanted.columns[-1] >= columns:
+    if layer_plan.columns and layer_plan.columns[-1] >= columns:
         raise PlanError(
-            f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns"
+            f"layer {index}: the plan keeps column {layer_plan.columns[-1]}, but the model has {columns} columns"
         )
     if not isinstance(layer.attention, Attention):
         return
     for kind, dimensions, size in (
-        ("query/key", wanted.query_key_dimensions, layer.attention.query_key_size),
-        ("value", wanted.value_dimensions, layer.attention.value_size),
+        ("query/key", layer_plan.query_key_dimensions, layer.attention.query_key_size),
+        ("value", layer_plan.value_dimensions, layer.attention.value_size),
     ):
         for head, indices in dimensions.items():
-            if head not in wanted.heads:
+            if head not in layer_plan.heads:
                 raise PlanError(f"layer {index}: the plan has {kind} dimensions for head {head}, which does not stay")
             if indices and indices[-1] >= size:
                 raise PlanError(

@@ -1,4 +1,4 @@
-"""Where what can be made anew is kept between runs. Nothing depends on it: where it cannot be kept, work goes on without."""
+"""Caches in the user's cache folder. Nothing depends on them: without one, everything is made anew."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from platformdirs import user_cache_path
 
 
 def cache_folder(name: str) -> Path | None:
-    """The folder `name` of our part of the user's cache (XDG_CACHE_HOME, or the system's place for caches), made if need be.
+    """Returns the folder `name` of our part of the user's cache (XDG_CACHE_HOME or its default), made if needed.
 
-    None where there is no such place, as for a user without a home, or it cannot be written.
+    None without such a place, as for a user without a home, or if it cannot be written.
     """
     try:
         path = user_cache_path("prune-export", appauthor=False) / name
     except RuntimeError:  # no home is known
         return None
-    if not path.is_absolute():  # with older versions of platformdirs, "~" stands in its place
+    if not path.is_absolute():  # with older versions of platformdirs, the path begins with "~"
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def cache_folder(name: str) -> Path | None:
 
 @contextmanager
 def kept(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` at the end of the block, and leaves nothing when that fails."""
+    """Opens a file that becomes `path` at the end of the block, and leaves nothing if that fails."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with aside.open("xb") as file:

@@ -1,4 +1,4 @@
-"""What kind of network ran, as tables say it."""
+"""Names of networks that ran, for tables."""
 
 from __future__ import annotations
 

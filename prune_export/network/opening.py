@@ -1,4 +1,4 @@
-"""One way to run whatever a user has: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
+"""One interface to run networks: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporters.runtime import check_threads
 from exporters.tasks import Task
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import holds_weights, resolve
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.record import find_exported
@@ -50,7 +50,7 @@ class Network:
 
 
 def is_exported(model: str | Path) -> bool:
-    """Whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
+    """Says whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
     try:
         path = user_path(model)
     except ReadingError:
@@ -95,16 +95,16 @@ def open_network(
 
 
 def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
-    """The checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
+    """Returns the checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
     if kind == "pytorch":
-        return load_oracle(checkpoint)
+        return load_reference_model(checkpoint)
     return module_of(checkpoint, operate_on(checkpoint).slim)
 
 
 def torch_runner(
     module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, provider: Provider = CPU
 ) -> Callable[[Batch], Outputs]:
-    """Runs a PyTorch module that returns transformers outputs on the device of `provider`.
+    """Returns a function that runs a PyTorch module, which returns transformers outputs, on the device of `provider`.
 
     Raises:
         ProviderError: PyTorch has no such device here.
@@ -114,8 +114,8 @@ def torch_runner(
 
     def run(batch: Batch) -> Outputs:
         with torch.inference_mode():
-            found = module(**{name: torch.from_numpy(batch[name]).to(provider.device) for name in inputs})
-        return {name: found[name].float().cpu().numpy() for name in outputs}
+            result = module(**{name: torch.from_numpy(batch[name]).to(provider.device) for name in inputs})
+        return {name: result[name].float().cpu().numpy() for name in outputs}
 
     return run
 
@@ -125,6 +125,6 @@ def _open_exported(path: Path, *, task: str | None, provider: ProviderName | Non
     chosen: Any = provider
     session = open_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
-    found: Any = exported.task if task is None else task
+    chosen_task: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None
-    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run, form)
+    return Network(str(path), "onnx", chosen_task, folder, session.inputs, session.outputs, session.run, form)

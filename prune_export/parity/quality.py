@@ -1,4 +1,4 @@
-"""Whether a model is as good as the original on real data, by the task's official metric."""
+"""The comparison with the original on real data, by the task's official metric."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QualityGoal:
     max_loss: float
 
     def metric(self, reference: ModelResult) -> str:
-        """The metric that decides: F1 for questions, the first that the original has for texts."""
+        """Returns the metric that decides: F1 for questions, the first of the original's for texts."""
         return SPECS[self.data.task].metric or next(iter(reference.metrics))
 
 
@@ -49,7 +49,7 @@ class Quality:
 
     @property
     def loss(self) -> float:
-        """Points lost; negative where the model does better."""
+        """Returns the points lost; negative if the model does better."""
         return self.reference - self.found
 
     @property
@@ -57,7 +57,7 @@ class Quality:
         return self.loss <= self.max_loss
 
     def explain(self) -> str:
-        """The verdict in one line."""
+        """Returns the verdict in one line."""
         return (
             f"{self.metric} on {self.examples} examples of {self.data}: {self.found:.2f}, the original has "
             f"{self.reference:.2f}; {max(0.0, self.loss):.2f} points lost, allowed {self.max_loss:g}; "
@@ -87,7 +87,7 @@ def check_without_data(
     limit: int | None,
     max_loss: float | None,
 ) -> None:
-    """Checks that options about data come with data; the examples to calibrate with have a `dataset` and a `limit`, too.
+    """Refuses options about data without data; the examples to calibrate with have a `dataset` and a `limit`, too.
 
     Raises:
         UsageError: they do not.
@@ -102,7 +102,7 @@ def check_without_data(
 def read_goal(
     data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float | None, limit: int | None, seed: int
 ) -> QualityGoal:
-    """What `data` (as for `evaluate`) sets as a goal: at most `limit` examples of it, drawn by `seed`.
+    """Reads the goal: at most `limit` examples of `data` (as for `evaluate`), drawn by `seed`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -111,8 +111,8 @@ def read_goal(
     max_loss = MAX_LOSS if max_loss is None else max_loss
     if not max_loss >= 0:
         raise UsageError(f"--max-loss {max_loss}: expected points of the metric, 0 or more")
-    found = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
-    return QualityGoal(found, max_loss)
+    examples = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
+    return QualityGoal(examples, max_loss)
 
 
 def read_sample(
@@ -124,7 +124,7 @@ def read_sample(
     seed: int,
     purpose: Purpose = "evaluation",
 ) -> Data:
-    """At most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its part for `purpose`.
+    """Reads at most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its split for `purpose`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -140,16 +140,16 @@ def judge(
     goal: QualityGoal, reference: ModelResult, network: Network, *, provider: str, progress: Progress = SILENT
 ) -> Quality:
     """Evaluates `network` and compares it with `reference`, the original's result on the same data."""
-    found = evaluate_network(network, goal.data, provider=provider, progress=progress)
+    result = evaluate_network(network, goal.data, provider=provider, progress=progress)
     metric = goal.metric(reference)
-    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else found.notes
-    same = sum(found.predictions[key] == answer for key, answer in reference.predictions.items())
+    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else result.notes
+    same = sum(result.predictions[key] == answer for key, answer in reference.predictions.items())
     return Quality(
         goal.data.name,
         len(goal.data.examples),
         metric,
         reference.metrics[metric],
-        found.metrics[metric],
+        result.metrics[metric],
         same,
         goal.max_loss,
         goal.data.split,

@@ -1,4 +1,4 @@
-"""Candidates beside the reference: the whole comparison."""
+"""The whole comparison of candidates with the reference model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_parity(
 ) -> ParityReport:
     """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged.
 
-    Of a budget's cases, all others see the small ones only. Without `padding`, only what belongs to real tokens is compared.
+    The other candidates see only the small cases of a budget. Without `padding`, only values of real tokens are compared.
     """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
     progress.stage("Comparing with PyTorch", reference.count)
@@ -58,5 +58,5 @@ def run_parity(
 
 
 def slim_candidate(slim: nn.Module, encoder: Encoder) -> tuple[Runner, Tolerance]:
-    """The slim PyTorch network as a candidate for `run_parity`."""
+    """Returns the slim PyTorch network as a candidate for `run_parity`."""
     return torch_runner(slim, encoder.inputs, encoder.outputs), TOLERANCES["slim"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, Blocks, largest_layer
 from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.speed import Speed
+from prune_export.timing import median_time, timed
 
 _WIDTHS = 16  # feed-forward widths that are measured, beside 0
 _ROUNDS = 7
@@ -114,24 +114,18 @@ def _time(
     lengths: list[float] = []
     fractions: list[list[float]] = [[] for _ in runs]
     for _ in range(_ROUNDS):
-        before = _once(yardstick)
+        before = _median(yardstick)
         for start in range(0, len(runs), _GROUP):
-            group = [_once(run) for run in runs[start : start + _GROUP]]
-            after = _once(yardstick)
-            for place, seconds in enumerate(group, start):
-                fractions[place].append(2 * seconds / (before + after))
+            group = [_median(run) for run in runs[start : start + _GROUP]]
+            after = _median(yardstick)
+            for index, milliseconds in enumerate(group, start):
+                fractions[index].append(2 * milliseconds / (before + after))
             lengths.append(after)
             before = after
         advance()
-    whole = 1000 * statistics.median(lengths)
+    whole = statistics.median(lengths)
     return whole, [whole * statistics.median(found) for found in fractions]
 
 
-def _once(run: Callable[[], object]) -> float:
-    """Seconds: the median of a few runs."""
-    times: list[float] = []
-    while sum(times) < _SECONDS or len(times) < 3:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def _median(run: Callable[[], object]) -> float:
+    return median_time(timed(run), _SECONDS, fewest=3)[0]

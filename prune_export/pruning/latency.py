@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from exporters.cost import layer_shape
 from exporters.encoder import Encoder
 from prune_export.arguments import checked
+from prune_export.facts.format import Format
 from prune_export.pruning.costs import Costs
 
-FORMAT = "prune-export/latency"
-VERSION = 3  # another with each way of measuring, so that no older table is taken for one of this
+# Each way of measuring has another version, so that no older table is taken for one of this.
+FORMAT = Format("prune-export/latency", 3)
 
 
 Pairs = tuple[tuple[int, float], ...]
@@ -38,9 +39,7 @@ class LatencyTable:
     last_columns: Pairs = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "settings": self.settings,
             "rest_ms": self.rest,
             "heads_ms": [list(pair) for pair in self.heads],
@@ -48,6 +47,7 @@ class LatencyTable:
             "last_heads_ms": [list(pair) for pair in self.last_heads],
             "last_columns_ms": [list(pair) for pair in self.last_columns],
         }
+        return FORMAT.marked(data)
 
     @checked
     def scaled(self, factor: float) -> LatencyTable:

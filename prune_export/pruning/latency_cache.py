@@ -29,7 +29,7 @@ from prune_export.numbers import BATCH_SIZE, Range
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
-from prune_export.pruning.latency import FORMAT, VERSION, LatencyTable
+from prune_export.pruning.latency import FORMAT, LatencyTable
 
 _MOST_BYTES = 1 << 20  # a table has some thousand
 
@@ -136,7 +136,7 @@ def _read(path: Path, settings: dict[str, Any]) -> LatencyTable | None:
         same = _canonical(data.settings) == _canonical(settings)
     except (OSError, msgspec.DecodeError, RecursionError, ValueError):
         return None
-    if not same or (data.format, data.version) != (FORMAT, VERSION) or not _is_time(data.rest_ms):
+    if not same or not FORMAT.marks({"format": data.format, "version": data.version}) or not _is_time(data.rest_ms):
         return None
     heads, columns = list(range(settings["heads"] + 1)), settings["columns"]
     last = bool(data.last_heads_ms)

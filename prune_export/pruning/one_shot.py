@@ -9,7 +9,6 @@ from typing import Any
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.file_names import SAFETENSORS
@@ -176,7 +175,7 @@ def record_of(
             "sha256": calibration.digest,
             "notes": list(calibration.notes),
         },
-        "source": source_to_json(checkpoint) | {"weights_sha256": digest, "weights": SAFETENSORS},
+        "source": checkpoint.source_to_json() | {"weights_sha256": digest, "weights": SAFETENSORS},
         "steps": [_step_to_json(step) for step in found.steps],
         "speed": _speed_to_json(budget, found, tolerance),
         "versions": versions(),

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
@@ -176,7 +176,7 @@ class Pruner:
         self.progress.stage("Scoring heads and columns", sum(len(batch["input_ids"]) for batch in batches))
         encoder = network.encoder
         if network is self._start:
-            model: nn.Module = load_oracle(self.checkpoint)
+            model: nn.Module = load_reference_model(self.checkpoint)
             layers = hugging_face_layers(self.checkpoint, model)
         else:
             slim = module_of(self.checkpoint, encoder)

@@ -20,12 +20,11 @@ from prune_export.outputs.run import (
     MARKER,
     RECIPE,
     RUN,
-    VERSION,
     is_result,
     is_untouched,
     marker_of,
     refuse_links,
-    run_target,
+    run_placement,
 )
 from prune_export.training.inputs import check_inputs
 from prune_export.training.recipe import Recipe
@@ -64,9 +63,9 @@ def _open(
     if check_run(folder, recipe, read, results, resume=resume, overwrite=overwrite):
         return
     text = recipe_to_toml(recipe)
-    with transaction(run_target(folder, overwrite=True)) as aside:
+    with transaction(run_placement(folder, overwrite=True)) as aside:
         (aside / RECIPE).write_text(text, encoding="utf-8")
-        record = {"format": FORMAT, "version": VERSION, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        record = FORMAT.marked({"recipe_sha256": hashlib.sha256(text.encode()).hexdigest()})
         (aside / MARKER).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from exporters.errors import CheckpointError
 from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import read_configuration, transformers_config
-from prune_export.checkpoint.oracle import quiet_transformers
+from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tokenizer import read_config
 from prune_export.checkpoint.weights import read_weights
@@ -23,7 +23,7 @@ from prune_export.families import FAMILIES
 from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import DENSE
+from prune_export.outputs.folder_types import DENSE
 from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.features import training_data
 from prune_export.training.recipe import Recipe
@@ -73,7 +73,7 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
     model_class = getattr(transformers, family.class_name(recipe.task))
     config = own_attention(transformers_config(source, **options), model_class)
     place = folder_destination(folder, DENSE, overwrite=False)
-    with transaction(place.target) as aside, quiet_transformers():  # it advises to train the new head
+    with transaction(place.placement) as aside, quiet_transformers():  # it advises to train the new head
         try:
             model = model_class.from_pretrained(
                 source.folder, config=config, trust_remote_code=False, local_files_only=True, dtype=torch.float32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
@@ -40,7 +40,7 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
     """
     calibration = training_calibration(context, samples)
     context.progress.stage("Scoring heads and columns", calibration.samples)
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     return fisher(
         gate_gradients(
             model,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.plan import Plan
 from prune_export.families.describe import describe
@@ -41,8 +41,8 @@ def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Stag
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)
         if stage.slim or (stage.slim is None and not is_dense):
             return StageNetwork(checkpoint, slim_model(checkpoint, pruned), None, pruned)
-        return StageNetwork(checkpoint, load_oracle(checkpoint), None, None)
-    model = load_oracle(checkpoint)
+        return StageNetwork(checkpoint, load_reference_model(checkpoint), None, None)
+    model = load_reference_model(checkpoint)
     method = stage.method(context, checkpoint)
     method.attach(model, layer_modules(checkpoint, model))
     return StageNetwork(checkpoint, model, method, None)

@@ -22,13 +22,13 @@ from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.evaluation.result import Evaluation
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.summary import Summary
-from prune_export.files.errors import explained
+from prune_export.files.errors import write_error
 from prune_export.files.paths import expanded
 from prune_export.files.reading import one_line
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import MASKED
+from prune_export.outputs.folder_types import MASKED
 from prune_export.outputs.run import CHECKPOINTS, EVALUATION, FINAL, STAGES, remove_checkpoint, remove_model
 from prune_export.progress import SILENT, Progress
 from prune_export.surgeon import operate
@@ -192,7 +192,7 @@ def _run_stages(
         start = place.result
     final = stages[-1][1].folder / FINAL
     if is_first() and not (final / PLAN_FILE).is_file():
-        with transaction(folder_destination(final, MASKED, overwrite=False).target) as aside:
+        with transaction(folder_destination(final, MASKED, overwrite=False).placement) as aside:
             link_beside(start, aside, MASKED.removable(start))
     wait()
 
@@ -232,7 +232,7 @@ def recipe_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise explained(error, folder) from error
+        raise write_error(error, folder) from error
     except PruneExportError as error:
         text = _OPTION.sub(lambda found: _KEYS[found[0]], str(error))
         if text == str(error):

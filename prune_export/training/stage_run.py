@@ -15,7 +15,6 @@ import torch
 from exporters.errors import CheckpointError, TrainingError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.record import versions
@@ -218,7 +217,7 @@ def _finish(
             "sha256": features.digest,
             "notes": list(features.notes),
         },
-        source=source_to_json(context.original),
+        source=context.original.source_to_json(),
         versions=versions(),
         **record,
     )

@@ -16,7 +16,7 @@ from prune_export.checkpoint.weights import sha256
 from prune_export.files.reading import clipped
 from prune_export.numbers import BATCH_SIZE, COUNT, COUNT_OR_NONE, FRACTION, SAMPLE_COUNT, SEEDS, THREADS, Range
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import MASKED
+from prune_export.outputs.folder_types import MASKED
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import budgets
 from prune_export.pruning.calibration import Source, read_calibration

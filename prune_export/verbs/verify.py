@@ -14,7 +14,7 @@ from prune_export.data.examples import Data
 from prune_export.facts.plan import Plan
 from prune_export.facts.record import find_exported
 from prune_export.network.session import open_session
-from prune_export.parity.inputs import check_samples, why_no_text
+from prune_export.parity.inputs import check_samples
 from prune_export.parity.quality import check_without_data, read_goal
 from prune_export.parity.reference import SEED, load_reference, random_batches
 from prune_export.parity.run import ONNX_COMPARISON, run_parity
@@ -83,8 +83,8 @@ def verify(
         goal = read_goal(data, task=checkpoint.task, dataset=dataset, max_loss=max_loss, limit=limit, seed=seed)
     with workers(1) as pool:
         reference = load_reference(checkpoint, pool, samples=wanted, seed=seed, goal=goal, progress=progress)
-        if not reference.sees_text:
-            progress.note(f"parity sees no real text: {why_no_text(source.folder, checkpoint.encoder)}")
+        if reference.why_no_text:
+            progress.note(f"parity sees no real text: {reference.why_no_text}")
         return run_parity(
             reference,
             {ONNX_COMPARISON: (session.run, tolerance_for(exported.dtype, atol, metric_judged=data is not None))},

@@ -27,7 +27,7 @@ from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.plan import plan_to_json, read_plan
-from prune_export.facts.record import FORMAT, VERSION, find_exported
+from prune_export.facts.record import FORMAT, find_exported
 from prune_export.families import FAMILIES
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.checks import check_recipe
@@ -151,8 +151,7 @@ def _record(folder: Path, plan: dict[str, Any]) -> Reader:
     change = {"before": 4, "after": 4}
     layer = dict.fromkeys(("heads", "query_key_size", "value_size", "columns"), change)
     record = {
-        "format": FORMAT,
-        "version": VERSION,
+        **FORMAT.marked({}),
         "model": "model.onnx",
         "dtype": "fp32",
         "target": "cpu",

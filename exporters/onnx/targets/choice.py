@@ -1,4 +1,4 @@
-"""The target that a user means: a name, or "auto", which this machine decides."""
+"""The choice of a target: by its name, or by this machine for "auto"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporters.providers import CPU, CUDA, Provider
 
 
 def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) -> Target:
-    """Returns the target of a name, or the one for this machine where the name is "auto".
+    """Returns the target of a name, or the one for this machine if the name is "auto".
 
     Raises:
         UsageError: there is no such target.

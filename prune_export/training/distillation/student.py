@@ -17,7 +17,7 @@ from prune_export.families.names import Family
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import DENSE
+from prune_export.outputs.folder_types import DENSE
 
 
 def even_layers(count: int, layers: int) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
     weights = read_weights(checkpoint.source.folder, family)
     smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
     smaller.num_hidden_layers = len(keep)
-    with transaction(folder_destination(folder, DENSE, overwrite=False).target) as aside:
+    with transaction(folder_destination(folder, DENSE, overwrite=False).placement) as aside:
         smaller.to_json_file(aside / CONFIG, use_diff=False)
         copied = [name for name in files_beside(checkpoint.source.folder) if name != CONFIG]
         copy_beside(checkpoint.source.folder, aside, copied)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from exporters.errors import CheckpointError, PruneExportError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
-from prune_export.data.glue_tasks import plain_name
+from prune_export.data.glue_tasks import normalized
 from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, module_of
@@ -67,7 +67,7 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
     """
     checkpoint = read_teacher(name, student)
     is_slim = checkpoint.form == "slim"
-    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_oracle(checkpoint)
+    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
@@ -90,7 +90,7 @@ def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | 
     if student.task not in _WITH_CLASSES:
         return None
     theirs, own = (
-        [plain_name(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
+        [normalized(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
     )
     if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
         return None

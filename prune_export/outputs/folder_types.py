@@ -1,4 +1,4 @@
-"""The kinds of model folder: the file that marks each, and the names of all files that it may hold."""
+"""The types of output folders: the file that marks each, and the names of all files that it may hold."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 
 
 class Marker(msgspec.Struct):
-    """What all markers hold: the format that they are of, and the names of the files that were written."""
+    """What all markers hold: their format, and the names of the files that were written."""
 
     format: str
     files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class OutputKind:
-    """A kind of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
+class FolderType:
+    """A type of folder. Names are relative to it, and may lie in a folder of it ("1_Pooling/config.json").
 
-    `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former` those
-    that an earlier one may hold under other options. `marker` is the JSON
-    file whose `format` says that a folder is one and whose `files` lists what was written; None: it is never replaced.
+    `last` is its main file, `required` are the files that it always holds, `optional` those that it may hold, `former`
+    those that an earlier one may hold under other options. `marker` is the JSON file whose `format` says that a folder
+    is of this type and whose `files` lists what was written; None: it is never replaced.
     """
 
     name: str
@@ -52,7 +52,7 @@ class OutputKind:
         return self.required | self.optional
 
     def removable(self, folder: Path) -> frozenset[str]:
-        """Names the files in `folder` that an earlier output of this kind consists of; none where there is no such output.
+        """Names the files in `folder` that an earlier output of this type consists of; none if there is no such output.
 
         Only regular files count that the marker lists and that this kind may hold; those in a folder of it, where nothing
         else lies there.
@@ -66,32 +66,32 @@ class OutputKind:
         if marker.format != self.format:
             return frozenset()
         listed = (self.files | self.former) & {self.marker, *marker.files}
-        found = {name for name in listed if "/" not in name and is_regular(folder / name)}
-        for inner in tops({name for name in listed if "/" in name}):
+        files = {name for name in listed if "/" not in name and is_regular(folder / name)}
+        for inner in top_names({name for name in listed if "/" in name}):
             inside = {name for name in listed if name.startswith(f"{inner}/")}
             if is_folder(folder / inner):
                 present = {f"{inner}/{name}" for name in os.listdir(folder / inner)}
                 if present <= inside and all(is_regular(folder / name) for name in present):
-                    found |= present
-        return frozenset(found)
+                    files |= present
+        return frozenset(files)
 
 
-def exported(model: str) -> OutputKind:
-    """An exported folder whose model is called `model`."""
+def exported(model: str) -> FolderType:
+    """Returns the type of an exported folder whose model is called `model`."""
     required = frozenset({model, CONFIG, RECORD})
     optional = frozenset({*TOKENIZER_FILES, *SENTENCE_FILES, f"{model}_data"})
     former = frozenset({DEFAULT_MODEL, f"{DEFAULT_MODEL}_data"})
-    return OutputKind("export", model, required, optional, former, RECORD, "prune-export/record")
+    return FolderType("export", model, required, optional, former, RECORD, "prune-export/record")
 
 
-MASKED = OutputKind(
+MASKED = FolderType(
     "masked checkpoint",
     SAFETENSORS,
     frozenset({SAFETENSORS, CONFIG, PLAN_FILE}),
     marker=PLAN_FILE,
     format="prune-export/plan",
 )
-SLIM_CHECKPOINT = OutputKind(
+SLIM_CHECKPOINT = FolderType(
     "slim checkpoint",
     SLIM,
     frozenset({SLIM, CONFIG, PLAN_FILE}),
@@ -99,25 +99,26 @@ SLIM_CHECKPOINT = OutputKind(
     marker=PLAN_FILE,
     format="prune-export/slim",
 )
-DENSE = OutputKind("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
+DENSE = FolderType("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
 
 
-def tops(names: Iterable[str]) -> frozenset[str]:
-    """What of the paths `names` lies in the folder itself: files and folders."""
+def top_names(names: Iterable[str]) -> frozenset[str]:
+    """Returns the first components of the paths `names`: files and folders of the folder itself."""
     return frozenset(name.partition("/")[0] for name in names)
 
 
 def is_folder(path: Path) -> bool:
-    """Says whether a folder, no link, is there."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
+    """Says whether `path` is a folder, and no link."""
+    return stat.S_ISDIR(_mode(path))
 
 
 def is_regular(path: Path) -> bool:
-    """Says whether a regular file, no link, is there."""
+    """Says whether `path` is a regular file, and no link."""
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return os.lstat(path).st_mode
     except OSError:
-        return False
+        return 0

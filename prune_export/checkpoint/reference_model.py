@@ -1,9 +1,9 @@
-"""The oracle: the untouched Hugging Face model that decides what the right answers are.
+"""The reference model: the untouched Hugging Face model that decides what the right answers are.
 
-Where transformers itself can load the checkpoint, it does, from the files as they are. It cannot where
-transformers 5 meets `pruned_heads`, where a layer has no head left, and for our slim format: there the weights are laid
-out at full size, with zeros for what is gone, in an ordinary model of the same class. Where only the names of the tensors
-are not those that it looks for, the tensors go into such a model as they are.
+transformers loads the checkpoint's files as they are if it can. It cannot for `pruned_heads` with transformers 5, for a
+layer without heads, and for our slim format: then the weights are laid out at full size, with zeros for what was removed, in
+an ordinary model of the same class. If only the names of the tensors are unknown to it, the tensors go into such a model as
+they are.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class NoNorm(nn.Module):
         return x * self.weight + self.bias
 
 
-def load_oracle(checkpoint: Checkpoint) -> nn.Module:
-    """The Hugging Face model of `checkpoint` for its task, in float32, in evaluation mode.
+def load_reference_model(checkpoint: Checkpoint) -> nn.Module:
+    """Loads the Hugging Face model of `checkpoint` for its task, in float32, in evaluation mode.
 
     Raises:
         CheckpointError: transformers would have to invent weights.
@@ -64,7 +64,7 @@ def load_oracle(checkpoint: Checkpoint) -> nn.Module:
 
 
 def transformers_can_load(checkpoint: Checkpoint) -> bool:
-    """Whether the installed transformers reads the files as they are; otherwise the oracle is laid out at full size."""
+    """Says whether the installed transformers reads the files as they are; otherwise they are laid out at full size."""
     if checkpoint.form == "slim" or checkpoint.renamed:
         return False
     if checkpoint.form == "hub":
@@ -90,7 +90,7 @@ def _from_files(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 
 def _from_tensors(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
-    """The model with the files' tensors under the names that they should have."""
+    """Makes the model from the files' tensors under the names that they should have."""
     model = model_class(own_attention(deepcopy(checkpoint.config), model_class)).to(torch.float32)
     tensors = {**read_weights(checkpoint.source.folder, checkpoint.family), **checkpoint.masked}
     missing, _ = model.load_state_dict(_names_of(checkpoint, tensors), strict=False)
@@ -99,7 +99,7 @@ def _from_tensors(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 
 def _names_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names of the task's class: a base model has no prefix."""
+    """Renames `tensors` for the task's class: a base model has no prefix."""
     prefix = f"{checkpoint.family.prefix}." if SPECS[checkpoint.task].base_model else ""
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
@@ -116,7 +116,7 @@ def _from_encoder(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 
 def _refuse_invented(missing: Any, checkpoint: Checkpoint) -> None:
-    """Random weights in the oracle would make parity meaningless. The pooler may lack where every token is read."""
+    """Refuses random weights, which would make parity meaningless, except for a pooler that the task does not read."""
     tied = {"decoder.weight", "decoder.bias", "position_ids"}
     invented = sorted(
         name for name in missing if ".pooler." not in f".{name}" and not any(name.endswith(end) for end in tied)
@@ -138,7 +138,7 @@ def _replace_norms(model: nn.Module) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' advice, progress bars, and code that comes with a model; what matters is checked here."""
+    """Silences transformers' advice and progress bars, and forbids code that comes with a model."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

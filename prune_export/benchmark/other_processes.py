@@ -1,4 +1,4 @@
-"""What other processes do meanwhile: they disturb some rows more than others, so that even steady ratios may be wrong."""
+"""The processors' time that goes to other processes: they disturb some rows more than others, in every round alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BUSY = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal: of the co
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Seconds since some start: on the clock, of this process on all processors, and busy ones by processor."""
+    """Seconds since some start: of the clock, of this process on all processors, and busy ones per processor."""
 
     clock: float
     own: float
@@ -21,7 +21,7 @@ class Moment:
 
 
 def now() -> Moment:
-    """The state of this process and of the processors; without the latter where the system does not tell."""
+    """Returns the state of this process and, if the system tells it, of the processors."""
     busy: dict[int, float] = {}
     with suppress(OSError):
         for line in Path("/proc/stat").read_text().splitlines():
@@ -32,8 +32,8 @@ def now() -> Moment:
     return Moment(time.perf_counter(), time.process_time(), busy)
 
 
-def others(before: Moment, after: Moment, cpus: tuple[int, ...]) -> float | None:
-    """The fraction of the time of `cpus`, where this process is pinned, that went to others; None if not known."""
+def share_of_others(before: Moment, after: Moment, cpus: tuple[int, ...]) -> float | None:
+    """Returns the fraction of the time of `cpus`, where this process is pinned, that went to others; None: not known."""
     known = [cpu for cpu in cpus if cpu in before.busy and cpu in after.busy]
     wall = after.clock - before.clock
     if not known or wall <= 0:
