@@ -30,7 +30,7 @@ from prune_export.inspection import inspect
 from prune_export.network import open_network
 from prune_export.parity.texts import QUESTIONS
 from prune_export.plan import plan_to_json
-from prune_export.training.head import write_with_head
+from prune_export.training.starting_checkpoint import write_with_head
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.test_formats import NATIVE_PRUNING, masked_model, to_hub_format

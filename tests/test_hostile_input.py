@@ -34,8 +34,8 @@ from prune_export.files.reading import ReadingError, clipped, decode_json, read_
 from prune_export.network import load_session
 from prune_export.plan import read_plan
 from prune_export.record import find_exported
+from prune_export.training.checkpoints import check_state
 from prune_export.training.recipe_file import read_recipe
-from prune_export.training.trainer_state import check_state
 from tests.confined import Ended, confined
 from tests.tiny_checkpoints import change_config, make_checkpoint, to_pickle, to_shards, write_index
 from tests.tiny_tokenizers import bert_tokenizer

@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 
 from docs.recipe_keys import PAGE, page
 from exporters.errors import UsageError
-from prune_export.training.checks import check_recipe
-from prune_export.training.distillation.config import Distillation
-from prune_export.training.kinds import stages_of
-from prune_export.training.recipe import METHODS, Recipe
-from prune_export.training.recipe_file import read_recipe, recipe_from, recipe_to_toml
+from prune_export.training.methods import METHODS, stages_of
+from prune_export.training.recipe import Distillation, Recipe
+from prune_export.training.recipe_file import check_recipe, read_recipe, recipe_from, recipe_to_toml
 
 DATA: dict[str, Any] = {"model": "m", "output": "o", "data": {"train": "d.json"}}
+CONFIGS = {kind: method.config for kind, method in METHODS.items()}
 EPOCHS = DATA | {"schedule": {"epochs": 2, "warmup": 0.2}}
 
 
@@ -206,7 +205,7 @@ def numbers(kind: type[Any]) -> set[str]:
 
 def test_no_number_is_forgotten_above() -> None:
     kinds = {field.name: type(value) for field in fields(Recipe) if is_dataclass(value := sections()[field.name])}
-    for name, kind in ({"": Recipe} | kinds | METHODS).items():
+    for name, kind in ({"": Recipe} | kinds | CONFIGS).items():
         if name == "method":
             continue
         assert numbers(kind) == set(RANGES.get(name, ())), name
@@ -253,7 +252,7 @@ def test_the_page_of_all_keys_is_up_to_date() -> None:
 
 def test_the_page_says_every_key_and_default() -> None:
     text = page()
-    for kind in (Recipe, Distillation, *METHODS.values(), *(type(value) for value in sections().values())):
+    for kind in (Recipe, Distillation, *CONFIGS.values(), *(type(value) for value in sections().values())):
         for field in fields(kind) if is_dataclass(kind) else ():
             if not is_dataclass(sections().get(field.name)):
                 assert f"| `{field.name}` |" in text, field.name

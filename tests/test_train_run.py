@@ -25,7 +25,7 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.cli.main import main
 from prune_export.training import stage_run
-from prune_export.training.distillation.config import Distillation
+from prune_export.training.recipe import Distillation
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 from tests.models import FAMILY_CASES, example_inputs

@@ -1,10 +1,10 @@
-"""Recipes in TOML: read strictly, changed by `--set`, written as they were used."""
+"""Recipes in TOML: read strictly, changed by `--set`, checked for contradictions, written as they were used."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from exporters.secrets import holds_secret
 from prune_export.arguments import checked
 from prune_export.files.reading import ReadingError, one_line, read_text, shown, user_path
 from prune_export.hub_token import register_stored_token
-from prune_export.training.recipe import ALTERNATIVES, METHODS, Method, Recipe
-from prune_export.training.values import build, nearest
+from prune_export.training.keys import build, nearest
+from prune_export.training.methods import ALTERNATIVES, METHODS, method_of
+from prune_export.training.recipe import MethodConfig, Recipe
 
 _LARGEST_RECIPE = 1 << 20
 _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
@@ -69,8 +70,8 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
         raise UsageError(f"{source}: [method] is a table; found {shown(method)}")
-    made: Recipe = build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
-    return made
+    recipe: Recipe = build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
+    return recipe
 
 
 def check_no_secret(data: Any, source: str) -> None:
@@ -97,22 +98,56 @@ def check_no_secret(data: Any, source: str) -> None:
             )
 
 
-def _method(data: dict[str, Any], source: str) -> Method:
+def _method(data: dict[str, Any], source: str) -> MethodConfig:
     kind = data.pop("kind", None)
     if not isinstance(kind, str) or kind not in METHODS:
         near = f"; did you mean {nearest(str(kind), METHODS)}?" if kind is not None else ""
         raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
-    made: Method = build(METHODS[kind], data, source, "method.")
-    return made
+    config: MethodConfig = build(METHODS[kind].config, data, source, "method.")
+    return config
 
 
-def checked_recipe(recipe: Recipe) -> Recipe:
-    """A recipe that was made in Python, read as one from a file is: whole numbers serve as floats, lists as tuples.
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Check every value of a recipe, and that none contradicts another; return it as it would be read from a file.
 
     Raises:
-        UsageError: as for `read_recipe`.
+        UsageError: a value is of the wrong type or out of its range, two contradict each other, or one would do nothing.
     """
-    if not is_dataclass(recipe.method) or type(recipe.method) not in METHODS.values():
+    recipe = _normalized(recipe)
+    schedule, budget, method = recipe.schedule, recipe.budget, method_of(recipe)
+    for section, pairs in ALTERNATIVES.items():
+        for one, other in pairs:
+            values = [getattr(getattr(recipe, section), name, None) for name in (one, other)]
+            if all(value is not None and value is not False and value != () for value in values):
+                raise UsageError(f"{section}: expected either {one} or {other}; found both")
+    if schedule.steps is None and schedule.epochs is None and method.uses_schedule:
+        raise UsageError("schedule: expected either steps or epochs; found neither")
+    for unit in ("steps", "epochs"):
+        if not method.uses_schedule and getattr(schedule, unit) is not None:
+            *first, last = (f"{length}_{unit}" for length in method.lengths)
+            raise UsageError(
+                f"schedule.{unit}: method.kind = '{method.kind}' has lengths of its own: "
+                f"method.{', '.join(first)} and {last}"
+            )
+    if schedule.warmup + schedule.cooldown > 1:
+        raise UsageError(
+            f"schedule.warmup + schedule.cooldown = {schedule.warmup + schedule.cooldown:g}: expected at most 1"
+        )
+    for name in ("flops", "heads", "columns"):
+        if not method.prunes and getattr(budget, name) not in (None, ()):
+            raise UsageError(
+                f"budget.{name}: method.kind = '{method.kind}' prunes to no budget; expected another kind, or no budget"
+            )
+    if recipe.teacher is not None and recipe.distillation is None and not method.distils:
+        raise UsageError("teacher: nothing is learnt from it; add the section [distillation], or leave the teacher out")
+    if recipe.data.eval is None and recipe.data.eval_samples is not None:
+        raise UsageError("data.eval_samples: there is no data.eval to take them from")
+    return recipe
+
+
+def _normalized(recipe: Recipe) -> Recipe:
+    """Return a recipe that was made in Python as one from a file is read: numbers as floats, lists as tuples."""
+    if type(recipe.method) not in {method.config for method in METHODS.values()}:
         raise UsageError(f"recipe: method: expected one of prune_export's; found {shown(recipe.method)}")
     return recipe_from(_tables(recipe))
 
@@ -136,10 +171,8 @@ def _writer() -> Any:
 
 def _tables(recipe: Recipe) -> dict[str, Any]:
     data = asdict(recipe)
-    kind = next(name for name, config in METHODS.items() if type(recipe.method) is config)
-    data["method"] = {"kind": kind, **data["method"]}
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    data["method"] = {"kind": method_of(recipe).kind, **data["method"]}
+    return {key: _plain(value) for key, value in data.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -29,8 +29,7 @@ from prune_export.inspection import operate_on
 from prune_export.outputs.kinds import RECORD
 from prune_export.plan import plan_from_zeros, plan_to_json, read_plan
 from prune_export.record import FORMAT, VERSION, find_exported
-from prune_export.training.checks import check_recipe
-from prune_export.training.recipe_file import read_recipe
+from prune_export.training.recipe_file import check_recipe, read_recipe
 from tests.fuzz.mutations import as_json, changed, damaged, json_files
 from tests.tiny_checkpoints import make_checkpoint, to_pickle, to_shards
 from tests.tiny_tokenizers import bert_tokenizer

@@ -1,4 +1,4 @@
-"""Labelled features of a part of a data set, made in a process of its own: imports are few, so that it starts quickly."""
+"""Makes labelled features of a part of a data set, in a process of its own: few imports, so that it starts quickly."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prune_export.data.tokenizer import load_tokenizer
 
 
 def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
-    """What training needs of `make_features`: labels, and no character offsets. `options` are its lengths and classes."""
+    """Return `make_features` with labels and without character offsets; `options` are its lengths and classes."""
     features = make_features(part, tokenizer, labelled=True, **options)
     return tuple(replace(feature, offsets=None) for feature in features)
 
 
 def labelled_features_of(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
-    """The same with the tokenizer in `folder`, in one thread: the other processors have processes of their own."""
+    """Return the same with the tokenizer in `folder`, in one thread: other processors have processes of their own."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return labelled_features(part, options, load_tokenizer(folder))
