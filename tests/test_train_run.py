@@ -401,6 +401,13 @@ def test_a_run_that_failed_before_anything_was_made_can_be_begun_again(tmp_path:
         train(recipe)
 
 
+def test_a_run_whose_arguments_are_refused_can_be_begun_again(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="transformers refuses the training arguments"):
+        train(tiny_recipe(tmp_path, trainer={"optim": "x"}))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.toml", "run.json"}
+    assert train(tiny_recipe(tmp_path)).final.is_dir()
+
+
 def test_dropout_is_what_the_recipe_says(tmp_path: Path) -> None:
     """A network whose configuration has dropout trains like one without, if the recipe says so, and not otherwise."""
     finals = []

@@ -200,7 +200,8 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
         return recipe.schedule.steps
     epochs = stage.epochs if stage.epochs is not None else recipe.schedule.epochs
     assert epochs is not None
-    batch = recipe.optimiser.batch_size * process_state().num_processes * recipe.optimiser.accumulation
+    processes: int = process_state().num_processes
+    batch = recipe.optimiser.batch_size * processes * recipe.optimiser.accumulation
     total = max(1, round(epochs * math.ceil(features / batch)))
     if total > MOST:
         raise UsageError(f"stage {stage.name}: {epochs:g} epochs are {total:,} steps; expected {MOST:,} at most")

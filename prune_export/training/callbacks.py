@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from exporters.errors import OutputError
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes
@@ -113,15 +114,14 @@ class LogFile(TrainerCallback):
             file.write(json.dumps({"stage": self._stage, "step": state.global_step, **(logs or {})}) + "\n")
 
 
-def tensorboard(folder: Path, done: int) -> list[TrainerCallback]:
-    """Return transformers' callback that writes event files into `folder`, or none where TensorBoard is not installed.
+class TensorBoard(TensorBoardCallback):
+    """Writes event files into `folder`; a stage that is resumed hides what was written of the steps that come again."""
 
-    A stage that is resumed after `done` steps hides what was written of later ones.
-    """
-    from transformers.integrations import TensorBoardCallback
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
 
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # the package is a part of the extra "train", not needed for anything else
-        return []
-    return [TensorBoardCallback(SummaryWriter(str(folder), purge_step=done or None))]
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        done = state.global_step
+        self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
+        super().on_train_begin(args, state, control, **named)

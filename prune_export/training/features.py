@@ -25,13 +25,12 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.source import TOKENIZER_FILES
 from prune_export.data.batches import collate
 from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
+from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
-from prune_export.training.feature_worker import labelled_features, labelled_features_of
 from prune_export.training.recipe import DataSection
 
 _FORMAT = "1"
@@ -190,6 +189,18 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
         for start, part in zip(starts, parts, strict=True):
             take(start, labelled_features(part, options, tokenizer))
     return tuple(made)
+
+
+def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
+    """Return `make_features` with labels and without character offsets; `options` are its lengths and classes."""
+    features = make_features(part, tokenizer, labelled=True, **options)
+    return tuple(replace(feature, offsets=None) for feature in features)
+
+
+def labelled_features_of(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
+    """Return the same with the tokenizer in `folder`, in one thread: other processors have processes of their own."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return labelled_features(part, options, load_tokenizer(folder))
 
 
 def _refuse_while_starting() -> None:

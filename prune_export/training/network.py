@@ -68,7 +68,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """`changed` are the trained weights at full size under Hugging Face's names, zeros in place; `plan` is what zeros say.
+    """The end of a training: `changed` are the weights at full size by Hugging Face's names, `plan` says what is zero.
 
     `at_last_step` and `left` are the method's statistics before and after its masks were applied (empty: no method).
     """

@@ -23,7 +23,9 @@ _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 @checked
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in the TOML file `path`, with `changes` ("section.key=value", the value in TOML's form or a bare string).
+    """Read the recipe in the TOML file `path`, with `changes`.
+
+    A change is "section.key=value", the value in TOML's form or a bare string.
 
     Raises:
         UsageError: it cannot be read, a key is unknown (the message names the nearest known one), or a value is of the wrong
@@ -40,10 +42,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 def _toml(text: str) -> dict[str, Any]:
     try:
         data = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # beside TOMLDecodeError: integers of thousands of digits, no such day
+    except (ValueError, RecursionError) as error:  # ValueError: integers of thousands of digits, no such day
         reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise ReadingError(f"not readable as TOML: {reason}") from error
     level: list[Any] = [data]
@@ -60,7 +59,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """The recipe in parsed TOML; `source` names it in messages.
+    """Return the recipe in parsed TOML; `source` names it in messages.
 
     Raises:
         UsageError: as for `read_recipe`.
@@ -75,7 +74,7 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
 
 
 def check_no_secret(data: Any, source: str) -> None:
-    """Checks that nothing in a recipe, at any depth, looks like an access token or is one that is known.
+    """Check that nothing in a recipe, at any depth, looks like an access token or is one that is known.
 
     A run's recipe.toml, its records and every checkpoint hold the recipe.
 
@@ -85,13 +84,13 @@ def check_no_secret(data: Any, source: str) -> None:
     register_stored_token()
     waiting = [("", data)]
     while waiting:
-        where, found = waiting.pop()
-        if isinstance(found, Mapping):
-            waiting += [(f"{where}.{key}".strip("."), value) for key, value in found.items()]
-            waiting += [(f"a key of {where}" if where else "a key", str(key)) for key in found]
-        elif isinstance(found, list | tuple):
-            waiting += [(where, value) for value in found]
-        elif isinstance(found, str) and holds_secret(found):
+        where, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{where}.{key}".strip("."), inner) for key, inner in value.items()]
+            waiting += [(f"a key of {where}" if where else "a key", str(key)) for key in value]
+        elif isinstance(value, list | tuple):
+            waiting += [(where, inner) for inner in value]
+        elif isinstance(value, str) and holds_secret(value):
             raise UsageError(
                 f"{source}: {where}: holds what looks like an access token or a password, and recipes are copied into every "
                 "run; leave it out, and set HF_TOKEN instead"
@@ -125,10 +124,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
     for unit in ("steps", "epochs"):
         if not method.uses_schedule and getattr(schedule, unit) is not None:
             *first, last = (f"{length}_{unit}" for length in method.lengths)
-            raise UsageError(
-                f"schedule.{unit}: method.kind = '{method.kind}' has lengths of its own: "
-                f"method.{', '.join(first)} and {last}"
-            )
+            keys = f"{', '.join(first)} and {last}" if first else last
+            raise UsageError(f"schedule.{unit}: method.kind = '{method.kind}' has lengths of its own: method.{keys}")
     if schedule.warmup + schedule.cooldown > 1:
         raise UsageError(
             f"schedule.warmup + schedule.cooldown = {schedule.warmup + schedule.cooldown:g}: expected at most 1"
@@ -153,7 +150,7 @@ def _normalized(recipe: Recipe) -> Recipe:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe with every default written out; `read_recipe` gives the same one back.
+    """Return the recipe as TOML with every default written out; `read_recipe` gives the same one back.
 
     Raises:
         MissingDependencyError: tomli-w is not installed.
@@ -176,7 +173,7 @@ def _tables(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Without None, which TOML has no word for, and with lists."""
+    """Return `value` without None, which TOML has no word for, and with lists."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
@@ -185,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
-    """Sets what `changes` say; of keys that exclude each other, one that is set takes the place of the others.
+    """Set what `changes` say; of keys that exclude each other, one that is set replaces the others.
 
     Raises:
         UsageError: a change is of the wrong form, or two exclude each other.
@@ -203,7 +200,7 @@ def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
 
 
 def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
-    """Sets one value; returns its key, without spaces, and the value."""
+    """Set one value; return its key, without spaces, and the value."""
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -212,11 +209,11 @@ def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
         value = _toml(f"value = {text}")["value"]
     except ReadingError:
         value = text.strip()  # a string without quotes
-    place = data
+    table = data
     for part in path[:-1]:
-        inner = place.setdefault(part, {})
+        inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
             raise UsageError(f"--set {key}: {part} is a value, not a section")
-        place = inner
-    place[path[-1]] = value
+        table = inner
+    table[path[-1]] = value
     return ".".join(path), value

@@ -177,7 +177,7 @@ def stage_paths(stages: Sequence[Stage], folder: Path) -> list[tuple[Stage, Stag
 def _run_stages(
     stages: Sequence[tuple[Stage, StagePaths]], context: Context, features: Features, *, keep_checkpoints: bool
 ) -> None:
-    """Run the stages after the last one that is finished, and puts the last one's result where `final` is."""
+    """Run the stages after the last one that is finished, and put the last one's result where `final` is."""
     original, processes = context.original.source.folder, process_state()
     finished = max((paths.number for _, paths in stages if _is_finished(paths)), default=0)
     start, warnings = original, ()

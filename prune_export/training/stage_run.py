@@ -70,9 +70,10 @@ def run_stage(
         UsageError, CheckpointError, OutputError: what is wrong, and where.
     """
     from transformers import set_seed
+    from transformers.integrations import is_tensorboard_available
     from transformers.trainer_callback import PrinterCallback
 
-    from prune_export.training.callbacks import LogFile, ProgressBar, ScheduleCallback, tensorboard
+    from prune_export.training.callbacks import LogFile, ProgressBar, ScheduleCallback, TensorBoard
     from prune_export.training.trainer import PruningTrainer
 
     recipe, processes = context.recipe, process_state()
@@ -100,8 +101,9 @@ def run_stage(
             callbacks += [
                 ProgressBar(context.progress, stage.name),
                 LogFile(paths.folder / LOG, paths.name),
-                *tensorboard(paths.folder / BOARD / paths.name, 0 if last is None else checkpoint_step(last)),
             ]
+            if is_tensorboard_available():  # a part of the extra "train" that nothing else needs
+                callbacks.append(TensorBoard(paths.folder / BOARD / paths.name))
         with refusals():
             trainer = PruningTrainer(
                 method=network.method,

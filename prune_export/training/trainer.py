@@ -53,10 +53,8 @@ class PruningTrainer(Trainer):
         self._batches = 0
         self._groups: list[ParameterGroup] = []
         self._constant: list[bool] = []
-        self._kept_checkpoints, self.args.save_total_limit = (
-            self.args.save_total_limit,
-            None,
-        )  # we remove them ourselves
+        self._kept_checkpoints = self.args.save_total_limit
+        self.args.save_total_limit = None  # we remove them ourselves
         part = self.args
         self._sampler = TrainingSampler(
             len(arguments["train_dataset"]),
@@ -171,9 +169,8 @@ class PruningTrainer(Trainer):
     def _load_rng_state(self, checkpoint: Any) -> None:
         with _reading(checkpoint), safe_globals():
             for path in Path(checkpoint or "").glob("rng_state*.pth"):
-                torch.load(
-                    path, map_location="cpu", weights_only=True
-                )  # transformers 4 leaves that to an environment variable
+                # transformers 4 leaves weights_only to an environment variable.
+                torch.load(path, map_location="cpu", weights_only=True)
             super()._load_rng_state(checkpoint)  # type: ignore[no-untyped-call]
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
