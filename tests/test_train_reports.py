@@ -256,7 +256,7 @@ def test_tensorboard_shows_what_the_log_holds(tmp_path: Path) -> None:
 
 
 def test_training_needs_no_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.integrations.is_tensorboard_available", lambda: False)
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
     assert train(tiny_recipe(tmp_path)).final.is_dir()
     assert not (tmp_path / "run/tensorboard").exists()
 

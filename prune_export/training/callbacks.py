@@ -118,10 +118,10 @@ class TensorBoard(TensorBoardCallback):
     """Writes event files into `folder`; a stage that is resumed hides what was written of the steps that come again."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder = folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         done = state.global_step
         self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
-        super().on_train_begin(args, state, control, **named)
+        super().on_train_begin(args, state, control, **named)  # type: ignore[no-untyped-call]

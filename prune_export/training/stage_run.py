@@ -70,7 +70,7 @@ def run_stage(
         UsageError, CheckpointError, OutputError: what is wrong, and where.
     """
     from transformers import set_seed
-    from transformers.integrations import is_tensorboard_available
+    from transformers.integrations.integration_utils import is_tensorboard_available
     from transformers.trainer_callback import PrinterCallback
 
     from prune_export.training.callbacks import LogFile, ProgressBar, ScheduleCallback, TensorBoard

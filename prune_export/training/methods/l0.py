@@ -19,14 +19,7 @@ from prune_export.pruning.selection import Kept, select, select_counts
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, initial_scores
 from prune_export.training.keys import CountOrZero, EpochsOrZero, NotNegative, Positive, SomeExamples, key
-from prune_export.training.methods.l0_gates import (
-    Gates,
-    at_test_time,
-    lagrangian,
-    put_gates_on,
-    take_gates_off,
-    target_at,
-)
+from prune_export.training.methods.l0_gates import Gates, LayerGates, lagrangian, put_gates_on, target_at
 from prune_export.training.recipe import MethodConfig, Recipe
 from prune_export.training.stage import Context, LayerModules, MaskingMethod, ParameterGroup, Stage, TrainingMethod
 
@@ -165,16 +158,6 @@ _MULTIPLIERS_AHEAD = 10
 _SEED_STRIDE = 1_000_003  # seeds of neighbouring runs share no step's numbers
 
 
-@dataclass(frozen=True, slots=True)
-class _Gated:
-    """The gates of one kind in one layer; `cost` is what one unit costs in the whole network."""
-
-    kind: Literal["heads", "columns"]
-    layer: int
-    gates: Gates
-    cost: float
-
-
 class L0Gates:
     """One gate a head on each attention output projection, one a column on each down projection.
 
@@ -195,7 +178,7 @@ class L0Gates:
     ) -> None:
         self.config, self.target, self.costs = config, target, costs
         self.learning_rate, self.warmup, self.cooldown, self.seed = learning_rate, warmup, cooldown, seed
-        self._gated: list[_Gated] = []
+        self._gated: list[LayerGates] = []
         self._ramp = 0.0  # how much of the way to the target is done
         self._left: dict[str, float] | None = None  # after the end
 
@@ -208,11 +191,11 @@ class L0Gates:
             if self.config.blocks != "feed_forward":
                 gates = Gates(layer.heads, layer.head_size, **options)
                 put_gates_on(layer.attention_output, gates.to(layer.attention_output.weight.device))
-                self._gated.append(_Gated("heads", index, gates, self.costs.heads[index][1]))
+                self._gated.append(LayerGates("heads", index, layer, gates, self.costs.heads[index][1]))
             if self.config.blocks != "attention":
                 gates = Gates(layer.columns, 1, **options)
                 put_gates_on(layer.down, gates.to(layer.down.weight.device))
-                self._gated.append(_Gated("columns", index, gates, self.costs.columns[index][1]))
+                self._gated.append(LayerGates("columns", index, layer, gates, self.costs.columns[index][1]))
         if self.config.constraint == "lagrangian":
             zeros = torch.zeros(len(self._constraints()), 2, device=layers[0].down.bias.device)
             model.register_parameter(_MULTIPLIERS, nn.Parameter(zeros))
@@ -221,8 +204,7 @@ class L0Gates:
     def add_to_log_alpha(self, scores: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Add to the log α of each layer's heads and columns."""
         for part in self._gated:
-            heads, columns = scores[part.layer]
-            part.gates.log_alpha.add_((heads if part.kind == "heads" else columns).to(part.gates.log_alpha.device))
+            part.gates.log_alpha.add_(scores[part.layer][part.index].to(part.gates.log_alpha.device))
 
     def parameter_groups(self) -> list[ParameterGroup]:
         gates = tuple(part.gates.log_alpha for part in self._gated)
@@ -241,9 +223,8 @@ class L0Gates:
 
     def penalty(self) -> Tensor:
         if self.config.constraint == "penalty":
-            return self.config.attention_penalty * self._open("heads") + self.config.feed_forward_penalty * self._open(
-                "columns"
-            )
+            attention, feed_forward = self.config.attention_penalty, self.config.feed_forward_penalty
+            return attention * self._open("heads") + feed_forward * self._open("columns")
         return torch.stack(
             [
                 lagrangian(1 - left, self._ramp * (1 - target), self._multipliers[row])
@@ -268,24 +249,17 @@ class L0Gates:
         return statistics
 
     def apply_masks(self) -> None:
-        kept = self.kept()
-        factors: dict[tuple[str, int], Tensor] = {
-            (part.kind, part.layer): self._factors(part, kept) for part in self._gated
-        }
+        kept, counts = self.kept(), [[layer.heads, layer.columns] for layer in self._layers]
         for part in self._gated:
-            layer, unit_factors = self._layers[part.layer], factors[part.kind, part.layer]
-            module = layer.attention_output if part.kind == "heads" else layer.down
-            take_gates_off(module, unit_factors.repeat_interleave(part.gates.size))
-            gone = unit_factors.repeat_interleave(part.gates.size).eq(0)
-            inputs = (layer.query, layer.key, layer.value) if part.kind == "heads" else (layer.up,)
-            with torch.no_grad():
-                for linear in inputs:
-                    linear.weight[gone] = 0
-                    linear.bias[gone] = 0
+            counts[part.layer][part.index] = part.apply(kept[part.layer][part.index])
         if self.config.constraint == "lagrangian":
             delattr(self._model, _MULTIPLIERS)
         self._model.requires_grad_(True)
-        self._left = self._statistics_of(factors)
+        self._left = {
+            "heads_left": float(sum(heads for heads, _ in counts)),
+            "columns_left": float(sum(columns for _, columns in counts)),
+            "flops_left": self.costs.total(tuple((heads, columns) for heads, columns in counts)) / self.costs.dense,
+        }
 
     # --- what is left -------------------------------------------------------------------------------------------------
 
@@ -301,20 +275,10 @@ class L0Gates:
             return select_counts(self._scores(weighted=False), heads, columns)
         if target.flops is not None:
             return select(self._scores(weighted=True), self.costs, target.flops * self.costs.dense)
-        return self._open_at_test_time()
-
-    def _open_at_test_time(self) -> Kept:
-        open_units: dict[tuple[str, int], tuple[int, ...]] = {
-            (part.kind, part.layer): tuple(torch.nonzero(self._test_values(part)).flatten().tolist())
-            for part in self._gated
-        }
-        return tuple(
-            (
-                open_units.get(("heads", index), tuple(range(layer.heads))),
-                open_units.get(("columns", index), tuple(range(layer.columns))),
-            )
-            for index, layer in enumerate(self._layers)
-        )
+        open_units = [[tuple(range(layer.heads)), tuple(range(layer.columns))] for layer in self._layers]
+        for part in self._gated:
+            open_units[part.layer][part.index] = tuple(torch.nonzero(part.at_test_time()).flatten().tolist())
+        return tuple((heads, columns) for heads, columns in open_units)
 
     def _scores(self, *, weighted: bool) -> tuple[LayerScores, ...]:
         """Return the importance of all units; that of blocks without gates is higher than any with."""
@@ -323,40 +287,11 @@ class L0Gates:
             for layer in self._layers
         ]
         for part in self._gated:
-            with torch.no_grad():
-                probabilities = part.gates.log_alpha.double().sigmoid().cpu()
-            importance[part.layer][0 if part.kind == "heads" else 1] = probabilities
+            importance[part.layer][part.index] = part.gates.log_alpha.detach().double().sigmoid().cpu()
         if weighted:
             for index, (heads, columns) in enumerate(importance):
                 importance[index] = [heads * self.costs.heads[index][1], columns * self.costs.columns[index][1]]
         return tuple(LayerScores(heads, columns) for heads, columns in importance)
-
-    @staticmethod
-    def _test_values(part: _Gated) -> Tensor:
-        with torch.no_grad():
-            return at_test_time(part.gates.log_alpha)
-
-    def _factors(self, part: _Gated, kept: Kept) -> Tensor:
-        """Return ẑ of what stays, 0 for the rest."""
-        values = self._test_values(part)
-        stays = torch.zeros_like(values)
-        stays[list(kept[part.layer][0 if part.kind == "heads" else 1])] = 1
-        return values * stays
-
-    def _statistics_of(self, factors: dict[tuple[str, int], Tensor]) -> dict[str, float]:
-        """Return the statistics of the network with these factors."""
-        counts = tuple(
-            (
-                int(factors["heads", index].ne(0).sum()) if ("heads", index) in factors else layer.heads,
-                int(factors["columns", index].ne(0).sum()) if ("columns", index) in factors else layer.columns,
-            )
-            for index, layer in enumerate(self._layers)
-        )
-        return {
-            "heads_left": float(sum(heads for heads, _ in counts)),
-            "columns_left": float(sum(columns for _, columns in counts)),
-            "flops_left": self.costs.total(counts) / self.costs.dense,
-        }
 
     # --- the constraint -----------------------------------------------------------------------------------------------
 

@@ -24,10 +24,14 @@ with s the expected fraction that is pruned and t its target, which rises linear
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from prune_export.training.stage import LayerModules
 
 TEMPERATURE = 2 / 3  # β
 LOW, HIGH = -0.1, 1.1  # γ, ζ
@@ -93,6 +97,39 @@ def take_gates_off(module: nn.Linear, factors: Tensor) -> None:
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     with torch.no_grad():
         module.weight.mul_(factors.to(module.weight))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerGates:
+    """The gates of one kind in layer number `layer`; `cost` is what one unit costs in the whole network."""
+
+    kind: Literal["heads", "columns"]
+    layer: int
+    modules: LayerModules
+    gates: Gates
+    cost: float
+
+    @property
+    def index(self) -> int:
+        """Return the place of this kind in pairs of heads and columns."""
+        return 0 if self.kind == "heads" else 1
+
+    def at_test_time(self) -> Tensor:
+        """Return ẑ of each gate, without gradients."""
+        return at_test_time(self.gates.log_alpha.detach())
+
+    def apply(self, kept: tuple[int, ...]) -> int:
+        """Multiply weights by the gates that are `kept`, zero what the others gate, and return how many are not 0."""
+        values, modules = self.at_test_time(), self.modules
+        factors = torch.zeros_like(values)
+        factors[list(kept)] = values[list(kept)]
+        inputs = factors.repeat_interleave(self.gates.size)
+        take_gates_off(modules.attention_output if self.kind == "heads" else modules.down, inputs)
+        with torch.no_grad():
+            for linear in (modules.query, modules.key, modules.value) if self.kind == "heads" else (modules.up,):
+                linear.weight[inputs.eq(0)] = 0
+                linear.bias[inputs.eq(0)] = 0
+        return int(factors.ne(0).sum())
 
 
 def lagrangian(sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
