@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from transformers.training_args import trainer_log_levels
 
 from exporters.errors import PruneExportError, UsageError
 from prune_export.files.reading import ReadingError, clipped, one_line, read_json
-from prune_export.training.keys import MOST
+from prune_export.training.keys import MOST, nearest
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -139,9 +138,9 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
         if key in _TABLES:
             _check_table(key, value)
         if key not in known:
-            near = max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
             raise UsageError(
-                f"trainer.{clipped(key)}: transformers.TrainingArguments has no such field; the nearest is '{near}'"
+                f"trainer.{clipped(key)}: transformers.TrainingArguments has no such field; the nearest is "
+                f"'{nearest(key, known)}'"
             )
         if key in _ELSEWHERE:
             instead = f"set {_ELSEWHERE[key]} instead" if _ELSEWHERE[key] else "it is decided by prune-export"
@@ -151,7 +150,7 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
 
 def _check_value(key: str, value: Any) -> None:
     """Check the type that TrainingArguments says its field has, and that a number is one that can be meant."""
-    kinds = _kinds(get_type_hints(TrainingArguments)[key])
+    kinds = _toml_types(get_type_hints(TrainingArguments)[key])
     if kinds and value is not None and type(value) not in kinds:
         expected = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
         raise UsageError(f"trainer.{key}: expected {expected}; found {_WORDS.get(type(value), 'something else')}")
@@ -163,10 +162,10 @@ def _check_value(key: str, value: Any) -> None:
             raise UsageError(f"trainer.{key}: expected a number from {least:g} to {most:g}")
 
 
-def _kinds(hint: Any) -> frozenset[type]:
+def _toml_types(hint: Any) -> frozenset[type]:
     """Return the types of TOML values that fit an annotation; empty where it takes anything."""
     if get_origin(hint) in (Union, types.UnionType):
-        parts = [_kinds(part) for part in get_args(hint) if part is not types.NoneType]
+        parts = [_toml_types(part) for part in get_args(hint) if part is not types.NoneType]
         return frozenset().union(*parts) if all(parts) else frozenset()
     kind = get_origin(hint) or hint
     if kind is float:

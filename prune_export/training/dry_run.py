@@ -18,9 +18,9 @@ from prune_export.files.paths import expanded
 from prune_export.progress import SILENT, Progress
 from prune_export.training.arguments import total_steps, training_arguments
 from prune_export.training.features import Collator, Features
-from prune_export.training.network import make_network, set_dropout
+from prune_export.training.network import make_network
 from prune_export.training.recipe import Recipe
-from prune_export.training.run import make_context, opened, recipe_errors
+from prune_export.training.run import load_recipe, make_context, recipe_errors
 from prune_export.training.run_folder import DiskSpace, check_run, check_space, space_needed
 from prune_export.training.sampler import TrainingSampler
 from prune_export.training.stage import Context, Stage
@@ -39,7 +39,7 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a recipe would do: `examples` features a pass, the stages, and the disk that they need."""
+    """The plan of a run: its stages, the `features` of an epoch, and the disk `space` that the stages need."""
 
     folder: Path
     task: str
@@ -81,13 +81,13 @@ def dry_run(
     Raises:
         PruneExportError: what `train` would raise before its first step.
     """
-    read, recipe, stages = opened(recipe, changes)
+    recipe_path, recipe, stages = load_recipe(recipe, changes)
     folder = expanded(recipe.output)
     with recipe_errors(folder), TemporaryDirectory(prefix="prune-export-") as aside:
         results = [stage.name for stage in stages if stage.publish]
-        check_run(folder, recipe, read, results, resume=resume, overwrite=overwrite)
+        check_run(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite)
         head = Path(aside) / "head"
-        context, features = make_context(recipe, head, progress, is_kept=False)
+        context, features = make_context(recipe, head, progress, use_cache=False)
         for stage in stages:
             if stage.check is not None:
                 stage.check(context)
@@ -121,8 +121,6 @@ def _seconds(stage: Stage, start: Path, context: Context, features: Features) ->
     part = recipe.optimiser
     checkpoint = load_checkpoint(start, task=context.original.task)
     network = make_network(stage, context, checkpoint)
-    if part.dropout is not None:
-        set_dropout(network.model, part.dropout)
     objective = None if stage.objective is None else stage.objective(context, checkpoint)
     model = network.model.to(device).train()
     if objective is not None:

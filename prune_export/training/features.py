@@ -76,9 +76,9 @@ def training_features(
     *,
     seed: int,
     progress: Progress = SILENT,
-    is_kept: bool = True,
+    use_cache: bool = True,
 ) -> Features:
-    """Return the labelled features of the recipe's training data; `is_kept`: from the cache, or into it.
+    """Return the labelled features of the recipe's training data; `use_cache`: from the cache, or into it.
 
     Raises:
         DataError: the data cannot be read, is for another task, or has no labels.
@@ -105,7 +105,7 @@ def training_features(
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
     _refuse_while_starting()
-    cache = cache_folder("features") if is_kept else None
+    cache = cache_folder("features") if use_cache else None
     path = None if cache is None else cache / f"{digest}.npz"
     with _alone(path):  # of several processes one makes them
         features = None if path is None else _read(path, len(data.examples))

@@ -38,7 +38,14 @@ class StageNetwork:
 
 
 def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
-    """Make the network of `stage` from the weights of `checkpoint`."""
+    """Make the network of `stage` from the weights of `checkpoint`, with the recipe's dropout."""
+    network = _make_network(stage, context, checkpoint)
+    if (probability := context.recipe.optimiser.dropout) is not None:
+        set_dropout(network.model, probability)
+    return network
+
+
+def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
     if stage.method is None:
         pruned = remaining_network(checkpoint)
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)

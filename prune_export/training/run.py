@@ -88,12 +88,12 @@ def train(
         TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
         DataError, CheckpointError, MissingDependencyError: what is wrong, and where.
     """
-    read, recipe, stages = opened(recipe, changes)
+    recipe_path, recipe, stages = load_recipe(recipe, changes)
     folder, processes = expanded(recipe.output), process_state()
     results = [stage.name for stage in stages if stage.publish]
     with recipe_errors(folder), ExitStack() as stack:
         if processes.is_main_process:
-            stack.enter_context(held_run(folder, recipe, read, results, resume=resume, overwrite=overwrite))
+            stack.enter_context(held_run(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite))
         processes.wait_for_everyone()
         context, features = make_context(recipe, folder / STAGES / HEAD, progress)
         space = space_needed(
@@ -113,19 +113,19 @@ def train(
         return _result(recipe, stages, folder, context.original, progress)
 
 
-def opened(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Path | None, Recipe, tuple[Stage, ...]]:
+def load_recipe(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Path | None, Recipe, tuple[Stage, ...]]:
     """Return the file that a recipe was read from (None: it is one already), the recipe, checked, and its stages.
 
     Raises:
         UsageError: the recipe makes no sense.
         MissingDependencyError: a library is missing.
     """
-    read = None
+    recipe_path = None
     if not isinstance(recipe, Recipe):
         if not isinstance(recipe, str | Path):
             raise UsageError(f"recipe: expected a Recipe or a TOML file's path; found {type(recipe).__name__}")
-        read = Path(recipe)
-        recipe = read_recipe(read, changes)
+        recipe_path = Path(recipe)
+        recipe = read_recipe(recipe_path, changes)
     recipe = check_recipe(recipe)
     stages = stages_of(recipe)
     try:
@@ -136,13 +136,13 @@ def opened(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Path | 
             f"training needs accelerate and tomli-w ({one_line(error)}): pip install 'prune-export[train]'"
         ) from error
     check_trainer_section(recipe.trainer)
-    return read, recipe, stages
+    return recipe_path, recipe, stages
 
 
-def make_context(recipe: Recipe, head: Path, progress: Progress, *, is_kept: bool = True) -> tuple[Context, Features]:
+def make_context(recipe: Recipe, head: Path, progress: Progress, *, use_cache: bool = True) -> tuple[Context, Features]:
     """Return what stages use.
 
-    A model that gets a new head is written to the folder `head`; `is_kept`: features are cached.
+    A model that gets a new head is written to the folder `head`; `use_cache`: features are cached.
     """
     progress.pause()
     source = resolve(recipe.model)
@@ -150,7 +150,7 @@ def make_context(recipe: Recipe, head: Path, progress: Progress, *, is_kept: boo
     if needs_head(source, recipe.task):
         source = _with_head(source, recipe, head)
     checkpoint = trainable_checkpoint(source, recipe)
-    features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress, is_kept=is_kept)
+    features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress, use_cache=use_cache)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(checkpoint.source.folder)
     return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features

@@ -45,11 +45,11 @@ _ADAM = 3  # a checkpoint of the Trainer holds weights and two means of each, in
 
 @contextmanager
 def held_run(
-    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
+    folder: Path, recipe: Recipe, recipe_path: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> Iterator[None]:
     """Mark `folder` as that of a run, with the recipe as used, and hold it while the block runs.
 
-    `read` is the file that the recipe came from, `results` are the names of the checkpoints that will lie beside `final`.
+    `recipe_path` is the file that the recipe came from, `results` are the names of the checkpoints beside `final`.
 
     Raises:
         OutputError: the folder holds a run already, or other things, or another training is at work there.
@@ -61,7 +61,7 @@ def held_run(
     except BlockingIOError:
         raise OutputError(f"another training is at work in {folder}; wait for it, or choose another output") from None
     try:
-        _open(folder, recipe, read, results, resume=resume, overwrite=overwrite)
+        _open(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite)
         yield
     finally:
         if lock is not None:
@@ -69,10 +69,10 @@ def held_run(
 
 
 def _open(
-    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
+    folder: Path, recipe: Recipe, recipe_path: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> None:
     folder = folder_destination(folder, RUN, overwrite=True).folder
-    if check_run(folder, recipe, read, results, resume=resume, overwrite=overwrite):
+    if check_run(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite):
         return
     text = recipe_to_toml(recipe)
     with transaction(run_target(folder, overwrite=True)) as aside:
@@ -82,7 +82,7 @@ def _open(
 
 
 def check_run(
-    folder: Path, recipe: Recipe, read: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
+    folder: Path, recipe: Recipe, recipe_path: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> bool:
     """Check that a run may begin, or be resumed, in `folder`, without writing; return whether it is resumed.
 
@@ -106,7 +106,7 @@ def check_run(
             return True
         if not overwrite and not untouched:
             raise OutputError(f"{folder} holds a run already; --resume goes on with it, --overwrite begins it anew")
-        if read is not None and used.exists() and read.expanduser().samefile(used):
+        if recipe_path is not None and used.exists() and recipe_path.expanduser().samefile(used):
             raise OutputError(
                 f"{used} is the recipe that is read, and would be replaced; put it elsewhere, or choose another output"
             )

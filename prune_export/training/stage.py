@@ -1,4 +1,4 @@
-"""What every training method is made of: stages, masks on linear maps, an objective, and an entry in the registry."""
+"""The contract of training methods: stages, masks on linear maps, objectives, and the registry's entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prune_export.training.recipe import MethodConfig, Recipe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What a stage can use. `original` is the recipe's model; `features` are the labelled training features."""
+    """Everything that a stage can use; `original` is the recipe's model, `features` are labelled training features."""
 
     recipe: Recipe
     original: Checkpoint

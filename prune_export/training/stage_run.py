@@ -21,7 +21,7 @@ from prune_export.training.arguments import process_state, refusals, total_steps
 from prune_export.training.checkpoints import check_state, checkpoint_step, last_checkpoint
 from prune_export.training.features import Collator, Features
 from prune_export.training.methods import method_of
-from prune_export.training.network import cut_warning, cut_without_training, finish_network, make_network, set_dropout
+from prune_export.training.network import cut_warning, cut_without_training, finish_network, make_network
 from prune_export.training.stage import Context, Stage
 
 # What a prepared checkpoint's record says of how it was pruned.
@@ -92,8 +92,6 @@ def run_stage(
         seed = recipe.seed + paths.number - 1  # a later stage sees the examples in another order
         set_seed(seed)
         network = make_network(stage, context, checkpoint)
-        if recipe.optimiser.dropout is not None:
-            set_dropout(network.model, recipe.optimiser.dropout)
         objective = None if stage.objective is None else stage.objective(context, checkpoint)
         schedule = ScheduleCallback(network.method)
         callbacks: list[Any] = [schedule]

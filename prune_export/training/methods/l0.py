@@ -69,7 +69,7 @@ class L0Config(MethodConfig):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What stays, as fractions: `flops` of both kinds of blocks together, or of `heads` and `columns` each.
+    """The fractions that are to stay: of the `flops` of all blocks together, or of `heads` and `columns` each.
 
     All None: as much as the gates leave.
     """
