@@ -183,8 +183,14 @@ def process_state() -> Any:
     """
     from accelerate import PartialState
 
-    with refusals():
+    try:
         return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    except Exception as error:  # accelerate and torch raise many kinds
+        PartialState._reset_state()
+        raise UsageError(
+            f"the environment names several processes, which cannot be found: {one_line(error, 300)}; start them with "
+            "torchrun or accelerate launch, or unset LOCAL_RANK and WORLD_SIZE"
+        ) from error
 
 
 def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:

@@ -267,7 +267,7 @@ class MovementPruning:
         ]
         lowest = float(torch.cat(chosen).min()) if fraction < 1.0 and any(map(len, chosen)) else float("-inf")
         for layer, (kept_heads, kept_columns) in zip(self._layers, kept, strict=True):
-            layer.keep(kept_heads, kept_columns, lowest)
+            layer.fill_masks(kept_heads, kept_columns, lowest)
 
     def penalty(self) -> Tensor:
         """Return `weight * ramp * 1/2 * sum over (attention, feed-forward) of its weight * mean over tensors of R(S)`.

@@ -190,7 +190,7 @@ class MaskedLayer:
             values.add_(heads.to(values.device).repeat_interleave(values.shape[0] // self.modules.heads)[:, None])
         self.up.values.add_(columns.to(self.up.values.device)[:, None])
 
-    def keep(self, heads: tuple[int, ...], columns: tuple[int, ...], lowest: float) -> None:
+    def fill_masks(self, heads: tuple[int, ...], columns: tuple[int, ...], lowest: float) -> None:
         """Fill the masks with `columns`, and with the blocks of `heads` whose score is not below `lowest`.
 
         Each row of blocks of a kept head keeps at least its best block, so that a head costs what the budget counts for
