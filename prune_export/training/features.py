@@ -1,4 +1,8 @@
-"""Labelled features of training data: made once, in several processes, and cached by what they follow from."""
+"""Labelled features of training data: made once, in several processes, and cached by what they follow from.
+
+The cache is not that of `datasets.map`, which maps Arrow files into memory without checking them: a damaged byte in one is a
+wrong feature, or ends the process.
+"""
 
 from __future__ import annotations
 
