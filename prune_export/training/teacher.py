@@ -1,8 +1,8 @@
-"""A network that is only asked: in evaluation mode, without gradients, and not saved with the student."""
+"""The teacher of a distillation: in evaluation mode, without gradients, and not saved with the student."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,47 @@ from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, module_of
 from prune_export.tasks import SPECS
-from prune_export.training.distillation.hidden import HiddenStates
-from prune_export.training.layers import layer_modules
+from prune_export.training.stage import layer_modules
 
 _WITH_CLASSES = ("text-classification", "token-classification")
 
 
+class HiddenStates:
+    """Keeps the hidden states of `model`'s last forward pass: the first layer's input, then each layer's output.
+
+    `layers` are its layers in the order in which they run; one that runs at several places gives a state at each.
+    Works for transformers models and slim ones, and leaves both as they were after `remove`. With gradient
+    checkpointing, what layers return when they run again for the backward pass comes after the states of the forward
+    pass.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        self.states: list[Tensor] = []
+        self._handles = [
+            model.register_forward_pre_hook(self._on_start),
+            layers[0].register_forward_pre_hook(self._on_first, with_kwargs=True),
+            *(layer.register_forward_hook(self._on_layer) for layer in dict.fromkeys(layers)),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _on_start(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        self.states = []
+
+    def _on_first(self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not self.states:
+            self.states.append(inputs[0] if inputs else named["hidden_states"])
+
+    def _on_layer(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        self.states.append(output if isinstance(output, Tensor) else output[0])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """`states` is None where only the outputs are asked for.
+    """A network to learn from; `states` is None where only its outputs are.
 
     `classes` are the teacher's classes in the student's order (None: they are the same). `separator` is the id of the token
     that ends a segment, for teachers that tell segments apart, of students that do not (BERT of DistilBERT).
@@ -42,7 +74,7 @@ class Teacher:
     separator: int | None = None
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
-        """The outputs for a batch, whose labels are not looked at."""
+        """Return the outputs for a batch, whose labels are not looked at."""
         given = {name: inputs[name] for name in self.inputs if name in inputs}
         if self.separator is not None:
             given["token_type_ids"] = segments(inputs["input_ids"], self.separator)
@@ -54,13 +86,13 @@ class Teacher:
 
 
 def segments(input_ids: Tensor, separator: int) -> Tensor:
-    """BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
+    """Return BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
     ends = (input_ids == separator).long()
     return ((ends.cumsum(dim=1) - ends) > 0).long()
 
 
 def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bool) -> Teacher:
-    """The teacher `name` (a folder or a hub id) for `student`.
+    """Load the teacher `name` (a folder or a hub id) for `student`.
 
     Raises:
         CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
@@ -78,15 +110,15 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
 
 
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
-    """The layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
+    """Return the layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
     if isinstance(model, SlimModel):
-        return [model.layers[place] for place in model.order]
+        return [model.layers[index] for index in model.order]
     distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
     return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
 
 
 def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
-    """Where the student's classes are among the teacher's, if both have the same names in another order."""
+    """Return where the student's classes are among the teacher's, if both have the same names in another order."""
     if student.task not in _WITH_CLASSES:
         return None
     theirs, own = (
@@ -98,7 +130,7 @@ def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | 
 
 
 def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
-    """Reads the teacher `name`, a folder or a hub id.
+    """Read the teacher `name`, a folder or a hub id.
 
     Raises:
         CheckpointError: it cannot be read, is for another task, has other classes, or splits texts into other tokens.
@@ -119,7 +151,7 @@ def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
 
 
 def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
-    """Checks that `teacher` can teach `student`.
+    """Check that `teacher` can teach `student`.
 
     Raises:
         CheckpointError: it has other classes, or splits texts into other tokens.

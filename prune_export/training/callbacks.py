@@ -1,4 +1,4 @@
-"""What looks on while the Trainer works: the method's schedule, progress, log file, TensorBoard."""
+"""Callbacks of the Trainer: the method's schedule, progress, the log file, TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from exporters.errors import OutputError
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes
 from prune_export.files.writing import write_file
 from prune_export.progress import Progress, time_words
-from prune_export.training.method import Method
+from prune_export.training.stage import MaskingMethod
 from prune_export.training.trainer import PruningTrainer
 
 
-class Schedule(TrainerCallback):
-    """Tells the method the step and the trainer the epoch, looks at gradients, and has the last step saved."""
+class ScheduleCallback(TrainerCallback):
+    """Tells the method the step and the trainer the epoch, checks gradients, and has the last step saved."""
 
-    def __init__(self, method: Method | None) -> None:
+    def __init__(self, method: MaskingMethod | None) -> None:
         self._method = method
         self.trainer: PruningTrainer | None = None
 
@@ -42,8 +43,8 @@ class Schedule(TrainerCallback):
         return control
 
 
-class Bar(TrainerCallback):
-    """The progress of a stage, and at each log its losses, heads and sparsity beside it."""
+class ProgressBar(TrainerCallback):
+    """Shows the progress of a stage, and at each log its losses, heads and sparsity beside it."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name
@@ -65,7 +66,7 @@ class Bar(TrainerCallback):
 
 
 def progress_line(step: int, total: int, left: float, logs: dict[str, float]) -> str:
-    """Steps done of `total`, about how many seconds are `left`, losses, and what is left of the network, in one line."""
+    """Return in one line the steps done of `total`, about how many seconds are `left`, losses, and the network's size."""
     parts = [f"step {step:,} of {total:,}", f"loss {logs['loss']:.3f}"]
     if step < total:
         parts.insert(1, f"{time_words(left)} left")
@@ -82,7 +83,7 @@ def progress_line(step: int, total: int, left: float, logs: dict[str, float]) ->
 
 
 class LogFile(TrainerCallback):
-    """One JSON object a line, `{"stage": …, "step": …, …}`; a stage that goes on first drops what comes again."""
+    """Writes one JSON object per line, `{"stage": …, "step": …, …}`; a stage that is resumed drops what comes again."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self._path, self._stage = path, stage
@@ -94,11 +95,11 @@ class LogFile(TrainerCallback):
             if error.missing:
                 return
             raise OutputError(f"{self._path}: {error}; expected the run's log. Move it away") from error
-        kept = [line for line in content.split(b"\n") if self._stays(line, state.global_step)]
+        kept = [line for line in content.split(b"\n") if self._is_kept(line, state.global_step)]
         write_file(self._path, b"".join(line + b"\n" for line in kept), overwrite=True)
 
-    def _stays(self, line: bytes, done: int) -> bool:
-        """Whether `line` is an entry, not cut off by a kill, of another stage or of the steps that are `done`."""
+    def _is_kept(self, line: bytes, done: int) -> bool:
+        """Return whether `line` is an entry, not cut off by a kill, of another stage or of the steps that are `done`."""
         try:
             entry = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):
@@ -113,25 +114,14 @@ class LogFile(TrainerCallback):
             file.write(json.dumps({"stage": self._stage, "step": state.global_step, **(logs or {})}) + "\n")
 
 
-class Board(TrainerCallback):
-    """TensorBoard's event files."""
+class TensorBoard(TensorBoardCallback):
+    """Writes event files into `folder`; a stage that is resumed hides what was written of the steps that come again."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder = folder
-        self._writer: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # the package is a part of the extra "train", not needed for anything else
-            return
-        self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step or None)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        for key, value in (logs or {}).items():
-            if self._writer is not None and isinstance(value, int | float):
-                self._writer.add_scalar(key, value, state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        if self._writer is not None:
-            self._writer.close()
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        done = state.global_step
+        self.tb_writer = self._SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
+        super().on_train_begin(args, state, control, **named)  # type: ignore[no-untyped-call]

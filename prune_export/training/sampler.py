@@ -12,8 +12,8 @@ from torch.utils.data import Sampler
 _STEPS_TOGETHER = 50
 
 
-class Order(Sampler[int]):
-    """A random order of `count` examples, another in each epoch.
+class TrainingSampler(Sampler[int]):
+    """Draws `count` examples in a random order, another in each epoch.
 
     With `lengths`, each run of `step` examples (all that one optimiser step sees) is of nearly one length; which, and when,
     is random. The order is a function of `seed` and epoch alone, so that a resumed training sees what it would have seen.
@@ -25,7 +25,7 @@ class Order(Sampler[int]):
         self._lengths = None if lengths is None else torch.tensor(lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called at the start of each epoch."""
+        """Choose the order of `epoch`; called at its start."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -37,12 +37,12 @@ class Order(Sampler[int]):
         if self._lengths is None:
             yield from drawn.tolist()
             return
-        for some in drawn.split(self._step * _STEPS_TOGETHER):
-            ordered = some[self._lengths[some].argsort(stable=True)]
+        for indices in drawn.split(self._step * _STEPS_TOGETHER):
+            ordered = indices[self._lengths[indices].argsort(stable=True)]
             steps = ordered.split(self._step)
             # What is left over stays at the end: otherwise all later steps would begin in the middle of two lengths.
             whole = len(ordered) // self._step
-            for place in torch.randperm(whole, generator=generator).tolist():
-                yield from steps[place].tolist()
+            for index in torch.randperm(whole, generator=generator).tolist():
+                yield from steps[index].tolist()
             for rest in steps[whole:]:
                 yield from rest.tolist()

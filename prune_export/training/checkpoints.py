@@ -1,8 +1,9 @@
-"""What a checkpoint of the Trainer says about how far it came: checked before transformers believes it."""
+"""The Trainer's checkpoints of a stage: which is the newest, and whether its state can be believed."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,34 @@ from typing import Annotated
 import msgspec
 import transformers
 from transformers import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from exporters.errors import CheckpointError, UsageError
 from prune_export.files.reading import LARGE_FILE, ReadingError, clipped, one_line, read_text
+from prune_export.outputs.run import COMPLETE
 
 TRAINER_STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d{{1,12}}")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in `folder`."""
+    complete = [path for path in checkpoints(folder) if (path / COMPLETE).is_file()]
+    return max(complete, key=checkpoint_step, default=None)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, complete or not."""
+    paths = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return [path for path in paths if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the optimiser steps that were done before the checkpoint `path`."""
+    return int(path.name.rsplit("-", 1)[1])
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
 
 _MOST = 10**12
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
@@ -56,7 +80,7 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 def check_state(last: Path, step: int, total: int, batch_size: int) -> None:
-    """Checks the state in the checkpoint `last`, of `step`, of a stage of `total` steps with so many examples a batch.
+    """Check the state in the checkpoint `last`, of `step`, of a stage of `total` steps with so many examples a batch.
 
     Raises:
         CheckpointError: it is not what the Trainer writes, or not of this checkpoint.
@@ -65,28 +89,28 @@ def check_state(last: Path, step: int, total: int, batch_size: int) -> None:
     path = last / TRAINER_STATE
     advice = f"delete {last} to go on from the one before"
     try:
-        found = _read(path)
+        state = _read(path)
     except ReadingError as error:
         raise CheckpointError(f"{path}: {error}; {advice}") from error
-    if found.max_steps != total:
+    if state.max_steps != total:
         raise UsageError(
-            f"{last}: the training was begun with {found.max_steps} optimiser steps, now there would be {total}: go on with "
+            f"{last}: the training was begun with {state.max_steps} optimiser steps, now there would be {total}: go on with "
             "as many processes as it was begun with"
         )
-    if found.global_step != step or step > total:
+    if state.global_step != step or step > total:
         raise CheckpointError(
-            f"{path}: global_step: expected {step}, of at most {total}; found {found.global_step}; {advice}"
+            f"{path}: global_step: expected {step}, of at most {total}; found {state.global_step}; {advice}"
         )
-    if found.epoch > step + 1:  # each has one step or more
-        raise CheckpointError(f"{path}: epoch: expected at most {step + 1}; found {found.epoch:g}; {advice}")
-    if found.train_batch_size > batch_size:
+    if state.epoch > step + 1:  # each has one step or more
+        raise CheckpointError(f"{path}: epoch: expected at most {step + 1}; found {state.epoch:g}; {advice}")
+    if state.train_batch_size > batch_size:
         raise CheckpointError(
-            f"{path}: train_batch_size: expected at most {batch_size}; found {found.train_batch_size}; {advice}"
+            f"{path}: train_batch_size: expected at most {batch_size}; found {state.train_batch_size}; {advice}"
         )
 
 
 def _read(path: Path) -> _State:
-    """Reads the state with Python's own JSON, as transformers does: a gradient's norm may be NaN where numbers are fp16."""
+    """Read the state with Python's own JSON, as transformers does: a gradient's norm may be NaN where numbers are fp16."""
     try:
         data = json.loads(read_text(path, limit=LARGE_FILE))
         unknown = set(data) - {field.name for field in fields(TrainerState)} if isinstance(data, dict) else set()
