@@ -40,6 +40,7 @@ from exporters.tasks import Task
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
+from prune_export.facts.format import Format
 from prune_export.families.describe import epsilon_of
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, read_json
@@ -51,8 +52,7 @@ from prune_export.tasks import SPECS
 
 P = TypeVar("P")
 
-FORMAT = "prune-export/slim"
-VERSION = 1
+FORMAT = Format("prune-export/slim", 1)
 
 
 def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
@@ -70,17 +70,17 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     tensors |= {f"head.{path}": value for path, value in named_tensors(encoder.head).items()}
     if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
         del tensors["head.decoder.weight"]  # tied
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "files": [CONFIG, PLAN_FILE, SLIM],
-        "task": encoder.task,
-        "order": list(encoder.order),
-        "layers": [
-            {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
-            for layer in encoder.distinct_layers
-        ],
-    }
+    record = FORMAT.marked(
+        {
+            "files": [CONFIG, PLAN_FILE, SLIM],
+            "task": encoder.task,
+            "order": list(encoder.order),
+            "layers": [
+                {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
+                for layer in encoder.distinct_layers
+            ],
+        }
+    )
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
@@ -112,9 +112,7 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     try:
         record = read_json(path, _Record)
     except ReadingError as error:
-        raise WeightsError(
-            f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}"
-        ) from error
+        raise WeightsError(f"{path}: expected the record of a slim checkpoint ({FORMAT}): {error}") from error
     path = folder / SLIM
     tensors = read_safetensors(path)
     for name, values in tensors.items():

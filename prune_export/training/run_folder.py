@@ -15,7 +15,6 @@ from exporters.cost import count_parameters
 from exporters.encoder import tensors
 from exporters.errors import OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.slim import VERSION
 from prune_export.files import journal
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
@@ -77,7 +76,7 @@ def _open(
     text = recipe_to_toml(recipe)
     with transaction(run_placement(folder, overwrite=True)) as aside:
         (aside / RECIPE).write_text(text, encoding="utf-8")
-        record = {"format": FORMAT, "version": VERSION, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+        record = FORMAT.marked({"recipe_sha256": hashlib.sha256(text.encode()).hexdigest()})
         (aside / MARKER).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
