@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporters.encoder import Attention, Encoder, FeedForward, Layer, tensors
+from exporters.axes import sizes_of
+from exporters.encoder import Encoder, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,8 @@ class LayerShape:
 
 def layer_shape(layer: Layer) -> LayerShape:
     """Returns the shape of one layer of a description."""
-    heads = query_key_size = value_size = columns = 0
-    if isinstance(layer.attention, Attention):
-        heads = len(layer.attention.heads)
-        query_key_size, value_size = layer.attention.query_key_size, layer.attention.value_size
-    if isinstance(layer.feed_forward, FeedForward):
-        columns = layer.feed_forward.columns
-    return LayerShape(heads, query_key_size, value_size, columns)
+    sizes = sizes_of(layer)
+    return LayerShape(*(sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate")))
 
 
 def count_parameters(encoder: Encoder) -> int:

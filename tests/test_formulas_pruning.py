@@ -23,6 +23,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Linear,
+    Ungated,
     map_layers,
 )
 from exporters.errors import UsageError
@@ -41,7 +42,7 @@ from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_r
 from prune_export.pruning.scores import chance
 from prune_export.pruning.selection import Rules, select, select_counts
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.biases import fold_biases
+from prune_export.surgeon.biases import fold_value_bias
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
 from tests.made_scores import layer_scores
@@ -457,9 +458,9 @@ def test_folds_are_summed_in_float64(tmp_path: Path) -> None:
     heads = replace(
         block, value_bias=constant.view(4, 1024), output_weight=weight.view(3, 4, 1024), output_bias=nothing
     )
-    np.testing.assert_allclose(fold_biases(heads).output_bias.numpy(), wanted, rtol=1e-6)
+    np.testing.assert_allclose(fold_value_bias(heads).output_bias.numpy(), wanted, rtol=1e-6)
 
-    columns = FeedForward(Linear(torch.zeros(4096, 24), constant), "relu", Linear(weight, nothing))
+    columns = FeedForward(Linear(torch.zeros(4096, 24), constant), Ungated("relu"), Linear(weight, nothing))
     np.testing.assert_allclose(remove_columns(columns, ()).down.bias.numpy(), wanted, rtol=1e-6)
 
     queries = torch.zeros(1, 4096, 3)  # of which dimension 0 stays

@@ -25,8 +25,8 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
 from prune_export.facts.file_names import RECORD, SAFETENSORS, TOKENIZER_FILES
-from prune_export.facts.plan import plan_from_zeros
 from prune_export.outputs.run import MARKER, RECIPE
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.distillation.student import write_student
 from prune_export.training.folder import held_run
 from prune_export.training.head import write_with_head

@@ -146,9 +146,7 @@ def test_an_export_that_fails_is_never_written(tmp_path: Path, monkeypatch: pyte
 
 def test_a_wrong_surgeon_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropping value biases without folding them (nn_pruning's mistake) fails both comparisons."""
-    monkeypatch.setattr(
-        "prune_export.surgeon.operation.fold_biases", lambda block: replace(block, key_bias=None, value_bias=None)
-    )
+    monkeypatch.setattr("prune_export.surgeon.operation.fold_value_bias", lambda block: replace(block, value_bias=None))
     checkpoint = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "checkpoint")
     with pytest.raises(ParityError, match="slim PyTorch: ") as caught:
         prune_export.export(checkpoint, tmp_path / "out", target="cpu", samples=4)

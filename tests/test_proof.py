@@ -61,7 +61,7 @@ def test_damage_is_noticed(judged: list[tuple[Damage, bool, float]]) -> None:
     assert tried["largest weight + 1 %"] > 40
     assert noticed["largest weight + 1 %"] >= 0.9 * tried["largest weight + 1 %"]
     assert noticed["random weight + 1 %"] >= 0.8 * tried["random weight + 1 %"]
-    # An epsilon of 1e-12 and one of 1e-11 are both nothing beside the variance: docs/parity.md says so.
+    # An epsilon of 1e-12 and one of 1e-11 are both nothing beside the variance: docs/verify.md says so.
     partly = {"largest weight + 1 %", "random weight + 1 %", "epsilon × 10"}
     assert {kind: count for kind, count in missed.items() if count and kind not in partly} == {}
     assert len(tried) >= 13

@@ -30,7 +30,7 @@ from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.rearrangement import lost, rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression, unit_scales
-from prune_export.pruning.scores import LayerScores, distinct_layers, fisher, gate_gradients, magnitude, taylor
+from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, magnitude, taylor
 from prune_export.pruning.selection import Rules, select
 from prune_export.pruning.stepping import Pruner, Settings
 from prune_export.slim_model.model import module_of
@@ -213,7 +213,7 @@ def test_budgets_are_met_and_used(case: FamilyCase, kind: str, tmp_path: Path) -
         costs = flops_costs(encoder, sequence_length=30) if kind == "flops" else parameter_costs(encoder)
         kept = select(magnitude(encoder), costs, fraction * costs.dense)
         network = cut(unpruned(encoder), kept)
-        slim = operate(network.encoder, prune_export.surgeon.inspection.plan_from_zeros(network.encoder))
+        slim = operate(network.encoder, prune_export.checkpoint.inspection.plan_from_zeros(network.encoder))
         assert costs.total(counts_of(slim)) == pytest.approx(counted(slim, kind))
         assert counted(slim, kind) <= fraction * costs.dense
         if fraction < 1:
@@ -320,7 +320,7 @@ def test_what_can_be_made_up_for_is_made_up_for(case: FamilyCase, tmp_path: Path
     """Columns that stand twice: one of each pair may go, and the other takes over its outgoing weights."""
     model, checkpoint = saved(case, tmp_path)
     dense = map_layers(checkpoint.encoder, lambda _, layer: replace(layer, feed_forward=_twice(layer.feed_forward)))
-    half = tuple((tuple(range(4)), tuple(range(10))) for _ in distinct_layers(dense))
+    half = tuple((tuple(range(4)), tuple(range(10))) for _ in dense.distinct_layers)
     pruned = cut(unpruned(dense), half).encoder
     data = calibration(model, batches=10, rows=4)
     refitted, fits = reconstruct(dense, pruned, data.batches)
@@ -338,7 +338,7 @@ def _twice(block: Any) -> FeedForward:
     up, down = block.up, block.down
     return FeedForward(
         Linear(torch.cat([up.weight[:10]] * 2), torch.cat([up.bias[:10]] * 2)),
-        block.activation,
+        block.gating,
         Linear(torch.cat([0.1 * down.weight[:, :10], 0.1 * down.weight[:, 10:]], dim=1), down.bias),
     )
 

@@ -122,7 +122,7 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
 
 
 def case_path(checkpoint: Any) -> str:
-    return f"{checkpoint.family.layer(checkpoint.config, 0)}.{checkpoint.family.layers.query}"
+    return f"{checkpoint.family.layer(checkpoint.config, 0)}.{checkpoint.family.module('attention.query_weight')}"
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from exporters.cost import LayerShape, flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
-from prune_export.facts.plan import plan_from_zeros
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.scores import LayerScores
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.initial import ranked
 from prune_export.training.kinds import stages_of
 from prune_export.training.layers import LayerModules, layer_modules

@@ -38,7 +38,7 @@ def _project(
         return product if bias is None else add_bias(context, product, bias.flatten(), label, constant_scale=scale)
 
     return (
-        projected("query", queries, block.query_weight, block.query_bias, block.scale),
+        projected("query", queries, block.query_weight, block.query_bias, block.scores.scale),
         projected("key", x, block.key_weight, block.key_bias),
         projected("value", x, block.value_weight, block.value_bias),
     )
@@ -103,12 +103,12 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     builder, heads = context.builder, len(block.heads)
     width, query_key_width = heads * block.value_size, heads * block.query_key_size
     weights = [
-        (block.query_weight.flatten(0, 1), block.scale),
+        (block.query_weight.flatten(0, 1), block.scores.scale),
         (block.key_weight.flatten(0, 1), 1.0),
         (block.value_weight.flatten(0, 1), 1.0),
     ]
     biases = [
-        (block.query_bias.flatten(), block.scale),
+        (block.query_bias.flatten(), block.scores.scale),
         (_or_zeros(block.key_bias, query_key_width), 1.0),
         (_or_zeros(block.value_bias, width), 1.0),
     ]

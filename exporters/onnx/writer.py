@@ -20,6 +20,7 @@ from exporters.encoder import (
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
+from exporters.kinds import check_kinds
 from exporters.onnx.activation import activation
 from exporters.onnx.alignment import align
 from exporters.onnx.builder import CONTRIB, GraphBuilder
@@ -48,7 +49,7 @@ def _attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Att
 
 def _feed_forward(context: GraphContext, x: ir.Value, block: FeedForward) -> ir.Value:
     """Returns what the block adds to the residual stream, in the residual type."""
-    inner = activation(context, linear(context, context.to_matmul(x), block.up, "up"), block.activation)
+    inner = activation(context, linear(context, context.to_matmul(x), block.up, "up"), block.gating.activation)
     return context.to_residual(linear(context, inner, block.down, "down"))
 
 
@@ -151,6 +152,7 @@ def build(
     Raises:
         WriteError: the opset is outside what is supported, or the target has no form for the precision.
     """
+    check_kinds(encoder.layers, "the ONNX writer")
     opset = target.opset if opset is None else opset
     check_opset(opset)
     check_precision(target, precision)

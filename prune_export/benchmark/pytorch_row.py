@@ -16,10 +16,10 @@ from exporters.errors import ProviderError
 from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model, transformers_can_load
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
 from prune_export.timing import timed
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

@@ -55,9 +55,9 @@ def unfinished_hint(names: Iterable[str]) -> str | None:
 def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> str | None:
     """Says what was removed from `tensors` without config.json saying so; None if there is nothing."""
     sizes = family.dimensions(config)
-    layers = [f"{family.prefix}.{family.layer(config, index)}" for index in range(sizes.layers)]
-    norms = [(f"{family.prefix}.{family.embeddings.norm}", sizes.embedding)]
-    norms += [(f"{layer}.{family.layers.attention_norm}", sizes.hidden) for layer in layers]
+    layers = family.layer_paths(config)
+    norms = [(family.body(family.embeddings["norm.weight"].module), sizes.embedding)]
+    norms += [(f"{layer}.{family.module('attention_norm.weight')}", sizes.hidden) for layer in layers]
     for norm, expected in norms:
         if (features := _rows(tensors, f"{norm}.weight")) not in (None, expected):
             return (
@@ -67,7 +67,10 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
             )
     pruned: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        rows, columns = (_rows(tensors, f"{layer}.{name}.weight") for name in (family.layers.query, family.layers.up))
+        rows, columns = (
+            _rows(tensors, f"{layer}.{family.layers[field].name}")
+            for field in ("attention.query_weight", "feed_forward.up.weight")
+        )
         if columns not in (None, sizes.intermediate):
             return (
                 f"Layer {index} has {columns} of the {sizes.intermediate} columns of its feed-forward block. Blocks that "

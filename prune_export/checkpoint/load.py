@@ -24,11 +24,12 @@ from prune_export.checkpoint.source import Source, resolve
 from prune_export.checkpoint.tensor_names import BODY, leads
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.facts.file_names import PLAN_FILE, SLIM
-from prune_export.facts.plan import Plan, check_fits, plan_from_zeros, read_plan
+from prune_export.facts.plan import Plan, check_fits, read_plan
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
+from prune_export.surgeon.zeros import plan_from_zeros
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -240,7 +241,7 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
-    if kept and len({family.layer(config, index) for index in range(dimensions.layers)}) < dimensions.layers:
+    if kept and len(set(family.layer_paths(config))) < dimensions.layers:
         raise UnsupportedError(f"config.json: pruned_heads in a network of shared layers ({family.model_type})")
     return kept
 
@@ -260,9 +261,8 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
     foreign, file = _foreign(weights, family), weights.files[0].name
     if (hint := unfinished_hint(foreign)) is not None:
         raise WeightsError(f"{file}: expected the weights of a whole network; {hint}")
-    folder = f"{family.prefix}.{family.layer(config, 0)}".rsplit("0", 1)[0]
-    count = family.dimensions(config).layers
-    layers = tuple(f"{family.prefix}.{family.layer(config, index)}." for index in range(count))
+    layers = tuple(f"{path}." for path in family.layer_paths(config))
+    folder, count = layers[0].rsplit("0", 1)[0], len(layers)
     extra = [name for name in foreign if name.startswith(folder) and name.endswith((".weight", ".bias"))]
     for names, reason in (
         (
@@ -283,8 +283,8 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
     if foreign := _foreign(weights, family):
         listing = clipped(", ".join(foreign[:3]))
         yield f"{weights.files[0].name}: nothing reads {listing} ({len(foreign)} in all); {family.model_type} has none of it"
-    masked = family.masked_language_head
-    tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
+    rows = family.heads[task]
+    tied = (f"{rows['decoder.weight'].module}.", rows["decoder.bias"].name) if "decoder.weight" in rows else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
     other_prefixes = tuple(filter(None, leads(head, family)))
     if copies := [name for name in head if name.startswith(other_prefixes) or name.partition(".")[0] in BODY]:

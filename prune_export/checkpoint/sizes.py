@@ -69,7 +69,7 @@ def check_memory(family: Family, config: Any, sizes: Dimensions, path: Path) -> 
     """
     if sizes.layers > MOST_LAYERS:
         raise CheckpointError(f"{path}: expected at most {MOST_LAYERS:,} layers; found {sizes.layers:,}")
-    distinct = len({family.layer(config, index) for index in range(sizes.layers)})
+    distinct = len(set(family.layer_paths(config)))
     layer = 4 * sizes.hidden**2 + 2 * sizes.hidden * sizes.intermediate
     tables = (sizes.vocabulary + sizes.positions + sizes.types) * sizes.embedding
     needed = _FLOAT32 * (distinct * layer + tables + sizes.hidden * (sizes.embedding + sizes.labels))

@@ -32,13 +32,13 @@ from prune_export.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
+    from prune_export.checkpoint.inspection import Inspection
     from prune_export.evaluation.result import Evaluation
     from prune_export.exporting.checkpoint_export import ExportResult
     from prune_export.facts.summary import Summary
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
-    from prune_export.surgeon.inspection import Inspection
     from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
 

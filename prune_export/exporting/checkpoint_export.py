@@ -17,6 +17,7 @@ from exporters.onnx.writer import build
 from exporters.providers import CPU
 from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
+from prune_export.checkpoint.inspection import Inspection, operate_on
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.sentence import left_behind
 from prune_export.checkpoint.weights import sha256
@@ -35,7 +36,6 @@ from prune_export.parity.workers import workers
 from prune_export.progress import SILENT, Progress
 from prune_export.quantization.attempts import Attempt, QuantizationOptions, attempts
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import Inspection, operate_on
 
 _log = logging.getLogger("prune_export")
 

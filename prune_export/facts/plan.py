@@ -25,9 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
 from prune_export.arguments import checked
@@ -62,55 +59,6 @@ class Plan:
     """What stays of a network, layer by layer."""
 
     layers: tuple[LayerPlan, ...]
-
-
-# --- read from zeros ------------------------------------------------------------------------------------------------
-
-
-def plan_from_zeros(encoder: Encoder) -> Plan:
-    """Returns the smallest plan that removes only what exact rules allow.
-
-    "Zero" means that every weight is exactly 0. With softmax rows that sum to 1:
-
-    - a value dimension goes if its row of the value weights or its column of the output weights is zero (what its bias
-      contributes is a constant);
-    - a head goes if all of its value dimensions go;
-    - a query/key dimension goes if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is zero (with a bias, it is one score per key, which the surgeon keeps apart in one merged dimension);
-    - a column goes if its row of `up` is zero (a constant) or its column of `down` is.
-    """
-    seen: dict[int, LayerPlan] = {}
-    for layer in encoder.layers:
-        if id(layer) not in seen:
-            seen[id(layer)] = _layer_from_zeros(layer)
-    return Plan(tuple(seen[id(layer)] for layer in encoder.layers))
-
-
-def _layer_from_zeros(layer: Layer) -> LayerPlan:
-    heads: list[int] = []
-    query_key: dict[int, Indices] = {}
-    value: dict[int, Indices] = {}
-    if isinstance(layer.attention, Attention):
-        block = layer.attention
-        value_stays = block.value_weight.ne(0).any(dim=2) & block.output_weight.ne(0).any(dim=0)  # [heads, value_size]
-        query_key_stays = block.query_weight.ne(0).any(dim=2) & block.key_weight.ne(0).any(dim=2)
-        for position, head in enumerate(block.heads):
-            if not value_stays[position].any():
-                continue
-            heads.append(head)
-            if not value_stays[position].all():
-                value[head] = _indices(value_stays[position])
-            if not query_key_stays[position].all():
-                query_key[head] = _indices(query_key_stays[position])
-    columns: Indices = ()
-    if isinstance(layer.feed_forward, FeedForward):
-        up, down = layer.feed_forward.up.weight, layer.feed_forward.down.weight
-        columns = _indices(up.ne(0).any(dim=1) & down.ne(0).any(dim=0))
-    return LayerPlan(tuple(heads), columns, query_key, value)
-
-
-def _indices(stays: Tensor) -> Indices:
-    return tuple(torch.nonzero(stays).flatten().tolist())
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -261,9 +209,9 @@ def check_fits(plan: Plan, encoder: Encoder) -> None:
     """
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
-    first: dict[int, int] = {}
+    order = encoder.order
     for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
-        other = first.setdefault(id(layer), index)
+        other = order.index(order[index])
         if plan.layers[other] != layer_plan:
             raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
         _check_layer(layer_plan, layer, index)

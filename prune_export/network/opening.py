@@ -16,6 +16,7 @@ from exporters.encoder import Task
 from exporters.errors import ProviderError
 from exporters.providers import ProviderName
 from exporters.runtime import check_threads
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import holds_weights, resolve
@@ -24,7 +25,6 @@ from prune_export.facts.record import find_exported
 from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.network.session import open_session
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
 
 Kind = Literal["onnx", "pytorch", "slim"]
 Batch = Mapping[str, NDArray[np.int64]]

@@ -14,7 +14,6 @@ from prune_export.arguments import checked
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
 from prune_export.facts.format import Format
 from prune_export.pruning.costs import Costs
-from prune_export.pruning.scores import distinct_layers
 
 # Each way of measuring has another version, so that no older table is taken for one of this.
 FORMAT = Format("prune-export/latency", 3)
@@ -82,7 +81,7 @@ def _case(table: LatencyTable, encoder: Encoder, last: int) -> Costs:
     """
     heads: list[list[float]] = []
     columns: list[list[float]] = []
-    for layer in distinct_layers(encoder):
+    for layer in encoder.distinct_layers:
         shape = layer_shape(layer)
         full, short = (_by_count(pairs, shape.heads) for pairs in (table.heads, table.last_heads))
         wide, narrow = (_by_count(pairs, shape.columns) for pairs in (table.columns, table.last_columns))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from exporters import runtime
-from exporters.encoder import Encoder, FeedForward, tensors
+from exporters.encoder import Encoder, tensors
 from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets.choice import resolve_target
@@ -96,9 +96,7 @@ def _settings(
         "heads": shape.heads,
         "head_size": shape.value_size,
         "columns": shape.columns,
-        "activation": next(
-            (part.feed_forward.activation for part in encoder.layers if isinstance(part.feed_forward, FeedForward)), ""
-        ),
+        "activation": encoder.activation,
         "vocabulary": list(embeddings.word.shape),
         "task": encoder.task,
         "outputs": sum(part.numel() for part in _head_weights(encoder)),

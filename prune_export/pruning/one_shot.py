@@ -9,9 +9,10 @@ from typing import Any
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.file_names import SAFETENSORS
-from prune_export.facts.plan import Plan, plan_from_zeros
+from prune_export.facts.plan import Plan
 from prune_export.facts.record import versions
 from prune_export.facts.summary import Summary
 from prune_export.progress import Progress
@@ -24,7 +25,7 @@ from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.speed import Speed, asked_ms, corrected_ms, overrun, why_missed
 from prune_export.pruning.stepping import Pruner, Settings, Step
 from prune_export.surgeon import operate
-from prune_export.surgeon.summarize import summarize
+from prune_export.surgeon.zeros import plan_from_zeros
 
 TIMED = ("speedup", "latency-ms")
 

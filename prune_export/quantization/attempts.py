@@ -11,6 +11,7 @@ from exporters.errors import UsageError
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.writer import quantizable_maps
+from prune_export.checkpoint.inspection import Inspection
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data
 from prune_export.parity.inputs import Batch, text_tokenizer
@@ -19,7 +20,6 @@ from prune_export.progress import Progress
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
 from prune_export.quantization.sensitivity import BlockLoss, quantized_blocks, rank_blocks, with_worst_in_float
-from prune_export.surgeon.inspection import Inspection
 
 RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from exporters.encoder import Encoder
+from exporters.kinds import check_kinds
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim import write_slim
@@ -35,12 +36,11 @@ class SlimModel(nn.Module):
 
     def __init__(self, encoder: Encoder, config: Any, dimensions: Dimensions) -> None:
         super().__init__()
+        check_kinds(encoder.layers, "the slim PyTorch network")
         self.task, self.config, self.dimensions = encoder.task, config, dimensions
         self.embeddings = SlimEmbeddings(encoder.embeddings, dimensions.hidden_dropout)
-        distinct = {id(layer): layer for layer in encoder.layers}
-        places = {key: index for index, key in enumerate(distinct)}
-        self.order = tuple(places[id(layer)] for layer in encoder.layers)  # layer of each step; shared ones repeat
-        self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in distinct.values())
+        self.order = encoder.order  # layer of each step; shared ones repeat
+        self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
         self.eval()

@@ -38,12 +38,11 @@ class LayerModules:
 def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModules, ...]:
     """The distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run."""
     family, config = checkpoint.family, checkpoint.config
-    names, sizes = family.layers, family.dimensions(config)
-    prefix = "" if checkpoint.task == "feature-extraction" else f"{family.prefix}."
-    paths = [f"{prefix}{family.layer(config, index)}" for index in range(sizes.layers)]
+    sizes = family.dimensions(config)
+    paths = family.layer_paths(config, task=checkpoint.task)
 
-    def linear(path: str, name: str) -> nn.Linear:
-        found = model.get_submodule(f"{path}.{name}")
+    def linear(path: str, field: str) -> nn.Linear:
+        found = model.get_submodule(f"{path}.{family.module(field)}")
         assert isinstance(found, nn.Linear)
         return found
 
@@ -51,12 +50,12 @@ def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModule
         LayerModules(
             path=path,
             module=model.get_submodule(path),
-            query=linear(path, names.query),
-            key=linear(path, names.key),
-            value=linear(path, names.value),
-            attention_output=linear(path, names.attention_output),
-            up=linear(path, names.up),
-            down=linear(path, names.down),
+            query=linear(path, "attention.query_weight"),
+            key=linear(path, "attention.key_weight"),
+            value=linear(path, "attention.value_weight"),
+            attention_output=linear(path, "attention.output_weight"),
+            up=linear(path, "feed_forward.up.weight"),
+            down=linear(path, "feed_forward.down.weight"),
             heads=sizes.heads,
             head_size=sizes.head_size,
             columns=sizes.intermediate,

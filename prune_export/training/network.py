@@ -12,11 +12,12 @@ from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
-from prune_export.facts.plan import Plan, plan_from_zeros
+from prune_export.facts.plan import Plan
 from prune_export.families.describe import describe
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.cutting import Pruned
 from prune_export.slim_model.model import SlimModel
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.layers import layer_modules
 from prune_export.training.method import Method
 from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors

@@ -17,10 +17,10 @@ from prune_export.arguments import checked
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import Source, resolve
+from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.evaluation.result import Evaluation
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
-from prune_export.facts.plan import plan_from_zeros
 from prune_export.facts.summary import Summary
 from prune_export.files.errors import write_error
 from prune_export.files.paths import expanded
@@ -32,7 +32,7 @@ from prune_export.outputs.folder_types import MASKED
 from prune_export.outputs.run import CHECKPOINTS, EVALUATION, FINAL, STAGES, remove_checkpoint, remove_model
 from prune_export.progress import SILENT, Progress
 from prune_export.surgeon import operate
-from prune_export.surgeon.summarize import summarize
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.arguments import check_trainer_section
 from prune_export.training.checks import check_recipe
 from prune_export.training.features import Features, training_features

@@ -13,7 +13,6 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.facts.plan import Indices
 from prune_export.families.state_dict import state_dict
 from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
-from prune_export.pruning.scores import distinct_layers
 from prune_export.slim_model.model import SlimModel, module_of
 
 
@@ -23,7 +22,7 @@ def standing(checkpoint: Checkpoint) -> Pruned:
     Zeros inside a head that stands (blocks, head dimensions) stay where they are, as weights that training may change.
     """
     whole = unpruned(checkpoint.encoder)
-    return cut(whole, tuple((_heads(layer), _columns(layer)) for layer in distinct_layers(checkpoint.encoder)))
+    return cut(whole, tuple((_heads(layer), _columns(layer)) for layer in checkpoint.encoder.distinct_layers))
 
 
 def _heads(layer: Layer) -> Indices:
@@ -40,7 +39,7 @@ def _columns(layer: Layer) -> Indices:
     block = layer.feed_forward
     if not isinstance(block, FeedForward):
         return ()
-    found = block.up.weight.ne(0).any(dim=1) | ACTIVATIONS[block.activation](block.up.bias).ne(0)
+    found = block.up.weight.ne(0).any(dim=1) | ACTIVATIONS[block.gating.activation](block.up.bias).ne(0)
     return _places(found & block.down.weight.ne(0).any(dim=0))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from prune_export.arguments import checked
+from prune_export.checkpoint.inspection import Inspection, operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.facts.plan import Plan
 from prune_export.progress import SILENT, Progress
-from prune_export.surgeon.inspection import Inspection, operate_on
 
 
 @checked

@@ -216,10 +216,9 @@ def _alignment(checkpoint: Checkpoint, align: int | None, *, timed: bool) -> int
 
 
 def _distinct(checkpoint: Checkpoint, layers: Sequence[int]) -> frozenset[int]:
-    """The distinct layers that stand at the places `layers`."""
-    ids = [id(layer) for layer in checkpoint.encoder.layers]
-    wrong = [layer for layer in layers if layer >= len(ids)]
+    """Which distinct layers run at the places `layers`."""
+    order = checkpoint.encoder.order
+    wrong = [layer for layer in layers if layer >= len(order)]
     if wrong:
-        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(ids) - 1}")
-    places = {key: place for place, key in enumerate(dict.fromkeys(ids))}
-    return frozenset(places[ids[layer]] for layer in layers)
+        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(order) - 1}")
+    return frozenset(order[layer] for layer in layers)

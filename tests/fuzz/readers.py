@@ -17,6 +17,7 @@ import tomli_w
 from hypothesis import strategies as st
 
 from prune_export.benchmark.cost import cost_of_record
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.checkpoint.tokenizer import load_tokenizer
@@ -25,10 +26,10 @@ from prune_export.data.examples import TextData, trainable
 from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import RECORD
-from prune_export.facts.plan import plan_from_zeros, plan_to_json, read_plan
+from prune_export.facts.plan import plan_to_json, read_plan
 from prune_export.facts.record import FORMAT, find_exported
 from prune_export.families import FAMILIES
-from prune_export.surgeon.inspection import operate_on
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.checks import check_recipe
 from prune_export.training.recipe_file import read_recipe
 from tests.fuzz.mutations import as_json, changed, damaged, json_files

@@ -56,8 +56,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
 
 def kept_layers(tensors: Mapping[str, Tensor], family: Family, config: Any, keep: Sequence[int]) -> dict[str, Tensor]:
     """The tensors of a network with the layers `keep` alone, under its names."""
-    layers = family.dimensions(config).layers
-    old = [f"{family.prefix}.{family.layer(config, index)}." for index in range(layers)]
+    old = [f"{path}." for path in family.layer_paths(config)]
     found = {name: value for name, value in tensors.items() if not any(name.startswith(path) for path in old)}
     for place, layer in enumerate(keep):
         for name, value in tensors.items():

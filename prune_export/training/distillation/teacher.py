@@ -81,11 +81,8 @@ def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
     """The layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
     if isinstance(model, SlimModel):
         return [model.layers[place] for place in model.order]
-    family = checkpoint.family
-    sizes = family.dimensions(checkpoint.config)
     distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
-    prefix = "" if checkpoint.task == "feature-extraction" else f"{family.prefix}."
-    return [distinct[f"{prefix}{family.layer(checkpoint.config, index)}"] for index in range(sizes.layers)]
+    return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
 
 
 def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:

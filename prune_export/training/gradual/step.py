@@ -103,10 +103,9 @@ def check_step(context: Context, *, config: GradualConfig, fraction: float) -> N
 
 def _rules(config: GradualConfig, network: Pruned) -> Rules:
     """With the distinct layers that stand at the places `keep_layers`."""
-    layers = network.encoder.layers
-    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
+    order = network.encoder.order
+    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(order)]
     if wrong:
-        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(layers) - 1}; found {wrong[0]}")
-    places = {key: place for place, key in enumerate(dict.fromkeys(map(id, layers)))}
-    kept = frozenset(places[id(layers[layer])] for layer in config.keep_layers)
+        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(order) - 1}; found {wrong[0]}")
+    kept = frozenset(order[layer] for layer in config.keep_layers)
     return Rules(config.align, kept, config.drop_blocks)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.facts.plan import Plan, plan_from_zeros
+from prune_export.checkpoint.summarize import summarize
+from prune_export.facts.plan import Plan
 from prune_export.facts.summary import Summary
 from prune_export.progress import SILENT, Progress
 from prune_export.surgeon import operate
-from prune_export.surgeon.summarize import summarize
+from prune_export.surgeon.zeros import plan_from_zeros
 
 
 @dataclass(frozen=True, slots=True)

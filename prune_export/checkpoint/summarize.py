@@ -28,7 +28,7 @@ def summarize(
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
     outside = count_parameters(slim) - _layer_parameters(slim)
-    distinct = len({id(layer) for layer in original.encoder.layers})
+    distinct = len(original.encoder.distinct_layers)
     return Summary(
         layers=tuple(
             LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
