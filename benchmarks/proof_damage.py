@@ -30,6 +30,7 @@ from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, compare
 from prune_export.parity.inputs import text_tokenizer
 from prune_export.parity.tolerance import TOLERANCES
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 
 
@@ -53,7 +54,8 @@ def _judge(encoder: Encoder, damage: Damage, answered: Sequence[Answered]) -> tu
         path = Path(folder) / "model.onnx"
         save(build(damage.damage(encoder), TARGETS["cpu"], FP32), path)
         session = Session(path)
-        results = compare(answered, {"ONNX": (lambda batch: session.run(damage.inputs(batch)), TOLERANCES["fp32"])})
+        candidates = {"ONNX": (lambda batch: session.run(damage.inputs(batch)), TOLERANCES["fp32"])}
+        results = compare(answered, candidates, spec=SPECS[encoder.task])
     share = max(output.max_absolute / output.allowed for result in results for output in result.outputs)
     return not all(result.passed for result in results), share
 

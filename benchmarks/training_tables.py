@@ -16,8 +16,7 @@ from benchmarks.measuring import RESULTS
 from benchmarks.pruning import GRADUAL
 from benchmarks.readme import Content, put
 from benchmarks.training import TASKS
-from prune_export.training.gradual.config import GradualConfig
-from prune_export.training.gradual.rungs import rungs
+from prune_export.training.methods.gradual import GradualConfig, flops_schedule
 
 PAGE = RESULTS.parent.parent / "docs" / "methods.md"
 TITLES = {
@@ -66,7 +65,9 @@ def steps(run: Mapping[str, Any]) -> str:
     method, last = run["recipe"]["method"], run["recipe"]["schedule"]["steps"]
     if method["kind"] == "gradual":
         count = 0
-        for budget, reached in rungs(run["recipe"]["budget"]["flops"], method.get("step", GradualConfig().step)):
+        for budget, reached in flops_schedule(
+            run["recipe"]["budget"]["flops"], method.get("step", GradualConfig().step)
+        ):
             count += last if reached else method["recovery_steps"]
             if budget == run["flops"]:
                 break

@@ -12,21 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from exporters.axes import Axes, Renamed, named_tensors
-
-Task = Literal["question-answering", "text-classification", "token-classification", "feature-extraction", "fill-mask"]
-TASKS: tuple[Task, ...] = (
-    "question-answering",
-    "text-classification",
-    "token-classification",
-    "feature-extraction",
-    "fill-mask",
-)
+from exporters.tasks import Task
 
 # The activations that the writer, the slim PyTorch model and the surgeon know, under Hugging Face's names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -177,23 +169,42 @@ class Layer:
     placement: NormPlacement = PostNorm()
 
 
+class Head:
+    """What each task head says of itself.
+
+    `outputs` are the names of the network's outputs, all float32, as in transformers. `reads_first_token_only`: the other
+    positions need not be there after the last attention. `quantizable` are the linear maps that int8 multiplies in
+    integers: most heads are small and decide, and have none.
+    """
+
+    __slots__ = ()
+
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    reads_first_token_only: ClassVar[bool] = False
+    quantizable: ClassVar[tuple[str, ...]] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class SpanHead:
+class SpanHead(Head):
     """Question answering: `output` has two rows, start and end."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
 
     output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenHead:
+class TokenHead(Head):
     """Token classification."""
 
     output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SequenceHead:
+class SequenceHead(Head):
     """Text classification of the first token: `output(activation(dense(x[:, 0])))`."""
+
+    reads_first_token_only: ClassVar[bool] = True
 
     dense: Annotated[Linear, Renamed(inputs="hidden", outputs="pooled")]
     activation: str
@@ -201,8 +212,10 @@ class SequenceHead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskedLanguageHead:
+class MaskedLanguageHead(Head):
     """Fill-mask: `decoder(norm(activation(dense(x))))`; a tied decoder holds the word embeddings' own tensor."""
+
+    quantizable: ClassVar[tuple[str, ...]] = ("dense", "decoder")
 
     dense: Annotated[Linear, Renamed(inputs="hidden", outputs="embedding")]
     activation: str
@@ -211,19 +224,13 @@ class MaskedLanguageHead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureHead:
+class FeatureHead(Head):
     """Feature extraction: the last hidden state as it is."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
 
 
 TaskHead = SpanHead | TokenHead | SequenceHead | MaskedLanguageHead | FeatureHead
-
-HEADS: dict[Task, type[TaskHead]] = {
-    "question-answering": SpanHead,
-    "text-classification": SequenceHead,
-    "token-classification": TokenHead,
-    "feature-extraction": FeatureHead,
-    "fill-mask": MaskedLanguageHead,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,13 +272,7 @@ class Encoder:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, all float32, as in transformers."""
-        match self.head:
-            case SpanHead():
-                return ("start_logits", "end_logits")
-            case FeatureHead():
-                return ("last_hidden_state",)
-            case _:
-                return ("logits",)
+        return self.head.outputs
 
 
 def map_layers(encoder: Encoder, function: Callable[[int, Layer], Layer]) -> Encoder:

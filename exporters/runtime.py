@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.errors import MissingDependencyError, OutputError, ProviderError, UsageError
-from exporters.providers import PROVIDERS
+from exporters.providers import CPU, find_provider
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ def probe() -> bytes:
 def create_session(
     model: Path | bytes,
     *,
-    provider: str = "cpu",
+    provider: str = CPU.name,
     threads: int | None = None,
     optimize: bool = True,
     entries: Mapping[str, str] | None = None,
@@ -101,18 +101,17 @@ def create_session(
             that and run on the CPU).
         OutputError: the model cannot be loaded.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"provider {provider!r:.80}: expected one of {', '.join(PROVIDERS)}")
+    chosen = find_provider(provider)
     check_threads(threads)
     module = onnxruntime()
-    provider_name = PROVIDERS[provider].onnxruntime
+    provider_name = chosen.onnxruntime
     if provider_name not in module.get_available_providers():
         raise ProviderError(
             f"the provider {provider_name} is not in the installed onnxruntime {module.__version__}; it has "
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'; otherwise ask for "
             "the provider cpu"
         )
-    if provider == "cuda":
+    if chosen.is_gpu:
         _load_cuda_libraries(module)
     options = module.SessionOptions()
     options.log_severity_level = _severity()
@@ -124,13 +123,11 @@ def create_session(
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         source = model if isinstance(model, bytes) else str(model)
-        chosen = dict(PROVIDERS[provider].options) | dict(provider_options or {})
+        all_options = dict(chosen.options) | dict(provider_options or {})
         # With a fallback, it would go on on the CPU after an error of the provider, now or in a later run.
-        session = module.InferenceSession(source, options, providers=[(provider_name, chosen)], enable_fallback=0)
+        session = module.InferenceSession(source, options, providers=[(provider_name, all_options)], enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes have no common base but Exception
-        if provider == "cuda" and isinstance(
-            error, RuntimeError
-        ):  # from the device; a bad model has a class of its own
+        if chosen.is_gpu and isinstance(error, RuntimeError):  # from the device; a bad model has a class of its own
             raise ProviderError(f"{provider_name} did not start: {' '.join(str(error).split())[:400]}") from error
         name = "the model" if isinstance(model, bytes) else model
         raise OutputError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:400]}") from error

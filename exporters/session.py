@@ -16,6 +16,7 @@ from exporters import runtime
 from exporters.bound import BoundBatch
 from exporters.errors import UsageError
 from exporters.feeding import Ids, feed, limits_of
+from exporters.providers import CPU, find_provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Session:
         self,
         model: Path | bytes,
         *,
-        provider: str = "cpu",
+        provider: str = CPU.name,
         threads: int | None = None,
         settings: SessionSettings = DEFAULT_SETTINGS,
         cuda_graphs: bool = False,
@@ -58,10 +59,11 @@ class Session:
         Raises:
             UsageError: `cuda_graphs` on another provider.
         """
-        if cuda_graphs and provider != "cuda":
+        chosen = find_provider(provider)
+        if cuda_graphs and not chosen.graph_options:
             raise UsageError(f"CUDA graphs need the provider cuda; found {provider}")
-        self.provider, self.settings = provider, settings
-        options = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+        self.provider, self.settings, self._device = provider, settings, chosen.device
+        options = chosen.graph_options if cuda_graphs else {}
         self.onnxruntime: Any = runtime.create_session(
             model, provider=provider, threads=threads, entries=settings.entries, provider_options=options
         )
@@ -127,7 +129,7 @@ class Session:
         fed = feed(inputs, self.inputs, self.limits)
         if not len(fed[self.inputs[0]]):
             raise UsageError(f"{self.inputs[0]}: expected one row or more to bind; found none")
-        return BoundBatch(self.onnxruntime, fed, limits=self.limits, device=self.provider, graph=next(self._graphs))
+        return BoundBatch(self.onnxruntime, fed, limits=self.limits, device=self._device, graph=next(self._graphs))
 
     def parts(self, batch: int, length: int) -> int:
         """Counts the runs, of nearly equal size, that a batch of `batch` rows of `length` tokens takes."""

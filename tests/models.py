@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 from prune_export.families import FAMILIES
 
 BERT_LIKE = {

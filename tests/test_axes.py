@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from exporters.axes import (
     take,
     wrong_shapes,
 )
-from exporters.encoder import HEADS, Attention, DotProduct, Embeddings, Encoder, FeedForward, Scores, Ungated
+from exporters.encoder import Attention, DotProduct, Embeddings, Encoder, FeedForward, Scores, TaskHead, Ungated
 from exporters.errors import SurgeryError, UnsupportedError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
@@ -63,7 +63,7 @@ def feed_forward() -> FeedForward:
 
 def test_every_tensor_of_a_description_says_its_axes() -> None:
     """A field that a new family adds is named, zeroed and taken by itself; without axes it would be forgotten."""
-    for kind in (Attention, FeedForward, Embeddings, *HEADS.values()):
+    for kind in (Attention, FeedForward, Embeddings, *get_args(TaskHead)):
         for path, axes in axes_of(kind).items():
             assert 0 < axes.rows <= len(axes.names), path
     assert axes_of(Attention)["output_weight"] == Axes("hidden", "head", "value")

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import prune_export
-from exporters.encoder import TASKS, Task
 from exporters.errors import CheckpointError, WeightsError
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import Source
@@ -29,7 +29,7 @@ from prune_export.facts.plan import plan_to_json
 from prune_export.families import FAMILIES
 from prune_export.network.opening import open_network
 from prune_export.parity.texts import QUESTIONS
-from prune_export.training.head import write_with_head
+from prune_export.training.starting_checkpoint import write_with_head
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save

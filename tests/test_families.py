@@ -8,11 +8,11 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from exporters.encoder import TASKS, Task
 from exporters.onnx.precision import FP32 as FP32_WEIGHTS
 from exporters.onnx.serialize import weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.families import FAMILIES

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import prune_export
-from exporters.encoder import ConstantBlock, Task, map_layers
+from exporters.encoder import ConstantBlock, map_layers
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.precision import FP32, PRECISIONS
 from exporters.onnx.quantized import _scale_and_zero_point, quantized_matrix, quantized_rows, weight_scales
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import Task
 from tests.comparing import LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
 from tests.models import save as save_model

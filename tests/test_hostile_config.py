@@ -29,7 +29,7 @@ from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.cli.main import main
 from prune_export.parity.inputs import text_tokenizer
-from prune_export.training.head import write_with_head
+from prune_export.training.starting_checkpoint import write_with_head
 from tests.tiny_checkpoints import change_config, make_checkpoint
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 from tests.tiny_training import SIZES, questions_file, tiny_recipe

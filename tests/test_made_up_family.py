@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, BertConfig, BertForQuestion
 
 import prune_export
 from prune_export import families
+from prune_export.checkpoint import reference_model
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.facts.plan import LayerPlan, Plan
@@ -74,10 +75,9 @@ FUSED = replace(
 @pytest.fixture
 def family(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     AutoConfig.register("fused-bert", FusedConfig, exist_ok=True)
-    # transformers puts another module in its own place while it is imported.
-    monkeypatch.setattr(
-        sys.modules["transformers"], "FusedForQuestionAnswering", FusedForQuestionAnswering, raising=False
-    )
+    # transformers puts another module in its own place while it is imported: which one is used here depends on the order.
+    for module in (sys.modules["transformers"], reference_model.transformers):
+        monkeypatch.setattr(module, "FusedForQuestionAnswering", FusedForQuestionAnswering, raising=False)
     monkeypatch.setitem(families.FAMILIES, "fused-bert", FUSED)
     yield
     CONFIG_MAPPING._extra_content.pop("fused-bert", None)

@@ -26,7 +26,6 @@ from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.rearrangement import lost, rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression, unit_scales
@@ -35,6 +34,7 @@ from prune_export.pruning.selection import Rules, select
 from prune_export.pruning.stepping import Pruner, Settings
 from prune_export.slim_model.model import module_of
 from prune_export.surgeon import operate
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.made_scores import NUMBERS, kept_score, layer_scores
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path)
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             outputs = model(**{name: one[name] for name in checkpoint.encoder.inputs})
-            values.append(float(sample_losses(checkpoint.task, outputs, one, torch.Generator())))
+            values.append(float(SPECS[checkpoint.task].sample_losses(outputs, one, torch.Generator())))
         return values
 
     for layer, name, unit, columns in (

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 import prune_export
 from exporters import runtime
 from exporters.bound import _run_options
-from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.feeding import Limits, feed
 from exporters.session import Session, SessionSettings
+from exporters.tasks import Task
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 

@@ -20,12 +20,10 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.training.l0.config import L0Config
-from prune_export.training.l0.hard_concrete import at_test_time, probability_open, sample
-from prune_export.training.l0.lagrangian import lagrangian, target_at
-from prune_export.training.l0.method import L0Gates, Target
-from prune_export.training.layers import layer_modules
+from prune_export.training.methods.l0 import L0Config, L0Gates, Target
+from prune_export.training.methods.l0_gates import at_test_time, lagrangian, probability_open, sample, target_at
 from prune_export.training.run import train
+from prune_export.training.stage import layer_modules
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_training import tiny_recipe
 
@@ -123,7 +121,7 @@ def test_gates_may_begin_in_the_order_of_their_worth(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
     method, _, _ = attached(folder, L0Config(initial_log_alpha=2.0), Target(flops=0.5))
     units = [(torch.linspace(-1, 1, 4) + place, torch.linspace(1, -1, 20) * place) for place in range(3)]
-    method.begin_at(units)
+    method.add_to_log_alpha(units)
     for part in method._gated:
         wanted = 2.0 + units[part.layer][0 if part.kind == "heads" else 1]
         assert torch.equal(part.gates.log_alpha, wanted)
@@ -181,7 +179,7 @@ def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: Target, 
     for part in method._gated:
         part.gates.log_alpha.data.normal_(0.0, 3.0)
     kept = method.kept()
-    method.fold()
+    method.apply_masks()
     assert set(model.state_dict()) == set(before)
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())

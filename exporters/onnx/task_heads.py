@@ -45,16 +45,16 @@ def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
     match head:
         case FeatureHead():
             states = builder.op("Identity", _float32(context, leave(context, x, encoder.hidden_size)))
-            builder.output(states, "last_hidden_state", dtype, (*by_token, encoder.hidden_size))
+            builder.output(states, head.outputs[0], dtype, (*by_token, encoder.hidden_size))
         case TokenHead():
             logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
             labels = head.output.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, labels)))
-            builder.output(logits, "logits", dtype, (*by_token, labels))
+            builder.output(logits, head.outputs[0], dtype, (*by_token, labels))
         case SpanHead():
             logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
             logits = _float32(context, leave(context, logits, 2))
-            for name, index in (("start_logits", 0), ("end_logits", 1)):
+            for index, name in enumerate(head.outputs):
                 builder.output(
                     builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
                 )
@@ -64,11 +64,11 @@ def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
             pooled = activation(context, pooled, head.activation)
             logits = context.to_residual(linear(context, pooled, head.output, "output"))
             logits = builder.op("Identity", _float32(context, logits))
-            builder.output(logits, "logits", dtype, ("batch_size", head.output.weight.shape[0]))
+            builder.output(logits, head.outputs[0], dtype, ("batch_size", head.output.weight.shape[0]))
         case MaskedLanguageHead():
             states = activation(context, linear(context, context.to_matmul(x), head.dense, "dense"), head.activation)
             states = context.to_matmul(norm(context, context.to_residual(states), head.norm))
             logits = context.to_residual(_decoder(context, states, head))
             vocabulary = head.decoder.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, vocabulary)))
-            builder.output(logits, "logits", dtype, (*by_token, vocabulary))
+            builder.output(logits, head.outputs[0], dtype, (*by_token, vocabulary))

@@ -14,9 +14,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Linear,
-    MaskedLanguageHead,
     Norm,
-    SequenceHead,
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
@@ -80,7 +78,7 @@ def _last_mixing(encoder: Encoder) -> int | None:
     That is the last layer with attention, whose only query position is the first token: nothing after it mixes positions.
     It is 0 if no layer has attention.
     """
-    if not isinstance(encoder.head, SequenceHead):
+    if not encoder.head.reads_first_token_only:
         return None
     with_attention = [i for i, layer in enumerate(encoder.layers) if isinstance(layer.attention, Attention)]
     return with_attention[-1] if with_attention else 0
@@ -96,14 +94,12 @@ def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
             names += [f"layer_{index}/attention/{part}" for part in ("query", "key", "value", "output")]
         if isinstance(layer.feed_forward, FeedForward):
             names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
-    if isinstance(encoder.head, MaskedLanguageHead):
-        names += ["head/dense", "head/decoder"]
-    return tuple(names)
+    return (*names, *(f"head/{part}" for part in encoder.head.quantizable))
 
 
 def _for_head(context: GraphContext, encoder: Encoder) -> GraphContext:
-    """Returns the context for the task head: heads stay in floating point, except that of fill-mask, which is large."""
-    if isinstance(encoder.head, MaskedLanguageHead):
+    """Returns the context for the task head: a head without a map that can be quantized stays in floating point."""
+    if encoder.head.quantizable:
         return context
     return replace(context, quantization=None, observed=None)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exporters import runtime
 from exporters.errors import OutputError
+from exporters.providers import find_provider
 from exporters.session import Session, SessionSettings
 from prune_export.benchmark.rows import Conditions, Row
 from prune_export.benchmark.worker import Loaded, read_through
@@ -20,7 +21,7 @@ from prune_export.timing import timed
 def load(row: Row, conditions: Conditions) -> Loaded:
     """Loads the .onnx file `row.model`; `row.options["settings"]` are the fields of SessionSettings.
 
-    On CUDA, inputs and outputs stay on the device (IO binding), and a run ends when the device is done.
+    On a GPU, inputs and outputs stay on the device (IO binding), and a run ends when the device is done.
     """
     path = Path(row.model)
     settings = SessionSettings(**row.options.get("settings", {}))
@@ -40,7 +41,7 @@ def load(row: Row, conditions: Conditions) -> Loaded:
         if unknown := sorted(set(session.inputs) - set(batch)):
             raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(batch)}")
         fed = {name: batch[name] for name in session.inputs}
-        if conditions.provider == "cuda":
+        if find_provider(conditions.provider).is_gpu:
             return timed(session.bind(fed).run)
         return timed(lambda: session.run(fed))
 

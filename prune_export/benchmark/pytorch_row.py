@@ -12,7 +12,7 @@ import transformers
 from numpy.typing import NDArray
 
 from exporters.cost import LayerShape, layer_shape
-from exporters.errors import ProviderError
+from exporters.providers import find_provider
 from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
 from prune_export.benchmark.worker import Loaded, read_through
@@ -32,8 +32,8 @@ def load(row: Row, conditions: Conditions) -> Loaded:
     the surgery, unless the checkpoint is slim.
     """
     torch.set_num_threads(conditions.threads)
-    if conditions.provider == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device here; use --provider cpu")
+    provider = find_provider(conditions.provider)
+    provider.check_torch()
     checkpoint = load_checkpoint(row.model, task=row.options["task"])
     _ = getattr(transformers, checkpoint.family.class_name(checkpoint.task))  # the import is not what is timed
     size = read_through(checkpoint.weights_files)
@@ -46,7 +46,7 @@ def load(row: Row, conditions: Conditions) -> Loaded:
     else:
         cost = cost_of_model(checkpoint)
         module = load_reference_model(checkpoint)
-    module = module.to(conditions.provider, DTYPES[conditions.dtype])
+    module = module.to(provider.device, DTYPES[conditions.dtype])
     seconds = time.perf_counter() - start
     if row.kind == "compile":
         mode = "reduce-overhead" if conditions.cuda_graphs else None  # PyTorch's name for CUDA graphs
@@ -62,14 +62,15 @@ def prepare_for(
     A run on a GPU ends when the device is done, as for ONNX rows.
     """
 
+    chosen = find_provider(provider)
+
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
-        fed = {name: torch.from_numpy(batch[name]).to(provider) for name in inputs}
+        fed = {name: torch.from_numpy(batch[name]).to(chosen.device) for name in inputs}
 
         def step() -> None:
             with torch.inference_mode():
                 module(**fed)
-            if provider == "cuda":
-                torch.cuda.synchronize()
+            chosen.synchronize()
 
         return timed(step)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporters.providers import CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -59,7 +61,7 @@ class Conditions:
 
     threads: int
     cpus: tuple[int, ...] = ()
-    provider: str = "cpu"
+    provider: str = CPU.name
     dtype: str = "fp32"
     padding: float = 0.0
     vocabulary: int = 100

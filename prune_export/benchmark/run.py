@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.errors import UsageError
-from exporters.providers import PROVIDERS
+from exporters.providers import CPU, PROVIDERS
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
@@ -25,7 +25,7 @@ def run_rows(
     rows: Sequence[Row],
     shapes: Sequence[Shape],
     *,
-    provider: str = "cpu",
+    provider: str = CPU.name,
     dtype: str = "fp32",
     threads: int | None = None,
     padding: float = 0.0,

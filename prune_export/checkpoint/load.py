@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from exporters.encoder import TASKS, Encoder, Task
+from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.hints import other_folder_hint, resized_hint, unfinished_hint

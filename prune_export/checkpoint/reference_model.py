@@ -24,6 +24,7 @@ from prune_export.checkpoint.remote_code import no_remote_code
 from prune_export.checkpoint.weights import read_weights
 from prune_export.families.describe import norm_type
 from prune_export.families.state_dict import state_dict
+from prune_export.tasks import SPECS
 
 
 class NoNorm(nn.Module):
@@ -99,7 +100,7 @@ def _from_tensors(checkpoint: Checkpoint, model_class: Any) -> nn.Module:
 
 def _names_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames `tensors` for the task's class: a base model has no prefix."""
-    prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
+    prefix = f"{checkpoint.family.prefix}." if SPECS[checkpoint.task].base_model else ""
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
@@ -120,7 +121,7 @@ def _refuse_invented(missing: Any, checkpoint: Checkpoint) -> None:
     invented = sorted(
         name for name in missing if ".pooler." not in f".{name}" and not any(name.endswith(end) for end in tied)
     )
-    if checkpoint.task == "text-classification":
+    if checkpoint.encoder.head.reads_first_token_only:
         invented = sorted(missing)
     if invented:
         raise CheckpointError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 
 from exporters.axes import assemble, named_tensors, wrong_shapes
 from exporters.encoder import (
-    HEADS,
     Attention,
     ConstantBlock,
     DotProduct,
@@ -33,10 +32,11 @@ from exporters.encoder import (
     Layer,
     MaskedLanguageHead,
     Norm,
-    Task,
+    TaskHead,
     Ungated,
 )
 from exporters.errors import WeightsError
+from exporters.tasks import Task
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
@@ -47,6 +47,7 @@ from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import SLIM_CHECKPOINT
+from prune_export.tasks import SPECS
 
 P = TypeVar("P")
 
@@ -143,10 +144,10 @@ class _Reader:
             positions="from_padding" if self.family.positions_from_padding else "absolute",
             pad_token_id=self.dimensions.pad_token_id,
         )
-        if record.task == "fill-mask":
+        if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
         activation = self.family.activations.get(record.task) or self.dimensions.activation
-        head = self.part(HEADS[record.task], "head", activation=activation)
+        head = self.part(SPECS[record.task].head, "head", activation=activation)
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), head)
 
     def layer(self, place: int, heads: list[int] | None) -> Layer:
@@ -179,7 +180,7 @@ class _Reader:
             part = assemble(kind, inside, epsilon=self.epsilon, **values)
         except KeyError as error:
             raise WeightsError(f"{self.path}: the tensor '{prefix}{error.args[0]}' is missing") from error
-        if kind in (Embeddings, *HEADS.values()):
+        if kind in (Embeddings, *get_args(TaskHead)):
             self.check(part, prefix)
         return part
 

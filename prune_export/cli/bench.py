@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporters.providers import PROVIDERS
+from exporters.providers import CPU, PROVIDERS
 from prune_export import numbers
 from prune_export.cli.options import add_checkpoint_options, add_output_options, number
 from prune_export.cli.printing import reporting
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--padding", type=number(numbers.PADDING), default=0.0, metavar="X", help="fraction of padding (default: 0)"
     )
-    group.add_argument("--provider", default="cpu", choices=tuple(PROVIDERS), help="default: cpu")
+    group.add_argument("--provider", default=CPU.name, choices=tuple(PROVIDERS), help="default: cpu")
     group.add_argument(
         "--dtype", default="fp32", choices=("fp32", "fp16"), help="of the rows made of the checkpoint (default: fp32)"
     )

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from exporters.tasks import TASKS
 from prune_export import numbers
 from prune_export.numbers import Range
 
-TASK_NAMES = "question-answering, text-classification, token-classification, feature-extraction, fill-mask"
+TASK_NAMES = ", ".join(TASKS)
 
 
 class NumberError(argparse.ArgumentTypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from exporters.providers import CPU, PROVIDERS
 from prune_export import numbers
 from prune_export.cli.options import add_checkpoint_options, add_output_options, add_shape_options, number
 from prune_export.cli.printing import reporting, say
@@ -106,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="whether whole blocks may go (default: yes)",
     )
-    group.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to calibrate (default: cpu)")
+    group.add_argument("--device", default=CPU.name, choices=tuple(PROVIDERS), help="where to calibrate (default: cpu)")
     add_shape_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--output", required=True, type=Path, metavar="DIR", help="the masked checkpoint's folder")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from exporters.errors import DataError, UsageError
+from exporters.tasks import Task
 from prune_export.data.glue_tasks import GlueTask
 
 Style = Literal["squad", "squad_v2", "mrqa"]
@@ -44,7 +45,7 @@ class QuestionData:
     split: str | None = None
     notes: tuple[str, ...] = ()
 
-    task = "question-answering"
+    task: ClassVar[Task] = "question-answering"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class TextData:
     unlabelled: tuple[str, ...] = ()
     renumbered: tuple[str, ...] = ()
 
-    task = "text-classification"
+    task: ClassVar[Task] = "text-classification"
 
 
 Data = QuestionData | TextData

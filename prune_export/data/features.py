@@ -8,7 +8,7 @@ question keeps `max_query_length` tokens. Where the tokenizer pads left, the con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import UsageError
-from prune_export.checkpoint.tokenizer import check_fast
+from exporters.tasks import Task
+from prune_export.checkpoint.tokenizer import check_fast, longest_input
 from prune_export.data.examples import Data, Question, QuestionData, TextData
+from prune_export.tasks import SPECS
+from prune_export.tasks.question_answering import QUESTION_ANSWERING
 
-QUESTION_LENGTH = 384
-TEXT_LENGTH = 128
 DOC_STRIDE = 128
 MAX_QUERY_LENGTH = 64
 _LEAST_CONTEXT = 2  # tokens of context in a window; with fewer, windows that overlap would not move on
@@ -50,6 +51,20 @@ class Feature:
     words: Ids | None = None
 
 
+def sequence_length(config: Mapping[str, Any], task: Task, wanted: int | None) -> int:
+    """How many tokens a sequence may have: `wanted`, or the task's usual length where the model has positions for it.
+
+    Raises:
+        UsageError: `wanted` is more than the model has positions for, or below 1.
+    """
+    longest = longest_input(dict(config))
+    if wanted is None:
+        return SPECS[task].length_for(longest)
+    if not 1 <= wanted <= longest:
+        raise UsageError(f"--max-seq-length {wanted}: expected 1 to {longest}, for which the model has positions")
+    return wanted
+
+
 def make_features(
     data: Data,
     tokenizer: Any,
@@ -73,13 +88,13 @@ def make_features(
         features = question_features(
             [(example.question, example.context) for example in data.examples],
             tokenizer,
-            max_seq_length=max_seq_length or QUESTION_LENGTH,
+            max_seq_length=max_seq_length or SPECS[data.task].usual_length,
             doc_stride=doc_stride,
             max_query_length=max_query_length,
         )
         return tuple(_with_span(f, data.examples[f.example]) for f in features) if labelled else features
     pairs = [(example.text, example.pair) for example in data.examples]
-    features = text_features(pairs, tokenizer, max_seq_length=max_seq_length or TEXT_LENGTH)
+    features = text_features(pairs, tokenizer, max_seq_length=max_seq_length or SPECS[data.task].usual_length)
     if not labelled:
         return features
     labels = [_model_label(data, index, classes) for index in range(len(features))]
@@ -124,7 +139,7 @@ def question_features(
     pairs: Sequence[tuple[str, str]],
     tokenizer: Any,
     *,
-    max_seq_length: int = QUESTION_LENGTH,
+    max_seq_length: int = QUESTION_ANSWERING.usual_length,
     doc_stride: int = DOC_STRIDE,
     max_query_length: int = MAX_QUERY_LENGTH,
     with_words: bool = False,

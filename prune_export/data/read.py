@@ -20,8 +20,8 @@ from prune_export.data.splits import Purpose, choose_split, is_split
 from prune_export.data.squad import squad_questions
 from prune_export.data.table import read_table
 from prune_export.files.reading import ReadingError, clipped, decode_json, is_file, read_bytes, user_path
+from prune_export.tasks import LABELLED
 
-DATA_TASKS = ("question-answering", "text-classification")
 _LARGEST = 2 << 30  # of text; the largest set of MRQA has 1 GB
 _LARGEST_RATIO = 100  # of what gzip makes of text: 3 to 10
 _BEFORE_RATIO = 64 << 20
@@ -53,8 +53,8 @@ def read_examples(
         UsageError: `task` or `dataset` is unknown.
         MissingDependencyError: it is a `datasets` name or folder, and `datasets` is not installed.
     """
-    if task is not None and task not in DATA_TASKS:
-        raise UsageError(f"--task {task}: data can be read for {' and '.join(DATA_TASKS)}")
+    if task is not None and task not in LABELLED:
+        raise UsageError(f"--task {task}: data can be read for {' and '.join(LABELLED)}")
     data = _read(source, _Options(dataset, split, purpose))
     if task is not None and data.task != task:
         raise DataError(f"{source}: is for {data.task}; expected data for {task}")

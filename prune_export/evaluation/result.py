@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.arguments import checked
 from prune_export.data.examples import Data, QuestionData
 from prune_export.files.reading import clipped
@@ -60,7 +61,7 @@ class Evaluation:
     """
 
     data: str
-    task: str
+    task: Task
     metric: str
     examples: int
     results: tuple[ModelResult, ...]

@@ -12,9 +12,8 @@ from exporters.errors import ParityError
 from exporters.onnx import serialize
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision
-from exporters.onnx.targets.choice import cuda_or_cpu
+from exporters.onnx.targets.choice import available_provider
 from exporters.onnx.writer import build
-from exporters.providers import CPU
 from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
 from prune_export.checkpoint.inspection import Inspection, operate_on
@@ -168,7 +167,7 @@ def _compare(
     progress: Progress,
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
-    provider = CPU.name if target.provider is CPU else cuda_or_cpu()
+    provider = available_provider().name if target.provider.is_gpu else target.provider.name
     # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
     entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
     session = Session(path, provider=provider, settings=replace(settings, entries=entries))

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.session import SessionSettings
+from exporters.tasks import Task
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.format import Format
 from prune_export.files.links import file_inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 from prune_export.families.names import SPAN_HEAD, TOKEN_HEAD, Dimensions
 from prune_export.families.table import Table, linear
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from exporters.axes import Sizes, assemble, axes_of
 from exporters.encoder import (
     ACTIVATIONS,
-    HEADS,
     Attention,
     DotProduct,
     Embeddings,
@@ -21,14 +20,15 @@ from exporters.encoder import (
     MaskedLanguageHead,
     Norm,
     SpanHead,
-    Task,
     TaskHead,
     Ungated,
 )
 from exporters.errors import UnsupportedError
+from exporters.tasks import Task
 from prune_export.families.names import Dimensions, Family
 from prune_export.families.table import Stored, Table, read, section
 from prune_export.files.reading import clipped
+from prune_export.tasks import SPECS
 
 P = TypeVar("P")
 
@@ -177,7 +177,7 @@ class _Reader:
 
     def head(self, task: Task, embeddings: Embeddings) -> TaskHead:
         """Reads the task's head; a tied decoder is the word embeddings' own tensor."""
-        kind, table = HEADS[task], dict(self.family.heads[task])
+        kind, table = SPECS[task].head, dict(self.family.heads[task])
         sizes = {**self.dimensions.sizes, **({"label": 2} if kind is SpanHead else {})}
         is_tied = kind is MaskedLanguageHead and getattr(self.config, "tie_word_embeddings", True)
         if is_tied:

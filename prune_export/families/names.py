@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 from prune_export.families.table import Stored, Table, linear
+from prune_export.tasks import SPECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Family:
 
     def class_name(self, task: Task) -> str:
         """Returns the Hugging Face class of this family for `task`."""
-        return f"{self.architecture}{TASK_SUFFIXES[task]}"
+        return f"{self.architecture}{SPECS[task].suffix}"
 
     def layer_paths(self, config: Any, *, task: Task | None = None) -> tuple[str, ...]:
         """Returns the path of every layer, in order, as checkpoints name it; with `task` as its class does."""
@@ -120,18 +121,8 @@ class Family:
 
         The class for features is the base model itself, and has no prefix.
         """
-        return path if task == "feature-extraction" else f"{self.prefix}.{path}"
+        return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
 
     def module(self, field: str) -> str:
         """Returns the path in a layer of the module that holds a tensor of the description ("attention.query_weight")."""
         return self.layers[field].module
-
-
-# The end of the Hugging Face class name for each task.
-TASK_SUFFIXES: dict[Task, str] = {
-    "question-answering": "ForQuestionAnswering",
-    "text-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "feature-extraction": "Model",
-    "fill-mask": "ForMaskedLM",
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from platformdirs import user_cache_path
 def cache_folder(name: str) -> Path | None:
     """Returns the folder `name` of our part of the user's cache (XDG_CACHE_HOME or its default), made if needed.
 
-    None without such a place, as for a user without a home, or if it cannot be written.
+    None where there is no such place, as for a user without a home, or it cannot be written, or others can write it, too.
     """
     try:
         path = user_cache_path("prune-export", appauthor=False) / name
@@ -27,7 +28,13 @@ def cache_folder(name: str) -> Path | None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return path if os.access(path, os.R_OK | os.W_OK | os.X_OK) else None
+    is_ours = all(_is_ours(part.stat()) for part in (path, path.parent))
+    return path if is_ours and os.access(path, os.R_OK | os.W_OK | os.X_OK) else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Says whether nobody else can put files there; a group may, which is often the user's own."""
+    return status.st_uid == os.geteuid() and not status.st_mode & stat.S_IWOTH
 
 
 @contextmanager

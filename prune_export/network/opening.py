@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters.encoder import Task
-from exporters.errors import ProviderError
-from exporters.providers import ProviderName
+from exporters.providers import CPU, Provider, ProviderName, find_provider
 from exporters.runtime import check_threads
+from exporters.tasks import Task
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -88,7 +87,9 @@ def open_network(
     checkpoint = load_checkpoint(source, task=task)
     kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"
     encoder = checkpoint.encoder
-    run = torch_runner(torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, device=provider or "cpu")
+    run = torch_runner(
+        torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, provider=find_provider(provider or CPU.name)
+    )
     inputs, outputs = encoder.inputs, encoder.outputs
     return Network(str(model), kind, checkpoint.task, source.folder, inputs, outputs, run, checkpoint.form)
 
@@ -101,20 +102,19 @@ def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
 
 
 def torch_runner(
-    module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, device: str = "cpu"
+    module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, provider: Provider = CPU
 ) -> Callable[[Batch], Outputs]:
-    """Returns a function that runs a PyTorch module, which returns transformers outputs, on `device`.
+    """Returns a function that runs a PyTorch module, which returns transformers outputs, on the device of `provider`.
 
     Raises:
         ProviderError: PyTorch has no such device here.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device here; use --provider cpu")
-    module = module.to(device)
+    provider.check_torch()
+    module = module.to(provider.device)
 
     def run(batch: Batch) -> Outputs:
         with torch.inference_mode():
-            result = module(**{name: torch.from_numpy(batch[name]).to(device) for name in inputs})
+            result = module(**{name: torch.from_numpy(batch[name]).to(provider.device) for name in inputs})
         return {name: result[name].float().cpu().numpy() for name in outputs}
 
     return run

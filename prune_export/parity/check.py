@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_export.network.opening import Batch, Outputs
-from prune_export.parity.answers import Agreement, compare_answers, compare_labels
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import CaseResult, OutputResult
 from prune_export.parity.workers import workers
+from prune_export.tasks.spec import TaskSpec
 
 Runner = Callable[[Batch], Outputs]
-Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 Answered = tuple[Case, Outputs]  # a case with the reference's outputs
 
 
@@ -36,34 +35,26 @@ def compare(
     answered: Iterable[Answered],
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     *,
-    select: Select | None = None,
+    spec: TaskSpec,
+    padding: bool = True,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
     """Runs every case through every candidate, and compares with the reference's outputs.
 
-    `progress` is called after each case. `select` picks what is compared of an output (None: all).
+    `progress` is called after each case. `spec` is that of the task. Without `padding`, only the values of
+    real tokens are compared.
     """
     results: list[CaseResult] = []
     for case, reference in answered:
         for name, (candidate, tolerance) in candidates.items():
-            results.append(_compare(name, case, reference, candidate, tolerance, select))
+            results.append(_compare(name, case, reference, candidate, tolerance, spec, padding))
         if progress is not None:
             progress()
     return tuple(results)
 
 
-def real_tokens(values: NDArray[np.float32], mask: NDArray[np.int64], *, by_token: bool) -> NDArray[np.float32]:
-    """Selects the values of real tokens: `[tokens, …]` of `[batch, sequence, …]`.
-
-    With `by_token` False, an output `[batch, …]` is read from the first token: the rows whose first token is real are
-    selected.
-    """
-    chosen = mask == 1 if by_token else mask[:, 0] == 1
-    return np.asarray(values[chosen])
-
-
 def _compare(
-    name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, select: Select | None
+    name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, spec: TaskSpec, padding: bool
 ) -> CaseResult:
     try:
         outputs = candidate(case.inputs)
@@ -79,31 +70,16 @@ def _compare(
             problem = f"{output} has shape {list(outputs[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
         mask = case.inputs["attention_mask"]
-        pair = (
-            (expected, outputs[output]) if select is None else (select(expected, mask), select(outputs[output], mask))
-        )
+        pair = (expected, outputs[output])
+        if not padding:
+            pair = (spec.real_tokens(expected, mask), spec.real_tokens(outputs[output], mask))
         if pair[0].size:
             results.append(_output(output, *pair, tolerance))
-    return CaseResult(name, case.name, tuple(results), _agreement(case, reference, outputs, tolerance))
-
-
-def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolerance) -> Agreement | None:
-    """Of the answers to real text; None where there is none, or where the outputs are features."""
-    if case.counts is None:
-        return None
-    tie = tolerance.limit if tolerance.tie is None else tolerance.tie
-    if "logits" in reference:
-        return compare_labels(reference["logits"], found["logits"], case.counts, tie=tie, least=tolerance.agreement)
-    spans = ("start_logits", "end_logits")
-    if spans[0] not in reference:
-        return None
-    return compare_answers(
-        (reference[spans[0]], reference[spans[1]]),
-        (found[spans[0]], found[spans[1]]),
-        case.counts,
-        tie=tie,
-        least=tolerance.agreement,
-    )
+    agreement = None
+    if spec.agree is not None and case.counts is not None:  # real text: random tokens have no answers
+        tie = tolerance.limit if tolerance.tie is None else tolerance.tie
+        agreement = spec.agree(reference, outputs, case.counts, tie=tie, least=tolerance.agreement)
+    return CaseResult(name, case.name, tuple(results), agreement)
 
 
 def _output(

@@ -14,6 +14,7 @@ from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, UsageError
 from prune_export.checkpoint.tokenizer import check_fast, load_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
+from prune_export.tasks import SPECS
 
 Batch = dict[str, NDArray[np.int64]]
 Padding = Literal["none", "right", "left"]
@@ -116,7 +117,7 @@ def random_case(encoder: Encoder, random: np.random.Generator, batch: int, lengt
 def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
     """Returns eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
     length = min(encoder.embeddings.max_length, longest)
-    pairs = encoder.task == "question-answering"
+    pairs = SPECS[encoder.task].takes_questions
     texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}
     if pairs:
         texts["text_pair"] = [context for _, context in QUESTIONS]
@@ -147,7 +148,7 @@ def text_tokenizer(folder: Path, encoder: Encoder) -> tuple[Any | None, str | No
     """
     try:
         tokenizer = load_tokenizer(folder)
-        if encoder.task == "question-answering":
+        if SPECS[encoder.task].takes_questions:
             check_fast(tokenizer)
     except CheckpointError as error:
         return None, str(error)

@@ -15,6 +15,7 @@ from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
 from prune_export.progress import SILENT, Progress
+from prune_export.tasks import LABELLED, SPECS
 
 MAX_LOSS = 0.5  # points: what an 8-bit network of ours may lose at most
 EXAMPLES = 1000
@@ -29,7 +30,7 @@ class QualityGoal:
 
     def metric(self, reference: ModelResult) -> str:
         """Returns the metric that decides: F1 for questions, the first of the original's for texts."""
-        return "f1" if self.data.task == "question-answering" else next(iter(reference.metrics))
+        return SPECS[self.data.task].metric or next(iter(reference.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def read_sample(
         DataError: it cannot be read, or is for another task.
     """
     if isinstance(data, str | Path):
-        if task not in ("question-answering", "text-classification"):
+        if task not in LABELLED:
             raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
         data = read_examples(data, task=task, dataset=dataset, purpose=purpose)
     return sample(data, EXAMPLES if limit is None else limit, seed=seed)

@@ -7,16 +7,17 @@ from functools import partial
 
 from torch import nn
 
-from exporters.encoder import Encoder, SequenceHead
+from exporters.encoder import Encoder
 from exporters.providers import PROVIDERS
 from prune_export.network.opening import Network, torch_runner
 from prune_export.parity.budget import SMALL
-from prune_export.parity.check import Runner, compare, real_tokens
+from prune_export.parity.check import Runner, compare
 from prune_export.parity.quality import judge
 from prune_export.parity.reference import Reference, interface
 from prune_export.parity.tolerance import TOLERANCES, Tolerance
 from prune_export.parity.verdict import ParityReport
 from prune_export.progress import Progress
+from prune_export.tasks import SPECS
 
 # What is compared with the untouched Hugging Face model.
 ONNX_COMPARISON = "ONNX"
@@ -38,14 +39,14 @@ def run_parity(
     """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
     progress.stage("Comparing with PyTorch", reference.count)
-    select = None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead))
+    compared = partial(compare, spec=SPECS[encoder.task], padding=padding)
     name, (run, tolerance) = next(iter(candidates.items()))
     if reference.thorough:
-        results = compare(reference.answered(), candidates, select=select, progress=progress.advance)
+        results = compared(reference.answered(), candidates, progress=progress.advance)
     else:
-        results = compare(reference.answered(), {name: candidates[name]}, select=select, progress=progress.advance)
+        results = compared(reference.answered(), {name: candidates[name]}, progress=progress.advance)
         small = [(case, outputs) for case, outputs in reference.answered() if case.tokens <= SMALL]
-        results += compare(small, {other: candidates[other] for other in candidates if other != name}, select=select)
+        results += compared(small, {other: candidates[other] for other in candidates if other != name})
     quality = None
     if reference.goal is not None and reference.result is not None:
         network = Network(name, "onnx", encoder.task, *interface(checkpoint), run)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from prune_export.parity.answers import Agreement
 from prune_export.parity.quality import Quality
 from prune_export.parity.tolerance import Tolerance
+from prune_export.tasks.spec import Agreement
 
 
 @dataclass(frozen=True, slots=True)

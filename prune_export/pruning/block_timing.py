@@ -19,7 +19,7 @@ from exporters.onnx.writer import build
 from exporters.session import Session
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, Blocks, largest_layer
-from prune_export.pruning.latency import LatencyTable, latency_costs, reads_first_token
+from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.speed import Speed
 from prune_export.timing import median_time, timed
 
@@ -47,7 +47,7 @@ def measure_blocks(encoder: Encoder, settings: dict[str, Any], *, progress: Prog
     """
     shape = largest_layer(encoder)
     head_counts = list(range(1, shape.heads + 1))
-    short = reads_first_token(encoder)
+    short = encoder.head.reads_first_token_only
     widths = sorted({max(1, round(shape.columns * part / _WIDTHS)) for part in range(1, _WIDTHS + 1)})
     last_widths = sorted({widths[0], widths[len(widths) // 2], widths[-1]}) if short else []
     blocks = Blocks(encoder)

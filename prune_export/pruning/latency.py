@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.cost import layer_shape
-from exporters.encoder import Encoder, SequenceHead
+from exporters.encoder import Encoder
 from prune_export.arguments import checked
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
 from prune_export.facts.format import Format
 from prune_export.pruning.costs import Costs
 
@@ -60,11 +59,6 @@ class LatencyTable:
         return replace(self, **parts)
 
 
-def reads_first_token(encoder: Encoder) -> bool:
-    """Whether the task reads the first token only."""
-    return isinstance(encoder.head, SequenceHead)
-
-
 def latency_costs(table: LatencyTable, encoder: Encoder) -> Costs:
     """The table as costs of `encoder`'s blocks; more units never cost less."""
     last = len(encoder.layers) - 1
@@ -110,9 +104,3 @@ def _by_count(pairs: Pairs, most: int) -> NDArray[np.float64]:
     # One unit more than none brings the block's fixed cost with it: nothing is interpolated from 0.
     found = np.interp(np.arange(1, most + 1), counts[1:], values[1:])
     return np.concatenate([[0.0], np.maximum.accumulate(found)])
-
-
-def usual_length(encoder: Encoder) -> int:
-    """Tokens for which time and FLOPs count where nothing is said: 384 for question answering, else 128, or what it has."""
-    usual = QUESTION_LENGTH if encoder.task == "question-answering" else TEXT_LENGTH
-    return min(usual, encoder.embeddings.max_length)

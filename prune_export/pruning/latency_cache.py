@@ -20,7 +20,7 @@ from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets.choice import resolve_target
 from exporters.onnx.writer import check_precision
-from exporters.providers import CUDA, Provider
+from exporters.providers import Provider
 from prune_export.facts.machine import processor
 from prune_export.facts.record import versions
 from prune_export.files.caches import cache_folder, kept
@@ -108,7 +108,7 @@ def _head_weights(encoder: Encoder) -> list[Tensor]:
 
 
 def _hardware(provider: Provider) -> str:
-    if provider is CUDA and torch.cuda.is_available():
+    if provider.is_gpu and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor()}, {available} cores"

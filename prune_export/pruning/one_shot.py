@@ -210,5 +210,4 @@ def _step_to_json(step: Step) -> dict[str, Any]:
                 "columns": {"total": float(scores.columns.sum()), "kept": float(scores.columns[list(columns)].sum())},
             }
         )
-    fits = [{"layer": part.layer, "part": part.part, "before": part.before, "after": part.after} for part in step.fits]
-    return {"fraction": step.fraction, "scores": layers, "held_out_errors": fits}
+    return {"fraction": step.fraction, "scores": layers, "held_out_errors": step.held_out_errors()}

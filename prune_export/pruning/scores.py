@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from exporters.axes import leaves, sizes_of
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Task
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import GatedLayer, gated
-from prune_export.pruning.objective import sample_losses
+from prune_export.tasks import SPECS
 
 Method = Literal["fisher", "taylor", "magnitude", "random"]
 METHODS: tuple[Method, ...] = ("fisher", "taylor", "magnitude", "random")
@@ -65,7 +66,7 @@ def gate_gradients(
             there = {name: value.to(device) for name, value in batch.items()}
             factors = gates.open(len(there["input_ids"]), device)
             outputs = network(**{name: there[name] for name in inputs})
-            loss = sample_losses(task, outputs, there, generator).sum()
+            loss = SPECS[task].sample_losses(outputs, there, generator).sum()
             gradients = torch.autograd.grad(loss, factors, allow_unused=True, materialize_grads=True)
             for index, (heads, columns) in enumerate(found):
                 heads.append(gradients[2 * index].cpu())

@@ -7,8 +7,7 @@ from typing import Any
 from exporters.encoder import Encoder
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Data
-from prune_export.data.features import make_features
-from prune_export.evaluation.evaluate_network import sequence_length
+from prune_export.data.features import make_features, sequence_length
 from prune_export.parity.inputs import Batch, cases
 
 BATCH_TOKENS = 2048

@@ -54,7 +54,7 @@ def rank_blocks(
 
     `advance` is called after each block.
     """
-    every = frozenset(quantizable_maps(encoder))
+    every, by_token = frozenset(quantizable_maps(encoder)), not encoder.head.reads_first_token_only
     with trial_session(encoder, target, FP32) as session:
         exact = [runtime.run(session, batch) for batch in batches]
     losses = []
@@ -62,18 +62,19 @@ def rank_blocks(
         alone = replace(quantization, keep_float=every - set(maps), embeddings=False)
         with trial_session(encoder, target, INT8, quantization=alone) as session:
             rounded = [runtime.run(session, batch) for batch in batches]
-        losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches)))
+        losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches, by_token=by_token)))
         advance()
     return tuple(sorted(losses, key=lambda loss: -loss.error))
 
 
-def _relative_error(exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch]) -> float:
+def _relative_error(
+    exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch], *, by_token: bool
+) -> float:
     """Returns the error over real tokens, if outputs are per token, or over all values."""
     change = size = 0.0
     for reference, outputs, batch in zip(exact, rounded, batches, strict=True):
         counts = batch["attention_mask"] == 1
         for name, expected in reference.items():
-            by_token = expected.shape[:2] == counts.shape
             exact_values, rounded_values = (
                 (expected[counts], outputs[name][counts]) if by_token else (expected, outputs[name])
             )

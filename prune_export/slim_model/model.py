@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import modeling_outputs
 
 from exporters.encoder import Encoder
 from exporters.kinds import check_kinds
@@ -23,7 +24,7 @@ from prune_export.families.names import Dimensions
 from prune_export.files.paths import expanded
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head
-from prune_export.slim_model.loss import task_output
+from prune_export.tasks import SPECS
 
 
 class SlimModel(nn.Module):
@@ -60,7 +61,10 @@ class SlimModel(nn.Module):
             else:
                 x = self.layers[index](x, attends)
         logits = self.head(x, self.embeddings.word)
-        return task_output(self.task, logits, labels, self.config)
+        spec = SPECS[self.task]
+        outputs = spec.outputs_of(logits)
+        loss = spec.loss(outputs, labels, self.config)
+        return getattr(modeling_outputs, spec.output_class)(**outputs, **({} if loss is None else {"loss": loss}))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Layers run again for the backward pass while training, which saves the memory of their activations.

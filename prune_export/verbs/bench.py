@@ -8,6 +8,7 @@ from pathlib import Path
 
 from exporters import runtime
 from exporters.errors import UsageError
+from exporters.providers import CPU, PROVIDERS
 from prune_export.arguments import checked
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rows import Row, Shape
@@ -35,7 +36,7 @@ def bench(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     sequence_lengths: Sequence[int] | None = None,
     task: str | None = None,
-    provider: str = "cpu",
+    provider: str = CPU.name,
     dtype: str = "fp32",
     threads: int | None = None,
     padding: float = 0.0,
@@ -72,7 +73,7 @@ def bench(
         seconds = QUICK_SECONDS if quick else SECONDS
     shapes = [Shape(batch, length) for batch in batch_sizes for length in sequence_lengths]
     check_run(shapes, padding=padding, rounds=rounds, seconds=seconds, provider=provider, dtype=dtype)
-    if cuda_graphs and provider != "cuda":
+    if cuda_graphs and not PROVIDERS[provider].graph_options:
         raise UsageError("--cuda-graphs needs --provider cuda")
     if rows and model is None:
         raise UsageError("--rows needs --model, the checkpoint that they are made of")

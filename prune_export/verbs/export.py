@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporters.errors import ProviderError, UsageError
 from exporters.onnx.precision import PRECISIONS
-from exporters.onnx.targets.choice import cuda_or_cpu, resolve_target
+from exporters.onnx.targets.choice import available_provider, resolve_target
 from exporters.onnx.writer import check_opset, check_precision
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
@@ -85,7 +85,7 @@ def export(
         check_opset(opset)
     chosen = resolve_target(target, precision, needs_runtime=verify)
     check_precision(chosen, precision)
-    if verify and chosen.cuda_only and cuda_or_cpu() == "cpu":
+    if verify and chosen.cuda_only and not available_provider().is_gpu:
         raise ProviderError(
             f"graphs for the target {chosen.name} run on ONNX Runtime's CUDA provider only, which does not start here: "
             "export where it does, or give --no-verify here and run prune-export verify there"

@@ -8,8 +8,9 @@ from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.latency import LatencyTable, usual_length
+from prune_export.pruning.latency import LatencyTable
 from prune_export.pruning.latency_cache import latency_table
+from prune_export.tasks import usual_length
 
 
 @checked

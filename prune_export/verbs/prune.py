@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from exporters.errors import CheckpointError, ProviderError, UsageError
+from exporters.errors import CheckpointError, UsageError
+from exporters.providers import CPU, PROVIDERS
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import masked_destination
@@ -20,7 +21,6 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import budgets
 from prune_export.pruning.calibration import Source, read_calibration
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.latency import usual_length
 from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.one_shot import (
     TIMED,
@@ -36,6 +36,7 @@ from prune_export.pruning.scores import METHODS
 from prune_export.pruning.selection import Rules
 from prune_export.pruning.speed import TOLERANCE
 from prune_export.pruning.stepping import Pruner, Settings
+from prune_export.tasks import usual_length
 
 SAMPLES = 512
 
@@ -77,7 +78,7 @@ def prune(
     dataset: str | None = None,
     labels: Sequence[str] | None = None,
     max_seq_length: int | None = None,
-    device: str = "cpu",
+    device: str = CPU.name,
     overwrite: bool = False,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -190,7 +191,7 @@ def _check_options(
     for option, word, words in (
         ("method", method, METHODS),
         ("reconstruction", reconstruction, RECONSTRUCTIONS),
-        ("device", device, ("cpu", "cuda")),
+        ("device", device, tuple(PROVIDERS)),
     ):
         if word not in words:
             raise UsageError(f"--{option} {clipped(word, 40)}: expected one of {', '.join(words)}")
@@ -198,11 +199,7 @@ def _check_options(
     for option, (number, allowed) in numbers.items():
         if number is not None or option in _NEEDED:
             allowed.checked(f"--{option.replace('_', '-')}", number)
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ProviderError("PyTorch finds no CUDA device here; use --device cpu")
+    PROVIDERS[device].check_torch("--device")
     return [COUNT_OR_NONE.checked("--keep-layers", layer) for layer in keep_layers]
 
 

@@ -30,8 +30,7 @@ from prune_export.facts.plan import plan_to_json, read_plan
 from prune_export.facts.record import FORMAT, find_exported
 from prune_export.families import FAMILIES
 from prune_export.surgeon.zeros import plan_from_zeros
-from prune_export.training.checks import check_recipe
-from prune_export.training.recipe_file import read_recipe
+from prune_export.training.recipe_file import check_recipe, read_recipe
 from tests.fuzz.mutations import as_json, changed, damaged, json_files
 from tests.tiny_checkpoints import make_checkpoint, to_pickle, to_shards
 from tests.tiny_tokenizers import bert_tokenizer
