@@ -36,8 +36,8 @@ class Row:
     """One network to measure.
 
     `loader` is the `module:function` that loads it in its process (see worker.py); `model` is what it loads, `options` what
-    else it needs to know. `cost` is None where only the loader can tell, or nobody. `note` is what a reader should know.
-    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
+    else it needs to know. `cost` is None if only the loader can tell, or it is not known. `note` is for the reader.
+    `form` is the checkpoint's form, or the exported model's dtype (None: not known).
     """
 
     name: str

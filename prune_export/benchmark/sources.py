@@ -14,7 +14,7 @@ from prune_export.facts.record import find_exported
 
 _ONNX = "prune_export.benchmark.onnx_row:load"
 _PYTORCH = "prune_export.benchmark.pytorch_row:load"
-_VOCABULARY = 100  # where nobody says how many ids there are: every real vocabulary has as many
+_VOCABULARY = 100  # if the number of ids is not known: every real vocabulary has as many
 
 
 def onnx_row(path: str | Path, *, name: str, note: str | None = None) -> Row:

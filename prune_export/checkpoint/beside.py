@@ -24,7 +24,7 @@ _ALWAYS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 
 
 def files_beside(folder: Path) -> tuple[str, ...]:
-    """Names the files in `folder`, relative to it, that go along with its network.
+    """Names the files in `folder`, relative to it, that are copied with its network.
 
     Raises:
         CheckpointError: see `sentence_files`.

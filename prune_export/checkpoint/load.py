@@ -169,7 +169,7 @@ def transformers_config(source: Source, **options: Any) -> Any:
             )
         # Chunks give the same numbers, and take lengths in multiples of their size only.
         config.chunk_size_feed_forward = 0
-        # What a model returns beside its answers, and in what container, is up to who calls it.
+        # The caller decides what a model returns beside its answers, and in what container.
         config.return_dict, config.torchscript = True, False
         config.output_hidden_states, config.output_attentions = False, False
         return config
@@ -208,7 +208,7 @@ def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source)
         return name
     listed = raw.get("architectures")
     architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
-    # The family's own classes only: what somebody else's class adds to the network, its name does not say.
+    # The family's own classes only: the name of another class does not say what it adds to the network.
     tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS}
     known = [tasks[each] for each in architectures if each in tasks]
     if len(set(known)) == 1:

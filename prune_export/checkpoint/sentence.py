@@ -31,7 +31,7 @@ class _Module(msgspec.Struct):
 
 
 def sentence_files(folder: Path) -> tuple[str, ...]:
-    """Names the files of sentence-transformers in `folder`, relative to it, that go along with its network.
+    """Names the files of sentence-transformers in `folder`, relative to it, that are copied with its network.
 
     They are plain JSON and weights of known names, in the folders that modules.json lists.
 

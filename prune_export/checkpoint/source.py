@@ -70,7 +70,7 @@ def resolve(
     try:
         path = user_path(model)
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of nobody
+    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of an unknown user
         raise CheckpointError(f"'{clipped(str(model))}' cannot be looked at: {_one_line(error)}") from error
     if is_folder:
         if revision is not None:

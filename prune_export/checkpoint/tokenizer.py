@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_fast(tokenizer: Any) -> None:
-    """Checks that `tokenizer` can say which characters a token stands for.
+    """Checks that `tokenizer` knows the characters of each token.
 
     Raises:
         CheckpointError: it cannot.

@@ -63,11 +63,11 @@ class Proof:
 
 
 def copied_files(checkpoint: Checkpoint, destination: Destination) -> tuple[str, ...]:
-    """Names the files beside the weights that go along, and checks that `place` can take them.
+    """Names the files that are copied with the weights, and checks that `destination` can take them.
 
     Raises:
         CheckpointError: one of them is a link that leads out of the checkpoint's folder.
-        OutputError: `place` is the checkpoint's own folder, or holds what is not to be replaced.
+        OutputError: `destination` is the checkpoint's own folder, or holds what is not to be replaced.
     """
     folder = checkpoint.source.folder
     destination.refuse_source(folder)
@@ -89,7 +89,7 @@ def export_checkpoint(
     opset: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
-    """Writes the slim network of `checkpoint` as ONNX to `place`, with the files `copied` and the record.
+    """Writes the slim network of `checkpoint` as ONNX to `destination`, with the files `copied` and the record.
 
     Everything is prepared aside, compared with the Hugging Face model as `proof` says (None: not at all), and then moved
     into place.

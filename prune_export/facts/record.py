@@ -122,7 +122,7 @@ class _Session(msgspec.Struct):
 
 
 class _Record(msgspec.Struct):
-    """What is read back out of a record; the rest is for people."""
+    """The part of a record that is read back."""
 
     format: Literal["prune-export/record"]
     version: Literal[1]

@@ -13,7 +13,7 @@ from exporters.errors import OutputError
 
 
 def write_error(error: OSError, folder: Path) -> OutputError:
-    """Makes one line of an operating-system error while preparing what goes into `place`."""
+    """Makes one line of an operating-system error while preparing what goes into `folder`."""
     reason = error.strerror or str(error)
     names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     inside = [name.absolute().is_relative_to(folder.absolute()) for name in names]

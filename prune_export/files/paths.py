@@ -12,7 +12,7 @@ def expanded(path: str | Path) -> Path:
     """Replaces `~` in `path` by the user's home.
 
     Raises:
-        UsageError: no path can be of that form, as with the home of nobody.
+        UsageError: no path can be of that form, as with the home of an unknown user.
     """
     try:
         return user_path(path)

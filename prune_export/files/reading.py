@@ -22,7 +22,7 @@ from prune_export.files.errors import file_type
 
 T = TypeVar("T")
 
-# Sizes beyond anything that the formats hold in earnest.
+# Limits beyond the size of any real file of its kind.
 SMALL_FILE = 8 << 20  # configurations, plans, records, recipes
 LARGE_FILE = 64 << 20  # indices, vocabularies, logs
 
@@ -69,7 +69,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     """Returns the path that a user means, with `~` replaced.
 
     Raises:
-        ReadingError: no path can be of that form: an empty string, the home of nobody, a NUL byte, a name too long.
+        ReadingError: no path can be of that form: an empty string, the home of an unknown user, a NUL byte, a name too long.
     """
     if not str(text):
         raise ReadingError("expected a path; found an empty string")
@@ -84,7 +84,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Says whether `path` is a regular file; False also if nobody can tell."""
+    """Says whether `path` is a regular file; False also if that cannot be known."""
     return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
 
 

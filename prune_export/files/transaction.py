@@ -5,8 +5,8 @@ in a hidden folder beside it, and the two folders are exchanged at once. Where i
 hidden folder inside it and placed one by one; what they replace is kept in the hidden folder until all are placed, so that
 any interruption can be undone, by this run or, after a kill, by the next one.
 
-A hidden folder is believed to be the rest of a killed run only if the user's journal (`prune_export.files.journal`) knows
-its name and nobody holds the entry's lock; all others are left alone. Everything stays on one file system, so each move is
+A hidden folder is taken for the rest of a killed run only if the user's journal (`prune_export.files.journal`) knows
+its name and no run holds the entry's lock; all others are left alone. Everything stays on one file system, so each move is
 atomic.
 """
 
@@ -68,7 +68,7 @@ class Placement:
 
 @contextmanager
 def transaction(placement: Placement) -> Iterator[Path]:
-    """Gives a folder to prepare files in; when the block ends without an error they are moved into place.
+    """Yields a folder to prepare files in; when the block ends without an error they are moved into place.
 
     Whatever goes wrong (an error, Ctrl-C), the target is left as it was and the prepared files are removed. Ctrl-C and
     SIGTERM wait while the files are moved; the exception that they then raise carries a note that all is in place.
@@ -133,7 +133,7 @@ def recover(folder: Path) -> None:
                 if (lock := journal.lock(entry.token)) is None:
                     raise BlockingIOError  # who knows
                 stack.callback(os.close, lock)
-                if (current := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
+                if (current := journal.read(entry.token)) is not None:  # read again, now that no run can change it
                     aside = stack.enter_context(_opened_folder(Path(current.aside).name, _parent_of(current, stack)))
                     if current.inode not in (0, os.fstat(aside).st_ino):
                         continue  # another folder of that name
@@ -365,7 +365,7 @@ def _move(work: _Work, folder: int, away: list[str], placed: list[str], removabl
             if name in placed:
                 os.rename(name, name, src_dir_fd=new, dst_dir_fd=folder)
         sync_folder(folder)
-        if not work.enter(phase="discarding"):  # from here on it is done; else a later run would undo it
+        if not work.enter(phase="discarding"):  # from here on it is done; otherwise a later run would undo it
             work.entry.phase = "placing"
             raise OutputError("the journal cannot be written: no space for it, or no permission; nothing was changed")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 def write_file(path: Path, content: bytes, *, overwrite: bool, mode: int = 0o666) -> None:
     """Writes `content` to `path`, through a file aside; the umask is taken from `mode`.
 
-    With `overwrite` it takes the place of a file that is there. A link there is replaced itself, not followed.
+    With `overwrite` it replaces an existing file. A link is replaced itself, not followed.
 
     Raises:
         FileExistsError: something is there, and `overwrite` is not given.

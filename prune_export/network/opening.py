@@ -36,7 +36,7 @@ class Network:
 
     `run` takes int64 arrays `[batch, sequence]` by input name (more than `inputs` is allowed) and gives float32 arrays by
     output name. `folder` holds config.json and the tokenizer. `task` is None for an ONNX model without a record of ours.
-    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
+    `form` is the checkpoint's form, or the exported model's dtype (None: not known).
     """
 
     name: str

@@ -106,7 +106,7 @@ def _explained(
     try:
         folder, kind = decide(Path(output).expanduser())
         return _destination(folder, kind, overwrite)
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, the home of nobody, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, the home of an unknown user, a zero byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OutputError(f"cannot write to {str(output)!r}: {reason}; choose another --output") from error
 

@@ -93,7 +93,7 @@ def is_result(folder: Path) -> bool:
 
 
 def refuse_links(folder: Path, results: Iterable[str]) -> None:
-    """Refuses a run in whose place for files or results lies a link, a pipe, a device or a socket.
+    """Refuses a run with a link, a pipe, a device or a socket among its files or results.
 
     What is written to one of them would land elsewhere, or nowhere.
 
