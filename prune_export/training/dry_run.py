@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from exporters.providers import find_provider
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.paths import expanded
@@ -164,6 +165,5 @@ def _seconds(stage: Stage, start: Path, context: Context, features: Features) ->
 
 
 def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    find_provider(device).synchronize()
     return time.perf_counter()

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from exporters.errors import MissingDependencyError, PruneExportError, UsageError
+from exporters.providers import torch_provider
 from prune_export.arguments import checked
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
@@ -153,9 +152,8 @@ def make_context(recipe: Recipe, head: Path, progress: Progress, *, use_cache: b
         source = _with_head(source, recipe, head)
     checkpoint = trainable_checkpoint(source, recipe)
     features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress, use_cache=use_cache)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(checkpoint.source.folder)
-    return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features
+    return Context(recipe, checkpoint, features.features, tokenizer, torch_provider().device, progress), features
 
 
 def _with_head(source: Source, recipe: Recipe, head: Path) -> Source:
@@ -260,7 +258,7 @@ def _result(
             max_seq_length=recipe.data.max_seq_length,
             doc_stride=recipe.data.doc_stride,
             labels=recipe.data.labels,
-            provider="cuda" if torch.cuda.is_available() else None,
+            provider=torch_provider().name,
             progress=progress,
         )
         text = json.dumps(evaluation.to_json(), indent=1) + "\n"
