@@ -30,7 +30,7 @@ FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
 KEEP_BLOCKS = "no whole block dropped"
-# What each row is, by what `prune_export.pruning.stepping.Settings` calls it.
+# What each row is, by what `prune_export.options.prune.PruningMethod` calls it.
 ROWS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "rearrangement": False, "reconstruction": "none", "gradual": False},
     "magnitude": {"method": "magnitude", "rearrangement": False, "reconstruction": "none", "gradual": False},
@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ scales": {"reconstruction": "scales", "gradual": False},
     "+ reconstruction": {"gradual": False},
     GRADUAL: {},
-    KEEP_BLOCKS: {"drop_blocks": False},
+    KEEP_BLOCKS: {"drop_layers": False},
 }
 _LATER_SEEDS = (0.7, 0.6, 0.5, 0.4)
 
@@ -131,13 +131,14 @@ class Bench:
         from prune_export.checkpoint.load import load_checkpoint
         from prune_export.checkpoint.source import resolve
         from prune_export.data.read import read_examples
+        from prune_export.options.prune import CalibrationData
         from prune_export.pruning.calibration import read_calibration
         from prune_export.pruning.costs import flops_costs
 
         self.task, self.seed, self.threads = task, seed, threads
         self.checkpoint = load_checkpoint(resolve(model))
         sources = [folder / path for path in task.calibration]
-        self.calibration = read_calibration(sources, self.checkpoint, samples=samples, seed=seed)
+        self.calibration = read_calibration(CalibrationData(sources, samples=samples, seed=seed), self.checkpoint)
         self.data = read_examples(folder / task.evaluation)
         self.costs = flops_costs(self.checkpoint.encoder, sequence_length=task.sequence_length)
         self._gradients: Any = None
@@ -168,15 +169,15 @@ class Bench:
         }
 
     def _pruner(self, row: str) -> Any:
+        from prune_export.options.prune import PruningMethod
         from prune_export.pruning.selection import Rules
         from prune_export.pruning.stepping import Pruner, Settings
 
         if row not in self._pruners:
-            options = dict(ROWS[row])
-            rules = Rules(drop_blocks=options.pop("drop_blocks", True))
-            settings = Settings(**options, rules=rules, seed=self.seed)
+            method = PruningMethod(**ROWS[row])
+            settings = Settings(method, Rules(drop_blocks=method.drop_layers), self.seed)
             self._pruners[row] = Pruner(self.checkpoint, self.calibration, settings, gradients=self._gradients)
-            if settings.method in ("fisher", "taylor") and self._gradients is None:
+            if method.method in ("fisher", "taylor") and self._gradients is None:
                 self._gradients = self._pruners[row].gradients()
         return self._pruners[row]
 

@@ -205,8 +205,8 @@ def test_inputs_cover_what_they_should(case: FamilyCase, tmp_path: Path) -> None
     assert not all(
         a.inputs["input_ids"].shape == b.inputs["input_ids"].shape for a, b in zip(batches, other, strict=True)
     )
-    with pytest.raises(UsageError, match="expected 4 or more"):
-        list(cases(found.slim, None, samples=3, seed=0))
+    with pytest.raises(UsageError, match="--samples 3: expected a whole number from 4 to"):
+        prune_export.verify("nowhere", "nowhere", samples=3)
 
 
 def test_best_span_obeys_its_rules() -> None:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from exporters.errors import UsageError
 from prune_export.checkpoint.tokenizer import check_fast
 from prune_export.data.examples import Data, Question, QuestionData, TextData
+from prune_export.options.evaluate import DOC_STRIDE
 
 QUESTION_LENGTH = 384
 TEXT_LENGTH = 128
-DOC_STRIDE = 128
 MAX_QUERY_LENGTH = 64
 _LEAST_CONTEXT = 2  # tokens of context in a window; with fewer, windows that overlap would not move on
 

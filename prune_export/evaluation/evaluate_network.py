@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from exporters.providers import CPU, PROVIDERS
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.examples import Data, QuestionData, TextData
 from prune_export.data.features import (
-    DOC_STRIDE,
-    MAX_QUERY_LENGTH,
     QUESTION_LENGTH,
     TEXT_LENGTH,
     Feature,
@@ -29,29 +26,17 @@ from prune_export.evaluation.running import Row, run_features
 from prune_export.evaluation.spans import Answer, best_answer
 from prune_export.evaluation.squad import squad_scores, squad_v2_scores
 from prune_export.network.opening import Network
+from prune_export.options.evaluate import EvaluationSettings
 from prune_export.progress import SILENT, Progress
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How examples become batches and logits become answers; `max_seq_length` and `batch_tokens` None: see `evaluate`."""
-
-    max_seq_length: int | None = None
-    doc_stride: int = DOC_STRIDE
-    max_query_length: int = MAX_QUERY_LENGTH
-    batch_tokens: int | None = None
-    null_threshold: float = 0.0
-    labels: Sequence[str] | None = None
-
-
-DEFAULT_SETTINGS = Settings()
+DEFAULT_SETTINGS = EvaluationSettings()
 
 
 def evaluate_network(
     network: Network,
     data: Data,
     *,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
     provider: str | None = None,
     progress: Progress = SILENT,
 ) -> ModelResult:
@@ -91,7 +76,7 @@ def evaluate_network(
 
 
 def evaluation_features(
-    data: Data, folder: Path, tokenizer: Any, settings: Settings
+    data: Data, folder: Path, tokenizer: Any, settings: EvaluationSettings
 ) -> tuple[Data, tuple[int, ...], tuple[Feature, ...]]:
     """What the model in `folder` is to answer: the data with its classes, the class for each label, and the features.
 
@@ -109,7 +94,6 @@ def evaluation_features(
         tokenizer,
         max_seq_length=sequence_length(config, data.task, settings.max_seq_length),
         doc_stride=settings.doc_stride,
-        max_query_length=settings.max_query_length,
     )
     return data, classes, features
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_export.data.features import Feature
+from prune_export.options.session import MAX_ANSWER_LENGTH
 
-MAX_ANSWER_LENGTH = 15
 _BEST = 12
 
 Numbers = NDArray[np.float64]

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
-from prune_export.arguments import checked
 from prune_export.files.reading import ReadingError, clipped, read_json, user_path
+from prune_export.options.checking import checked
 
 FORMAT = "prune-export/plan"
 VERSION = 1

@@ -18,15 +18,6 @@ from prune_export.parity.inputs import cases, count_cases, load_tokenizer
 from prune_export.parity.quality import QualityGoal
 from prune_export.progress import Progress
 
-SAMPLES = 16
-
-SEED = 0
-
-
-def random_batches(samples: int | None, *, thorough: bool) -> int | None:
-    """How many random batches are compared; None: those of the budget, where neither thoroughness nor a number is wanted."""
-    return SAMPLES if thorough and samples is None else samples
-
 
 @dataclass(frozen=True, slots=True)
 class Reference:

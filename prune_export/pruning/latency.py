@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from exporters.cost import layer_shape
 from exporters.encoder import Encoder, SequenceHead
-from prune_export.arguments import checked
 from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
+from prune_export.options.checking import checked
+from prune_export.options.ranges import Range
+from prune_export.options.timing import TimingConditions
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.scores import distinct_layers
 
@@ -117,3 +119,17 @@ def usual_length(encoder: Encoder) -> int:
     """Tokens for which time and FLOPs count where nothing is said: 384 for question answering, else 128, or what it has."""
     usual = QUESTION_LENGTH if encoder.task == "question-answering" else TEXT_LENGTH
     return min(usual, encoder.embeddings.max_length)
+
+
+def length_of(conditions: TimingConditions, encoder: Encoder) -> int:
+    """Returns the length that time is measured at, in tokens.
+
+    Raises:
+        UsageError: it is longer than the network's positions.
+    """
+    if conditions.sequence_length is None:
+        return usual_length(encoder)
+    found: int = Range(1, encoder.embeddings.max_length, whole=True).checked(
+        "--sequence-length", conditions.sequence_length
+    )
+    return found

@@ -9,6 +9,7 @@ from torch import nn
 
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.oracle import load_oracle
+from prune_export.options.prune import PruningMethod
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
@@ -16,11 +17,10 @@ from prune_export.pruning.costs import Costs, counts_of
 from prune_export.pruning.cutting import Pruned, cut, unpruned
 from prune_export.pruning.gates import hugging_face_layers, slim_layers
 from prune_export.pruning.rearrangement import rearrange
-from prune_export.pruning.reconstruction.layerwise import BlockFit, Reconstruction, reconstruct
+from prune_export.pruning.reconstruction.layerwise import BlockFit, reconstruct
 from prune_export.pruning.scores import (
     LayerGradients,
     LayerScores,
-    Method,
     chance,
     fisher,
     gate_gradients,
@@ -36,15 +36,14 @@ _LEAST_TO_HALVE = 8
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to prune. `rearrangement` needs gradients (fisher, taylor); `gradual` needs them and full reconstruction."""
+    """How to prune, by the rules that hold for one network; `seed` is that of random scores.
 
-    method: Method = "fisher"
-    rearrangement: bool = True
-    reconstruction: Reconstruction = "full"
-    gradual: bool = True
+    Rearrangement needs gradients (fisher, taylor); gradual pruning needs them and full reconstruction.
+    """
+
+    how: PruningMethod = field(default_factory=PruningMethod)
     rules: Rules = field(default_factory=Rules)
     seed: int = 0
-    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +93,9 @@ class Pruner:
             UsageError: the budget cannot be met.
         """
         gradual = (
-            self.settings.gradual and self.settings.reconstruction == "full" and self.settings.method in _WITH_GRADIENTS
+            self.settings.how.gradual
+            and self.settings.how.reconstruction == "full"
+            and self.settings.how.method in _WITH_GRADIENTS
         )
         self.check(budget, costs, fraction)
         steps: list[Step] = []
@@ -115,7 +116,7 @@ class Pruner:
     def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
         scores, gradients = self._scores(network)
         kept = self._select(network, scores, budget, costs, fraction)
-        if gradients is not None and self.settings.rearrangement:
+        if gradients is not None and self.settings.how.rearrangement:
             self.progress.stage("Rearranging", len(kept))
             rearranged = []
             for index, (heads, columns) in enumerate(kept):
@@ -130,8 +131,8 @@ class Pruner:
             self.checkpoint.encoder,
             smaller.encoder,
             self.calibration.batches if last else self._half,
-            method=self.settings.reconstruction,
-            device=self.settings.device,
+            method=self.settings.how.reconstruction,
+            device=self.settings.how.device,
             progress=self.progress,
         )
         return Step(fraction, Pruned(encoder, smaller.heads, smaller.columns), scores, kept, fits)
@@ -152,7 +153,7 @@ class Pruner:
         return select(scores, costs, fraction * costs.dense, rules)
 
     def _scores(self, network: Pruned) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
-        match self.settings.method:
+        match self.settings.how.method:
             case "fisher":
                 gradients = self._gradients_of(network)
                 return fisher(gradients), gradients
@@ -188,7 +189,7 @@ class Pruner:
             encoder.inputs,
             batches,
             seed=self.settings.seed,
-            device=self.settings.device,
+            device=self.settings.how.device,
             progress=self.progress,
         )
         self._gradients[id(network)] = found

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.paths import expanded
+from prune_export.options.checking import checked
 from prune_export.progress import SILENT, Progress
 from prune_export.training.arguments import total_steps, training_arguments
 from prune_export.training.dropout import set_dropout

@@ -12,7 +12,8 @@ from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.data.examples import sample
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
-from prune_export.evaluation.evaluate_network import Settings, evaluation_features
+from prune_export.evaluation.evaluate_network import evaluation_features
+from prune_export.options.evaluate import EvaluationSettings
 from prune_export.pruning.objective import LABELLED
 from prune_export.training.distillation.student_config import StudentConfig
 from prune_export.training.distillation.teacher import read_teacher
@@ -50,7 +51,7 @@ def _check_evaluation(recipe: Recipe, checkpoint: Checkpoint) -> None:
     data = read_examples(part.eval, task=checkpoint.task, dataset=part.dataset)
     if part.eval_samples is not None:
         data = sample(data, part.eval_samples, seed=recipe.seed)
-    settings = Settings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
+    settings = EvaluationSettings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
     folder = checkpoint.source.folder
     evaluation_features(data, folder, load_tokenizer(folder), settings)
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from exporters.errors import MissingDependencyError, PruneExportError, UsageError
-from prune_export.arguments import checked
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import Source, resolve
@@ -27,6 +26,7 @@ from prune_export.files.paths import expanded
 from prune_export.files.reading import one_line
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
+from prune_export.options.checking import checked
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.kinds import MASKED
 from prune_export.outputs.run import CHECKPOINTS, EVALUATION, FINAL, STAGES, remove_checkpoint, remove_model

@@ -9,96 +9,59 @@ from pathlib import Path
 import torch
 
 from exporters.errors import UsageError
-from exporters.providers import ProviderName
 from exporters.runtime import check_threads
-from prune_export.arguments import checked
 from prune_export.data.answers import judged_by_text
 from prune_export.data.examples import Data, QuestionData, TextData, answerable, sample
-from prune_export.data.features import (
-    DOC_STRIDE,
-    MAX_QUERY_LENGTH,
-)
 from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.data.labels import are_numbers
 from prune_export.data.read import read_examples
-from prune_export.evaluation.evaluate_network import Settings, evaluate_network
+from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import Evaluation, ModelResult, percentages
 from prune_export.network.opening import open_network
-from prune_export.progress import SILENT, Progress
+from prune_export.options.evaluate import EvaluateOptions, EvaluationData
+from prune_export.options.keywords import from_keywords
 
 
-@checked
-def evaluate(
-    models: str | Path | Sequence[str | Path],
-    data: str | Path | Data,
-    *,
-    task: str | None = None,
-    dataset: str | None = None,
-    split: str | None = None,
-    only_answerable: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    max_seq_length: int | None = None,
-    doc_stride: int = DOC_STRIDE,
-    batch_tokens: int | None = None,
-    null_threshold: float = 0.0,
-    labels: Sequence[str] | None = None,
-    fail_below: Mapping[str, float] | None = None,
-    provider: ProviderName | None = None,
-    threads: int | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    progress: Progress = SILENT,
-) -> Evaluation:
-    """Runs each of `models` (checkpoints, slim or not, exported folders, `.onnx` files, hub ids) on `data`.
+@from_keywords(EvaluateOptions, Data=Data)
+def evaluate(options: EvaluateOptions) -> Evaluation:
+    """Runs each of `models` on `data`.
 
-    `data` is what `read_examples` takes (a SQuAD, MRQA or GLUE file, texts with labels, a `datasets` name) or has read;
-    `dataset` names the GLUE task where the file cannot tell, `split` the part of it. `only_answerable` leaves out questions
-    without an answer and judges by SQuAD 1.1; `limit` keeps so many examples, drawn by `seed`, or all where there are no
-    more. `max_seq_length` is in tokens (None: 384 for question answering, 128 for GLUE, less
-    where the model has fewer positions), `doc_stride` the tokens that neighbouring windows share. `batch_tokens` is how many
-    tokens a batch holds with its padding (None: 2048, on CUDA 16384). `null_threshold` (SQuAD 2.0): "no answer" where it
-    beats the best span by more, in logits. `labels` are the model's classes in order, where its config.json does not say.
-    `fail_below` names metrics that have to exist; `Evaluation.below` compares. `provider` and `threads` as for `verify`.
+    `data` is what `read_examples` takes or has read. `limit` keeps so many examples, or all where there are no more.
+    Lengths are in tokens, and less than their defaults where the model has fewer positions. `batch_tokens` counts padding.
+    `fail_below` names metrics that have to exist; `Evaluation.below` compares.
 
     Raises:
         DataError, UsageError, CheckpointError, OutputError, ProviderError, MissingDependencyError: it cannot be done.
     """
-    paths = [models] if isinstance(models, str | Path) else list(models)
+    paths = [options.models] if isinstance(options.models, str | Path) else list(options.models)
     if not paths:
         raise UsageError("no model; expected one or more")
+    progress = options.progress
     progress.stage("Reading the data")
-    whole = _prepared(data, task, dataset, split, only_answerable=only_answerable)
-    found = whole if limit is None else sample(whole, limit, seed=seed)
-    check_limits(found, fail_below or {})
-    settings = Settings(max_seq_length, doc_stride, MAX_QUERY_LENGTH, batch_tokens, null_threshold, labels)
+    whole = _prepared(options)
+    data = whole if options.limit is None else sample(whole, options.limit, seed=options.seed)
+    limits = options.fail_below or {}
+    check_limits(data, limits)
     results: list[ModelResult] = []
-    with _torch_threads(threads):
+    with _torch_threads(options.threads):
         for model in paths:
             progress.stage(f"Opening {model}")
             network = open_network(
-                model,
-                task=found.task,
-                provider=provider,
-                threads=threads,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
+                model, task=data.task, provider=options.provider, threads=options.threads, hub=options
             )
-            result = evaluate_network(network, found, settings=settings, provider=provider, progress=progress)
-            check_metrics(result, fail_below or {}, results)
+            result = evaluate_network(network, data, settings=options, provider=options.provider, progress=progress)
+            check_metrics(result, limits, results)
             results.append(result)
-    notes = (*found.notes, *(judged_by_text(found.examples) if isinstance(found, QuestionData) else ()))
+    notes = (*data.notes, *(judged_by_text(data.examples) if isinstance(data, QuestionData) else ()))
     return Evaluation(
-        found.name,
-        found.task,
+        data.name,
+        data.task,
         results[0].metric,
-        len(found.examples),
+        len(data.examples),
         tuple(results),
-        split=found.split,
+        split=data.split,
         total=len(whole.examples),
-        seed=None if limit is None else seed,
+        seed=None if options.limit is None else options.seed,
         notes=notes,
     )
 
@@ -136,16 +99,15 @@ def check_metrics(result: ModelResult, limits: Mapping[str, float], others: Sequ
         )
 
 
-def _prepared(
-    source: str | Path | Data, task: str | None, dataset: str | None, split: str | None, *, only_answerable: bool
-) -> Data:
+def _prepared(options: EvaluationData) -> Data:
+    source = options.data
     if not isinstance(source, QuestionData | TextData):
-        data: Data = read_examples(source, task=task, dataset=dataset, split=split)
-    elif split is not None:
-        raise UsageError(f"--split {split}: {source.name} has been read already")
+        data: Data = read_examples(source, task=options.task, dataset=options.dataset, split=options.split)
+    elif options.split is not None:
+        raise UsageError(f"--split {options.split}: {source.name} has been read already")
     else:
         data = source
-    if only_answerable:
+    if options.only_answerable:
         if not isinstance(data, QuestionData):
             raise UsageError(f"--answerable is for question answering; {data.name} is for {data.task}")
         data = answerable(data)

@@ -1,0 +1,110 @@
+"""Public functions of options: called with keywords, which become one checked object."""
+
+import re
+import textwrap
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import Parameter, Signature, cleandoc, signature
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+from prune_export.options.checking import conforming
+from prune_export.options.option import fields_of
+
+P = ParamSpec("P")
+Options = TypeVar("Options")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def from_keywords(kind: Callable[P, Options], **names: Any) -> Callable[[Callable[[Options], R]], Callable[P, R]]:
+    """Lets a function of an object of the dataclass `kind` take the fields of `kind` as its arguments.
+
+    The arguments are checked. `names` are what the annotations of `kind` name and its module imports for type checkers only.
+
+    Raises:
+        UsageError: an argument is of another type, or out of range; the message says which, and what was expected.
+    """
+
+    def decorate(function: Callable[[Options], R]) -> Callable[P, R]:
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(_checked(kind, names, function.__qualname__, args, kwargs))
+
+        return _documented(wrapper, kind)
+
+    return decorate
+
+
+def method_from_keywords(
+    kind: Callable[P, Options], **names: Any
+) -> Callable[[Callable[[S, Options], R]], Callable[Concatenate[S, P], R]]:
+    """`from_keywords` for methods."""
+
+    def decorate(method: Callable[[S, Options], R]) -> Callable[Concatenate[S, P], R]:
+        @wraps(method)
+        def wrapper(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+            return method(self, _checked(kind, names, method.__qualname__.partition(".")[0], args, kwargs))
+
+        return _documented(wrapper, kind, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
+
+    return decorate
+
+
+@cache
+def _hints(kind: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return get_type_hints(kind, localns=dict(names))
+
+
+def _checked(kind: Callable[..., Options], names: dict[str, Any], where: str, args: Any, kwargs: Any) -> Options:
+    given = signature(kind).bind(*args, **kwargs).arguments
+    hints = _hints(kind, tuple(names.items()))
+    for field in fields_of(kind):
+        if field.name in given:
+            field.check_word(given[field.name], where)
+            given[field.name] = conforming(given[field.name], hints[field.name], f"{where}: {field.name}")
+            field.check_numbers(given[field.name], where)
+    return kind(**given)
+
+
+def _documented(wrapper: Any, kind: Any, *before: Parameter) -> Any:
+    """Gives the function the signature of the dataclass, and its docstring the help of the fields."""
+    annotations = {field.name: field.annotation for field in fields_of(kind)}
+    parameters = [
+        parameter.replace(annotation=annotations[name]) for name, parameter in signature(kind).parameters.items()
+    ]
+    returns = wrapper.__annotations__.get("return", Parameter.empty)
+    wrapper.__signature__ = Signature([*before, *parameters], return_annotation=returns)
+    wrapper.__annotations__ = {**annotations, "return": returns}
+    text, mark, rest = _split(cleandoc(wrapper.__doc__ or ""))
+    wrapper.__doc__ = f"{text}\n\nArgs:\n{_help(kind)}\n{mark}{rest}".rstrip() + "\n"
+    return wrapper
+
+
+def _split(doc: str) -> tuple[str, str, str]:
+    """The docstring before and after the place of its arguments."""
+    found = re.search(r"\n\n(Returns|Raises):\n", doc)
+    return (doc, "", "") if found is None else (doc[: found.start()], "\n", doc[found.start() + 2 :])
+
+
+def _help(kind: Any) -> str:
+    flags = {field.flag: field.name for field in fields_of(kind)}
+    lines = []
+    for field in fields_of(kind):
+        option = field.option
+        facts = (
+            [
+                f"`False`: {option.help}"
+                if field.default is True and not getattr(option, "is_two_way", False)
+                else option.help
+            ]
+            if option.help
+            else []
+        )
+        facts += [f"one of {', '.join(option.choices)}"] if option.choices else []
+        facts += [str(option.allowed)] if option.allowed is not None else []
+        default = f" (None: {option.default})" if option.default is not None and field.default is None else ""
+        text = re.sub(r"--[a-z-]+", lambda flag: f"`{flags.get(flag[0], flag[0])}`", "; ".join(facts) + default)
+        lines += textwrap.wrap(
+            f"{field.name}: {text}.", 110, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+        )
+    return "\n".join(lines)

@@ -1,0 +1,122 @@
+"""The options of `prune`."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+
+from prune_export.options.checkpoint import CheckpointRef, HubAccess
+from prune_export.options.listening import Listening
+from prune_export.options.option import Option
+from prune_export.options.ranges import (
+    COUNT,
+    COUNT_OR_NONE,
+    FACTOR,
+    FRACTION,
+    KEPT_FRACTION,
+    POSITIVE,
+    SAMPLE_COUNT,
+    SEEDS,
+)
+from prune_export.options.timing import TimingConditions
+
+if TYPE_CHECKING:
+    from prune_export.pruning.calibration import Source
+
+Method = Literal["fisher", "taylor", "magnitude", "random"]
+Reconstruction = Literal["full", "scales", "none"]
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Which examples the network is pruned with."""
+
+    TITLE: ClassVar[str] = "data"
+    calibration: Annotated[
+        "Source | Sequence[Source]",
+        Option(
+            "examples with answers or labels: SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv, or a name for datasets; "
+            "several are mixed",
+            "DATA",
+            nargs="+",
+        ),
+    ]
+    _: KW_ONLY
+    samples: Annotated[int, Option("examples that are used", "N", SAMPLE_COUNT)] = 512
+    seed: Annotated[int, Option("which examples", "N", SEEDS)] = 0
+    dataset: Annotated[str | None, Option("the GLUE task, where the data cannot tell", "NAME")] = None
+    labels: Annotated[Sequence[str] | None, Option("the model's classes in order", "LABEL", nargs="+")] = None
+    max_seq_length: Annotated[int | None, Option("tokens", "N", COUNT, default="384 for questions, 128 for texts")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What stays: fractions of the unpruned network, or a speed."""
+
+    TITLE: ClassVar[str] = "budget: what stays, one or more; several write one folder each"
+    _: KW_ONLY
+    flops: Annotated[
+        float | Sequence[float] | None, Option("fraction of the encoder's FLOPs", "X", KEPT_FRACTION, nargs="+")
+    ] = None
+    parameters: Annotated[
+        float | Sequence[float] | None, Option("fraction of the layers' parameters", "X", KEPT_FRACTION, nargs="+")
+    ] = None
+    speedup: Annotated[
+        float | Sequence[float] | None, Option("times as fast as the unpruned network", "X", FACTOR, nargs="+")
+    ] = None
+    latency_ms: Annotated[
+        float | Sequence[float] | None, Option("milliseconds for a batch", "X", POSITIVE, nargs="+")
+    ] = None
+    heads: Annotated[float | None, Option("fraction of the heads", "X", FRACTION)] = None
+    columns: Annotated[float | None, Option("fraction of the feed-forward columns", "X", FRACTION)] = None
+    tolerance: Annotated[
+        float,
+        Option("how much slower than --speedup or --latency-ms it may be, as a fraction of the time", "X", FRACTION),
+    ] = 0.05
+
+
+@dataclass(frozen=True)
+class PruningMethod:
+    """How the parts that go are chosen, and how the rest is refitted."""
+
+    TITLE: ClassVar[str] = "method"
+    _: KW_ONLY
+    method: Annotated[Method, Option("scores", choices=get_args(Method))] = "fisher"
+    rearrangement: Annotated[bool, Option("keep the units with the best single scores")] = True
+    reconstruction: Annotated[
+        Reconstruction,
+        Option("refit weights that stay, one scale a unit, or nothing", choices=get_args(Reconstruction)),
+    ] = "full"
+    gradual: Annotated[bool, Option("prune in one step, however far")] = True
+    align: Annotated[
+        int | None, Option("columns in multiples of N", "N", COUNT, default="32 for budgets in time, else 1")
+    ] = None
+    keep_layers: Annotated[
+        Sequence[int], Option("layers, from 0, that lose nothing", "N", COUNT_OR_NONE, nargs="+")
+    ] = ()
+    drop_layers: Annotated[bool, Option("whether whole blocks may go", default="yes", is_two_way=True)] = True
+    device: Annotated[str, Option("where to calibrate", choices=("cpu", "cuda"))] = "cpu"
+
+
+@dataclass(frozen=True)
+class CheckpointOutput:
+    TITLE: ClassVar[str] = "output"
+    output: Annotated[str | Path, Option("the masked checkpoint's folder", "DIR", is_path=True)]
+    _: KW_ONLY
+    overwrite: Annotated[bool, Option("replace files that are there already")] = False
+
+
+@dataclass(frozen=True)
+class PruneOptions(
+    Listening,
+    HubAccess,
+    CheckpointOutput,
+    TimingConditions,
+    PruningMethod,
+    Budgets,
+    CalibrationData,
+    CheckpointRef,
+):
+    """All that `prune` takes."""

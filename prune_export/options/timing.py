@@ -1,0 +1,34 @@
+"""For which target, and on which inputs, time is measured."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, ClassVar
+
+from prune_export.options.checkpoint import CheckpointRef, HubAccess
+from prune_export.options.listening import Listening
+from prune_export.options.option import Option
+from prune_export.options.ranges import BATCH_SIZE, COUNT, THREADS
+from prune_export.options.targets import DTYPES, TARGETS
+
+
+@dataclass(frozen=True)
+class TimingConditions:
+    TITLE: ClassVar[str] = "time is measured for"
+    _: KW_ONLY
+    target: Annotated[str, Option("as for exports", choices=TARGETS)] = "cpu"
+    dtype: Annotated[str, Option(choices=DTYPES)] = "fp32"
+    batch_size: Annotated[int, Option("", "N", BATCH_SIZE)] = 1
+    sequence_length: Annotated[
+        int | None, Option("tokens", "N", COUNT, default="384 for question answering, else 128")
+    ] = None
+    threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    _: KW_ONLY
+    fresh: Annotated[bool, Option("measure anew, whatever the cache holds")] = False
+
+
+@dataclass(frozen=True)
+class ProfileOptions(Listening, HubAccess, CacheUse, TimingConditions, CheckpointRef):
+    """All that `profile` takes."""

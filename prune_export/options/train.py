@@ -1,0 +1,36 @@
+"""The options of `train` and `dry_run`; all others are keys of the recipe."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from prune_export.options.listening import Listening
+from prune_export.options.option import Option
+
+if TYPE_CHECKING:
+    from prune_export.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    recipe: Annotated["Recipe | str | Path", Option("the recipe (.toml)", "RECIPE", is_path=True, is_positional=True)]
+    _: KW_ONLY
+    changes: Annotated[
+        Sequence[str],
+        Option(
+            "change a value of the recipe, as in --set optimiser.learning_rate=1e-4 (repeatable); it takes the place of "
+            "one that it excludes, as schedule.steps that of schedule.epochs",
+            "KEY=VALUE",
+            flag="--set",
+            action="append",
+        ),
+    ] = ()
+    resume: Annotated[bool, Option("go on from the last complete checkpoint in the output")] = False
+    overwrite: Annotated[bool, Option("begin a run that is there already anew")] = False
+    keep_checkpoints: Annotated[bool, Option("keep the checkpoints of stages that are finished")] = False
+
+
+@dataclass(frozen=True)
+class TrainOptions(Listening, RunOptions):
+    """All that `train` and `dry_run` take."""
