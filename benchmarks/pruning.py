@@ -30,7 +30,7 @@ FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
 KEEP_BLOCKS = "no whole block dropped"
-# What each row is, by what `prune_export.options.prune.PruningMethod` calls it.
+# What each row is, by what `prune_export.pruning.stepping.Settings` calls it.
 ROWS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "rearrangement": False, "reconstruction": "none", "gradual": False},
     "magnitude": {"method": "magnitude", "rearrangement": False, "reconstruction": "none", "gradual": False},
@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ scales": {"reconstruction": "scales", "gradual": False},
     "+ reconstruction": {"gradual": False},
     GRADUAL: {},
-    KEEP_BLOCKS: {"drop_layers": False},
+    KEEP_BLOCKS: {"drop_blocks": False},
 }
 _LATER_SEEDS = (0.7, 0.6, 0.5, 0.4)
 
@@ -169,15 +169,15 @@ class Bench:
         }
 
     def _pruner(self, row: str) -> Any:
-        from prune_export.options.prune import PruningMethod
         from prune_export.pruning.selection import Rules
         from prune_export.pruning.stepping import Pruner, Settings
 
         if row not in self._pruners:
-            method = PruningMethod(**ROWS[row])
-            settings = Settings(method, Rules(drop_blocks=method.drop_layers), self.seed)
+            options = dict(ROWS[row])
+            rules = Rules(drop_blocks=options.pop("drop_blocks", True))
+            settings = Settings(**options, rules=rules, seed=self.seed)
             self._pruners[row] = Pruner(self.checkpoint, self.calibration, settings, gradients=self._gradients)
-            if method.method in ("fisher", "taylor") and self._gradients is None:
+            if settings.method in ("fisher", "taylor") and self._gradients is None:
                 self._gradients = self._pruners[row].gradients()
         return self._pruners[row]
 

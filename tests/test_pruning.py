@@ -21,7 +21,6 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.oracle import load_oracle
 from prune_export.checkpoint.weights import read_weights
-from prune_export.options.prune import PruningMethod
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
@@ -359,7 +358,7 @@ def test_without_reconstruction_nothing_changes(tmp_path: Path) -> None:
 def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Path) -> None:
     """What was refitted is in the masked checkpoint, and the Hugging Face model computes what the cut network does."""
     model, checkpoint = saved(case, tmp_path / "dense")
-    pruner = Pruner(checkpoint, calibration(model), Settings(PruningMethod(method=method)))
+    pruner = Pruner(checkpoint, calibration(model), Settings(method=method))
     costs = flops_costs(checkpoint.encoder, sequence_length=17)
     steps = pruner.prune(Budget("flops", 0.4), costs, 0.4)
     assert len(steps) == (2 if method == "fisher" else 1)

@@ -8,7 +8,7 @@ from inspect import Parameter, Signature, cleandoc, signature
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from prune_export.options.checking import conforming
-from prune_export.options.option import fields_of
+from prune_export.options.option import Option, OptionField, fields_of
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
@@ -30,7 +30,8 @@ def from_keywords(kind: Callable[P, Options], **names: Any) -> Callable[[Callabl
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(_checked(kind, names, function.__qualname__, args, kwargs))
 
-        return _documented(wrapper, kind)
+        _document(wrapper, kind)
+        return wrapper
 
     return decorate
 
@@ -45,7 +46,8 @@ def method_from_keywords(
         def wrapper(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
             return method(self, _checked(kind, names, method.__qualname__.partition(".")[0], args, kwargs))
 
-        return _documented(wrapper, kind, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
+        _document(wrapper, kind, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
+        return wrapper
 
     return decorate
 
@@ -66,7 +68,7 @@ def _checked(kind: Callable[..., Options], names: dict[str, Any], where: str, ar
     return kind(**given)
 
 
-def _documented(wrapper: Any, kind: Any, *before: Parameter) -> Any:
+def _document(wrapper: Any, kind: Any, *before: Parameter) -> None:
     """Gives the function the signature of the dataclass, and its docstring the help of the fields."""
     annotations = {field.name: field.annotation for field in fields_of(kind)}
     parameters = [
@@ -77,7 +79,6 @@ def _documented(wrapper: Any, kind: Any, *before: Parameter) -> Any:
     wrapper.__annotations__ = {**annotations, "return": returns}
     text, mark, rest = _split(cleandoc(wrapper.__doc__ or ""))
     wrapper.__doc__ = f"{text}\n\nArgs:\n{_help(kind)}\n{mark}{rest}".rstrip() + "\n"
-    return wrapper
 
 
 def _split(doc: str) -> tuple[str, str, str]:
@@ -87,24 +88,23 @@ def _split(doc: str) -> tuple[str, str, str]:
 
 
 def _help(kind: Any) -> str:
-    flags = {field.flag: field.name for field in fields_of(kind)}
+    names = {field.flag: f"`{field.name}`" for field in fields_of(kind)}
     lines = []
     for field in fields_of(kind):
-        option = field.option
-        facts = (
-            [
-                f"`False`: {option.help}"
-                if field.default is True and not getattr(option, "is_two_way", False)
-                else option.help
-            ]
-            if option.help
-            else []
-        )
-        facts += [f"one of {', '.join(option.choices)}"] if option.choices else []
-        facts += [str(option.allowed)] if option.allowed is not None else []
-        default = f" (None: {option.default})" if option.default is not None and field.default is None else ""
-        text = re.sub(r"--[a-z-]+", lambda flag: f"`{flags.get(flag[0], flag[0])}`", "; ".join(facts) + default)
-        lines += textwrap.wrap(
-            f"{field.name}: {text}.", 110, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
-        )
+        text = re.sub(r"--[a-z-]+", lambda flag: names.get(flag[0], flag[0]), f"{field.name}: {_facts(field)}.")
+        lines += textwrap.wrap(text, 110, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _facts(field: OptionField) -> str:
+    """What the help says, the choices and the range; the signature has the default."""
+    option = field.option
+    switch_off = field.default is True and isinstance(option, Option) and not option.is_two_way
+    facts = [f"False: {option.help}" if switch_off else option.help] if option.help else []
+    if option.choices:
+        facts.append(f"one of {', '.join(option.choices)}")
+    if option.allowed is not None:
+        facts.append(str(option.allowed))
+    if option.default is not None and field.default is None:
+        facts.append(f"by default {option.default}")
+    return "; ".join(facts)

@@ -102,9 +102,11 @@ class OptionField:
 def fields_of(kind: Any) -> Iterator[OptionField]:
     """The options of a dataclass, in the order of the parameters that they are."""
     declared = {name: part for part in reversed(kind.__mro__) for name in get_annotations(part)}
-    for field in sorted(fields(kind), key=lambda field: field.kw_only):
+    for field in sorted(fields(kind), key=lambda field: bool(field.kw_only)):
         if get_origin(field.type) is not Annotated:
-            raise TypeError(f"{kind.__name__}.{field.name}: expected Annotated[type, Option(…)]")
+            raise TypeError(
+                f"{kind.__name__}.{field.name}: expected Annotated[type, Option(…)], and no future annotations"
+            )
         hint, option, *_ = get_args(field.type)
         annotation = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
         group = option.group if isinstance(option, Option) else None

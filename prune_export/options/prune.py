@@ -90,6 +90,15 @@ class PruningMethod:
         Option("refit weights that stay, one scale a unit, or nothing", choices=get_args(Reconstruction)),
     ] = "full"
     gradual: Annotated[bool, Option("prune in one step, however far")] = True
+    device: Annotated[str, Option("where to calibrate", choices=("cpu", "cuda"))] = "cpu"
+
+
+@dataclass(frozen=True)
+class PruningRules:
+    """What selection has to observe."""
+
+    TITLE: ClassVar[str] = "method"
+    _: KW_ONLY
     align: Annotated[
         int | None, Option("columns in multiples of N", "N", COUNT, default="32 for budgets in time, else 1")
     ] = None
@@ -97,7 +106,6 @@ class PruningMethod:
         Sequence[int], Option("layers, from 0, that lose nothing", "N", COUNT_OR_NONE, nargs="+")
     ] = ()
     drop_layers: Annotated[bool, Option("whether whole blocks may go", default="yes", is_two_way=True)] = True
-    device: Annotated[str, Option("where to calibrate", choices=("cpu", "cuda"))] = "cpu"
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ class PruneOptions(
     HubAccess,
     CheckpointOutput,
     TimingConditions,
+    PruningRules,
     PruningMethod,
     Budgets,
     CalibrationData,

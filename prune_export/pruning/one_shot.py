@@ -163,9 +163,9 @@ def record_of(
     kept, of = (_totals(encoder) for encoder in (found.steps[-1].network.encoder, checkpoint.encoder))
     units = {name: {"kept": kept[name], "of": of[name]} for name in of}
     return {
-        "method": settings.how.method,
-        "rearrangement": settings.how.rearrangement,
-        "reconstruction": settings.how.reconstruction,
+        "method": settings.method,
+        "rearrangement": settings.rearrangement,
+        "reconstruction": settings.reconstruction,
         "budget": asked | {"unit": costs.unit, "unpruned": costs.dense, "kept": found.cost, "units": units},
         "seed": settings.seed,
         "align": settings.rules.align,

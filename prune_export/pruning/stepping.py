@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -34,16 +34,20 @@ _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to prune, by the rules that hold for one network; `seed` is that of random scores.
+@dataclass(frozen=True, kw_only=True)
+class Settings(PruningMethod):
+    """How to prune one network.
 
-    Rearrangement needs gradients (fisher, taylor); gradual pruning needs them and full reconstruction.
+    `rearrangement` needs gradients (fisher, taylor); `gradual` needs them and full reconstruction.
     """
 
-    how: PruningMethod = field(default_factory=PruningMethod)
     rules: Rules = field(default_factory=Rules)
     seed: int = 0
+
+    @classmethod
+    def of(cls, method: PruningMethod, *, rules: Rules, seed: int) -> Settings:
+        """Returns the settings that prune by `method`."""
+        return cls(**{part.name: getattr(method, part.name) for part in fields(PruningMethod)}, rules=rules, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,9 +97,7 @@ class Pruner:
             UsageError: the budget cannot be met.
         """
         gradual = (
-            self.settings.how.gradual
-            and self.settings.how.reconstruction == "full"
-            and self.settings.how.method in _WITH_GRADIENTS
+            self.settings.gradual and self.settings.reconstruction == "full" and self.settings.method in _WITH_GRADIENTS
         )
         self.check(budget, costs, fraction)
         steps: list[Step] = []
@@ -116,7 +118,7 @@ class Pruner:
     def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
         scores, gradients = self._scores(network)
         kept = self._select(network, scores, budget, costs, fraction)
-        if gradients is not None and self.settings.how.rearrangement:
+        if gradients is not None and self.settings.rearrangement:
             self.progress.stage("Rearranging", len(kept))
             rearranged = []
             for index, (heads, columns) in enumerate(kept):
@@ -131,8 +133,8 @@ class Pruner:
             self.checkpoint.encoder,
             smaller.encoder,
             self.calibration.batches if last else self._half,
-            method=self.settings.how.reconstruction,
-            device=self.settings.how.device,
+            method=self.settings.reconstruction,
+            device=self.settings.device,
             progress=self.progress,
         )
         return Step(fraction, Pruned(encoder, smaller.heads, smaller.columns), scores, kept, fits)
@@ -153,7 +155,7 @@ class Pruner:
         return select(scores, costs, fraction * costs.dense, rules)
 
     def _scores(self, network: Pruned) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
-        match self.settings.how.method:
+        match self.settings.method:
             case "fisher":
                 gradients = self._gradients_of(network)
                 return fisher(gradients), gradients
@@ -189,7 +191,7 @@ class Pruner:
             encoder.inputs,
             batches,
             seed=self.settings.seed,
-            device=self.settings.how.device,
+            device=self.settings.device,
             progress=self.progress,
         )
         self._gradients[id(network)] = found

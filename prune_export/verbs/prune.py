@@ -83,7 +83,7 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
     progress.stage("Reading the data")
     calibration = read_calibration(options, checkpoint)
     table = latency_table(checkpoint.encoder, options, progress=progress) if timed else None
-    settings = Settings(options, rules, options.seed)
+    settings = Settings.of(options, rules=rules, seed=options.seed)
     pruner = Pruner(checkpoint, calibration, settings, progress=progress)
     digest = sha256(checkpoint.weights_files)
     planned = [(budget, budget_costs(checkpoint, budget, table, length)) for budget in asked]
