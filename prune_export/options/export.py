@@ -28,6 +28,7 @@ class GraphOptions:
             "auto: cuda where its provider starts, else cpu; portable: ai.onnx operations only; cuda-packed: computes "
             "nothing for padding",
             choices=TARGETS,
+            is_open=True,
         ),
     ] = "auto"
     dtype: Annotated[str, Option(choices=DTYPES)] = "fp32"

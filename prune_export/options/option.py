@@ -31,6 +31,7 @@ class Option:
     is_positional: bool = False  # the command line takes it without a flag
     is_required: bool = True  # by the command line, where the field has no default
     is_two_way: bool = False  # --x and --no-x; otherwise the one that differs from the default
+    is_open: bool = False  # `choices` are the command line's alone; a call's are checked where they are known
     excludes: str | None = None  # another option that cannot be given with it
 
 
@@ -79,7 +80,8 @@ class OptionField:
         Raises:
             UsageError: it is not.
         """
-        if self.option.choices and isinstance(value, str) and value not in self.option.choices:
+        is_open = isinstance(self.option, Option) and self.option.is_open
+        if self.option.choices and not is_open and isinstance(value, str) and value not in self.option.choices:
             raise self._refusal(value, f"one of {', '.join(self.option.choices)}", where)
 
     def check_numbers(self, value: Any, where: str) -> None:

@@ -7,14 +7,14 @@ from prune_export.options.checkpoint import CheckpointRef, HubAccess
 from prune_export.options.listening import Listening
 from prune_export.options.option import Option
 from prune_export.options.ranges import BATCH_SIZE, COUNT, THREADS
-from prune_export.options.targets import DTYPES, TARGETS
+from prune_export.options.targets import DTYPES, TIMED_TARGETS
 
 
 @dataclass(frozen=True)
 class TimingConditions:
     TITLE: ClassVar[str] = "time is measured for"
     _: KW_ONLY
-    target: Annotated[str, Option("as for exports", choices=TARGETS)] = "cpu"
+    target: Annotated[str, Option("as for exports", choices=TIMED_TARGETS, is_open=True)] = "cpu"
     dtype: Annotated[str, Option(choices=DTYPES)] = "fp32"
     batch_size: Annotated[int, Option("", "N", BATCH_SIZE)] = 1
     sequence_length: Annotated[
