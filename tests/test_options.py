@@ -3,7 +3,7 @@
 import argparse
 import inspect
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, MISSING, dataclass
+from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -172,11 +172,9 @@ def test_choices() -> None:
         prune_export.export("nowhere", "out", dtype="fp64")
 
 
-@dataclass(frozen=True)
 class Deeper(InspectOptions):
     """`inspect` with one option more."""
 
-    _: KW_ONLY
     depth: Annotated[int, Option("how deep to look", "N", Range(1, 9, whole=True), group="depth")] = 3
     is_quick: Annotated[bool, Option("look slowly, as in --depth", flag="--quick")] = True
 

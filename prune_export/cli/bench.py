@@ -8,9 +8,8 @@ checkpoint (--rows), in the order given, then the exported folders:
   slim         the slim PyTorch network                  optimum      optimum's export of the checkpoint
 """
 
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from prune_export.cli.command import Printing
 from prune_export.cli.printing import reporting
@@ -18,10 +17,7 @@ from prune_export.options.bench import BenchOptions
 from prune_export.options.option import Option
 
 
-@dataclass(frozen=True)
-class Command(Printing):
-    TITLE: ClassVar[str] = "output"
-    _: KW_ONLY
+class Command(Printing, title="output"):
     output: Annotated[Path | None, Option("write bench.json, bench.md and bench.svg there", "DIR", is_path=True)] = None
     picture: Annotated[Path | None, Option("draw the speed-ups, as .svg or .png", "FILE", is_path=True)] = None
     overwrite: Annotated[bool, Option("replace files that are there, whatever they are")] = False

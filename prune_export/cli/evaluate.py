@@ -1,8 +1,7 @@
 """Measures models on real data with the official metrics: SQuAD 1.1 and 2.0, MRQA, GLUE."""
 
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from prune_export.cli.command import Printing
 from prune_export.cli.printing import reporting, say
@@ -10,10 +9,7 @@ from prune_export.options.evaluate import EvaluateOptions
 from prune_export.options.option import Option
 
 
-@dataclass(frozen=True)
-class Command(Printing):
-    TITLE: ClassVar[str] = "results"
-    _: KW_ONLY
+class Command(Printing, title="results"):
     predictions: Annotated[
         Path | None, Option("also write the answers, as the official scripts", "FILE", is_path=True)
     ] = None

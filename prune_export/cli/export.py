@@ -1,6 +1,6 @@
 """Writes a pruned Hugging Face checkpoint as a slim ONNX model, after proving that both answer alike."""
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import fields
 from typing import Annotated, Any
 
 from prune_export.cli import inspect
@@ -10,9 +10,7 @@ from prune_export.options.export import ExportOptions
 from prune_export.options.option import Option
 
 
-@dataclass(frozen=True)
 class Command(Printing):
-    _: KW_ONLY
     dry_run: Annotated[bool, Option("show what would be removed, write nothing", group="output")] = False
 
 

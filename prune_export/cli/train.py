@@ -1,6 +1,5 @@
 """Prunes while training, by a recipe: a masked checkpoint at the end, which prune-export exports."""
 
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +15,7 @@ Several processes: torchrun --nproc-per-node 2 -m prune_export.cli train recipe.
 """
 
 
-@dataclass(frozen=True)
 class Command(Printing):
-    _: KW_ONLY
     model: Annotated[str | None, Option("the recipe's model: a checkpoint's folder, or a hub id", "M")] = None
     output: Annotated[Path | None, Option("the recipe's output, the folder of the run", "DIR", is_path=True)] = None
     dry_run: Annotated[

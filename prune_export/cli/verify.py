@@ -1,6 +1,5 @@
 """Compares an exported ONNX model with its checkpoint: exit 0 if they answer alike, 3 if not."""
 
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,7 @@ from prune_export.options.option import Option
 from prune_export.options.verify import VerifyOptions
 
 
-@dataclass(frozen=True)
 class Command(Printing):
-    _: KW_ONLY
     junit: Annotated[Path | None, Option("also write the cases as JUnit XML", "FILE", is_path=True)] = None
     overwrite: Annotated[bool, Option("replace FILE, whatever it is")] = False
 

@@ -1,14 +1,14 @@
 """The options of `bench`."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from exporters.providers import PROVIDERS
 from prune_export.options.checkpoint import HubAccess, TaskOption
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.ranges import BATCH_SIZE, COUNT, PADDING, POSITIVE, THREADS
 from prune_export.options.targets import FLOAT_DTYPES
 
@@ -17,30 +17,24 @@ SECONDS, QUICK_SECONDS = 2.0, 0.5
 SEQUENCE_LENGTHS, QUICK_SEQUENCE_LENGTHS = (128, 384), (128,)
 
 
-@dataclass(frozen=True)
-class BenchRows(TaskOption):
+class BenchRows(TaskOption, title="rows"):
     """What is measured."""
 
-    TITLE: ClassVar[str] = "rows"
     model: Annotated[
         str | Path | None,
         Option("a checkpoint's folder, or a hub id (owner/name)", "M", group="checkpoint"),
-    ] = None
+    ] = field(default=None, kw_only=False)
     onnx: Annotated[
         Sequence[str | Path], Option("exported folders or .onnx files", "O", nargs="+", action="extend")
-    ] = ()
-    _: KW_ONLY
+    ] = field(default=(), kw_only=False)
     rows: Annotated[
         Sequence[str] | None, Option("rows made of the checkpoint", "ROW", nargs="+", default="pytorch slim")
     ] = None
 
 
-@dataclass(frozen=True)
-class RunConditions:
+class RunConditions(Options, title="conditions"):
     """Where and how long rows run. None stands for what `quick` decides."""
 
-    TITLE: ClassVar[str] = "conditions"
-    _: KW_ONLY
     padding: Annotated[float, Option("fraction of padding", "X", PADDING)] = 0.0
     provider: Annotated[str, Option(choices=tuple(PROVIDERS))] = "cpu"
     dtype: Annotated[str, Option("of the rows made of the checkpoint", choices=FLOAT_DTYPES)] = "fp32"
@@ -64,10 +58,7 @@ class RunConditions:
         return self.seconds or (QUICK_SECONDS if self.quick else SECONDS)
 
 
-@dataclass(frozen=True)
-class Shapes:
-    TITLE: ClassVar[str] = "conditions"
-    _: KW_ONLY
+class Shapes(Options, title="conditions"):
     batch_sizes: Annotated[Sequence[int], Option("", "B", BATCH_SIZE, flag="--batch-size", nargs="+")] = (1, 8)
     sequence_lengths: Annotated[
         Sequence[int] | None,
@@ -75,6 +66,5 @@ class Shapes:
     ] = None
 
 
-@dataclass(frozen=True)
 class BenchOptions(Listening, HubAccess, RunConditions, Shapes, BenchRows):
     """All that `bench` takes."""

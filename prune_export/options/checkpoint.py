@@ -1,10 +1,10 @@
 """Where a checkpoint is, and how to read it."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 
 if TYPE_CHECKING:
     from prune_export.facts.plan import Plan
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
 TASK_NAMES = "question-answering, text-classification, token-classification, feature-extraction, fill-mask"
 
 
-@dataclass(frozen=True)
-class HubAccess:
+class HubAccess(Options, title="checkpoint"):
     """How checkpoints are read from the model hub."""
 
-    TITLE: ClassVar[str] = "checkpoint"
-    _: KW_ONLY
     revision: Annotated[str | None, Option("a branch, tag or commit of the hub's repository", "R")] = None
     cache_dir: Annotated[
         str | Path | None, Option("huggingface_hub's cache", "DIR", default="its own", is_path=True)
@@ -25,27 +22,19 @@ class HubAccess:
     token: Annotated[str | None, Option("access token for the hub", "T", default="huggingface_hub's own")] = None
 
 
-@dataclass(frozen=True)
-class TaskOption:
-    TITLE: ClassVar[str] = "checkpoint"
-    _: KW_ONLY
+class TaskOption(Options, title="checkpoint"):
     task: Annotated[str | None, Option(f"one of {TASK_NAMES}", "TASK", default="from the checkpoint")] = None
 
 
-@dataclass(frozen=True)
-class CheckpointRef(TaskOption):
+class CheckpointRef(TaskOption, title="checkpoint"):
     """A checkpoint and its task."""
 
-    TITLE: ClassVar[str] = "checkpoint"
-    model: Annotated[str | Path, Option("a checkpoint's folder, or a hub id (owner/name)", "M")]
+    model: Annotated[str | Path, Option("a checkpoint's folder, or a hub id (owner/name)", "M")] = field(kw_only=False)
 
 
-@dataclass(frozen=True)
-class PlannedCheckpoint(CheckpointRef):
+class PlannedCheckpoint(CheckpointRef, title="checkpoint"):
     """A checkpoint, and the plan that it is pruned by."""
 
-    TITLE: ClassVar[str] = "checkpoint"
-    _: KW_ONLY
     plan: Annotated[
         "str | Path | Plan | None",
         Option("prune by this plan instead of what the checkpoint says", "JSON", is_path=True),

@@ -1,14 +1,14 @@
 """The options of `evaluate`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from exporters.providers import PROVIDERS, ProviderName
 from prune_export.options.checkpoint import HubAccess
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.ranges import ANY, COUNT, COUNT_OR_NONE, SEEDS, THREADS
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 DOC_STRIDE = 128
 
 
-@dataclass(frozen=True)
-class Models:
-    TITLE: ClassVar[str] = "models"
+class Models(Options, title="models"):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(
@@ -29,8 +27,7 @@ class Models:
             nargs="+",
             action="extend",
         ),
-    ]
-    _: KW_ONLY
+    ] = field(kw_only=False)
     provider: Annotated[
         ProviderName | None,
         Option("where to run", choices=tuple(PROVIDERS), default="an export's target, else cpu"),
@@ -38,11 +35,9 @@ class Models:
     threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
 
 
-@dataclass(frozen=True)
-class EvaluationData:
+class EvaluationData(Options, title="data"):
     """Which examples are evaluated."""
 
-    TITLE: ClassVar[str] = "data"
     data: Annotated[
         "str | Path | Data",
         Option(
@@ -50,8 +45,7 @@ class EvaluationData:
             "of save_to_disk, or a name for datasets (squad, glue:sst2:validation)",
             "DATA",
         ),
-    ]
-    _: KW_ONLY
+    ] = field(kw_only=False)
     task: Annotated[str | None, Option("question-answering or text-classification", "TASK", default="the data's")] = (
         None
     )
@@ -73,12 +67,9 @@ class EvaluationData:
     ] = False
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationSettings(Options, title="sequences"):
     """How examples become batches and logits become answers."""
 
-    TITLE: ClassVar[str] = "sequences"
-    _: KW_ONLY
     labels: Annotated[
         Sequence[str] | None,
         Option("the model's classes in order, where its config.json does not say", "LABEL", nargs="+", group="data"),
@@ -93,16 +84,12 @@ class EvaluationSettings:
     ] = 0.0
 
 
-@dataclass(frozen=True)
-class Limits:
-    TITLE: ClassVar[str] = "results"
-    _: KW_ONLY
+class Limits(Options, title="results"):
     fail_below: Annotated[
         Mapping[str, float] | None,
         Option("exit 4 below this, e.g. f1=69.5; repeatable", "METRIC=X", action="append"),
     ] = None
 
 
-@dataclass(frozen=True)
 class EvaluateOptions(Listening, HubAccess, Limits, EvaluationSettings, EvaluationData, Models):
     """All that `evaluate` takes."""

@@ -1,13 +1,13 @@
 """The options of `export`."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from prune_export.options.checkpoint import HubAccess, PlannedCheckpoint
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.parity import ExampleOptions, ParityOptions, QualityOptions
 from prune_export.options.ranges import COUNT
 from prune_export.options.targets import DTYPES, TARGETS
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     from prune_export.data.examples import Data
 
 
-@dataclass(frozen=True)
-class GraphOptions:
+class GraphOptions(Options, title="model"):
     """For what the graph is written."""
 
-    TITLE: ClassVar[str] = "model"
-    _: KW_ONLY
     target: Annotated[
         str,
         Option(
@@ -35,12 +32,9 @@ class GraphOptions:
     opset: Annotated[int | None, Option("ai.onnx opset", "N", COUNT, default="the target's")] = None
 
 
-@dataclass(frozen=True)
-class QuantizationOptions(ExampleOptions):
+class QuantizationOptions(ExampleOptions, title="int8"):
     """What int8 does beyond its defaults; `calibration` makes it static."""
 
-    TITLE: ClassVar[str] = "int8"
-    _: KW_ONLY
     calibration: Annotated[
         "str | Path | Data | None",
         Option("quantize activations by the ranges that they take on this data", "DATA", default="by each input's own"),
@@ -56,24 +50,19 @@ class QuantizationOptions(ExampleOptions):
     quantize_embeddings: Annotated[bool, Option("store word embeddings in 8 bits")] = False
 
 
-@dataclass(frozen=True)
-class ModelOutput:
-    TITLE: ClassVar[str] = "output"
-    output: Annotated[str | Path, Option("a file (out/model.onnx) or a folder", "O", is_required=False)]
-    _: KW_ONLY
+class ModelOutput(Options, title="output"):
+    output: Annotated[str | Path, Option("a file (out/model.onnx) or a folder", "O", is_required=False)] = field(
+        kw_only=False
+    )
     overwrite: Annotated[bool, Option("replace files that are there already")] = False
 
 
-@dataclass(frozen=True)
-class Proof(ParityOptions):
+class Proof(ParityOptions, title="parity"):
     """Whether and how the graph is compared with the original before it is put in place."""
 
-    TITLE: ClassVar[str] = "parity"
-    _: KW_ONLY
     verify: Annotated[bool, Option("skip parity; the record says so")] = True
 
 
-@dataclass(frozen=True)
 class ExportOptions(
     Listening, HubAccess, QuantizationOptions, QualityOptions, Proof, GraphOptions, ModelOutput, PlannedCheckpoint
 ):

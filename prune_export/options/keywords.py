@@ -8,15 +8,15 @@ from inspect import Parameter, Signature, cleandoc, signature
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 from prune_export.options.checking import conforming
-from prune_export.options.option import Option, OptionField, fields_of
+from prune_export.options.option import Option, OptionField, Options, fields_of
 
 P = ParamSpec("P")
-Options = TypeVar("Options")
+Group = TypeVar("Group", bound=Options)
 R = TypeVar("R")
 S = TypeVar("S")
 
 
-def from_keywords(kind: Callable[P, Options], **names: Any) -> Callable[[Callable[[Options], R]], Callable[P, R]]:
+def from_keywords(kind: Callable[P, Group], **names: Any) -> Callable[[Callable[[Group], R]], Callable[P, R]]:
     """Lets a function of an object of the dataclass `kind` take the fields of `kind` as its arguments.
 
     The arguments are checked. `names` are what the annotations of `kind` name and its module imports for type checkers only.
@@ -25,31 +25,26 @@ def from_keywords(kind: Callable[P, Options], **names: Any) -> Callable[[Callabl
         UsageError: an argument is of another type, or out of range; the message says which, and what was expected.
     """
 
-    def decorate(function: Callable[[Options], R]) -> Callable[P, R]:
-        @wraps(function)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(_checked(kind, names, function.__qualname__, args, kwargs))
-
-        _document(wrapper, kind)
-        return wrapper
-
-    return decorate
+    return lambda function: _wrapped(function, kind, names)
 
 
 def method_from_keywords(
-    kind: Callable[P, Options], **names: Any
-) -> Callable[[Callable[[S, Options], R]], Callable[Concatenate[S, P], R]]:
+    kind: Callable[P, Group], **names: Any
+) -> Callable[[Callable[[S, Group], R]], Callable[Concatenate[S, P], R]]:
     """`from_keywords` for methods."""
+    return lambda method: _wrapped(method, kind, names, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
 
-    def decorate(method: Callable[[S, Options], R]) -> Callable[Concatenate[S, P], R]:
-        @wraps(method)
-        def wrapper(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-            return method(self, _checked(kind, names, method.__qualname__.partition(".")[0], args, kwargs))
 
-        _document(wrapper, kind, Parameter("self", Parameter.POSITIONAL_OR_KEYWORD))
-        return wrapper
+def _wrapped(function: Callable[..., R], kind: Any, names: dict[str, Any], *own: Parameter) -> Callable[..., R]:
+    """The function that makes the object; `own` is the parameter that comes before, of a method."""
+    where = function.__qualname__.removesuffix(".__init__")
 
-    return decorate
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> R:
+        return function(*args[: len(own)], _checked(kind, names, where, args[len(own) :], kwargs))
+
+    _document(wrapper, kind, own)
+    return wrapper
 
 
 @cache
@@ -57,7 +52,7 @@ def _hints(kind: Any, names: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
     return get_type_hints(kind, localns=dict(names))
 
 
-def _checked(kind: Callable[..., Options], names: dict[str, Any], where: str, args: Any, kwargs: Any) -> Options:
+def _checked(kind: Any, names: dict[str, Any], where: str, args: Any, kwargs: Any) -> Any:
     given = signature(kind).bind(*args, **kwargs).arguments
     hints = _hints(kind, tuple(names.items()))
     for field in fields_of(kind):
@@ -68,7 +63,7 @@ def _checked(kind: Callable[..., Options], names: dict[str, Any], where: str, ar
     return kind(**given)
 
 
-def _document(wrapper: Any, kind: Any, *before: Parameter) -> None:
+def _document(wrapper: Any, kind: Any, before: tuple[Parameter, ...]) -> None:
     """Gives the function the signature of the dataclass, and its docstring the help of the fields."""
     annotations = {field.name: field.annotation for field in fields_of(kind)}
     parameters = [

@@ -1,9 +1,9 @@
 """What an option is beside its type and default: help, range and choices, and how the command line writes it."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from inspect import get_annotations
-from typing import Annotated, Any, ForwardRef, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, ForwardRef, Literal, dataclass_transform, get_args, get_origin
 
 from exporters.errors import UsageError
 from prune_export.options.ranges import Range, refusal, word
@@ -46,9 +46,23 @@ class ApiOnly:
     default: str | None = None
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+class Options:
+    """A group of options, under a `title` in `--help`: a frozen dataclass.
+
+    Its fields are keyword-only, unless they are `field(kw_only=False)`.
+    """
+
+    TITLE: ClassVar[str | None]
+
+    def __init_subclass__(cls, *, title: str | None = None) -> None:
+        cls.TITLE = title
+        dataclass(frozen=True, kw_only=True)(cls)
+
+
 @dataclass(frozen=True, slots=True)
 class OptionField:
-    """A field of a dataclass of options. `default` is `dataclasses.MISSING` where there is none; `group` a title or None."""
+    """A field of a group of options. `default` is `dataclasses.MISSING` where there is none; `group` is a title or None."""
 
     name: str
     option: Option | ApiOnly
@@ -104,13 +118,11 @@ class OptionField:
 def fields_of(kind: Any) -> Iterator[OptionField]:
     """The options of a dataclass, in the order of the parameters that they are."""
     declared = {name: part for part in reversed(kind.__mro__) for name in get_annotations(part)}
-    for field in sorted(fields(kind), key=lambda field: bool(field.kw_only)):
-        if get_origin(field.type) is not Annotated:
-            raise TypeError(
-                f"{kind.__name__}.{field.name}: expected Annotated[type, Option(…)], and no future annotations"
-            )
-        hint, option, *_ = get_args(field.type)
+    for part in sorted(fields(kind), key=lambda part: bool(part.kw_only)):
+        if get_origin(part.type) is not Annotated:
+            name = f"{kind.__name__}.{part.name}"
+            raise TypeError(f"{name}: expected Annotated[type, Option(…)], and no future annotations")
+        hint, option, *_ = get_args(part.type)
         annotation = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
-        group = option.group if isinstance(option, Option) else None
-        group = group or vars(declared[field.name]).get("TITLE")
-        yield OptionField(field.name, option, annotation, field.default, group)
+        group = getattr(option, "group", None) or declared[part.name].TITLE
+        yield OptionField(part.name, option, annotation, part.default, group)

@@ -1,10 +1,9 @@
 """How a model is compared with the original: on random tokens and real text, and by the task's metric on data."""
 
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.ranges import COUNT, NOT_NEGATIVE, PARITY_SAMPLES, POSITIVE, SEEDS
 
 if TYPE_CHECKING:
@@ -17,19 +16,13 @@ EXAMPLES = 1000
 _THOROUGH = "compare many random batches of every size, up to the longest input; otherwise a few that take seconds"
 
 
-@dataclass(frozen=True)
-class Seeded:
-    TITLE: ClassVar[str] = "parity"
-    _: KW_ONLY
+class Seeded(Options, title="parity"):
     seed: Annotated[int, Option("seed of the random batches", "N", SEEDS)] = 0
 
 
-@dataclass(frozen=True)
-class ParityOptions(Seeded):
+class ParityOptions(Seeded, title="parity"):
     """How the answers are compared. A subclass decides whether comparisons are `thorough` by default."""
 
-    TITLE: ClassVar[str] = "parity"
-    _: KW_ONLY
     atol: Annotated[
         float | None,
         Option(
@@ -51,29 +44,20 @@ class ParityOptions(Seeded):
         return SAMPLES if self.thorough and self.samples is None else self.samples
 
 
-@dataclass(frozen=True)
-class ThoroughParity(ParityOptions):
-    TITLE: ClassVar[str] = "parity"
-    _: KW_ONLY
+class ThoroughParity(ParityOptions, title="parity"):
     thorough: Annotated[bool, Option(_THOROUGH, default="--thorough", is_two_way=True)] = True
 
 
-@dataclass(frozen=True)
-class ExampleOptions(Seeded):
+class ExampleOptions(Seeded, title="quality"):
     """Which examples of the data are used."""
 
-    TITLE: ClassVar[str] = "quality"
-    _: KW_ONLY
     dataset: Annotated[str | None, Option("the GLUE task (or own), where the data cannot tell", "NAME")] = None
     limit: Annotated[int | None, Option("examples to use, drawn by --seed", "N", COUNT, default=str(EXAMPLES))] = None
 
 
-@dataclass(frozen=True)
-class QualityOptions(ExampleOptions):
+class QualityOptions(ExampleOptions, title="quality"):
     """By which data and how strictly the task's metric is judged."""
 
-    TITLE: ClassVar[str] = "quality"
-    _: KW_ONLY
     data: Annotated[
         "str | Path | Data | None",
         Option("also compare the task's official metric on this data (what evaluate takes)", "DATA"),

@@ -1,13 +1,13 @@
 """The options of `prune`."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from prune_export.options.checkpoint import CheckpointRef, HubAccess
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -27,11 +27,9 @@ Method = Literal["fisher", "taylor", "magnitude", "random"]
 Reconstruction = Literal["full", "scales", "none"]
 
 
-@dataclass(frozen=True)
-class CalibrationData:
+class CalibrationData(Options, title="data"):
     """Which examples the network is pruned with."""
 
-    TITLE: ClassVar[str] = "data"
     calibration: Annotated[
         "Source | Sequence[Source]",
         Option(
@@ -40,8 +38,7 @@ class CalibrationData:
             "DATA",
             nargs="+",
         ),
-    ]
-    _: KW_ONLY
+    ] = field(kw_only=False)
     samples: Annotated[int, Option("examples that are used", "N", SAMPLE_COUNT)] = 512
     seed: Annotated[int, Option("which examples", "N", SEEDS)] = 0
     dataset: Annotated[str | None, Option("the GLUE task, where the data cannot tell", "NAME")] = None
@@ -51,12 +48,9 @@ class CalibrationData:
     )
 
 
-@dataclass(frozen=True)
-class Budgets:
+class Budgets(Options, title="budget: what stays, one or more; several write one folder each"):
     """What stays: fractions of the unpruned network, or a speed."""
 
-    TITLE: ClassVar[str] = "budget: what stays, one or more; several write one folder each"
-    _: KW_ONLY
     flops: Annotated[
         float | Sequence[float] | None, Option("fraction of the encoder's FLOPs", "X", KEPT_FRACTION, nargs="+")
     ] = None
@@ -77,12 +71,9 @@ class Budgets:
     ] = 0.05
 
 
-@dataclass(frozen=True)
-class PruningMethod:
+class PruningMethod(Options, title="method"):
     """How the parts that go are chosen, and how the rest is refitted."""
 
-    TITLE: ClassVar[str] = "method"
-    _: KW_ONLY
     method: Annotated[Method, Option("scores", choices=get_args(Method))] = "fisher"
     rearrangement: Annotated[bool, Option("keep the units with the best single scores")] = True
     reconstruction: Annotated[
@@ -93,12 +84,9 @@ class PruningMethod:
     device: Annotated[str, Option("where to calibrate", choices=("cpu", "cuda"))] = "cpu"
 
 
-@dataclass(frozen=True)
-class PruningRules:
+class PruningRules(Options, title="method"):
     """What selection has to observe."""
 
-    TITLE: ClassVar[str] = "method"
-    _: KW_ONLY
     align: Annotated[
         int | None, Option("columns in multiples of N", "N", COUNT, default="32 for budgets in time, else 1")
     ] = None
@@ -108,15 +96,11 @@ class PruningRules:
     drop_layers: Annotated[bool, Option("whether whole blocks may go", default="yes", is_two_way=True)] = True
 
 
-@dataclass(frozen=True)
-class CheckpointOutput:
-    TITLE: ClassVar[str] = "output"
-    output: Annotated[str | Path, Option("the masked checkpoint's folder", "DIR", is_path=True)]
-    _: KW_ONLY
+class CheckpointOutput(Options, title="output"):
+    output: Annotated[str | Path, Option("the masked checkpoint's folder", "DIR", is_path=True)] = field(kw_only=False)
     overwrite: Annotated[bool, Option("replace files that are there already")] = False
 
 
-@dataclass(frozen=True)
 class PruneOptions(
     Listening,
     HubAccess,

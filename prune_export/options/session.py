@@ -1,12 +1,12 @@
 """The options of `load_slim`, `load_session` and `Pipeline`, which the command line does not have."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from exporters.providers import ProviderName
 from prune_export.options.evaluate import DOC_STRIDE
-from prune_export.options.option import ApiOnly
+from prune_export.options.option import ApiOnly, Options
 from prune_export.options.ranges import COUNT, COUNT_OR_NONE
 
 if TYPE_CHECKING:
@@ -16,15 +16,12 @@ _REASON = "what it loads lives in the calling program"
 MAX_ANSWER_LENGTH = 15
 
 
-@dataclass(frozen=True)
-class SlimFolder:
-    folder: Annotated[str | Path, ApiOnly("what `SlimModel.save_pretrained` wrote", _REASON)]
+class SlimFolder(Options):
+    folder: Annotated[str | Path, ApiOnly("what `SlimModel.save_pretrained` wrote", _REASON)] = field(kw_only=False)
 
 
-@dataclass(frozen=True)
-class SessionOptions:
-    onnx: Annotated[str | Path, ApiOnly("an exported folder or an .onnx file", _REASON)]
-    _: KW_ONLY
+class SessionOptions(Options):
+    onnx: Annotated[str | Path, ApiOnly("an exported folder or an .onnx file", _REASON)] = field(kw_only=False)
     provider: Annotated[
         ProviderName | None, ApiOnly('"cpu" or "cuda"', _REASON, default="that of the target it was exported for")
     ] = None
@@ -34,12 +31,10 @@ class SessionOptions:
     cuda_graphs: Annotated[bool, ApiOnly("batches of `bind` are captured and replayed", _REASON)] = False
 
 
-@dataclass(frozen=True)
-class PipelineOptions:
+class PipelineOptions(Options):
     model: Annotated[
         str | Path, ApiOnly("an exported folder, a `.onnx` file, a checkpoint's folder or a hub id", _REASON)
-    ]
-    _: KW_ONLY
+    ] = field(kw_only=False)
     task: Annotated["Task | None", ApiOnly("one of the four", _REASON, default="that of the model")] = None
     provider: Annotated[
         ProviderName | None, ApiOnly('"cpu" or "cuda"', _REASON, default="the model's own, or the CPU")

@@ -1,19 +1,15 @@
 """For which target, and on which inputs, time is measured."""
 
-from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from prune_export.options.checkpoint import CheckpointRef, HubAccess
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 from prune_export.options.ranges import BATCH_SIZE, COUNT, THREADS
 from prune_export.options.targets import DTYPES, TIMED_TARGETS
 
 
-@dataclass(frozen=True)
-class TimingConditions:
-    TITLE: ClassVar[str] = "time is measured for"
-    _: KW_ONLY
+class TimingConditions(Options, title="time is measured for"):
     target: Annotated[str, Option("as for exports", choices=TIMED_TARGETS, is_open=True)] = "cpu"
     dtype: Annotated[str, Option(choices=DTYPES)] = "fp32"
     batch_size: Annotated[int, Option("", "N", BATCH_SIZE)] = 1
@@ -23,12 +19,9 @@ class TimingConditions:
     threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
 
 
-@dataclass(frozen=True)
-class CacheUse:
-    _: KW_ONLY
+class CacheUse(Options):
     fresh: Annotated[bool, Option("measure anew, whatever the cache holds")] = False
 
 
-@dataclass(frozen=True)
 class ProfileOptions(Listening, HubAccess, CacheUse, TimingConditions, CheckpointRef):
     """All that `profile` takes."""

@@ -1,21 +1,21 @@
 """The options of `train` and `dry_run`; all others are keys of the recipe."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from prune_export.options.listening import Listening
-from prune_export.options.option import Option
+from prune_export.options.option import Option, Options
 
 if TYPE_CHECKING:
     from prune_export.training.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    recipe: Annotated["Recipe | str | Path", Option("the recipe (.toml)", "RECIPE", is_path=True, is_positional=True)]
-    _: KW_ONLY
+class RunOptions(Options):
+    recipe: Annotated[
+        "Recipe | str | Path", Option("the recipe (.toml)", "RECIPE", is_path=True, is_positional=True)
+    ] = field(kw_only=False)
     changes: Annotated[
         Sequence[str],
         Option(
@@ -31,6 +31,5 @@ class RunOptions:
     keep_checkpoints: Annotated[bool, Option("keep the checkpoints of stages that are finished")] = False
 
 
-@dataclass(frozen=True)
 class TrainOptions(Listening, RunOptions):
     """All that `train` and `dry_run` take."""

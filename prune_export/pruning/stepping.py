@@ -34,7 +34,6 @@ _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8
 
 
-@dataclass(frozen=True, kw_only=True)
 class Settings(PruningMethod):
     """How to prune one network.
 
