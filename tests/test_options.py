@@ -60,11 +60,11 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "prune": (
         "model calibration output",
-        {"flops": None, "parameters": None, "speedup": None, "latency_ms": None, "heads": None, "columns": None}
-        | {"tolerance": 0.05, "method": "fisher", "rearrangement": True, "reconstruction": "full", "gradual": True}
-        | {"samples": 512, "seed": 0, "align": None, "keep_layers": (), "drop_layers": True, "target": "cpu"}
-        | {"dtype": "fp32", "batch_size": 1, "sequence_length": None, "threads": None, "task": None, "dataset": None}
-        | {"labels": None, "max_seq_length": None, "device": "cpu", "overwrite": False},
+        {"samples": 512, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "flops": None}
+        | {"parameters": None, "speedup": None, "latency_ms": None, "heads": None, "columns": None, "tolerance": 0.05}
+        | {"method": "fisher", "rearrangement": True, "reconstruction": "full", "gradual": True, "device": "cpu"}
+        | {"align": None, "keep_layers": (), "drop_layers": True, "target": "cpu", "dtype": "fp32", "batch_size": 1}
+        | {"sequence_length": None, "threads": None, "task": None, "overwrite": False},
     ),
     "profile": (
         "model",
@@ -92,7 +92,7 @@ def test_signatures(name: str) -> None:
     expected |= {"revision": None, "cache_dir": None, "token": None} if name in _FROM_HUB else {}
     expected |= {"progress": prune_export.progress.SILENT} if name in _LISTENED_TO else {}
     parameters = inspect.signature(getattr(prune_export, name)).parameters
-    assert {part.name: part.default for part in parameters.values()} == expected
+    assert [(part.name, part.default) for part in parameters.values()] == list(expected.items())
     kinds = [part.name for part in parameters.values() if part.kind is part.POSITIONAL_OR_KEYWORD]
     assert kinds == positional.split()
 
@@ -219,6 +219,38 @@ def test_an_option_without_annotation_is_a_mistake_of_ours() -> None:
 
     with pytest.raises(TypeError, match=r"Plain.depth: expected Annotated\[type, Option"):
         list(fields_of(Plain))
+
+
+def test_a_field_is_redeclared_where_groups_meet() -> None:
+    class Deepest(Deeper):
+        depth: Annotated[int, Option("how deep to look", "N", Range(1, 99, whole=True))] = 9
+
+    class Other(Deeper):
+        pass
+
+    class Both(Other, Deepest):
+        pass
+
+    assert {field.name: field.default for field in fields_of(Deepest)}["depth"] == 9
+    with pytest.raises(TypeError, match=r"Both.depth: a base beside Deepest has it, too; redeclare it in Both"):
+        list(fields_of(Both))
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("export", "prune-export profile …                measures what heads and columns cost"),
+        ("evaluate", "Exit code 4 if a model scores below --fail-below"),
+        ("prune", "Exit code 4 if it is slower than --speedup or --latency-ms asks for"),
+        ("train", "docs/recipes.md lists every key"),
+    ],
+)
+def test_the_end_of_the_help(verb: str, words: str) -> None:
+    text = parser_of(verb).format_help()
+    assert text.index("\nprinting:\n") < text.index(words)
+    titles = [line for line in text[: text.index(words)].splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles[-1] in ("printing:", "verbs:")
+    assert titles[0] in ("options:", "positional arguments:")
 
 
 def test_options_reach_the_functions_below() -> None:

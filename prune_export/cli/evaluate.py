@@ -16,6 +16,9 @@ class Command(Printing, title="results"):
     overwrite: Annotated[bool, Option("replace predictions that are there already")] = False
 
 
+EPILOG = """\
+Exit code 4 if a model scores below --fail-below, after printing and writing everything.
+"""
 OPTIONS, COMMAND = EvaluateOptions, Command
 
 

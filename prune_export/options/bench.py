@@ -17,7 +17,7 @@ SECONDS, QUICK_SECONDS = 2.0, 0.5
 SEQUENCE_LENGTHS, QUICK_SEQUENCE_LENGTHS = (128, 384), (128,)
 
 
-class BenchRows(TaskOption, title="rows"):
+class BenchRows(Options, title="rows"):
     """What is measured."""
 
     model: Annotated[
@@ -35,10 +35,11 @@ class BenchRows(TaskOption, title="rows"):
 class RunConditions(Options, title="conditions"):
     """Where and how long rows run. None stands for what `quick` decides."""
 
-    padding: Annotated[float, Option("fraction of padding", "X", PADDING)] = 0.0
     provider: Annotated[str, Option(choices=tuple(PROVIDERS))] = "cpu"
     dtype: Annotated[str, Option("of the rows made of the checkpoint", choices=FLOAT_DTYPES)] = "fp32"
     threads: Annotated[int | None, Option("threads of a row", "N", THREADS, default="one a physical core")] = None
+    padding: Annotated[float, Option("fraction of padding", "X", PADDING)] = 0.0
+    cuda_graphs: Annotated[bool, Option("ONNX and compiled rows replay captured CUDA graphs")] = False
     rounds: Annotated[
         int | None, Option("alternating rounds", "N", COUNT, default=f"{ROUNDS}; quick: {QUICK_ROUNDS}")
     ] = None
@@ -47,7 +48,6 @@ class RunConditions(Options, title="conditions"):
         Option("a row, round and shape", "S", POSITIVE, default=f"{SECONDS:g}; quick: {QUICK_SECONDS:g}"),
     ] = None
     quick: Annotated[bool, Option("a first look in a minute or so, at length 128")] = False
-    cuda_graphs: Annotated[bool, Option("ONNX and compiled rows replay captured CUDA graphs")] = False
 
     @property
     def rounds_or_default(self) -> int:
@@ -66,5 +66,5 @@ class Shapes(Options, title="conditions"):
     ] = None
 
 
-class BenchOptions(Listening, HubAccess, RunConditions, Shapes, BenchRows):
+class BenchOptions(Listening, HubAccess, RunConditions, TaskOption, Shapes, BenchRows):
     """All that `bench` takes."""

@@ -22,19 +22,15 @@ class HubAccess(Options, title="checkpoint"):
     token: Annotated[str | None, Option("access token for the hub", "T", default="huggingface_hub's own")] = None
 
 
+class ModelOption(Options, title="checkpoint"):
+    model: Annotated[str | Path, Option("a checkpoint's folder, or a hub id (owner/name)", "M")] = field(kw_only=False)
+
+
 class TaskOption(Options, title="checkpoint"):
     task: Annotated[str | None, Option(f"one of {TASK_NAMES}", "TASK", default="from the checkpoint")] = None
 
 
-class CheckpointRef(TaskOption, title="checkpoint"):
-    """A checkpoint and its task."""
-
-    model: Annotated[str | Path, Option("a checkpoint's folder, or a hub id (owner/name)", "M")] = field(kw_only=False)
-
-
-class PlannedCheckpoint(CheckpointRef, title="checkpoint"):
-    """A checkpoint, and the plan that it is pruned by."""
-
+class PlanOption(Options, title="checkpoint"):
     plan: Annotated[
         "str | Path | Plan | None",
         Option("prune by this plan instead of what the checkpoint says", "JSON", is_path=True),

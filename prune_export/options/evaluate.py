@@ -28,11 +28,6 @@ class Models(Options, title="models"):
             action="extend",
         ),
     ] = field(kw_only=False)
-    provider: Annotated[
-        ProviderName | None,
-        Option("where to run", choices=tuple(PROVIDERS), default="an export's target, else cpu"),
-    ] = None
-    threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
 
 
 class EvaluationData(Options, title="data"):
@@ -60,20 +55,16 @@ class EvaluationData(Options, title="data"):
         str | None,
         Option("the part of the data", "NAME", default="validation or test, however they are called"),
     ] = None
-    limit: Annotated[int | None, Option("only N examples, drawn by --seed", "N", COUNT, default="all")] = None
-    seed: Annotated[int, Option("seed of --limit", "N", SEEDS)] = 0
     only_answerable: Annotated[
         bool, Option("only questions with an answer, judged as SQuAD 1.1", flag="--answerable")
     ] = False
+    limit: Annotated[int | None, Option("only N examples, drawn by --seed", "N", COUNT, default="all")] = None
+    seed: Annotated[int, Option("seed of --limit", "N", SEEDS)] = 0
 
 
 class EvaluationSettings(Options, title="sequences"):
     """How examples become batches and logits become answers."""
 
-    labels: Annotated[
-        Sequence[str] | None,
-        Option("the model's classes in order, where its config.json does not say", "LABEL", nargs="+", group="data"),
-    ] = None
     max_seq_length: Annotated[int | None, Option("tokens", "N", COUNT, default="384 for questions, 128 for texts")] = (
         None
     )
@@ -82,6 +73,10 @@ class EvaluationSettings(Options, title="sequences"):
     null_threshold: Annotated[
         float, Option("SQuAD 2.0: no answer where that beats the best span by more than X logits", "X", ANY)
     ] = 0.0
+    labels: Annotated[
+        Sequence[str] | None,
+        Option("the model's classes in order, where its config.json does not say", "LABEL", nargs="+", group="data"),
+    ] = None
 
 
 class Limits(Options, title="results"):
@@ -91,5 +86,13 @@ class Limits(Options, title="results"):
     ] = None
 
 
-class EvaluateOptions(Listening, HubAccess, Limits, EvaluationSettings, EvaluationData, Models):
+class RuntimeOptions(Options, title="models"):
+    provider: Annotated[
+        ProviderName | None,
+        Option("where to run", choices=tuple(PROVIDERS), default="an export's target, else cpu"),
+    ] = None
+    threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
+
+
+class EvaluateOptions(Listening, HubAccess, RuntimeOptions, Limits, EvaluationSettings, EvaluationData, Models):
     """All that `evaluate` takes."""

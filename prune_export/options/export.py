@@ -5,10 +5,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from prune_export.options.checkpoint import HubAccess, PlannedCheckpoint
+from prune_export.options.checkpoint import HubAccess, ModelOption, PlanOption, TaskOption
 from prune_export.options.listening import Listening
 from prune_export.options.option import Option, Options
-from prune_export.options.parity import ExampleOptions, ParityOptions, QualityOptions
+from prune_export.options.output import OverwriteOption
+from prune_export.options.parity import ParityOptions, QualityOptions, ToleranceOption
 from prune_export.options.ranges import COUNT
 from prune_export.options.targets import DTYPES, TARGETS
 
@@ -32,8 +33,8 @@ class GraphOptions(Options, title="model"):
     opset: Annotated[int | None, Option("ai.onnx opset", "N", COUNT, default="the target's")] = None
 
 
-class QuantizationOptions(ExampleOptions, title="int8"):
-    """What int8 does beyond its defaults; `calibration` makes it static."""
+class QuantizationOptions(QualityOptions, title="int8"):
+    """What int8 does beyond its defaults; `calibration` makes it static, on examples that are drawn like those of `data`."""
 
     calibration: Annotated[
         "str | Path | Data | None",
@@ -54,16 +55,25 @@ class ModelOutput(Options, title="output"):
     output: Annotated[str | Path, Option("a file (out/model.onnx) or a folder", "O", is_required=False)] = field(
         kw_only=False
     )
-    overwrite: Annotated[bool, Option("replace files that are there already")] = False
 
 
-class Proof(ParityOptions, title="parity"):
-    """Whether and how the graph is compared with the original before it is put in place."""
-
+class VerifyOption(Options, title="parity"):
     verify: Annotated[bool, Option("skip parity; the record says so")] = True
 
 
 class ExportOptions(
-    Listening, HubAccess, QuantizationOptions, QualityOptions, Proof, GraphOptions, ModelOutput, PlannedCheckpoint
+    Listening,
+    HubAccess,
+    OverwriteOption,
+    QuantizationOptions,
+    QualityOptions,
+    ParityOptions,
+    VerifyOption,
+    ToleranceOption,
+    PlanOption,
+    GraphOptions,
+    TaskOption,
+    ModelOutput,
+    ModelOption,
 ):
     """All that `export` takes."""

@@ -1,10 +1,10 @@
 """The options of `inspect` and `slim`."""
 
-from prune_export.options.checkpoint import HubAccess, PlannedCheckpoint
+from prune_export.options.checkpoint import HubAccess, ModelOption, PlanOption, TaskOption
 from prune_export.options.listening import Listening
 
 
-class SlimOptions(HubAccess, PlannedCheckpoint):
+class SlimOptions(HubAccess, PlanOption, TaskOption, ModelOption):
     """All that `slim` takes."""
 
 

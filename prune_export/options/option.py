@@ -119,10 +119,14 @@ def fields_of(kind: Any) -> Iterator[OptionField]:
     """The options of a dataclass, in the order of the parameters that they are."""
     declared = {name: part for part in reversed(kind.__mro__) for name in get_annotations(part)}
     for part in sorted(fields(kind), key=lambda part: bool(part.kw_only)):
+        owner, name = declared[part.name], f"{kind.__name__}.{part.name}"
         if get_origin(part.type) is not Annotated:
-            name = f"{kind.__name__}.{part.name}"
             raise TypeError(f"{name}: expected Annotated[type, Option(…)], and no future annotations")
+        if (
+            part.type != get_annotations(owner)[part.name]
+        ):  # dataclasses take all fields of each base, inherited ones too
+            raise TypeError(f"{name}: a base beside {owner.__name__} has it, too; redeclare it in {kind.__name__}")
         hint, option, *_ = get_args(part.type)
         annotation = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
-        group = getattr(option, "group", None) or declared[part.name].TITLE
+        group = getattr(option, "group", None) or owner.TITLE
         yield OptionField(part.name, option, annotation, part.default, group)

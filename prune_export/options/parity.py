@@ -13,16 +13,10 @@ SAMPLES = 16  # of a thorough comparison
 MAX_LOSS = 0.5  # points: what an 8-bit network of ours may lose at most
 EXAMPLES = 1000
 
-_THOROUGH = "compare many random batches of every size, up to the longest input; otherwise a few that take seconds"
+THOROUGH = "compare many random batches of every size, up to the longest input; otherwise a few that take seconds"
 
 
-class Seeded(Options, title="parity"):
-    seed: Annotated[int, Option("seed of the random batches", "N", SEEDS)] = 0
-
-
-class ParityOptions(Seeded, title="parity"):
-    """How the answers are compared. A subclass decides whether comparisons are `thorough` by default."""
-
+class ToleranceOption(Options, title="parity"):
     atol: Annotated[
         float | None,
         Option(
@@ -32,11 +26,17 @@ class ParityOptions(Seeded, title="parity"):
             default="1e-4 for fp32, 2e-2 for fp16, 0.3 for int8",
         ),
     ] = None
-    thorough: Annotated[bool, Option(_THOROUGH, default="--no-thorough", is_two_way=True)] = False
+
+
+class ParityOptions(Options, title="parity"):
+    """On what the answers are compared."""
+
+    thorough: Annotated[bool, Option(THOROUGH, default="--no-thorough", is_two_way=True)] = False
     samples: Annotated[
         int | None,
         Option("random batches of a thorough comparison", "N", PARITY_SAMPLES, default=str(SAMPLES)),
     ] = None
+    seed: Annotated[int, Option("seed of the random batches", "N", SEEDS)] = 0
 
     @property
     def random_batches(self) -> int | None:
@@ -44,24 +44,15 @@ class ParityOptions(Seeded, title="parity"):
         return SAMPLES if self.thorough and self.samples is None else self.samples
 
 
-class ThoroughParity(ParityOptions, title="parity"):
-    thorough: Annotated[bool, Option(_THOROUGH, default="--thorough", is_two_way=True)] = True
-
-
-class ExampleOptions(Seeded, title="quality"):
-    """Which examples of the data are used."""
-
-    dataset: Annotated[str | None, Option("the GLUE task (or own), where the data cannot tell", "NAME")] = None
-    limit: Annotated[int | None, Option("examples to use, drawn by --seed", "N", COUNT, default=str(EXAMPLES))] = None
-
-
-class QualityOptions(ExampleOptions, title="quality"):
-    """By which data and how strictly the task's metric is judged."""
+class QualityOptions(ParityOptions, title="quality"):
+    """By which examples and how strictly the task's metric is judged; `seed` draws them."""
 
     data: Annotated[
         "str | Path | Data | None",
         Option("also compare the task's official metric on this data (what evaluate takes)", "DATA"),
     ] = None
+    dataset: Annotated[str | None, Option("the GLUE task (or own), where the data cannot tell", "NAME")] = None
     max_loss: Annotated[
         float | None, Option("points of the metric that may be lost", "X", NOT_NEGATIVE, default=str(MAX_LOSS))
     ] = None
+    limit: Annotated[int | None, Option("examples to use, drawn by --seed", "N", COUNT, default=str(EXAMPLES))] = None

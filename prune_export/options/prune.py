@@ -5,9 +5,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from prune_export.options.checkpoint import CheckpointRef, HubAccess
+from prune_export.options.checkpoint import HubAccess, ModelOption, TaskOption
 from prune_export.options.listening import Listening
 from prune_export.options.option import Option, Options
+from prune_export.options.output import OverwriteOption
 from prune_export.options.ranges import (
     COUNT,
     COUNT_OR_NONE,
@@ -98,18 +99,19 @@ class PruningRules(Options, title="method"):
 
 class CheckpointOutput(Options, title="output"):
     output: Annotated[str | Path, Option("the masked checkpoint's folder", "DIR", is_path=True)] = field(kw_only=False)
-    overwrite: Annotated[bool, Option("replace files that are there already")] = False
 
 
 class PruneOptions(
     Listening,
     HubAccess,
-    CheckpointOutput,
+    OverwriteOption,
+    TaskOption,
     TimingConditions,
     PruningRules,
     PruningMethod,
     Budgets,
+    CheckpointOutput,
     CalibrationData,
-    CheckpointRef,
+    ModelOption,
 ):
     """All that `prune` takes."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from prune_export.options.checkpoint import CheckpointRef, HubAccess
+from prune_export.options.checkpoint import HubAccess, ModelOption, TaskOption
 from prune_export.options.listening import Listening
 from prune_export.options.option import Option, Options
 from prune_export.options.ranges import BATCH_SIZE, COUNT, THREADS
@@ -23,5 +23,5 @@ class CacheUse(Options):
     fresh: Annotated[bool, Option("measure anew, whatever the cache holds")] = False
 
 
-class ProfileOptions(Listening, HubAccess, CacheUse, TimingConditions, CheckpointRef):
+class ProfileOptions(Listening, HubAccess, TaskOption, CacheUse, TimingConditions, ModelOption):
     """All that `profile` takes."""

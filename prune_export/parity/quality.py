@@ -15,7 +15,7 @@ from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
 from prune_export.options.export import QuantizationOptions
-from prune_export.options.parity import EXAMPLES, MAX_LOSS, ExampleOptions, QualityOptions
+from prune_export.options.parity import EXAMPLES, MAX_LOSS, QualityOptions
 from prune_export.progress import SILENT, Progress
 
 
@@ -104,7 +104,7 @@ def read_goal(options: QualityOptions, task: str) -> QualityGoal | None:
 
 
 def read_sample(
-    data: str | Path | Data, task: str, options: ExampleOptions, *, purpose: Purpose = "evaluation"
+    data: str | Path | Data, task: str, options: QualityOptions, *, purpose: Purpose = "evaluation"
 ) -> Data:
     """Reads at most `options.limit` examples of `data`, drawn by `options.seed`; of its part for `purpose`.
 
