@@ -91,13 +91,9 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
         pruner.check(budget, costs, kept_fraction(budget, costs))
     results = []
     for (budget, costs), folder in zip(planned, folders, strict=True):
-        reached = prune_to_budget(checkpoint, pruner, budget, costs, table, options.tolerance, progress)
+        reached = prune_to_budget(checkpoint, pruner, budget, costs, table, options)
         record = record_of(checkpoint, budget, costs, reached, settings, calibration, digest, options.tolerance)
-        results.append(
-            write_result(
-                checkpoint, budget, costs, reached, record, options.tolerance, folder, options.overwrite, progress
-            )
-        )
+        results.append(write_result(checkpoint, budget, costs, reached, record, folder, options))
     return tuple(results)
 
 
