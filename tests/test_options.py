@@ -13,7 +13,7 @@ from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
 from exporters.providers import PROVIDERS
-from prune_export.cli.main import VERBS, main, parser_of
+from prune_export.cli.main import VERBS, main, parser_of, verb_module
 from prune_export.cli.parser import add_options
 from prune_export.evaluation.evaluate_network import DEFAULT_SETTINGS
 from prune_export.options import session, targets
@@ -104,7 +104,7 @@ def test_all_public_functions_have_a_signature_here() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_on_the_command_line_or_says_why_not(verb: str) -> None:
-    fields = {field.name: field for field in fields_of(VERBS[verb].OPTIONS)}
+    fields = {field.name: field for field in fields_of(verb_module(verb).OPTIONS)}
     assert set(fields) == set(inspect.signature(getattr(prune_export, verb)).parameters)
     actions = {action.dest: action for action in parser_of(verb)._actions}
     for field in fields.values():
@@ -118,7 +118,7 @@ def test_every_option_is_on_the_command_line_or_says_why_not(verb: str) -> None:
         assert bool(action.required) == (field.default is MISSING and field.option.is_required)
         assert tuple(action.choices or ()) == field.option.choices
     assert {action.dest for action in parser_of(verb)._actions} - set(fields) == {
-        *(field.name for field in fields_of(VERBS[verb].COMMAND)),
+        *(field.name for field in fields_of(verb_module(verb).COMMAND)),
         *({"help", "version"} if verb == "export" else {"help"}),
     }
 
@@ -140,7 +140,7 @@ def out_of_range(field: OptionField) -> Any:
 
 def number_fields() -> Iterator[tuple[str, OptionField]]:
     for verb in VERBS:
-        for field in fields_of(VERBS[verb].OPTIONS):
+        for field in fields_of(verb_module(verb).OPTIONS):
             if field.option.allowed is not None and out_of_range(field) is not None:
                 yield verb, field
 
@@ -154,7 +154,7 @@ def test_both_refuse_numbers_in_the_same_words(
     value = out_of_range(field)
     assert main([verb, f"{field.flag}={value}"]) == 2
     line = capsys.readouterr().err
-    needed = {part.name: "nowhere" for part in fields_of(VERBS[verb].OPTIONS) if part.default is MISSING}
+    needed = {part.name: "nowhere" for part in fields_of(verb_module(verb).OPTIONS) if part.default is MISSING}
     with pytest.raises(UsageError) as caught:
         getattr(prune_export, verb)(**needed, **{field.name: value})
     assert line == f"prune-export: error: {caught.value}\n"
@@ -165,7 +165,7 @@ def test_choices() -> None:
     assert tuple(PRECISIONS) == targets.DTYPES
     assert set(targets.FLOAT_DTYPES) < set(targets.DTYPES)
     for verb in VERBS:
-        for field in fields_of(VERBS[verb].OPTIONS):
+        for field in fields_of(verb_module(verb).OPTIONS):
             if field.name == "provider":
                 assert field.option.choices == tuple(PROVIDERS)
     with pytest.raises(UsageError, match=r"^--dtype fp64: expected one of fp32, fp16, int8$"):
@@ -255,8 +255,8 @@ def test_the_end_of_the_help(verb: str, words: str) -> None:
 
 def test_options_reach_the_functions_below() -> None:
     """What a verb hands on is its own object, whose class the function below names."""
-    assert isinstance(VERBS["evaluate"].OPTIONS("m", "d"), type(DEFAULT_SETTINGS))
-    pruning = VERBS["prune"].OPTIONS("m", "c", "o", method="random", device="cuda")
+    assert isinstance(verb_module("evaluate").OPTIONS("m", "d"), type(DEFAULT_SETTINGS))
+    pruning = verb_module("prune").OPTIONS("m", "c", "o", method="random", device="cuda")
     settings = Settings.of(pruning, rules=Settings().rules, seed=5)
     assert (settings.method, settings.device, settings.seed) == ("random", "cuda", 5)
     assert {field.name for field in fields_of(PruningMethod)} <= set(vars(settings))

@@ -18,13 +18,13 @@ import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 from exporters import secrets
 from exporters.errors import PruneExportError
-from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
 from prune_export.cli.command import Printing
 from prune_export.cli.logs import logs
 from prune_export.cli.parser import NumberError, add_options
@@ -45,16 +45,7 @@ class Verb(Protocol):
         """Calls the public function with the options that are `given`, and prints; returns the exit code."""
 
 
-VERBS: dict[str, Verb] = {
-    "export": export,
-    "verify": verify,
-    "inspect": inspect,
-    "evaluate": evaluate,
-    "bench": bench,
-    "prune": prune,
-    "profile": profile,
-    "train": train,
-}
+VERBS = ("export", "verify", "inspect", "evaluate", "bench", "prune", "profile", "train")
 
 _EPILOG = """\
 verbs:
@@ -77,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else "export"
-    module = VERBS[verb]
+    module = verb_module(verb)
     parser = parser_of(verb)
     parser.json = "--json" in words
     _register_tokens(words, parser._option_string_actions)
@@ -117,9 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_with_notes(advice, error), 1, options)
 
 
+def verb_module(verb: str) -> Verb:
+    """Imports the verb's module: the options of the other verbs would take time."""
+    module: Any = import_module(f"prune_export.cli.{verb}")
+    return cast(Verb, module)
+
+
 def parser_of(verb: str) -> _Parser:
     """Returns the parser of a verb."""
-    module = VERBS[verb]
+    module = verb_module(verb)
     parser = _Parser(
         prog="prune-export" if verb == "export" else f"prune-export {verb}",
         description=module.__doc__,
