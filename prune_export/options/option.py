@@ -80,11 +80,12 @@ class OptionField:
     def help(self) -> str:
         """The help with the default."""
         default = self.option.default
-        if default is None and self.default is not MISSING and self.default is not None and self.default != ():
-            values = self.default if isinstance(self.default, tuple) else (self.default,)
-            if not isinstance(values[0], bool):
-                default = " ".join(f"{value:g}" if isinstance(value, float) else f"{value}" for value in values)
-        if default is None:
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        if default is None and all(
+            isinstance(value, str | int | float) and type(value) is not bool for value in values
+        ):
+            default = " ".join(f"{value:g}" if isinstance(value, float) else f"{value}" for value in values)
+        if not default:
             return self.option.help
         return f"{self.option.help} (default: {default})" if self.option.help else f"default: {default}"
 
@@ -122,9 +123,8 @@ def fields_of(kind: Any) -> Iterator[OptionField]:
         owner, name = declared[part.name], f"{kind.__name__}.{part.name}"
         if get_origin(part.type) is not Annotated:
             raise TypeError(f"{name}: expected Annotated[type, Option(…)], and no future annotations")
-        if (
-            part.type != get_annotations(owner)[part.name]
-        ):  # dataclasses take all fields of each base, inherited ones too
+        # Dataclasses take all fields of each base, inherited ones, too: one that another base redeclares would come back.
+        if part.type != get_annotations(owner)[part.name]:
             raise TypeError(f"{name}: a base beside {owner.__name__} has it, too; redeclare it in {kind.__name__}")
         hint, option, *_ = get_args(part.type)
         annotation = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
