@@ -1,7 +1,7 @@
 """What an option is beside its type and default: help, range and choices, and how the command line writes it."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from inspect import get_annotations
 from typing import Annotated, Any, ClassVar, ForwardRef, Literal, dataclass_transform, get_args, get_origin
 
