@@ -15,7 +15,7 @@ from prune_export.data.features import Feature
 from prune_export.pruning.calibration import Calibration, make_calibration
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.gates import hugging_face_layers
-from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
+from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients
 from prune_export.tasks import usual_length
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Context
@@ -57,7 +57,7 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
     calibration = training_calibration(context, samples)
     context.progress.stage("Scoring heads and columns", calibration.samples)
     model = load_reference_model(checkpoint)
-    return fisher(
+    return fisher_scores(
         gate_gradients(
             model,
             hugging_face_layers(checkpoint, model),

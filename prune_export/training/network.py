@@ -17,7 +17,7 @@ from prune_export.facts.plan import Indices, Plan
 from prune_export.families.describe import describe
 from prune_export.families.state_dict import state_dict
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
+from prune_export.pruning.pruned_network import PrunedNetwork, full_size_tensors, keep_units, unpruned
 from prune_export.slim_model.model import SlimModel, module_of
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.tasks import SPECS
@@ -34,7 +34,7 @@ class StageNetwork:
     checkpoint: Checkpoint
     model: nn.Module
     method: MaskingMethod | None
-    pruned: Pruned | None
+    pruned: PrunedNetwork | None
 
 
 def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
@@ -153,13 +153,13 @@ def cut_warning(stage: str, at_last_step: Mapping[str, float], left: Mapping[str
 # --- slim networks ----------------------------------------------------------------------------------------------------
 
 
-def remaining_network(checkpoint: Checkpoint) -> Pruned:
+def remaining_network(checkpoint: Checkpoint) -> PrunedNetwork:
     """Return what is left of a checkpoint of full size, without the units that add nothing whatever the input.
 
     Zeros inside a head that is left (blocks, head dimensions) stay where they are, as weights that training may change.
     """
     kept = tuple((_kept_heads(layer), _kept_columns(layer)) for layer in checkpoint.encoder.distinct_layers)
-    return cut(unpruned(checkpoint.encoder), kept)
+    return keep_units(unpruned(checkpoint.encoder), kept)
 
 
 def _kept_heads(layer: Layer) -> Indices:
@@ -184,12 +184,14 @@ def _indices(kept: Tensor) -> Indices:
     return tuple(torch.nonzero(kept).flatten().tolist())
 
 
-def with_weights_of(network: Pruned, model: SlimModel) -> Pruned:
+def with_weights_of(network: PrunedNetwork, model: SlimModel) -> PrunedNetwork:
     """Return `network` with the weights that `model`, made of it, has now (copies, on the CPU)."""
     return replace(network, encoder=model.describe())
 
 
-def full_size_weights(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: Pruned) -> dict[str, Tensor]:
+def full_size_weights(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: PrunedNetwork
+) -> dict[str, Tensor]:
     """Return what `network` changes of the checkpoint's `tensors`: its layers, embeddings, norms and head."""
     changed = full_size_tensors(checkpoint, tensors, network)
     for name, value in state_dict(checkpoint.family, checkpoint.config, network.encoder).items():

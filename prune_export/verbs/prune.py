@@ -15,10 +15,10 @@ from prune_export.options.keywords import from_keywords
 from prune_export.options.prune import PruneOptions
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import MASKED
-from prune_export.pruning.budget import budgets
+from prune_export.pruning.budget import budgets_of
 from prune_export.pruning.calibration import Source, read_calibration
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.latency import length_of
+from prune_export.pruning.latency import timing_length
 from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.one_shot import (
     TIMED,
@@ -29,8 +29,8 @@ from prune_export.pruning.one_shot import (
     record_of,
     write_result,
 )
+from prune_export.pruning.pruner import Pruner, PrunerSettings
 from prune_export.pruning.selection import Rules
-from prune_export.pruning.stepping import Pruner, Settings
 
 _TIMED_ALIGN = 32
 
@@ -61,7 +61,7 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
         CheckpointError, OutputError, ProviderError: see `export`.
     """
     progress = options.progress
-    asked = budgets(options)
+    asked = budgets_of(options)
     timed = any(budget.kind in TIMED for budget in asked)
     PROVIDERS[options.device].check_torch("--device")
     folders = [Path(options.output)]
@@ -78,13 +78,13 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
         raise CheckpointError(
             f"'{source.name}' is in {checkpoint.form} format; pruning needs a checkpoint with weights of full size"
         )
-    length = length_of(options, checkpoint.encoder)
+    length = timing_length(options, checkpoint.encoder)
     align = _alignment(checkpoint, options.align, timed=timed)
     rules = Rules(align, _distinct(checkpoint, options.keep_layers), options.drop_layers)
     progress.stage("Reading the data")
     calibration = read_calibration(options, checkpoint)
     table = latency_table(checkpoint.encoder, options, progress=progress) if timed else None
-    settings = Settings.of(options, rules=rules, seed=options.seed)
+    settings = PrunerSettings.of(options, rules=rules, seed=options.seed)
     pruner = Pruner(checkpoint, calibration, settings, progress=progress)
     digest = sha256(checkpoint.weights_files)
     planned = [(budget, budget_costs(checkpoint, budget, table, length)) for budget in asked]

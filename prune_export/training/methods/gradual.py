@@ -17,11 +17,11 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.weights import read_weights
 from prune_export.pruning.costs import flops_costs
-from prune_export.pruning.cutting import Pruned
 from prune_export.pruning.gates import slim_layers
-from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, taylor
+from prune_export.pruning.pruned_network import PrunedNetwork
+from prune_export.pruning.pruner import PrunerSettings, prune_step
+from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.pruning.stepping import Settings, prune_step
 from prune_export.slim_model.model import module_of
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
@@ -146,7 +146,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         device=context.device,
         progress=context.progress,
     )
-    scores = (fisher if config.score == "fisher" else taylor)(gradients)
+    scores = (fisher_scores if config.score == "fisher" else taylor_scores)(gradients)
     step = prune_step(
         network,
         network.encoder,
@@ -155,7 +155,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         select(scores, costs, fraction * costs.dense, rules),
         calibration.batches,
         fraction=fraction,
-        settings=Settings(
+        settings=PrunerSettings(
             method=config.score,
             rearrangement=config.rearrangement,
             reconstruction=config.reconstruction,
@@ -190,7 +190,7 @@ def _check(context: Context, *, config: GradualConfig, fraction: float) -> None:
     select(alike, costs, fraction * costs.dense, _rules(config, remaining_network(context.original)))
 
 
-def _rules(config: GradualConfig, network: Pruned) -> Rules:
+def _rules(config: GradualConfig, network: PrunedNetwork) -> Rules:
     """Return the rules for `network`; `keep_layers` becomes places among its distinct layers."""
     layers = network.encoder.layers
     wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
