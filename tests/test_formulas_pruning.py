@@ -42,7 +42,7 @@ from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
 from prune_export.pruning.scores import random_scores
 from prune_export.pruning.selection import Rules, select, select_counts
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon.biases import fold_value_bias
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
@@ -190,7 +190,7 @@ def test_reconstruction_is_the_walk_of_its_docstring(tmp_path: Path) -> None:
         *((1, part) for part in ("attention inputs", "attention output", "up inputs", "down")),
     ]
     expected = Reference(model, batches).walk(kept)
-    network = module_of(checkpoint, refitted)
+    network = slim_module(checkpoint, refitted)
     head = numbers(model.qa_outputs)
     for batch, states in zip(batches, expected, strict=True):
         with torch.no_grad():

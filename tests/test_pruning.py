@@ -32,7 +32,7 @@ from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression, unit_scales
 from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, magnitude_scores, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
@@ -333,7 +333,7 @@ def test_what_can_be_made_up_for_is_made_up_for(case: FamilyCase, tmp_path: Path
     assert all(part.after <= part.before for part in fits)
     inputs = example_inputs(model, seed=99)
     reference, before, after = (
-        torch_outputs(module_of(checkpoint, encoder), encoder, inputs) for encoder in (dense, pruned, refitted)
+        torch_outputs(slim_module(checkpoint, encoder), encoder, inputs) for encoder in (dense, pruned, refitted)
     )
     assert largest_difference(reference, before) > 0.05
     assert largest_difference(reference, after) < 0.1 * largest_difference(reference, before)
@@ -376,8 +376,8 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
     assert found.checkpoint.form == "masked"
     inputs = example_inputs(model, seed=5)
     masked = torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)
-    cut_down = torch_outputs(module_of(checkpoint, network.encoder), found.slim, inputs)
-    slim = torch_outputs(module_of(found.checkpoint, found.slim), found.slim, inputs)
+    cut_down = torch_outputs(slim_module(checkpoint, network.encoder), found.slim, inputs)
+    slim = torch_outputs(slim_module(found.checkpoint, found.slim), found.slim, inputs)
     for outputs in (cut_down, slim, onnx_outputs(found.slim, inputs, tmp_path)):
         assert largest_difference(masked, outputs) < 2e-5
     assert largest_difference(torch_outputs(model, checkpoint.encoder, inputs), masked) > 1e-3

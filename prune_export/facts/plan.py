@@ -209,7 +209,7 @@ def check_fits(plan: Plan, encoder: Encoder) -> None:
     """
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
-    order = encoder.order
+    order = encoder.layer_indices
     for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
         other = order.index(order[index])
         if plan.layers[other] != layer_plan:

@@ -44,7 +44,7 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
 
     heads, columns = [], []
     for index, layer in enumerate(encoder.distinct_layers):
-        applications, shape = encoder.order.count(index), layer_shape(layer)
+        applications, shape = encoder.layer_indices.count(index), layer_shape(layer)
         one_head = applications * flops(LayerShape(1, shape.query_key_size, shape.value_size, 0))
         one_column = applications * flops(LayerShape(0, 0, 0, 1))
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))

@@ -30,7 +30,9 @@ class PrunedNetwork:
     @property
     def plan(self) -> Plan:
         """Returns the kept heads and columns, layer by layer."""
-        return Plan(tuple(LayerPlan(self.heads[index], self.columns[index], {}, {}) for index in self.encoder.order))
+        return Plan(
+            tuple(LayerPlan(self.heads[index], self.columns[index], {}, {}) for index in self.encoder.layer_indices)
+        )
 
 
 def unpruned(encoder: Encoder) -> PrunedNetwork:
@@ -46,7 +48,7 @@ def keep_units(network: PrunedNetwork, keep: Kept) -> PrunedNetwork:
 
     Nothing is folded or compensated: the result computes the same as `network` with zeros (`masked_tensors`).
     """
-    order = network.encoder.order
+    order = network.encoder.layer_indices
 
     def smaller(index: int, layer: Layer) -> Layer:
         heads, columns = keep[order[index]]
@@ -81,7 +83,9 @@ def full_size_tensors(
     dimensions = family.dimensions(checkpoint.config)
     changed = masked_tensors(tensors, family, checkpoint.config, checkpoint.encoder, network.plan)
     blocks = {path: row for path, row in family.layers.items() if path.startswith(("attention.", "feed_forward."))}
-    for path, layer, index in zip(family.layer_paths(checkpoint.config), encoder.layers, encoder.order, strict=True):
+    for path, layer, index in zip(
+        family.layer_paths(checkpoint.config), encoder.layers, encoder.layer_indices, strict=True
+    ):
         full = full_size(layer, dimensions, columns=network.columns[index])
         changed |= {name: value.to(tensors[name].dtype) for name, value in write_part(blocks, full, f"{path}.").items()}
     return changed

@@ -30,7 +30,7 @@ from prune_export.pruning.scores import (
     taylor_scores,
 )
 from prune_export.pruning.selection import Kept, Rules, least_cost, select, select_counts
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 
 _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8  # batches
@@ -191,7 +191,7 @@ class Pruner:
             model: nn.Module = load_reference_model(self.checkpoint)
             layers = hugging_face_layers(self.checkpoint, model)
         else:
-            slim = module_of(self.checkpoint, encoder)
+            slim = slim_module(self.checkpoint, encoder)
             model, layers = slim, slim_layers(slim)
         gradients = gate_gradients(
             model,

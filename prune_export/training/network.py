@@ -18,7 +18,7 @@ from prune_export.families.describe import describe
 from prune_export.families.state_dict import state_dict
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.pruned_network import PrunedNetwork, full_size_tensors, keep_units, unpruned
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.tasks import SPECS
 from prune_export.training.stage import Context, MaskingMethod, Stage, layer_modules
@@ -50,7 +50,7 @@ def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Sta
         pruned = remaining_network(checkpoint)
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)
         if stage.slim or (stage.slim is None and not is_dense):
-            return StageNetwork(checkpoint, module_of(checkpoint, pruned.encoder), None, pruned)
+            return StageNetwork(checkpoint, slim_module(checkpoint, pruned.encoder), None, pruned)
         return StageNetwork(checkpoint, load_reference_model(checkpoint), None, None)
     model = load_reference_model(checkpoint)
     method = stage.method(context, checkpoint)

@@ -17,7 +17,7 @@ from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.glue_tasks import normalized
 from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 from prune_export.tasks import SPECS
 from prune_export.training.stage import layer_modules
 
@@ -97,7 +97,7 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
     """
     checkpoint = read_teacher(name, student)
     is_slim = checkpoint.form == "slim"
-    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
+    model: nn.Module = slim_module(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
@@ -110,7 +110,7 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
     """Return the layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
     if isinstance(model, SlimModel):
-        return [model.layers[index] for index in model.order]
+        return [model.layers[index] for index in model.layer_indices]
     distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
     return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
 

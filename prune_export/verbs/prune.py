@@ -109,7 +109,7 @@ def _alignment(checkpoint: Checkpoint, align: int | None, *, timed: bool) -> int
 
 def _distinct(checkpoint: Checkpoint, layers: Sequence[int]) -> frozenset[int]:
     """Which distinct layers run at the places `layers`."""
-    order = checkpoint.encoder.order
+    order = checkpoint.encoder.layer_indices
     wrong = [layer for layer in layers if layer >= len(order)]
     if wrong:
         raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(order) - 1}")

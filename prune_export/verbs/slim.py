@@ -11,7 +11,7 @@ from prune_export.facts.plan import Plan
 from prune_export.options.inspect import SlimOptions
 from prune_export.options.keywords import from_keywords
 from prune_export.progress import SILENT
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 
 
 @from_keywords(SlimOptions, Plan=Plan)
@@ -29,4 +29,4 @@ def slim(options: SlimOptions) -> SlimModel:
     checkpoint = load_checkpoint(source, task=options.task, plan=options.plan)
     inspection = operate_on(checkpoint)
     check_beside(source.folder, (CONFIG,))  # save_pretrained writes what it says
-    return module_of(checkpoint, inspection.slim)
+    return slim_module(checkpoint, inspection.slim)

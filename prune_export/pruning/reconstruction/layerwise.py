@@ -205,7 +205,7 @@ class _Refit:
         moments = [
             (self._moments(_output(layer.attention)), self._moments(_output(layer.feed_forward))) for layer in layers
         ]
-        for reference, index in zip(dense.layers, pruned.order, strict=True):
+        for reference, index in zip(dense.layers, pruned.layer_indices, strict=True):
             of_attention, of_feed_forward = moments[index]
             self._add_moments(layers[index], to_device(reference, self.device), of_attention, of_feed_forward)
             self.progress.advance()
@@ -214,7 +214,7 @@ class _Refit:
             attention = self._solve_output(index, "attention output", layer.attention, of_attention)
             feed_forward = self._solve_output(index, "down", layer.feed_forward, of_feed_forward)
             fitted.append(to_device(replace(layer, attention=attention, feed_forward=feed_forward), "cpu"))
-        return replace(pruned, layers=tuple(fitted[index] for index in pruned.order))
+        return replace(pruned, layers=tuple(fitted[index] for index in pruned.layer_indices))
 
     def _add_moments(
         self,

@@ -22,7 +22,7 @@ from prune_export.pruning.pruned_network import PrunedNetwork
 from prune_export.pruning.pruner import PrunerSettings, prune_step
 from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
 from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples, key
@@ -134,7 +134,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
     rules = _rules(config, network)
     calibration = training_calibration(context, config.samples)
     costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
-    model = module_of(checkpoint, network.encoder)
+    model = slim_module(checkpoint, network.encoder)
     context.progress.stage(f"Scoring for {fraction:.3g}", calibration.samples)
     gradients = gate_gradients(
         model,
