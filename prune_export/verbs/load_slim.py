@@ -1,4 +1,4 @@
-"""`prune_export.load_slim`: a slim network from disk."""
+"""`prune_export.load_slim` loads a slim network from disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prune_export.slim`: the slim network of a checkpoint, for PyTorch."""
+"""`prune_export.slim` makes the slim network of a checkpoint, for PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prune_export.slim_model.model import SlimModel, slim_module
 def slim(options: SlimOptions) -> SlimModel:
     """Returns the slim PyTorch network of the checkpoint `model`, in evaluation mode.
 
-    The result trains on, and saves with `save_pretrained`.
+    The network can be trained further, and saved with `save_pretrained`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
