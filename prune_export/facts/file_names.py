@@ -36,8 +36,8 @@ SENTENCE_FILES = (
         for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta")
     ),
     *(
-        f"{place}_{module}/{name}"
-        for place in range(1, 10)
+        f"{index}_{module}/{name}"
+        for index in range(1, 10)
         for module in _SENTENCE_MODULES
         for name in ("config.json", SAFETENSORS, PICKLED)
     ),

@@ -96,7 +96,7 @@ def read_plan(path: str | Path) -> Plan:
     """Reads a plan from a JSON file.
 
     Raises:
-        PlanError: the file cannot be read or is not a plan; the message names the place.
+        PlanError: the file cannot be read or is not a plan; the message names the location.
     """
     try:
         data = read_json(user_path(path), object)
@@ -133,44 +133,46 @@ class _Allowance:
 
     left = _MOST_INDICES
 
-    def take(self, count: int, place: str) -> None:
-        """Subtracts `count` indices, before they are made; `place` names them in the message.
+    def take(self, count: int, location: str) -> None:
+        """Subtracts `count` indices, before they are made; `location` names them in the message.
 
         Raises:
             PlanError: they are too many.
         """
         self.left -= count
         if self.left < 0:
-            raise PlanError(f"{place}: expected at most {_MOST_INDICES:,} indices in all layers together; found more")
+            raise PlanError(
+                f"{location}: expected at most {_MOST_INDICES:,} indices in all layers together; found more"
+            )
 
 
-def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
+def _layer_from_json(data: Any, location: str, allowance: _Allowance) -> LayerPlan:
     if not isinstance(data, dict) or "heads" not in data or "columns" not in data:
-        raise PlanError(f'{place}: expected an object with "heads" and "columns" (what stays)')
+        raise PlanError(f'{location}: expected an object with "heads" and "columns" (what stays)')
     dimensions: dict[str, dict[int, Indices]] = {}
     for key in ("query_key_dimensions", "value_dimensions"):
         entries = data.get(key, {})
         if not isinstance(entries, dict) or not all(head.isdecimal() and len(head) <= 7 for head in entries):
-            raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
-        dimensions[key] = {int(head): _parse(entry, f"{place}, {key}", allowance) for head, entry in entries.items()}
+            raise PlanError(f'{location}: expected "{key}" to map head indices to dimensions')
+        dimensions[key] = {int(head): _parse(entry, f"{location}, {key}", allowance) for head, entry in entries.items()}
     return LayerPlan(
-        heads=_parse(data["heads"], f"{place}, heads", allowance),
-        columns=_parse(data["columns"], f"{place}, columns", allowance),
+        heads=_parse(data["heads"], f"{location}, heads", allowance),
+        columns=_parse(data["columns"], f"{location}, columns", allowance),
         **dimensions,
     )
 
 
-def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
+def _parse(value: Any, location: str, allowance: _Allowance) -> Indices:
     indices: list[int] = []
-    for first, last in _runs(value, place):
-        allowance.take(last - first + 1, place)
+    for first, last in _runs(value, location):
+        allowance.take(last - first + 1, location)
         indices.extend(range(first, last + 1))
     if len(set(indices)) != len(indices):
-        raise PlanError(f"{place}: expected distinct indices of 0 or more; found {_quoted(value)}")
+        raise PlanError(f"{location}: expected distinct indices of 0 or more; found {_quoted(value)}")
     return tuple(sorted(indices))
 
 
-def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
+def _runs(value: Any, location: str) -> Iterator[tuple[int, int]]:
     """Yields the first and the last index of each run."""
     try:
         if isinstance(value, str):
@@ -184,7 +186,7 @@ def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
                 yield _run(index, index)
     except (TypeError, ValueError):
         raise PlanError(
-            f'{place}: expected indices below {_LARGEST_INDEX:,} as "0,3-5" or [0, 3, 4, 5]; found {_quoted(value)}'
+            f'{location}: expected indices below {_LARGEST_INDEX:,} as "0,3-5" or [0, 3, 4, 5]; found {_quoted(value)}'
         ) from None
 
 

@@ -169,43 +169,41 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
     count = len(data.examples)
     progress.stage("Making features", count)
     starts = range(0, count, _CHUNK)
-    parts = [part_of(data, start, start + _CHUNK) for start in starts]
+    chunks = [part_of(data, start, start + _CHUNK) for start in starts]
     made: list[Feature] = []
 
-    def take(start: int, features: tuple[Feature, ...]) -> None:
+    def add(start: int, features: tuple[Feature, ...]) -> None:
         made.extend(replace(feature, example=feature.example + start) for feature in features)
         progress.advance(min(_CHUNK, count - start))
 
-    processes = min(len(parts), _processors())
-    if count < _PARALLEL_FROM or processes < 2:
-        for start, part in zip(starts, parts, strict=True):
-            take(start, labelled_features(part, options, tokenizer))
-        return tuple(made)
-    # Spawned, not forked: tokenizers and torch have threads of their own already.
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            parts_made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
-            for start, features in zip(starts, parts_made, strict=True):
-                take(start, features)
-    except BrokenProcessPool:  # as in a script that trains without asking whether it is the main module
-        made.clear()
-        progress.stage("Making features", count)
-        for start, part in zip(starts, parts, strict=True):
-            take(start, labelled_features(part, options, tokenizer))
+    processes = min(len(chunks), _processors())
+    if count >= _PARALLEL_FROM and processes > 1:
+        # Spawned, not forked: tokenizers and torch have threads of their own already.
+        context = multiprocessing.get_context("spawn")
+        try:
+            with ProcessPoolExecutor(processes, mp_context=context) as pool:
+                of_chunks = pool.map(labelled_features_of, chunks, [folder] * len(chunks), [options] * len(chunks))
+                for start, features in zip(starts, of_chunks, strict=True):
+                    add(start, features)
+            return tuple(made)
+        except BrokenProcessPool:  # as in a script that trains without checking for the main module
+            made.clear()
+            progress.stage("Making features", count)
+    for start, chunk in zip(starts, chunks, strict=True):
+        add(start, labelled_features(chunk, options, tokenizer))
     return tuple(made)
 
 
-def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
+def labelled_features(data: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
     """Returns features with labels and without character offsets; `options` are lengths and classes of `make_features`."""
-    features = make_features(part, tokenizer, labelled=True, **options)
+    features = make_features(data, tokenizer, labelled=True, **options)
     return tuple(replace(feature, offsets=None) for feature in features)
 
 
-def labelled_features_of(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
+def labelled_features_of(data: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
     """Returns `labelled_features` with the tokenizer in `folder`, in one thread: each processor has its own process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return labelled_features(part, options, load_tokenizer(folder))
+    return labelled_features(data, options, load_tokenizer(folder))
 
 
 def _refuse_while_starting() -> None:

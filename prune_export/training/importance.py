@@ -95,7 +95,7 @@ def rank_scores(importance: Sequence[LayerScores], costs: Costs, spread: float) 
     joined = torch.cat(per_flop)
     ranks = torch.empty(len(joined), dtype=torch.float64)
     ranks[joined.argsort(stable=True)] = torch.linspace(-spread, spread, len(joined), dtype=torch.float64)
-    scores = ranks.float().split([len(part) for part in per_flop])
+    scores = ranks.float().split([len(of_block) for of_block in per_flop])
     return tuple(zip(scores[::2], scores[1::2], strict=True))
 
 

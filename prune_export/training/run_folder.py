@@ -153,21 +153,21 @@ def space_needed(
         inside = round(kept_layers * inside)
     limit = recipe.trainer.get("save_total_limit", _KEPT)
     kept = limit if isinstance(limit, int) and 1 <= limit < _SAVES else _SAVES
-    most = stays = model if has_new_head else 0
+    most = permanent = model if has_new_head else 0
     before = 0  # what the next stage starts from
     for number, stage in enumerate(stages, 1):
         weights = outside + round(inside * min(1.0, _MARGIN * stage.flops_fraction))
         weights += round(stage.added_weights * inside)
         saved = 4 * _ADAM * weights
         prepared = model if stage.prepare is not None else 0
-        at_work = stays + before + prepared
+        at_work = permanent + before + prepared
         most = max(most, at_work + min(kept + 1, _SAVES) * saved, at_work + kept * saved + model)
         is_result = stage.publish or number == len(stages)
         if keep_checkpoints:
-            stays, before = at_work + kept * saved + model, 0
+            permanent, before = at_work + kept * saved + model, 0
         else:
-            stays, before = (stays + model, 0) if is_result else (stays, model)
-    return DiskSpace(max(most, stays), stays)
+            permanent, before = (permanent + model, 0) if is_result else (permanent, model)
+    return DiskSpace(max(most, permanent), permanent)
 
 
 def check_space(folder: Path, needed: DiskSpace) -> None:

@@ -100,8 +100,8 @@ def flops_schedule(budgets: Sequence[float], step: float) -> tuple[tuple[float, 
         UsageError: no budget, one that is not between 0 and 1, or two that are the same.
     """
     if not budgets or not all(0 < budget < 1 for budget in budgets) or len(set(budgets)) < len(budgets):
-        found = ", ".join(f"{budget:g}" for budget in budgets) or "none"
-        raise UsageError(f"budget.flops: expected one or more different fractions between 0 and 1; found {found}")
+        given = ", ".join(f"{budget:g}" for budget in budgets) or "none"
+        raise UsageError(f"budget.flops: expected one or more different fractions between 0 and 1; found {given}")
     schedule: list[tuple[float, bool]] = []
     before = 1.0
     for budget in sorted(budgets, reverse=True):
