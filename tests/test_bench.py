@@ -38,6 +38,7 @@ from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
 from prune_export.benchmark.run import choose_cpus, names_of, run_rows
 from prune_export.benchmark.sources import onnx_row, token_ids
 from prune_export.cli.main import main
+from prune_export.options.bench import QUICK_SEQUENCE_LENGTHS
 from tests.models import FAMILY_CASES, make_model, save
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -429,7 +430,7 @@ def test_a_quick_run_says_so(exported: Path, tmp_path: Path, capsys: pytest.Capt
     assert "a quick run, 1 x 0.5 s a row" in (tmp_path / "bench.md").read_text()
     data = json.loads((tmp_path / "bench.json").read_text())
     assert (data["conditions"]["quick"], data["conditions"]["rounds"], data["conditions"]["seconds"]) == (True, 1, 0.5)
-    assert prune_export.benchmark.run.QUICK_SEQUENCE_LENGTHS == (128,)
+    assert QUICK_SEQUENCE_LENGTHS == (128,)
 
 
 def test_the_tables_and_the_picture(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
