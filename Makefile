@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 
 # Test files that make networks with transformers and otherwise leave it alone: on one version of it they say all they can.
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties \
-	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters
+	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters docs
 
 .PHONY: demo test test-matrix test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
 
@@ -42,7 +42,7 @@ test-matrix: $(VENV)/ready
 test-transformers-5: $(VENV5)/ready
 	$(subst python,$(VENV5)/bin/python,$(PYTEST)) -m "not slow and not matrix" $(ALIKE:%=--ignore=tests/test_%.py)
 
-# About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the README's figures.
+# About a quarter of an hour on two cores that do nothing else: networks of published structures, measured, and the docs' figures.
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
@@ -79,7 +79,7 @@ test-lowest: $(VENV_LOWEST)/ready
 	$(subst python,$(VENV_LOWEST)/bin/python,$(PYTEST)) -m "not slow"
 
 # Small changes to the code of PACKAGE (a name in benchmarks/mutants.py), a sample
-# of MUTANTS of them, and those that no test notices: docs/mutants.md. Minutes each on a quiet machine.
+# of MUTANTS of them, and those that no test notices: docs/contributing/mutants.md. Minutes each on a quiet machine.
 mutants: $(VENV)/ready
 	$(VENV)/bin/pip install --quiet -c constraints/transformers-4.txt -e ".[mutants]"
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \

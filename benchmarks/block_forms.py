@@ -8,15 +8,15 @@ from torch import Tensor
 
 from exporters.encoder import Attention
 from exporters.onnx.builder import CONTRIB
-from exporters.onnx.context import Context
+from exporters.onnx.context import GraphContext
 
 
-def attention_with_projections(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
+def attention_with_projections(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
     """ONNX Runtime's `Attention`: projections and products in one operation; `x` is `[batch, sequence, hidden]`."""
-    del asking  # every position asks
+    del queries  # every position asks
     builder, width = context.builder, len(block.heads) * block.value_size
-    weight = torch.cat([block.query_weight * block.scale, block.key_weight, block.value_weight]).flatten(0, 1)
-    biases = [block.query_bias * block.scale, _bias(block.key_bias, block), _bias(block.value_bias, block)]
+    weight = torch.cat([block.query_weight * block.scores.scale, block.key_weight, block.value_weight]).flatten(0, 1)
+    biases = [block.query_bias * block.scores.scale, _bias(block.key_bias, block), _bias(block.value_bias, block)]
     mask = builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
     return builder.op(
         "Attention",

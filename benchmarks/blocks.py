@@ -26,6 +26,7 @@ from benchmarks.measuring import machine, write_results
 from exporters.encoder import (
     Attention,
     ConstantBlock,
+    DotProduct,
     Embeddings,
     Encoder,
     FeatureHead,
@@ -33,6 +34,7 @@ from exporters.encoder import (
     Layer,
     Linear,
     Norm,
+    Ungated,
 )
 from exporters.onnx.attention import plain_attention
 from exporters.onnx.context import Target
@@ -99,12 +101,12 @@ def attention(heads: int) -> Attention:
         value_bias=None,
         output_weight=torch.randn(HIDDEN, heads, HEAD_SIZE) * 0.02,
         output_bias=torch.randn(HIDDEN) * 0.02,
-        scale=HEAD_SIZE**-0.5,
+        scores=DotProduct(HEAD_SIZE**-0.5),
     )
 
 
 def feed_forward(columns: int) -> FeedForward:
-    return FeedForward(_linear(columns, HIDDEN), "gelu", _linear(HIDDEN, columns))
+    return FeedForward(_linear(columns, HIDDEN), Ungated("gelu"), _linear(HIDDEN, columns))
 
 
 def _linear(out_features: int, in_features: int) -> Linear:

@@ -1,4 +1,4 @@
-"""The README's table of what a proven export costs, from benchmarks/results/export_cost.json."""
+"""The table of docs/speed.md that says what a proven export costs, from benchmarks/results/export_cost.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/parity.md: which damages the proof notices, from benchmarks/results/proof-damage.json."""
+"""The table of docs/verify.md: which damages the proof notices, from benchmarks/results/proof-damage.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def damage_section(found: dict[str, Any]) -> str:
-    """A row a kind of damage; per network how many were noticed of how many, and the errors as shares of what is allowed."""
+    """Return a row per kind of damage: per network how many were noticed of how many, and errors as shares of the limit."""
     networks: dict[str, list[dict[str, Any]]] = found["networks"]
     rows = {name: {row["damage"]: row for row in own} for name, own in networks.items()}
     kinds = dict.fromkeys(kind for own in rows.values() for kind in own if kind != "none")

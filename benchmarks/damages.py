@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, Encoder, FeedForward, Layer, Norm, SpanHead
+from exporters.encoder import Attention, Encoder, FeedForward, Layer, Norm, SpanHead, Ungated
 from prune_export.network.opening import Batch
 
 Place = tuple[str | int, ...]
@@ -102,7 +102,9 @@ def _layer(index: int, layer: Layer) -> Iterator[Damage]:
             if len(heads) > 1:
                 yield _change("heads swapped", (*place, "output_weight"), lambda weight: _first_two_swapped(weight, 1))
                 yield _change("heads swapped", (*place, "query_weight"), lambda weight: _first_two_swapped(weight, 0))
-            yield _change("scale of another head size", place, lambda part: replace(part, scale=part.scale / 2**0.5))
+            yield _change(
+                "scale of another head size", (*place, "scores"), lambda part: replace(part, scale=part.scale / 2**0.5)
+            )
             hidden = attention.output_bias.shape[0]
             for name, width in (
                 ("query", attention.query_key_size),
@@ -114,11 +116,9 @@ def _layer(index: int, layer: Layer) -> Iterator[Damage]:
             if len(heads) * attention.value_size == hidden:
                 yield _change("square matrix transposed", (*place, "output_weight"), _transposed)
     match layer.feed_forward:
-        case FeedForward(activation=activation) if activation.startswith("gelu"):
+        case FeedForward(gating=Ungated(activation)) if activation.startswith("gelu"):
             other = "gelu_new" if activation == "gelu" else "gelu"
-            yield _change(
-                "GELU's other form", ("layers", index, "feed_forward"), lambda part: replace(part, activation=other)
-            )
+            yield _change("GELU's other form", ("layers", index, "feed_forward", "gating"), lambda _: Ungated(other))
 
 
 def _scaled(index: int, factor: float) -> Callable[[Tensor], Tensor]:

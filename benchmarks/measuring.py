@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.source_tree import commit
-from prune_export.benchmark import machine as bench_machine
+from prune_export.facts.machine import machine as machine_facts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -50,7 +50,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that the figures hold for."""
-    return bench_machine.machine() | {"commit": commit()}
+    return machine_facts() | {"commit": commit()}
 
 
 def write_results(name: str, results: dict[str, Any]) -> Path:

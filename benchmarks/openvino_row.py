@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from prune_export.benchmark.onnx_row import model_files
 from prune_export.benchmark.rows import Conditions, Row
-from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.timing import timed
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
@@ -38,6 +38,6 @@ def load(row: Row, conditions: Conditions) -> Loaded:
 
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
         fed = {name: batch[name] for name in names}
-        return by_wall_clock(lambda: request.infer(fed))
+        return timed(lambda: request.infer(fed))
 
     return Loaded(prepare, seconds, size)

@@ -32,7 +32,7 @@ def optimum(folder: Path, pairs: list[tuple[str, str]], threads: int) -> dict[st
     from onnxruntime import SessionOptions
     from optimum.onnxruntime import ORTModelForQuestionAnswering, pipeline
 
-    from prune_export.evaluation.spans import MAX_ANSWER_TOKENS
+    from prune_export.tasks.question_answering import MAX_ANSWER_TOKENS
 
     options = SessionOptions()
     options.intra_op_num_threads = threads
@@ -78,7 +78,7 @@ def sorted_by_length(folder: Path, pairs: list[tuple[str, str]], threads: int) -
     import prune_export
     from prune_export.data.batches import plan_batches
     from prune_export.data.features import question_features
-    from prune_export.evaluation.spans import MAX_ANSWER_TOKENS
+    from prune_export.tasks.question_answering import MAX_ANSWER_TOKENS
 
     pipeline = prune_export.Pipeline(folder, threads=threads, max_answer_length=MAX_ANSWER_TOKENS)
     pipeline(pairs[:BATCH_SIZE])

@@ -24,12 +24,13 @@ from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.session import Session
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.network.opening import torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, compare
-from prune_export.parity.inputs import load_tokenizer
+from prune_export.parity.inputs import text_tokenizer
 from prune_export.parity.tolerance import TOLERANCES
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 
 
@@ -40,8 +41,8 @@ def judge_damages(model: str | Path, *, kind: str | None = None, seed: int = 0) 
     """
     found = inspect(model)
     encoder, source = found.checkpoint.encoder, found.checkpoint.source.folder
-    run = torch_runner(load_oracle(found.checkpoint), encoder.inputs, encoder.outputs)
-    cases = budget_cases(encoder, load_tokenizer(source, encoder), seed=seed)
+    run = torch_runner(load_reference_model(found.checkpoint), encoder.inputs, encoder.outputs)
+    cases = budget_cases(encoder, text_tokenizer(source, encoder)[0], seed=seed)
     answered = [(case, run(case.inputs)) for case in cases]
     wanted = [damage for damage in all_damages(found.slim, seed=seed) if kind in (None, damage.kind)]
     for damage in (Damage("none", ""), *wanted):
@@ -53,7 +54,8 @@ def _judge(encoder: Encoder, damage: Damage, answered: Sequence[Answered]) -> tu
         path = Path(folder) / "model.onnx"
         save(build(damage.damage(encoder), TARGETS["cpu"], FP32), path)
         session = Session(path)
-        results = compare(answered, {"ONNX": (lambda batch: session.run(damage.inputs(batch)), TOLERANCES["fp32"])})
+        candidates = {"ONNX": (lambda batch: session.run(damage.inputs(batch)), TOLERANCES["fp32"])}
+        results = compare(answered, candidates, spec=SPECS[encoder.task])
     share = max(output.max_absolute / output.allowed for result in results for output in result.outputs)
     return not all(result.passed for result in results), share
 

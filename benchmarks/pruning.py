@@ -8,7 +8,7 @@ stopped goes on.
 
     python -m benchmarks.pruning --task qa --data ../shared
     python -m benchmarks.pruning --task sst2 --data ../shared --model build/minilm-sst2
-    python -m benchmarks.pruning_tables     # docs/pruning.md and the pictures, out of the results
+    python -m benchmarks.pruning_tables     # docs/prune.md and the pictures, out of the results
 """
 
 from __future__ import annotations
@@ -146,10 +146,10 @@ class Bench:
 
     def measure(self, point: Point) -> dict[str, Any]:
         """Prunes, and judges what would be exported."""
-        from prune_export.facts.plan import plan_from_zeros
         from prune_export.pruning.budget import Budget
         from prune_export.pruning.costs import counts_of
         from prune_export.surgeon import operate
+        from prune_export.surgeon.zeros import plan_from_zeros
 
         encoder, fits = self.checkpoint.encoder, []
         if point.row != DENSE:

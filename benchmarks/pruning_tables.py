@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Puts results into docs/pruning.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
+"""Puts results into docs/prune.md: those of benchmarks.pruning (with pictures), asked_speed and prune_cost.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone. So is
-what stands between `<!-- pruned -->` and `<!-- /pruned -->` in the README, the short form.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and so on (sst2, speed, cost), is replaced; the rest is left alone.
 
     python -m benchmarks.pruning_tables
 """
@@ -17,9 +16,9 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning import DENSE, GRADUAL, ROWS, TASKS
-from benchmarks.readme import README, replace_between
+from benchmarks.readme import Content, put
 
-PAGE = RESULTS.parent.parent / "docs" / "pruning.md"
+PAGE = RESULTS.parent.parent / "docs" / "prune.md"
 NAMES = {"f1": "F1", "accuracy": "accuracy"}
 _COLOURS = ("#bbbbbb", "#999999", "#c4a484", "#8c8c40", "#6a9fb5", "#4878a8", "#55a868", "#c44e52", "#8172b2")
 
@@ -30,7 +29,7 @@ def section(found: Mapping[str, Any], picture: str) -> str:
 
 
 def _title(found: Mapping[str, Any]) -> str:
-    return f"{NAMES[found['metric']]} on {found['evaluation']} against the FLOPs that stay"
+    return f"{NAMES[found['metric']]} on {found['evaluation']} against the FLOPs kept"
 
 
 def scores(found: Mapping[str, Any], row: str, flops: float) -> list[float]:
@@ -69,24 +68,24 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def conditions(found: Mapping[str, Any]) -> str:
-    """What the figures hold for."""
+    """Return the conditions of the figures."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
     return (
         f"Calibrated with {found['samples']:,} examples of {', '.join(found['calibration'])}, judged on all "
         f"{found['examples']:,} of {found['evaluation']}. FLOPs are those of the encoder layers at length "
-        f"{found['sequence_length']}; every point keeps at most what was asked for. {machine['date']}, {versions}. "
+        f"{found['sequence_length']}; every point keeps at most its budget. {machine['date']}, {versions}. "
         f"`python -m benchmarks.pruning --task {found['task']}` measures again."
     )
 
 
 def losses(found: Mapping[str, Any]) -> str:
-    """What stays, and how far each block's output is from the dense network's, on samples that no weight was fitted to."""
+    """Return the kept heads and columns per layer, and each block's error on samples that no weight was fitted to."""
     points = [point for point in found["points"] if point["row"] == GRADUAL and point["seed"] == 0]
     points.sort(key=lambda point: -point["flops"])
     layers = range(len(points[0]["kept"])) if points else range(0)
     lines = [
-        f"| heads/columns that stay (error in %) | {' | '.join(f'layer {layer}' for layer in layers)} |",
+        f"| heads/columns kept (error in %) | {' | '.join(f'layer {layer}' for layer in layers)} |",
         f"|---|{'---|' * len(layers)}",
     ]
     for point in points:
@@ -137,26 +136,9 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def summary(found: Mapping[str, Any]) -> str:
-    """The README's table: the methods that people know, and all steps together."""
-    asked = [flops for flops in budgets(found) if scores(found, GRADUAL, flops)]
-    lines = [f"| FLOPs kept | 1.0 | {' | '.join(f'{flops:g}' for flops in asked)} |", f"|---|---|{'---|' * len(asked)}"]
-    dense = scores(found, DENSE, 1.0)[0]
-    names = {"magnitude": "magnitude alone", "fisher": "diagonal Fisher alone", GRADUAL: "all steps"}
-    for row, name in names.items():
-        cells = [scores(found, row, flops)[:1] for flops in asked]
-        if any(cells):
-            lines.append(f"| {name} | {dense:.1f} | {' | '.join(f'{cell[0]:.1f}' if cell else '' for cell in cells)} |")
-    lines.append(
-        f"\n{NAMES[found['metric']]} of a MiniLM on all {found['examples']:,} questions of {found['evaluation']}, "
-        f"calibrated with {found['samples']} questions of the squadshifts files."
-    )
-    return "\n".join(lines)
-
-
 def speed(found: Mapping[str, Any]) -> str:
-    """Asked, predicted and measured speed-ups over the unpruned network of the same type."""
-    lines = ["| | asked | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
+    """Return target, predicted and measured speed-ups over the unpruned network of the same dtype."""
+    lines = ["| | target | predicted | measured (range over rounds) | off by | ms |", "|---|---|---|---|---|---|"]
     for dtype, part in found["dtypes"].items():
         milliseconds = f"{part['unpruned_ms']:.1f} (predicted {part['unpruned_predicted_ms']:.1f})"
         lines.append(f"| {dtype}, unpruned | | | 1.00× | | {milliseconds} |")
@@ -202,26 +184,28 @@ def sections(folder: Path) -> Sequence[tuple[str, dict[str, Any]]]:
     return [(task, json.loads(path.read_text(encoding="utf-8"))) for task, path in paths if path.is_file()]
 
 
+def contents() -> list[Content]:
+    """Return the texts of the page that are made of the results that are there."""
+    pages = [
+        (PAGE, task, section(found, f"../benchmarks/results/{picture(task)}")) for task, found in sections(RESULTS)
+    ]
+    for name, path, content in (("speed", "asked-speed", speed), ("cost", "prune-cost", cost)):
+        if (file := RESULTS / f"{path}.json").is_file():
+            pages.append((PAGE, name, content(json.loads(file.read_text(encoding="utf-8")))))
+    return pages
+
+
+def picture(task: str) -> str:
+    return f"pruning-{task}.svg"
+
+
 def main() -> None:
     found = sections(RESULTS)
     if not found:
         raise SystemExit("no results: run python -m benchmarks.pruning first")
-    text = PAGE.read_text(encoding="utf-8")
     for task, results in found:
-        picture = RESULTS / f"pruning-{task}.svg"
-        draw(results, picture)
-        relative = f"../{picture.relative_to(PAGE.parent.parent).as_posix()}"
-        try:
-            text = replace_between(text, task, section(results, relative))
-        except ValueError as error:
-            raise SystemExit(f"{PAGE.name}: {error}") from error
-    for name, path, content in (("speed", "asked-speed", speed), ("cost", "prune-cost", cost)):
-        if (file := RESULTS / f"{path}.json").is_file():
-            text = replace_between(text, name, content(json.loads(file.read_text(encoding="utf-8"))))
-    PAGE.write_text(text, encoding="utf-8")
-    if "qa" in dict(found):
-        short = replace_between(README.read_text(encoding="utf-8"), "pruned", summary(dict(found)["qa"]))
-        README.write_text(short, encoding="utf-8")
+        draw(results, RESULTS / picture(task))
+    put(contents())
     print(f"{PAGE.name}: {', '.join(task for task, _ in found)}")
 
 

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Puts the measured tables and the picture where the README shows them, from benchmarks/results/.
+"""Puts the measured tables and the picture where the README and docs/ show them, from benchmarks/results/.
 
-The text between `<!-- speed -->` and `<!-- /speed -->` (from speed-*.json), and that between `<!-- cost -->` and
-`<!-- /cost -->` (from export_cost.json), is replaced; the rest of the README is left alone. So is the table of damages in
-docs/parity.md (from proof-damage.json).
+The text between two comments such as `<!-- speed -->` and `<!-- /speed -->` is replaced; the rest of the page stays:
+
+    README.md       speed      from training-qa.json: the short table
+    docs/speed.md   speed      from speed-*.json: a table per network, and the picture
+    docs/speed.md   cost       from export_cost.json
+    docs/verify.md  damages    from proof-damage.json
 
     python -m benchmarks.readme
 """
@@ -14,18 +17,22 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.cost_table import cost_section
 from benchmarks.damage_table import damage_section
 from benchmarks.measuring import RESULTS
-from benchmarks.speed import NETWORKS
+from benchmarks.short_table import short_section
+from benchmarks.speed import DENSE_ONNX, NETWORKS, OURS
 from prune_export.benchmark.markdown import number
-from prune_export.benchmark.picture import Bar, Panel, draw
+from prune_export.benchmark.picture import Panel, SpeedUpBar, draw
 
 README = RESULTS.parent.parent / "README.md"
-PARITY = README.parent / "docs" / "parity.md"
+DOCS = README.parent / "docs"
 PICTURE = "speed.svg"
+
+Content = tuple[Path, str, str]  # the page, the name of the comments, the text between them
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -35,7 +42,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def section(results: Sequence[dict[str, Any]], picture: str) -> str:
-    """The README's text: the picture, a table a network, and what the figures hold for."""
+    """Return the text of docs/speed.md: the picture, a table per network, and the conditions of the figures."""
     parts = [f"![Speed-up over dense PyTorch, by network, batch and length]({picture})"]
     parts += [table(found) for found in results]
     parts.append(conditions(results))
@@ -43,7 +50,7 @@ def section(results: Sequence[dict[str, Any]], picture: str) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """One network: at each shape the speed-up over the first row and the milliseconds; size, load time and memory."""
+    """Return one network's table: per shape the speed-up over the first row and milliseconds; size, load time, memory."""
     shapes = found["shapes"]
     headings = [f"{shape['batch_size']} × {shape['sequence_length']}" for shape in shapes]
     lines = [
@@ -57,7 +64,23 @@ def table(found: dict[str, Any]) -> str:
     by_flops = [max((row["flops_speed_up"] or 0 for row in shape["rows"]), default=0) for shape in shapes]
     cells = [f"{ratio:.2f}" for ratio in by_flops]
     lines.append(f"| *the ratio of FLOPs* | {' | '.join(f'*{words}*' for words in cells)} | | | |")
+    alone = [pruning_alone(shape["rows"]) for shape in shapes]
+    if None not in alone:
+        cells = [f"**{ratio:.2f}×**" for ratio in alone]
+        lines.append(f"| **pruning alone: {OURS.format('fp32')} over {DENSE_ONNX}** | {' | '.join(cells)} | | | |")
     return "\n".join(lines)
+
+
+def pruning_alone(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Return the median over rounds of the dense ONNX model's time divided by the slim one's, both fp32.
+
+    None: one of the two was not measured.
+    """
+    rounds = {row["row"]: row["milliseconds"]["rounds"] for row in rows}
+    dense, slim = rounds.get(DENSE_ONNX), rounds.get(OURS.format("fp32"))
+    if dense is None or slim is None:
+        return None
+    return median(before / after for before, after in zip(dense, slim, strict=True))
 
 
 def cell(row: dict[str, Any]) -> str:
@@ -65,7 +88,7 @@ def cell(row: dict[str, Any]) -> str:
 
 
 def conditions(results: Sequence[dict[str, Any]]) -> str:
-    """What the figures hold for, and what was wrong with the measurement."""
+    """Return the conditions of the figures, and the warnings of the measurement."""
     first = results[0]
     machine, how = first["machine"], first["conditions"]
     wanted = ("torch", "transformers", "onnxruntime")
@@ -91,12 +114,12 @@ def conditions(results: Sequence[dict[str, Any]]) -> str:
 
 
 def panels(results: Sequence[dict[str, Any]]) -> list[Panel]:
-    """A panel a network and shape."""
+    """Return a panel per network and shape."""
     return [
         Panel(
             f"{found['network']}\n{shape['batch_size']} × {shape['sequence_length']}",
             tuple(
-                Bar(
+                SpeedUpBar(
                     row["row"],
                     row["speed_up"]["median"],
                     row["speed_up"]["min"],
@@ -124,11 +147,29 @@ def replace_between(text: str, name: str, content: str) -> str:
     return replaced
 
 
-def _put(path: Path, name: str, content: str) -> None:
-    try:
-        path.write_text(replace_between(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
-    except ValueError as error:
-        raise SystemExit(f"{path.name}: {error}") from error
+def put(contents: Sequence[Content]) -> None:
+    """Write each text between its comments."""
+    for path, name, content in contents:
+        try:
+            path.write_text(replace_between(path.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+        except ValueError as error:
+            raise SystemExit(f"{path.name}: {error}") from error
+
+
+def contents() -> list[Content]:
+    """Return the texts that are made of the results that are there."""
+    pages: list[Content] = []
+    if results := read_results(RESULTS):
+        picture = f"../{(RESULTS / PICTURE).relative_to(README.parent).as_posix()}"
+        pages.append((DOCS / "speed.md", "speed", section(results, picture)))
+    for path, name, table, file in (
+        (README, "speed", short_section, "training-qa.json"),
+        (DOCS / "speed.md", "cost", cost_section, "export_cost.json"),
+        (DOCS / "verify.md", "damages", damage_section, "proof-damage.json"),
+    ):
+        if (RESULTS / file).is_file():
+            pages.append((path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8")))))
+    return pages
 
 
 def main() -> None:
@@ -137,15 +178,8 @@ def main() -> None:
         raise SystemExit("no results: run python -m benchmarks.speed first")
     first = results[0]
     draw(panels(results), RESULTS / PICTURE, baseline=first["rows"][0]["name"], columns=len(first["shapes"]))
-    picture = (RESULTS / PICTURE).relative_to(README.parent).as_posix()
-    _put(README, "speed", section(results, picture))
-    for path, name, table, file in (
-        (README, "cost", cost_section, "export_cost.json"),
-        (PARITY, "damages", damage_section, "proof-damage.json"),
-    ):
-        if (RESULTS / file).is_file():
-            _put(path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8"))))
-    print(f"README.md and {picture}: {', '.join(found['network'] for found in results)}")
+    put(contents())
+    print(f"{PICTURE}: {', '.join(found['network'] for found in results)}")
 
 
 if __name__ == "__main__":

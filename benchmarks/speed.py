@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The figures of the README: what users would run otherwise, beside our exports, on networks of published structures.
+"""The figures of docs/speed.md: what users would run otherwise, beside our exports, on networks of published structures.
 
-Rows: PyTorch dense (the network before pruning), our slim PyTorch network, optimum's export of the same checkpoint in ONNX
-Runtime with its own optimizations, ours in fp32 and in int8. Weights are random, structures are those of
-`structures/nn_pruning.json`; every network is one run (prune_export/benchmark/).
+Rows: PyTorch dense (the network before pruning), our slim PyTorch network, our export of the dense network, optimum's
+export of the same checkpoint in ONNX Runtime with its own optimizations, ours in fp32 and in int8. Weights are random,
+structures are those of `structures/nn_pruning.json`; every network is one run (prune_export/benchmark/).
 
     python -m benchmarks.speed [--data ../shared] [--networks NAME …] [--openvino]
 
@@ -50,7 +50,9 @@ NETWORKS = {
     "bert-large-x2.15": Network("bert-large-uncased-wwm-squadv2-x2.15-f83.2-d25-hybrid-v1", rounds=2),
 }
 SHAPES = tuple(Shape(batch, length) for batch in (1, 8) for length in (128, 384))
+DENSE_ONNX = "prune-export fp32, dense"
 OPTIMUM = "optimum + ONNX Runtime"
+OURS = "prune-export {}"  # with the dtype
 
 
 def make_checkpoint(structure: str, data: Path, folder: Path) -> None:
@@ -64,14 +66,15 @@ def make_checkpoint(structure: str, data: Path, folder: Path) -> None:
 
 def rows_of(checkpoint: Path, folder: Path, dtypes: list[str], *, openvino: bool, listener: Progress) -> list[Row]:
     """The rows of one network; exports are made in `folder`."""
-    kinds = ("dense", "slim", "optimum")
+    names = {"dense-onnx": DENSE_ONNX, "optimum": OPTIMUM}
+    kinds = ("dense", "slim", *names)
     rows = checkpoint_rows(load_checkpoint(checkpoint), kinds, folder, provider="cpu", dtype="fp32", progress=listener)
-    rows[2] = replace(rows[2], name=OPTIMUM)
+    rows = [replace(row, name=names.get(row.kind, row.name)) for row in rows]
     for dtype in dtypes:
         output = folder / dtype
         # Unverified: the weights are random, and this is about time.
         export(checkpoint, output, target="cpu", dtype=dtype, verify=False, progress=listener)
-        rows.append(onnx_row(output, name=f"prune-export {dtype}"))
+        rows.append(onnx_row(output, name=OURS.format(dtype)))
     if openvino:
         ours = folder / "fp32"
         rows += [

@@ -14,16 +14,15 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning import GRADUAL
-from benchmarks.readme import replace_between
+from benchmarks.readme import Content, put
 from benchmarks.training import TASKS
-from prune_export.training.gradual.config import GradualConfig
-from prune_export.training.gradual.rungs import rungs
+from prune_export.training.methods.gradual import GradualConfig, flops_schedule
 
 PAGE = RESULTS.parent.parent / "docs" / "methods.md"
 TITLES = {
-    "dense": "as it came",
-    "trained-on": "trained on",
-    "trained-on-twice-as-long": "trained on, twice as long",
+    "dense": "dense",
+    "trained-on": "dense, trained on",
+    "trained-on-twice-as-long": "dense, trained on twice as long",
     "gradual": "gradual",
     "hybrid-filled": "movement, hybrid, filled",
     "struct-filled": "movement, struct, filled",
@@ -33,19 +32,19 @@ METRICS = {"f1": "F1", "exact_match": "EM", "accuracy": "accuracy"}
 
 
 def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
-    """A row a network, the most FLOPs first; among those that keep as much, what is not trained comes first."""
+    """Return a row per network, the most FLOPs first; of those that keep as much, untrained ones come first."""
     names = [name for name in METRICS if name in found["runs"][0]["pytorch"]]
     timed = any("minutes" in run for run in found["runs"])
     head = ["", "FLOPs", "steps", *(["minutes of training"] if timed else [])]
     head += ["heads/columns of each layer", *(METRICS[name] for name in names)]
-    rows = [[*head, "by ONNX", "ONNX speed-up"], ["---"] * (len(head) + 2)]
+    rows = [[*head, "ONNX", "ONNX speed-up", "pruning alone"], ["---"] * (len(head) + 3)]
     order = list(TITLES)
     for flops in sorted({run["flops"] for run in found["runs"]}, reverse=True):
         for point in one_shot["points"]:
             if (point["row"], point["flops"], point["seed"]) == (GRADUAL, flops, 0):
                 figures = [f"{point['metrics'][name]:.2f}" for name in names]
                 cost = ["0"] * (1 + timed)
-                rows.append(["one-shot (`prune`)", f"{flops:g}", *cost, _kept(point["kept"]), *figures, "", ""])
+                rows.append(["one-shot (`prune`)", f"{flops:g}", *cost, _kept(point["kept"]), *figures, "", "", ""])
         runs = [run for run in found["runs"] if run["flops"] == flops]
         for run in sorted(runs, key=lambda run: order.index(run["run"])):
             figures = [f"{run['pytorch'][name]:.2f}" for name in names]
@@ -54,7 +53,7 @@ def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
             took = run.get("minutes", None if "recipe" in run else 0)
             cost = [steps(run), *(["" if took is None else f"{took:.0f}"] if timed else [])]
             rows.append(
-                [TITLES[run["run"]], f"{flops:g}", *cost, _kept(run["kept"]), *figures, ours, speed(found, run)]
+                [TITLES[run["run"]], f"{flops:g}", *cost, _kept(run["kept"]), *figures, ours, *speed(found, run)]
             )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -66,7 +65,9 @@ def steps(run: Mapping[str, Any]) -> str:
     method, last = run["recipe"]["method"], run["recipe"]["schedule"]["steps"]
     if method["kind"] == "gradual":
         count = 0
-        for budget, reached in rungs(run["recipe"]["budget"]["flops"], method.get("step", GradualConfig().step)):
+        for budget, reached in flops_schedule(
+            run["recipe"]["budget"]["flops"], method.get("step", GradualConfig().step)
+        ):
             count += last if reached else method["recovery_steps"]
             if budget == run["flops"]:
                 break
@@ -74,11 +75,14 @@ def steps(run: Mapping[str, Any]) -> str:
     return f"{last + method.get('fill_steps', 0) + method.get('retrain_steps', 0):,}"
 
 
-def speed(found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """Over the dense model in PyTorch."""
+def speed(found: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the export's speed-up over the dense model in PyTorch, and over the dense model's own export."""
     name = f"{run['run']} {run['flops']:g}" if run["run"] == "gradual" else run["run"]
-    row = found.get("speed", {}).get("rows", {}).get(name)
-    return "" if row is None else f"{row['speed_up']:.2f}×"
+    rows = found.get("speed", {}).get("rows", {})
+    if name not in rows:
+        return "", ""
+    alone = rows["dense"]["milliseconds"] / rows[name]["milliseconds"]
+    return f"{rows[name]['speed_up']:.2f}×", f"{alone:.2f}×"
 
 
 def _kept(kept: Any) -> str:
@@ -88,7 +92,7 @@ def _kept(kept: Any) -> str:
 
 
 def conditions(found: Mapping[str, Any]) -> str:
-    """What the figures hold for."""
+    """Return the conditions of the figures."""
     task, first = TASKS[found["task"]], found["runs"][0]
     trained = next(run for run in found["runs"] if "recipe" in run)
     recipe, machine = trained["recipe"], trained["machine"]
@@ -96,7 +100,7 @@ def conditions(found: Mapping[str, Any]) -> str:
     sources, rate = ", ".join(recipe["data"]["train"]), f"learning rate {optimiser['learning_rate']:g}"
     pruned = next(run["recipe"]["optimiser"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
     if pruned["learning_rate"] != optimiser["learning_rate"]:
-        rate += f" ({pruned['learning_rate']:g} for what is pruned)"
+        rate += f" ({pruned['learning_rate']:g} for pruned networks)"
     words = [
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
         f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
@@ -106,7 +110,8 @@ def conditions(found: Mapping[str, Any]) -> str:
     if "speed" in found:
         part = found["speed"]
         words.append(
-            "Speed-ups are those of the fp32 export on the CPU over the dense model in PyTorch, batch "
+            "Speed-ups are those of the fp32 export on the CPU over the dense model in PyTorch; pruning alone is over the "
+            "export of the dense model. Batch "
             f"{part['batch_size']}, length {part['sequence_length']}, {part['machine']['cores']} cores of an "
             f"{part['machine']['processor']}, all in one run; a round's ratios are off by {100 * part['noise']:.0f} %."
         )
@@ -116,27 +121,32 @@ def conditions(found: Mapping[str, Any]) -> str:
 
 
 def distilled(found: Mapping[str, Any]) -> str:
-    """What the pruned networks learn from, and how."""
+    """Return the teacher of the pruned networks, and the weights of their loss."""
     recipe = next(run["recipe"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
     part = recipe["distillation"]
     hidden = f", hidden states {part['hidden_weight']:g}" if part.get("hidden_weight") else ""
     dropout, teacher = recipe["optimiser"].get("dropout"), TITLES[recipe["teacher"]]
     return (
-        f"What is pruned learns from the model {teacher}: the loss weighs logits {part['weight']:g} (temperature "
+        f'The teacher of pruned networks is the row "{teacher}": the loss weighs logits {part["weight"]:g} (temperature '
         f"{part['temperature']:g}){hidden} and the task {1 - part['weight']:g}"
         f"{'' if dropout is None else f'; dropout {dropout:g}'}."
     )
 
 
-def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+def contents() -> list[Content]:
+    """Return the texts of the page that are made of the results that are there."""
+    pages = []
     for task in TASKS:
         path, other = (RESULTS / f"{name}-{task}.json" for name in ("training", "pruning"))
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             one_shot = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {"points": []}
-            text = replace_between(text, task, f"{table(found, one_shot)}\n\n{conditions(found)}")
-    PAGE.write_text(text, encoding="utf-8")
+            pages.append((PAGE, task, f"{table(found, one_shot)}\n\n{conditions(found)}"))
+    return pages
+
+
+def main() -> None:
+    put(contents())
 
 
 if __name__ == "__main__":

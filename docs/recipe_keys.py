@@ -15,13 +15,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from msgspec import Meta
 
-from prune_export.training.distillation.config import Distillation
 from prune_export.training.keys import range_words
+from prune_export.training.methods import ALTERNATIVES, METHODS
 from prune_export.training.recipe import (
-    ALTERNATIVES,
-    METHODS,
     BudgetSection,
     DataSection,
+    Distillation,
     OptimiserSection,
     Recipe,
     ScheduleSection,
@@ -50,8 +49,8 @@ def page() -> str:
     parts = [_BEGINNING, *_section("Above all sections", Recipe)]
     for kind in (DataSection, ScheduleSection, BudgetSection, OptimiserSection, Distillation):
         parts += _section(None, kind)
-    for name, kind in METHODS.items():
-        parts += _section(f'`[method]`, `kind = "{name}"`', kind)
+    for name, method in METHODS.items():
+        parts += _section(f'`[method]`, `kind = "{name}"`', method.config)
     pairs = [
         f"`{section}.{one}` and `{section}.{other}`" for section, all_ in ALTERNATIVES.items() for one, other in all_
     ]

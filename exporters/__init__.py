@@ -1,1 +1,1 @@
-"""What an encoder is, and how it is written as ONNX, run and stored. Never imports prune_export."""
+"""The description of an encoder, its writer as ONNX, and sessions that run it. Never imports prune_export."""

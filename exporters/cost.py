@@ -1,15 +1,16 @@
-"""What an encoder costs: parameters, and floating-point operations per token."""
+"""The cost of an encoder: parameters, and floating-point operations per token."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporters.encoder import Attention, Encoder, FeedForward, Layer, tensors
+from exporters.axes import sizes_of
+from exporters.encoder import Encoder, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """The numbers that decide what a layer costs; zeros stand for a block that is gone."""
+    """The sizes that decide what a layer costs; they are zero for a block that was removed."""
 
     heads: int
     query_key_size: int
@@ -18,26 +19,21 @@ class LayerShape:
 
 
 def layer_shape(layer: Layer) -> LayerShape:
-    """The shape of one layer of a description."""
-    heads = query_key_size = value_size = columns = 0
-    if isinstance(layer.attention, Attention):
-        heads = len(layer.attention.heads)
-        query_key_size, value_size = layer.attention.query_key_size, layer.attention.value_size
-    if isinstance(layer.feed_forward, FeedForward):
-        columns = layer.feed_forward.columns
-    return LayerShape(heads, query_key_size, value_size, columns)
+    """Returns the shape of one layer of a description."""
+    sizes = sizes_of(layer)
+    return LayerShape(*(sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate")))
 
 
 def count_parameters(encoder: Encoder) -> int:
-    """How many numbers the network holds; shared and tied tensors count once."""
+    """Counts the numbers that the network holds; shared and tied tensors count once."""
     return sum(tensor.numel() for tensor in tensors(encoder))
 
 
 def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequence_length: int) -> int:
-    """Operations of all encoder layers for one token: 2 for each multiply-add of a matrix product.
+    """Counts the operations of all encoder layers for one token: 2 for each multiply-add of a matrix product.
 
-    Counts the projections, `query @ key.T`, `scores @ value` and the feed-forward products. Left out, as usual:
-    embeddings, norms, softmax, activations, biases and the task head.
+    These are the projections, `query @ key.T`, `scores @ value` and the feed-forward products. As usual, embeddings,
+    norms, softmax, activations, biases and the task head are left out.
     """
     total = 0
     for shape in shapes:

@@ -10,21 +10,15 @@ original shares (ALBERT) are the *same object* in `Encoder.layers`; whoever maps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-Task = Literal["question-answering", "text-classification", "token-classification", "feature-extraction", "fill-mask"]
-TASKS: tuple[Task, ...] = (
-    "question-answering",
-    "text-classification",
-    "token-classification",
-    "feature-extraction",
-    "fill-mask",
-)
+from exporters.axes import Axes, Renamed, named_tensors
+from exporters.tasks import Task
 
 # The activations that the writer, the slim PyTorch model and the surgeon know, under Hugging Face's names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,16 +36,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Linear:
     """`x @ weight.T + bias`."""
 
-    weight: Tensor  # [out_features, in_features]
-    bias: Tensor  # [out_features]
+    weight: Annotated[Tensor, Axes("outputs", "inputs")]
+    bias: Annotated[Tensor, Axes("outputs")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
     """LayerNorm over the last dimension, or `x * weight + bias` where `epsilon` is None (nn_pruning's "no_norm")."""
 
-    weight: Tensor  # [features]
-    bias: Tensor  # [features]
+    weight: Annotated[Tensor, Axes("features")]
+    bias: Annotated[Tensor, Axes("features")]
     epsilon: float | None
 
 
@@ -64,11 +58,11 @@ class Embeddings:
     token types.
     """
 
-    word: Tensor  # [vocabulary, embedding]
-    position: Tensor  # [positions, embedding]
-    token_type: Tensor | None  # [types, embedding]
-    norm: Norm
-    projection: Linear | None  # embedding -> hidden
+    word: Annotated[Tensor, Axes("vocabulary", "embedding")]
+    position: Annotated[Tensor, Axes("position", "embedding")]
+    token_type: Annotated[Tensor | None, Axes("token_type", "embedding")]
+    norm: Annotated[Norm, Renamed(features="embedding")]
+    projection: Annotated[Linear | None, Renamed(inputs="embedding", outputs="hidden")]
     positions: Literal["absolute", "from_padding"]
     pad_token_id: int
 
@@ -79,24 +73,36 @@ class Embeddings:
         return rows - self.pad_token_id - 1 if self.positions == "from_padding" else rows
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What attention scores are made of; one class per kind. A rule of the surgeon names the kinds that it is exact for."""
+
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class DotProduct(Scores):
+    """`scale * (query @ key.T)`, without a term for positions."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Self-attention whose heads are the first dimension of each tensor.
+    """Self-attention: `softmax(scores) @ value` per head, then the sum over heads of `output_weight` applied, plus
+    `output_bias`.
 
-    `softmax(scale * (query @ key.T)) @ value` per head, then the sum over heads of `output_weight` applied, plus
-    `output_bias`. `query_key_size` and `value_size` may differ. `heads` holds each head's index in the original model.
+    The axes "query_key" and "value" may differ in size. `heads` holds each head's index in the original model.
     """
 
-    heads: tuple[int, ...]
-    query_weight: Tensor  # [heads, query_key_size, hidden]
-    query_bias: Tensor  # [heads, query_key_size]
-    key_weight: Tensor  # [heads, query_key_size, hidden]
-    key_bias: Tensor | None  # [heads, query_key_size]; None: no bias
-    value_weight: Tensor  # [heads, value_size, hidden]
-    value_bias: Tensor | None  # [heads, value_size]; None: no bias
-    output_weight: Tensor  # [hidden, heads, value_size]
-    output_bias: Tensor  # [hidden]
-    scale: float
+    heads: Annotated[tuple[int, ...], Axes("head")]
+    query_weight: Annotated[Tensor, Axes("head", "query_key", "hidden", rows=2)]
+    query_bias: Annotated[Tensor, Axes("head", "query_key", rows=2)]
+    key_weight: Annotated[Tensor, Axes("head", "query_key", "hidden", rows=2)]
+    key_bias: Annotated[Tensor | None, Axes("head", "query_key", rows=2)]  # None: no bias
+    value_weight: Annotated[Tensor, Axes("head", "value", "hidden", rows=2)]
+    value_bias: Annotated[Tensor | None, Axes("head", "value", rows=2)]  # None: no bias
+    output_weight: Annotated[Tensor, Axes("hidden", "head", "value")]
+    output_bias: Annotated[Tensor, Axes("hidden")]
+    scores: Scores
 
     @property
     def query_key_size(self) -> int:
@@ -107,13 +113,28 @@ class Attention:
         return self.value_weight.shape[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Gating:
+    """What happens between the two linear maps of a feed-forward block; one class per kind."""
+
+    activation: str  # a name in ACTIVATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Ungated(Gating):
+    """The activation of what `up` gives, and nothing else."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedForward:
-    """`down(activation(up(x)))`; a column is a row of `up.weight` together with a column of `down.weight`."""
+    """`down(activation(up(x)))`.
 
-    up: Linear  # hidden -> columns
-    activation: str
-    down: Linear  # columns -> hidden
+    A column, or intermediate neuron, is a row of `up.weight` together with a column of `down.weight`.
+    """
+
+    up: Annotated[Linear, Renamed(inputs="hidden", outputs="intermediate")]
+    gating: Gating
+    down: Annotated[Linear, Renamed(inputs="intermediate", outputs="hidden")]
 
     @property
     def columns(self) -> int:
@@ -122,57 +143,91 @@ class FeedForward:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantBlock:
-    """What is left of a block that lost everything: it adds the same vector to every position."""
+    """A block that lost everything: it adds the same vector to every position."""
 
-    bias: Tensor  # [hidden]
+    bias: Annotated[Tensor, Axes("hidden")]
+
+
+@dataclass(frozen=True, slots=True)
+class NormPlacement:
+    """Where the norms of a layer are; one class per kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostNorm(NormPlacement):
+    """The norm follows the residual sum: `x = norm(x + block(x))`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """`x = attention_norm(x + attention(x))`, then `x = feed_forward_norm(x + feed_forward(x))`."""
+    """Attention, then feed-forward, each added to the residual stream and normalized as `placement` says."""
 
     attention: Attention | ConstantBlock
-    attention_norm: Norm
+    attention_norm: Annotated[Norm, Renamed(features="hidden")]
     feed_forward: FeedForward | ConstantBlock
-    feed_forward_norm: Norm
+    feed_forward_norm: Annotated[Norm, Renamed(features="hidden")]
+    placement: NormPlacement = PostNorm()
+
+
+class Head:
+    """What each task head says of itself.
+
+    `outputs` are the names of the network's outputs, all float32, as in transformers. `reads_first_token_only`: the other
+    positions need not be there after the last attention. `quantizable` are the linear maps that int8 multiplies in
+    integers: most heads are small and decide, and have none.
+    """
+
+    __slots__ = ()
+
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    reads_first_token_only: ClassVar[bool] = False
+    quantizable: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SpanHead:
+class SpanHead(Head):
     """Question answering: `output` has two rows, start and end."""
 
-    output: Linear
+    outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
+
+    output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenHead:
+class TokenHead(Head):
     """Token classification."""
 
-    output: Linear
+    output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SequenceHead:
+class SequenceHead(Head):
     """Text classification of the first token: `output(activation(dense(x[:, 0])))`."""
 
-    dense: Linear
+    reads_first_token_only: ClassVar[bool] = True
+
+    dense: Annotated[Linear, Renamed(inputs="hidden", outputs="pooled")]
     activation: str
-    output: Linear
+    output: Annotated[Linear, Renamed(inputs="pooled", outputs="label")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MaskedLanguageHead:
+class MaskedLanguageHead(Head):
     """Fill-mask: `decoder(norm(activation(dense(x))))`; a tied decoder holds the word embeddings' own tensor."""
 
-    dense: Linear
+    quantizable: ClassVar[tuple[str, ...]] = ("dense", "decoder")
+
+    dense: Annotated[Linear, Renamed(inputs="hidden", outputs="embedding")]
     activation: str
-    norm: Norm
-    decoder: Linear
+    norm: Annotated[Norm, Renamed(features="embedding")]
+    decoder: Annotated[Linear, Renamed(inputs="embedding", outputs="vocabulary")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureHead:
+class FeatureHead(Head):
     """Feature extraction: the last hidden state as it is."""
+
+    outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
 
 
 TaskHead = SpanHead | TokenHead | SequenceHead | MaskedLanguageHead | FeatureHead
@@ -188,6 +243,23 @@ class Encoder:
     head: TaskHead
 
     @property
+    def distinct_layers(self) -> tuple[Layer, ...]:
+        """The layers, shared ones once, in the order in which they first run."""
+        return tuple({id(layer): layer for layer in self.layers}.values())
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Which of the distinct layers runs at each place."""
+        places = {id(layer): place for place, layer in enumerate(self.distinct_layers)}
+        return tuple(places[id(layer)] for layer in self.layers)
+
+    @property
+    def activation(self) -> str:
+        """The activation of the feed-forward blocks; empty where none is left."""
+        blocks = (layer.feed_forward for layer in self.layers)
+        return next((block.gating.activation for block in blocks if isinstance(block, FeedForward)), "")
+
+    @property
     def hidden_size(self) -> int:
         return self.layers[0].attention_norm.weight.shape[0]
 
@@ -200,41 +272,20 @@ class Encoder:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs, all float32, as in transformers."""
-        match self.head:
-            case SpanHead():
-                return ("start_logits", "end_logits")
-            case FeatureHead():
-                return ("last_hidden_state",)
-            case _:
-                return ("logits",)
+        return self.head.outputs
 
 
 def map_layers(encoder: Encoder, function: Callable[[int, Layer], Layer]) -> Encoder:
-    """Applies `function(index, layer)` to every distinct layer; layers that were shared stay shared.
+    """Returns the encoder with `function(index, layer)` in place of every distinct layer; shared layers stay shared.
 
-    `index` is the first place where the layer stands.
+    `index` is the first place at which the layer runs.
     """
-    done: dict[int, Layer] = {}
-    for index, layer in enumerate(encoder.layers):
-        if id(layer) not in done:
-            done[id(layer)] = function(index, layer)
-    return replace(encoder, layers=tuple(done[id(layer)] for layer in encoder.layers))
+    order = encoder.order
+    changed = [function(order.index(place), layer) for place, layer in enumerate(encoder.distinct_layers)]
+    return replace(encoder, layers=tuple(changed[place] for place in order))
 
 
-def tensors(part: Any) -> Iterator[Tensor]:
-    """Every distinct tensor of a description, once, in the order of its fields."""
-    seen: set[int] = set()
-
-    def walk(node: Any) -> Iterator[Tensor]:
-        if isinstance(node, Tensor):
-            if id(node) not in seen:
-                seen.add(id(node))
-                yield node
-        elif isinstance(node, tuple):
-            for item in node:
-                yield from walk(item)
-        elif is_dataclass(node):
-            for field in fields(node):
-                yield from walk(getattr(node, field.name))
-
-    return walk(part)
+def tensors(part: Any) -> tuple[Tensor, ...]:
+    """Returns every distinct tensor of a description (or of a tuple of parts), once, in the order of its fields."""
+    parts = part if isinstance(part, tuple) else (part,)
+    return tuple({id(value): value for item in parts for value in named_tensors(item).values()}.values())

@@ -10,15 +10,15 @@ PruneExportError
 ├── PlanError            a pruning plan does not fit the model
 ├── SurgeryError         a removal would change what the model computes
 ├── WriteError           the ONNX model cannot be expressed as asked
-├── OutputError          the output cannot be put where it was asked for
+├── OutputError          the output cannot be put into its place
 ├── ProviderError        the execution provider is not there
 ├── BenchmarkError       a row of a benchmark could not be measured
 ├── TrainingError        a training cannot go on (a loss that is not a number)
 ├── ParityError          the exported model does not answer like the original         (exit 3)
-└── QualityError         a model scores below what was asked for                      (exit 4)
+└── QualityError         a model scores below the required metric                     (exit 4)
 
-Each message says what was expected, what was found and what to do. Whatever names it quotes, it shows no secret and no
-control character, and is of a bearable length.
+Each message says what was expected, what was found and what to do. It shows no secret and no control character, and is
+shortened if it is long.
 """
 
 import sys
@@ -29,22 +29,22 @@ _LONGEST, _END = 3_000, 1_000  # characters of a message, and of its end where t
 
 
 def printable(text: str) -> str:
-    """`text` with everything escaped that a terminal would not print as a sign: control characters, half characters."""
+    """Escapes what a terminal would not print in `text`: control characters and lone surrogates."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
 class PruneExportError(Exception):
-    """Base of every error that is the user's to mend; its message stands without a traceback."""
+    """Base of the errors that the user can mend; their messages are shown without a traceback."""
 
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        lines = redacted(message).split("\n  ")  # reasons of a verdict stand on lines of their own
+        lines = redacted(message).split("\n  ")  # each reason of a verdict has its own line
         text = "\n  ".join(map(printable, lines))
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - _END]} … {text[-_END:]}")
-        if (handled := sys.exception()) is not None:  # what this error comes from, which a traceback shows, too
+        if (handled := sys.exception()) is not None:  # the cause, which a traceback shows, too
             scrub(handled)
 
 
@@ -79,7 +79,7 @@ class PlanError(PruneExportError):
 
 
 class SurgeryError(PruneExportError):
-    """A removal that was asked for would change what the model computes."""
+    """A removal would change what the model computes."""
 
 
 class WriteError(PruneExportError):
@@ -87,11 +87,11 @@ class WriteError(PruneExportError):
 
 
 class OutputError(PruneExportError):
-    """The output cannot be put where it was asked for."""
+    """The output cannot be put into its place."""
 
 
 class ProviderError(PruneExportError):
-    """The execution provider that was asked for cannot run here."""
+    """The execution provider cannot run here."""
 
 
 class BenchmarkError(PruneExportError):
@@ -109,6 +109,6 @@ class ParityError(PruneExportError):
 
 
 class QualityError(PruneExportError):
-    """A model scores below what was asked for."""
+    """A model scores below the required metric."""
 
     exit_code = 4

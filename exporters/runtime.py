@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: the provider that was asked for, or an error."""
+"""ONNX Runtime sessions, on exactly the requested provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters.errors import MissingDependencyError, OutputError, ProviderError, UsageError
-from exporters.providers import PROVIDERS
+from exporters.providers import CPU, find_provider
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module; its telemetry, a device's id in the home and what is sent from there, is off.
+    """Imports onnxruntime, with its telemetry (a device id in the home, and what is sent from there) off.
 
     Raises:
         MissingDependencyError: it is not installed; the message says which extra to install.
@@ -45,12 +45,12 @@ def onnxruntime() -> Any:
 
 
 def _severity() -> int:
-    """What ONNX Runtime logs: nothing (its errors come as exceptions) unless the logger "prune_export" shows INFO."""
+    """Returns ONNX Runtime's log level: nothing (errors are exceptions) unless the logger "prune_export" shows INFO."""
     return _WARNINGS if _log.isEnabledFor(logging.INFO) else _QUIET
 
 
 def _redirect_log(module: Any) -> None:
-    """Has ONNX Runtime log to the logger "prune_export.onnxruntime"; versions that cannot, write to stderr themselves."""
+    """Redirects ONNX Runtime's log to the logger "prune_export.onnxruntime"; older versions write to stderr."""
     module.set_default_logger_severity(_severity())
     if _severity() == _WARNINGS and hasattr(module, "set_default_logger_callback"):  # from 1.32 on
         module.set_default_logger_callback(_write_log, _WARNINGS)
@@ -71,7 +71,7 @@ def check_provider(provider: str) -> None:
 
 
 def probe() -> bytes:
-    """A model of one node, `y = Relu(x)` of one float32, to see whether anything runs."""
+    """Returns a model of one node, `y = Relu(x)` of one float32, to see whether a provider runs."""
     value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
     node = ir.node("Relu", [value])
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", value.type, value.shape
@@ -83,15 +83,15 @@ def probe() -> bytes:
 def create_session(
     model: Path | bytes,
     *,
-    provider: str = "cpu",
+    provider: str = CPU.name,
     threads: int | None = None,
     optimize: bool = True,
     entries: Mapping[str, str] | None = None,
     provider_options: Mapping[str, str] | None = None,
 ) -> Any:
-    """An InferenceSession for `model`, a file or its bytes, on exactly the provider asked for, "cpu" or "cuda".
+    """Creates an InferenceSession for `model`, a file or its bytes, on exactly `provider`, "cpu" or "cuda".
 
-    `threads` is the number of threads inside an operation; None leaves it to ONNX Runtime. `optimize=False` switches its
+    `threads` is the number of threads inside an operation (None: ONNX Runtime's choice). `optimize=False` switches its
     graph optimizations off. `entries` are session configuration entries, `provider_options` further options of the provider,
     both under ONNX Runtime's names.
 
@@ -101,18 +101,17 @@ def create_session(
             that and run on the CPU).
         OutputError: the model cannot be loaded.
     """
-    if provider not in PROVIDERS:
-        raise UsageError(f"provider {provider!r:.80}: expected one of {', '.join(PROVIDERS)}")
+    chosen = find_provider(provider)
     check_threads(threads)
     module = onnxruntime()
-    wanted = PROVIDERS[provider].onnxruntime
-    if wanted not in module.get_available_providers():
+    provider_name = chosen.onnxruntime
+    if provider_name not in module.get_available_providers():
         raise ProviderError(
-            f"the provider {wanted} is not in the installed onnxruntime {module.__version__}; it has "
+            f"the provider {provider_name} is not in the installed onnxruntime {module.__version__}; it has "
             f"{', '.join(module.get_available_providers())}. For CUDA: pip install 'prune-export[gpu]'; otherwise ask for "
             "the provider cpu"
         )
-    if provider == "cuda":
+    if chosen.is_gpu:
         _load_cuda_libraries(module)
     options = module.SessionOptions()
     options.log_severity_level = _severity()
@@ -124,23 +123,23 @@ def create_session(
         options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         source = model if isinstance(model, bytes) else str(model)
-        chosen = dict(PROVIDERS[provider].options) | dict(provider_options or {})
-        # Without a fallback: it would go on on the CPU after an error of the provider, now or in a later run.
-        session = module.InferenceSession(source, options, providers=[(wanted, chosen)], enable_fallback=0)
+        all_options = dict(chosen.options) | dict(provider_options or {})
+        # With a fallback, it would go on on the CPU after an error of the provider, now or in a later run.
+        session = module.InferenceSession(source, options, providers=[(provider_name, all_options)], enable_fallback=0)
     except Exception as error:  # onnxruntime's exception classes have no common base but Exception
-        if provider == "cuda" and isinstance(
-            error, RuntimeError
-        ):  # what the device says; a bad model is a class of its own
-            raise ProviderError(f"{wanted} did not start: {' '.join(str(error).split())[:400]}") from error
+        if chosen.is_gpu and isinstance(error, RuntimeError):  # from the device; a bad model has a class of its own
+            raise ProviderError(f"{provider_name} did not start: {' '.join(str(error).split())[:400]}") from error
         name = "the model" if isinstance(model, bytes) else model
         raise OutputError(f"{name}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:400]}") from error
-    if wanted not in session.get_providers():
+    if provider_name not in session.get_providers():
         raise ProviderError(
-            f"{wanted} did not start (running: {', '.join(session.get_providers())}); check the CUDA and cuDNN "
+            f"{provider_name} did not start (running: {', '.join(session.get_providers())}); check the CUDA and cuDNN "
             f"versions that onnxruntime {module.__version__} needs"
         )
     name = "a model in memory" if isinstance(model, bytes) else model
-    _log.info("%s runs on %s, threads: %s", name, wanted, "ONNX Runtime's choice" if threads is None else threads)
+    _log.info(
+        "%s runs on %s, threads: %s", name, provider_name, "ONNX Runtime's choice" if threads is None else threads
+    )
     return session
 
 
@@ -156,37 +155,37 @@ def check_threads(threads: int | None) -> None:
 
 
 def _load_cuda_libraries(module: Any) -> None:
-    """Loads CUDA and cuDNN from PyTorch or NVIDIA's packages, where the loader would not look for them by itself.
+    """Loads CUDA and cuDNN from PyTorch or NVIDIA's packages, where the loader would not look for them.
 
-    The CUDA provider only starts where they are loaded already or on the system's path.
+    The CUDA provider only starts if they are loaded already or on the system's path.
     """
     import torch  # noqa: F401 - a PyTorch for CUDA brings its own
 
     if hasattr(module, "preload_dlls"):
-        # It prints what it does not find, and raises where a system has no such libraries: the provider says so, too.
+        # It prints what it does not find, and raises if a system has no such libraries: the provider reports that, too.
         with redirect_stdout(StringIO()), suppress(Exception):
             module.preload_dlls()
 
 
 def run(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-    """All outputs by name; `inputs` may hold more than the session takes.
+    """Runs `session`, and returns all outputs by name; `inputs` may hold more than it takes.
 
     Raises:
-        OutputError: the session takes an input that is not there, or cannot be run.
+        OutputError: an input of the session is missing, or it cannot be run.
     """
     names = [output.name for output in session.get_outputs()]
-    wanted = wanted_inputs(session, inputs)
-    with errors_of_running():
-        found = session.run(names, wanted)
-    return dict(zip(names, found, strict=True))
+    taken = session_inputs(session, inputs)
+    with running_errors():
+        outputs = session.run(names, taken)
+    return dict(zip(names, outputs, strict=True))
 
 
 @contextmanager
-def errors_of_running() -> Iterator[None]:
-    """Around a run of a session.
+def running_errors() -> Iterator[None]:
+    """Turns the errors of a session's run into ours.
 
     Raises:
-        OutputError: ONNX Runtime failed; its own message stands in it.
+        OutputError: ONNX Runtime failed; the message holds its own.
     """
     try:
         yield
@@ -194,13 +193,13 @@ def errors_of_running() -> Iterator[None]:
         raise OutputError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())[:400]}") from error
 
 
-def wanted_inputs(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """Of `inputs`, those that the session takes.
+def session_inputs(session: Any, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    """Selects the inputs that `session` takes.
 
     Raises:
-        OutputError: it takes one that is not there.
+        OutputError: one of them is missing.
     """
-    wanted = [value.name for value in session.get_inputs()]
-    if unknown := sorted(set(wanted) - set(inputs)):
+    taken = [value.name for value in session.get_inputs()]
+    if unknown := sorted(set(taken) - set(inputs)):
         raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(inputs)}")
-    return {name: inputs[name] for name in wanted}
+    return {name: inputs[name] for name in taken}

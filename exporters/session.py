@@ -1,10 +1,10 @@
-"""A model that is ready to run: an ONNX Runtime session with the settings that its graph runs fastest with."""
+"""Exported models, ready to run: an ONNX Runtime session with the settings that its graph runs fastest with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from exporters import runtime
 from exporters.bound import BoundBatch
 from exporters.errors import UsageError
 from exporters.feeding import Ids, feed, limits_of
+from exporters.providers import CPU, find_provider
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How to run a graph.
+    """The settings to run a graph with.
 
-    `tokens_at_once`: a batch with more tokens, padding counted, is run in parts of at most so many (a single row may have
-    more); None: as it comes. `length_multiple`: batches are padded to a multiple of so many tokens, and the outputs cut.
-    `entries` are ONNX Runtime's session configuration entries.
+    `tokens_at_once`: a batch with more tokens, padding included, is run in parts of at most that many (a single row may
+    have more); None: in one part. `length_multiple`: batches are padded to a multiple of that many tokens, and the outputs
+    trimmed. `entries` are ONNX Runtime's session configuration entries.
     """
 
     tokens_at_once: int | None = None
@@ -32,29 +33,11 @@ class SessionSettings:
     entries: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For the record of an export; `settings_from_json` reads it back."""
-        return {
-            "tokens_at_once": self.tokens_at_once,
-            "length_multiple": self.length_multiple,
-            "entries": dict(self.entries),
-        }
+        """Returns the settings for the record of an export."""
+        return asdict(self)
 
 
 DEFAULT_SETTINGS = SessionSettings()
-
-
-def settings_from_json(data: Mapping[str, Any]) -> SessionSettings:
-    """Settings as `SessionSettings.to_json` gave them.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    tokens, multiple = data.get("tokens_at_once"), data.get("length_multiple", 1)
-    entries = data.get("entries", {})
-    numbers = [number for number in (tokens, multiple) if number is not None]
-    if not all(isinstance(number, int) and number > 0 for number in numbers) or not isinstance(entries, Mapping):
-        raise ValueError(f"session settings {dict(data)!r}")
-    return SessionSettings(tokens, multiple, {str(key): str(value) for key, value in entries.items()})
 
 
 class Session:
@@ -64,20 +47,23 @@ class Session:
         self,
         model: Path | bytes,
         *,
-        provider: str = "cpu",
+        provider: str = CPU.name,
         threads: int | None = None,
         settings: SessionSettings = DEFAULT_SETTINGS,
         cuda_graphs: bool = False,
     ) -> None:
-        """Arguments and errors as for `runtime.create_session`; `cuda_graphs` lets bound batches capture their graphs.
+        """Loads `model`; arguments and errors as for `runtime.create_session`.
+
+        `cuda_graphs`: bound batches capture CUDA graphs.
 
         Raises:
             UsageError: `cuda_graphs` on another provider.
         """
-        if cuda_graphs and provider != "cuda":
+        chosen = find_provider(provider)
+        if cuda_graphs and not chosen.graph_options:
             raise UsageError(f"CUDA graphs need the provider cuda; found {provider}")
-        self.provider, self.settings = provider, settings
-        options = {"enable_cuda_graph": "1"} if cuda_graphs else {}
+        self.provider, self.settings, self._device = provider, settings, chosen.device
+        options = chosen.graph_options if cuda_graphs else {}
         self.onnxruntime: Any = runtime.create_session(
             model, provider=provider, threads=threads, entries=settings.entries, provider_options=options
         )
@@ -89,11 +75,14 @@ class Session:
         self._by_token = {v.name for v in self.onnxruntime.get_outputs() if list(v.shape[1:2]) == ["sequence_length"]}
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
-        """All outputs by name, float32 with the batch first, for int64 arrays `[batch, sequence]` by input name.
+        """Runs the model on int64 arrays `[batch, sequence]` by input name.
 
-        Other whole numbers serve as well: int32, truth values, lists, PyTorch tensors. A single row `[sequence]` is a batch
-        of one, and a batch of no rows gives outputs of no rows. `inputs` may hold what a tokenizer gives beside the
-        graph's inputs.
+        Other whole numbers serve as well: int32, booleans, lists, PyTorch tensors. A single row `[sequence]` is a batch of
+        one, and a batch of no rows gives outputs of no rows. `inputs` may hold what a tokenizer returns beside the graph's
+        inputs.
+
+        Returns:
+            All outputs by name, float32 with the batch first.
 
         Raises:
             UsageError: an input is missing, has another form, or numbers that the model has no rows for.
@@ -102,14 +91,14 @@ class Session:
         fed = feed(inputs, self.inputs, self.limits)
         batch, length = fed[self.inputs[0]].shape
         if not batch:
-            one = {name: np.full((1, length), name == "attention_mask", dtype=np.int64) for name in self.inputs}
-            return {name: values[:0] for name, values in self._run_padded(one, length).items()}
+            row = {name: np.full((1, length), name == "attention_mask", dtype=np.int64) for name in self.inputs}
+            return {name: values[:0] for name, values in self._run_padded(row, length).items()}
         return self._run_padded(fed, length)
 
     def _run_padded(self, inputs: Mapping[str, Ids], length: int) -> dict[str, NDArray[np.float32]]:
         if missing := -length % self.settings.length_multiple:
             longer = {name: np.pad(values, ((0, 0), (0, missing))) for name, values in inputs.items()}
-            return {name: self._cut(name, values, length) for name, values in self._run(longer).items()}
+            return {name: self._trimmed(name, values, length) for name, values in self._run(longer).items()}
         return self._run(inputs)
 
     def _run(self, inputs: Mapping[str, Ids]) -> dict[str, NDArray[np.float32]]:
@@ -118,20 +107,20 @@ class Session:
         if parts == 1:
             return runtime.run(self.onnxruntime, inputs)
         rows = math.ceil(batch / parts)
-        found = [
+        results = [
             runtime.run(self.onnxruntime, {name: values[start : start + rows] for name, values in inputs.items()})
             for start in range(0, batch, rows)
         ]
-        return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
+        return {name: np.concatenate([part[name] for part in results]) for name in self.outputs}
 
-    def _cut(self, name: str, values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-        """`values` without the places of added padding, where the output has a place for each token."""
+    def _trimmed(self, name: str, values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+        """Removes the positions of added padding from `values`, if the output has one per token."""
         return values[:, :length] if name in self._by_token else values
 
     def bind(self, inputs: Mapping[str, Any]) -> BoundBatch:
-        """A batch of the shape of `inputs` (as for `run`) that stays in the provider's memory, to be run many times.
+        """Binds a batch of the shape of `inputs` (as for `run`) to the provider's memory, to be run many times.
 
-        It is run as it is: in one part, with the padding that it has.
+        It is run in one part, with the padding that it has.
 
         Raises:
             UsageError: as for `run`, or the batch has no rows.
@@ -140,10 +129,10 @@ class Session:
         fed = feed(inputs, self.inputs, self.limits)
         if not len(fed[self.inputs[0]]):
             raise UsageError(f"{self.inputs[0]}: expected one row or more to bind; found none")
-        return BoundBatch(self.onnxruntime, fed, limits=self.limits, device=self.provider, graph=next(self._graphs))
+        return BoundBatch(self.onnxruntime, fed, limits=self.limits, device=self._device, graph=next(self._graphs))
 
     def parts(self, batch: int, length: int) -> int:
-        """How many runs a batch of `batch` rows of `length` tokens takes; they are of nearly equal size."""
+        """Counts the runs, of nearly equal size, that a batch of `batch` rows of `length` tokens takes."""
         limit = self.settings.tokens_at_once
         if limit is None or batch * length <= limit:
             return 1

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         WriteError,
     )
     from prune_export.benchmark.results import BenchReport
+    from prune_export.checkpoint.inspection import Inspection
     from prune_export.evaluation.result import Evaluation
     from prune_export.exporting.checkpoint_export import ExportResult
     from prune_export.facts.plan import LayerPlan, Plan, read_plan
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
     from prune_export.slim_model.model import SlimModel
-    from prune_export.surgeon.inspection import Inspection
     from prune_export.training.dry_run import DryRun, dry_run
     from prune_export.training.recipe import Recipe
     from prune_export.training.recipe_file import read_recipe
@@ -128,7 +128,7 @@ _HOMES = {
     "DryRun": ".training.dry_run",
     "Evaluation": ".evaluation.result",
     "ExportResult": ".exporting.checkpoint_export",
-    "Inspection": ".surgeon.inspection",
+    "Inspection": ".checkpoint.inspection",
     "LatencyTable": ".pruning.latency",
     "LayerPlan": ".facts.plan",
     "ParityReport": ".parity.verdict",

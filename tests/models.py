@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from exporters.encoder import Task
+from exporters.tasks import Task
 from prune_export.families import FAMILIES
 
 BERT_LIKE = {
@@ -79,9 +79,10 @@ def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -
 
 
 def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> nn.Linear:
-    """The linear map `name` (a field of LayerNames) of layer `layer`."""
+    """The linear map `name` ("query", "attention_output", "up" and so on) of layer `layer`."""
     family = FAMILIES[case.model_type]
-    path = f"{family.layer(model.config, layer)}.{getattr(family.layers, name)}"
+    field = f"feed_forward.{name}." if name in ("up", "down") else f"attention.{name.removeprefix('attention_')}_"
+    path = f"{family.layer(model.config, layer)}.{family.module(field + 'weight')}"
     body = getattr(model, family.prefix, model)
     found = body.get_submodule(path)
     assert isinstance(found, nn.Linear)

@@ -76,7 +76,7 @@ def test_public_names_are_a_list() -> None:
 def test_functions_stay_functions_whatever_is_imported_first() -> None:
     """A submodule of the same name would shadow them."""
     code = (
-        "import prune_export, prune_export.verbs.export, prune_export.verbs.verify, prune_export.surgeon.inspection\n"
+        "import prune_export, prune_export.verbs.export, prune_export.verbs.verify, prune_export.checkpoint.inspection\n"
         "import prune_export.verbs.slim, prune_export.benchmark.run\n"
         "import prune_export.evaluation.evaluate_network, prune_export.verbs.pipeline\n"
         "import prune_export.pruning.one_shot, prune_export.verbs.profile, prune_export.training.run\n"

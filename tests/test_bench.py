@@ -24,13 +24,13 @@ from benchmarks.readme import replace_between, section
 from benchmarks.speed import results_of
 from exporters.cost import layer_shape
 from exporters.errors import BenchmarkError, UsageError
-from prune_export.benchmark import neighbours
 from prune_export.benchmark import onnx_row as onnx_loader
+from prune_export.benchmark import other_processes
 from prune_export.benchmark.cost import cost_of_layers, cost_of_record
 from prune_export.benchmark.files import write_files
 from prune_export.benchmark.inputs import lengths, make_batch
 from prune_export.benchmark.markdown import markdown, number
-from prune_export.benchmark.neighbours import Moment
+from prune_export.benchmark.other_processes import Moment
 from prune_export.benchmark.process import Measured, RowProcess
 from prune_export.benchmark.results import NOISE_LIMIT, BenchReport
 from prune_export.benchmark.rounds import compare, measure_rows
@@ -143,18 +143,18 @@ def test_what_others_take() -> None:
     """Of 2 processors for 10 s: 12 s busy, 8 s of them our own; a third processor does not matter."""
     before = Moment(clock=100, own=5, busy={0: 50, 1: 60, 2: 70})
     after = Moment(clock=110, own=13, busy={0: 57, 1: 65, 2: 80})
-    assert neighbours.others(before, after, (0, 1)) == pytest.approx(4 / 20)
-    assert neighbours.others(before, after, (0,)) == 0  # never below
-    assert neighbours.others(before, after, ()) is None
-    assert neighbours.others(replace(before, busy={}), after, (0, 1)) is None
+    assert other_processes.share_of_others(before, after, (0, 1)) == pytest.approx(4 / 20)
+    assert other_processes.share_of_others(before, after, (0,)) == 0  # never below
+    assert other_processes.share_of_others(before, after, ()) is None
+    assert other_processes.share_of_others(replace(before, busy={}), after, (0, 1)) is None
 
 
 @LINUX
 def test_the_processors_are_read() -> None:
-    before = neighbours.now()
+    before = other_processes.now()
     while time.process_time() < before.own + 0.1:
         pass
-    after = neighbours.now()
+    after = other_processes.now()
     assert sum(after.busy.values()) > sum(before.busy.values())
     assert set(before.busy) >= os.sched_getaffinity(0)
 

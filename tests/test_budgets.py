@@ -187,7 +187,7 @@ class Machine:
 
 
 def asked(machine: Machine, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(one_shot, "latency_table", lambda *_, **__: TABLE)
+    monkeypatch.setattr("prune_export.verbs.prune.latency_table", lambda *_, **__: TABLE)
     monkeypatch.setattr(one_shot, "measure_speed", machine.measure_speed)
     return main(["prune", "--dataset", "sst2", "--samples", "8", "--align", "4", "--json", "--quiet", *words])
 

@@ -67,6 +67,23 @@ def test_there_is_no_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.glob("~*"))
 
 
+@pytest.mark.parametrize("part", ["prune-export", "prune-export/x"])
+def test_a_folder_that_others_can_write_is_not_used(part: str, cache: Path) -> None:
+    (cache / "prune-export/x").mkdir(parents=True)
+    (cache / part).chmod(0o777)
+    assert cache_folder("x") is None
+    (cache / part).chmod(0o775)  # as with a umask of 002, where each user has a group
+    assert cache_folder("x") == cache / "prune-export/x"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("part", ["prune-export", "prune-export/x"])
+def test_a_folder_of_another_user_is_not_used(part: str, cache: Path) -> None:
+    (cache / "prune-export/x").mkdir(parents=True)
+    os.chown(cache / part, 12345, 12345)
+    assert cache_folder("x") is None
+
+
 def test_a_file_is_there_as_a_whole_or_not(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import prune_export
-from exporters.encoder import TASKS, Task
 from exporters.errors import CheckpointError, WeightsError
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tensor_names import BODY
 from prune_export.checkpoint.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ from prune_export.facts.plan import plan_to_json
 from prune_export.families import FAMILIES
 from prune_export.network.opening import open_network
 from prune_export.parity.texts import QUESTIONS
-from prune_export.training.head import write_with_head
+from prune_export.training.starting_checkpoint import write_with_head
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
@@ -47,7 +47,9 @@ def answers_like(model: Any, folder: Path, tmp_path: Path, **options: Any) -> pr
     inputs = example_inputs(model)
     expected = torch_outputs(model, found.slim, inputs)
     assert largest_difference(expected, onnx_outputs(found.slim, inputs, tmp_path)) < 1e-5
-    assert largest_difference(expected, torch_outputs(load_oracle(found.checkpoint), found.slim, inputs)) < 1e-5
+    assert (
+        largest_difference(expected, torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)) < 1e-5
+    )
     return found
 
 
@@ -440,7 +442,9 @@ def test_a_slow_tokenizer_is_used_where_it_works(tmp_path: Path) -> None:
     texts = ["abc", "h g"]
     found = prune_export.Pipeline(tmp_path / "out")(texts)
     with torch.no_grad():
-        logits = load_oracle(load_checkpoint(folder))(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        logits = load_reference_model(load_checkpoint(folder))(
+            **tokenizer(texts, padding=True, return_tensors="pt")
+        ).logits
     assert [answer["score"] for answer in found] == pytest.approx(logits.softmax(-1).max(-1).values.tolist(), abs=1e-5)
 
 

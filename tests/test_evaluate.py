@@ -13,8 +13,8 @@ import torch
 from transformers import AutoTokenizer
 
 import prune_export
-from exporters.encoder import Task
 from exporters.errors import CheckpointError, OutputError, UnsupportedError, UsageError
+from exporters.tasks import Task
 from prune_export.cli.main import main
 from prune_export.data.examples import QuestionData, TextData, part_of
 from prune_export.data.read import read_examples

@@ -8,13 +8,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from exporters.encoder import TASKS, Task
 from exporters.onnx.precision import FP32 as FP32_WEIGHTS
 from exporters.onnx.serialize import weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.families import FAMILIES
 from prune_export.families.state_dict import state_dict
 from prune_export.slim_model.model import module_of
@@ -81,7 +81,7 @@ def test_the_oracle_is_the_model_that_was_saved(case: FamilyCase, tmp_path: Path
     checkpoint = load_checkpoint(save(model, tmp_path))
     inputs = example_inputs(model)
     reference = torch_outputs(model, checkpoint.encoder, inputs)
-    oracle = load_oracle(checkpoint)
+    oracle = load_reference_model(checkpoint)
     assert type(oracle).__name__ == type(model).__name__
     assert largest_difference(reference, torch_outputs(oracle, checkpoint.encoder, inputs)) == 0.0
 

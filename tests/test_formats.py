@@ -18,7 +18,7 @@ from exporters import runtime
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import NoNorm, load_oracle
+from prune_export.checkpoint.reference_model import NoNorm, load_reference_model
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
@@ -75,7 +75,9 @@ def assert_exports_like(model: Any, folder: Path, tmp_path: Path) -> prune_expor
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)
     assert largest_difference(reference, onnx_outputs(found.slim, inputs, tmp_path)) < 1e-5
-    assert largest_difference(reference, torch_outputs(load_oracle(found.checkpoint), found.slim, inputs)) < 1e-5
+    assert (
+        largest_difference(reference, torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)) < 1e-5
+    )
     return found
 
 
@@ -124,15 +126,15 @@ def test_our_reading_of_hub_format_equals_transformers_own(tmp_path: Path) -> No
     """The oracle of transformers 5 (our full-size layout) against transformers 4's own loading."""
     from dataclasses import replace
 
-    from prune_export.checkpoint import oracle
+    from prune_export.checkpoint import reference_model
 
     model = make_model(BERT, "question-answering")
     model.prune_heads({0: [1, 3], 2: [0]})
     checkpoint = load_checkpoint(save(model, tmp_path))
     assert checkpoint.form == "hub"
-    native = load_oracle(checkpoint)
+    native = load_reference_model(checkpoint)
     assert native.bert.encoder.layer[0].attention.self.query.out_features == 12  # type: ignore[union-attr, index]
-    with_zeros = oracle._from_encoder(replace(checkpoint), type(model)).eval()
+    with_zeros = reference_model._from_encoder(replace(checkpoint), type(model)).eval()
     assert with_zeros.bert.encoder.layer[0].attention.self.query.out_features == 24  # type: ignore[union-attr, index]
     reference = answers(model, checkpoint.encoder)
     assert largest_difference(reference, torch_outputs(native, checkpoint.encoder, example_inputs(model))) == 0.0
@@ -291,7 +293,9 @@ def test_an_explicit_plan_replaces_what_the_checkpoint_says(tmp_path: Path) -> N
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)
     assert largest_difference(reference, onnx_outputs(found.slim, inputs, tmp_path)) < 1e-5
-    assert largest_difference(reference, torch_outputs(load_oracle(found.checkpoint), found.slim, inputs)) < 1e-6
+    assert (
+        largest_difference(reference, torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)) < 1e-6
+    )
 
 
 def test_an_explicit_plan_on_hub_format(tmp_path: Path) -> None:
@@ -336,7 +340,7 @@ def test_the_oracle_refuses_invented_weights(tmp_path: Path) -> None:
     del tensors["bert.pooler.dense.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"no weights for bert\.pooler\.dense\.weight"):
-        load_oracle(checkpoint)
+        load_reference_model(checkpoint)
 
 
 def _structures(shared: Path) -> list[dict[str, Any]]:

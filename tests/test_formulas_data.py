@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prune_export.data.answers import only_place
+from prune_export.data.answers import find_once
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Question, QuestionData, Text, TextData, joined, part_of
 from prune_export.data.features import make_features, question_features, text_features
@@ -248,4 +248,4 @@ def test_an_answer_is_found_where_whole_words_are_it_once() -> None:
                 continue
             places = [found.start() for found in re.finditer(rf"(?=\b{text}\b)", context)]
             expected = (places[0], places[0] + len(text)) if len(places) == 1 else None
-            assert only_place(context, text) == expected, text
+            assert find_once(context, text) == expected, text

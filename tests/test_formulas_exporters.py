@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import prune_export
-from exporters.encoder import ConstantBlock, Task, map_layers
+from exporters.encoder import ConstantBlock, map_layers
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.precision import FP32, PRECISIONS
-from exporters.onnx.quantized import _steps, quantized_matrix, quantized_rows, weight_scales
+from exporters.onnx.quantized import _scale_and_zero_point, quantized_matrix, quantized_rows, weight_scales
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import Task
 from tests.comparing import LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
 from tests.models import save as save_model
@@ -126,14 +127,14 @@ def test_weights_are_rounded_to_steps_of_their_rows() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (-5.0, 2.0), (0.5, 2.0), (-4.0, -1.0), (0.0, 0.0)])
 def test_steps_cover_what_was_observed_and_zero(low: float, high: float) -> None:
-    scale, zero = _steps((low, high), signed=False)
+    scale, zero = _scale_and_zero_point((low, high), signed=False)
     assert zero.dtype == np.uint8
     ends = [(0 - int(zero)) * scale, (255 - int(zero)) * scale]
     least, most = min(low, 0.0), max(high, 0.0)
     assert ends[0] == pytest.approx(least, abs=scale / 2)
     assert ends[1] == pytest.approx(most if most > least else 1.0, abs=scale / 2)
     assert scale == pytest.approx((most - least or 1.0) / 255)
-    scale, zero = _steps((low, high), signed=True)
+    scale, zero = _scale_and_zero_point((low, high), signed=True)
     assert (zero, zero.dtype) == (0, np.int8)
     assert scale == pytest.approx((max(abs(least), most) or 1.0) / 127)
 

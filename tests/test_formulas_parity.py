@@ -14,16 +14,15 @@ import pytest
 from transformers import AutoTokenizer
 
 import prune_export
-from exporters.encoder import Task
 from exporters.errors import DataError, OutputError, UsageError
+from exporters.tasks import Task
 from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
 from prune_export.options.parity import QualityOptions
-from prune_export.parity.answers import Agreement, best_span, compare_answers, compare_labels
-from prune_export.parity.check import check, real_tokens
-from prune_export.parity.inputs import Case, cases, count_cases, load_tokenizer
+from prune_export.parity.check import compare, one_ahead
+from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
 from prune_export.parity.reference import load_reference
@@ -32,6 +31,13 @@ from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
 from prune_export.parity.verdict import CaseResult, OutputResult, ParityReport
 from prune_export.progress import SILENT
+from prune_export.tasks import SPECS
+from prune_export.tasks.classes import same_classes
+from prune_export.tasks.feature_extraction import FEATURE_EXTRACTION
+from prune_export.tasks.question_answering import QUESTION_ANSWERING, best_span, same_answers
+from prune_export.tasks.spec import Agreement, TaskSpec
+from prune_export.tasks.text_classification import TEXT_CLASSIFICATION
+from prune_export.tasks.token_classification import TOKEN_CLASSIFICATION
 from tests.models import FAMILY_CASES, make_model, save
 from tests.test_packed import runner
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
@@ -63,9 +69,17 @@ def test_limits_that_are_given() -> None:
 
 
 def run_check(
-    reference: Any, found: Any, *, tolerance: Tolerance = LOOSE, case: Case = CASE, **options: Any
+    reference: Any,
+    found: Any,
+    *,
+    spec: TaskSpec = FEATURE_EXTRACTION,
+    tolerance: Tolerance = LOOSE,
+    case: Case = CASE,
+    **options: Any,
 ) -> CaseResult:
-    (result,) = check(lambda _: reference, {"ONNX": (lambda _: found, tolerance)}, [case], **options)
+    (result,) = compare(
+        one_ahead(lambda _: reference, [case]), {"ONNX": (lambda _: found, tolerance)}, spec=spec, **options
+    )
     return result
 
 
@@ -98,7 +112,8 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
         (lambda _: {"other": reference["logits"]}, "has no output logits; it has other"),
         (lambda _: {"logits": np.zeros((3, 2), dtype=np.float32)}, "logits has shape [3, 2]; expected [2, 3]"),
     ):
-        (result,) = check(lambda _: reference, {"ONNX": (candidate, LOOSE)}, [CASE])
+        answered = one_ahead(lambda _: reference, [CASE])
+        (result,) = compare(answered, {"ONNX": (candidate, LOOSE)}, spec=TEXT_CLASSIFICATION)
         assert (result.comparison, result.case, result.outputs, result.agreement) == ("ONNX", "two rows", (), None)
         assert result.problem is not None
         assert result.problem.startswith(words)
@@ -110,10 +125,10 @@ def test_models_that_cannot_be_compared_fail_and_say_why() -> None:
 def test_every_case_and_candidate_is_compared_and_progress_counts_cases() -> None:
     values = {"logits": np.zeros((2, 3), dtype=np.float32)}
     counted: list[int] = []
-    found = check(
-        lambda _: values,
+    found = compare(
+        one_ahead(lambda _: values, [CASE, replace(CASE, name="again")]),
         {"a": (lambda _: values, LOOSE), "b": (lambda _: values, LOOSE)},
-        [CASE, replace(CASE, name="again")],
+        spec=TEXT_CLASSIFICATION,
         progress=lambda: counted.append(1),
     )
     assert [(result.comparison, result.case) for result in found] == [
@@ -131,23 +146,20 @@ def test_every_case_and_candidate_is_compared_and_progress_counts_cases() -> Non
 def test_only_what_belongs_to_real_tokens_is_selected() -> None:
     values = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     by_token = [values[row, place] for row in range(2) for place in range(3) if MASK[row, place]]
-    np.testing.assert_array_equal(real_tokens(values, MASK, by_token=True), by_token)
+    np.testing.assert_array_equal(SPECS["token-classification"].real_tokens(values, MASK), by_token)
     # The second row's first token is padding: what reads the first token reads nothing of it.
-    np.testing.assert_array_equal(real_tokens(values[:, 0], MASK, by_token=False), values[:1, 0])
+    np.testing.assert_array_equal(TEXT_CLASSIFICATION.real_tokens(values[:, 0], MASK), values[:1, 0])
 
 
-def test_what_is_not_selected_is_not_compared() -> None:
+def test_padding_is_not_compared_where_it_is_left_out() -> None:
     reference = np.zeros((2, 3), dtype=np.float32)
     found = np.where(MASK == 1, reference, 7).astype(np.float32)
-
-    def select(values: Any, mask: Any) -> Any:
-        return real_tokens(values, mask, by_token=True)
-
     assert not run_check({"values": reference}, {"values": found}).passed
-    assert run_check({"values": reference}, {"values": found}, select=select).passed
+    assert run_check({"values": reference}, {"values": found}, padding=False).passed
     wrong = np.where(MASK == 1, 7, reference).astype(np.float32)
-    assert not run_check({"values": reference}, {"values": wrong}, select=select).passed
-    nothing = run_check({"values": reference}, {"values": found}, select=lambda values, _: values[:0])
+    assert not run_check({"values": reference}, {"values": wrong}, padding=False).passed
+    empty = Case("padding alone", {"attention_mask": np.zeros((2, 3), dtype=np.int64)})
+    nothing = run_check({"values": reference}, {"values": found}, case=empty, padding=False)
     assert (nothing.outputs, nothing.passed) == ((), True)
 
 
@@ -208,7 +220,7 @@ def test_real_text_is_what_the_tokenizer_gives_and_answers_lie_in_the_context(
     model = make_model(case, task, vocab_size=len(tokenizer), max_position_embeddings=142)
     folder = save_with_tokenizer(model, tokenizer, tmp_path)
     encoder = prune_export.inspect(folder).slim
-    found = list(cases(encoder, load_tokenizer(folder, encoder), samples=4, seed=0))
+    found = list(cases(encoder, text_tokenizer(folder, encoder)[0], samples=4, seed=0))
     assert len(found) == count_cases(4, tokenizer) == 5
     assert count_cases(4, None) == 4
     assert all(one.counts is None for one in found[:4])
@@ -247,10 +259,10 @@ def test_tokenizers_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     for spare, fits in ((0, True), (-1, False)):
         model = make_model(BERT, "question-answering", vocab_size=len(tokenizer) + spare)
         folder = save_with_tokenizer(model, tokenizer, tmp_path / str(fits))
-        assert (load_tokenizer(folder, prune_export.inspect(folder).slim) is not None) == fits
+        assert (text_tokenizer(folder, prune_export.inspect(folder).slim)[0] is not None) == fits
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "True" / name).unlink()
-    assert load_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim) is None
+    assert text_tokenizer(tmp_path / "True", prune_export.inspect(tmp_path / "True").slim)[0] is None
 
 
 def full_search(start: Any, end: Any, context: Any) -> tuple[tuple[int, int], dict[tuple[int, int], float]]:
@@ -291,7 +303,8 @@ def test_answers_agree_where_the_reference_scores_them_within_a_tie(tie: float) 
         best, scores = full_search(reference[0, row], reference[1, row], context[row])
         other, _ = full_search(found[0, row], found[1, row], context[row])
         same += scores[best] - scores[other] <= tie
-    agreement = compare_answers((reference[0], reference[1]), (found[0], found[1]), context, tie=tie, least=0.5)
+    pair = ({"start_logits": one[0], "end_logits": one[1]} for one in (reference, found))
+    agreement = same_answers(*pair, context, tie=tie, least=0.5)
     assert agreement == Agreement(40, same, 0.5)
     assert 0 < same < 40
 
@@ -303,30 +316,29 @@ def test_classes_agree_where_the_reference_scores_them_within_a_tie(tie: float) 
     mask = generator.random((6, 5)) < 0.7
     pairs = [(reference[place], found[place]) for place in zip(*np.nonzero(mask), strict=True)]
     same = sum(float(a.max() - a[b.argmax()]) <= tie for a, b in pairs)
-    assert compare_labels(reference, found, mask, tie=tie) == Agreement(len(pairs), same, 1.0)
+    assert same_classes({"logits": reference}, {"logits": found}, mask, tie=tie) == Agreement(len(pairs), same, 1.0)
     texts = [(a, b) for a, b in zip(reference[:, 0], found[:, 0], strict=True)]
     same = sum(float(a.max() - a[b.argmax()]) <= tie for a, b in texts)
-    assert compare_labels(reference[:, 0], found[:, 0], mask, tie=tie, least=0.1) == Agreement(6, same, 0.1)
+    pair = ({"logits": one[:, 0]} for one in (reference, found))
+    assert same_classes(*pair, mask, tie=tie, least=0.1) == Agreement(6, same, 0.1)
 
 
 def test_agreement_is_of_what_the_case_counts() -> None:
     """Labels and spans; by the tolerance's tie, its limit where it has none; its least share."""
     logits = np.array([[[1, 0.8], [0, 1], [5, 0]], [[5, 0], [1, 0], [0, 1]]], dtype=np.float32)
     found = logits[..., ::-1].copy()  # every token gets the other class; one is a tie
-    result = run_check({"logits": logits}, {"logits": found})
-    assert result.agreement == Agreement(4, 1, 0.5)
-    assert run_check({"logits": logits}, {"logits": found}, tolerance=replace(LOOSE, tie=None)).agreement == Agreement(
-        4, 0, 0.5
-    )
-    assert run_check(
-        {"logits": logits}, {"logits": found}, tolerance=replace(LOOSE, tie=None, limit=0.3)
-    ).agreement == (Agreement(4, 1, 0.5))
-    assert run_check({"logits": logits}, {"logits": found}, case=replace(CASE, counts=None)).agreement is None
+    pair, by_token = ({"logits": logits}, {"logits": found}), TOKEN_CLASSIFICATION
+    assert run_check(*pair, spec=by_token).agreement == Agreement(4, 1, 0.5)
+    for limit, same in ((LOOSE.limit, 0), (0.3, 1)):
+        tolerance = replace(LOOSE, tie=None, limit=limit)
+        assert run_check(*pair, spec=by_token, tolerance=tolerance).agreement == Agreement(4, same, 0.5)
+    assert run_check(*pair, spec=by_token, case=replace(CASE, counts=None)).agreement is None
     start = np.array([[2, 0, 9], [9, 0, 2]], dtype=np.float32)
     end = np.array([[0, 1, 9], [9, 0, 1]], dtype=np.float32)
     reference = {"start_logits": start, "end_logits": end}  # answers (0, 1) and (2, 2)
     moved = {"start_logits": start - np.array([[2.5], [0]], dtype=np.float32) * np.array([1, 0, 0]), "end_logits": end}
-    result = run_check(reference, {name: values.astype(np.float32) for name, values in moved.items()})
+    found = {name: values.astype(np.float32) for name, values in moved.items()}
+    result = run_check(reference, found, spec=QUESTION_ANSWERING)
     assert result.agreement == Agreement(2, 1, 0.5)  # (1, 1) in the first row, 2 behind
     generator = np.random.default_rng(3)
     names = ("start_logits", "end_logits")
@@ -334,8 +346,8 @@ def test_agreement_is_of_what_the_case_counts() -> None:
         one, two = (
             dict(zip(names, generator.normal(size=(2, 2, 3)).astype(np.float32), strict=True)) for _ in range(2)
         )
-        pairs = [(found[names[0]], found[names[1]]) for found in (one, two)]
-        assert run_check(one, two).agreement == compare_answers(*pairs, MASK == 1, tie=0.25, least=0.5)
+        agreement = run_check(one, two, spec=QUESTION_ANSWERING).agreement
+        assert agreement == same_answers(one, two, MASK == 1, tie=0.25, least=0.5)
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Linear,
+    Ungated,
     map_layers,
 )
 from exporters.errors import UsageError
@@ -30,21 +31,22 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.weights import read_weights
 from prune_export.options.prune import CalibrationData
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
-from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression
 from prune_export.pruning.scores import chance
 from prune_export.pruning.selection import Rules, select, select_counts
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.biases import fold_biases
+from prune_export.surgeon.biases import fold_value_bias
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
+from prune_export.tasks import SPECS
 from tests.made_scores import layer_scores
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
@@ -283,7 +285,7 @@ def test_an_answers_loss_is_the_hugging_face_models(case: FamilyCase) -> None:
     positions = ("start_positions", "end_positions")
     with torch.no_grad():
         outputs = model(**{name: value for name, value in batch.items() if name not in positions})
-        found = sample_losses("question-answering", outputs, batch, torch.Generator())
+        found = SPECS["question-answering"].sample_losses(outputs, batch, torch.Generator())
     np.testing.assert_allclose(found.numpy(), torch.stack(wanted).numpy(), rtol=2e-4, atol=2e-4)
 
 
@@ -294,22 +296,25 @@ def test_a_texts_loss_is_the_hugging_face_models(labels: torch.Tensor) -> None:
     model = make_model(BERT, "text-classification", num_labels=1 if labels.is_floating_point() else 3)
     batch = example_inputs(model)
     with torch.no_grad():
-        found = sample_losses("text-classification", model(**batch), batch | {"labels": labels}, torch.Generator())
+        found = SPECS["text-classification"].sample_losses(
+            model(**batch), batch | {"labels": labels}, torch.Generator()
+        )
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
 
 
-def test_a_tokens_loss_is_the_hugging_face_models() -> None:
+@pytest.mark.parametrize("task", ["token-classification", "fill-mask"])
+def test_a_tokens_loss_is_the_hugging_face_models(task: Task) -> None:
     """Draws classes from what the network predicts; padding does not count, and no row depends on another."""
-    model = make_model(BERT, "token-classification")
+    model = make_model(BERT, task)
     batch = example_inputs(model)
     with torch.no_grad():
         outputs = model(**batch)
         chances = outputs.logits.softmax(2).flatten(0, 1)
         labels = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(7)).view(3, 17)
         labels = labels.masked_fill(batch["attention_mask"] == 0, -100)
-        found = sample_losses("token-classification", outputs, batch, torch.Generator().manual_seed(7))
+        found = SPECS[task].sample_losses(outputs, batch, torch.Generator().manual_seed(7))
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             assert float(model(**one, labels=labels[row : row + 1]).loss) == pytest.approx(float(found[row]), rel=1e-4)
@@ -458,9 +463,9 @@ def test_folds_are_summed_in_float64(tmp_path: Path) -> None:
     heads = replace(
         block, value_bias=constant.view(4, 1024), output_weight=weight.view(3, 4, 1024), output_bias=nothing
     )
-    np.testing.assert_allclose(fold_biases(heads).output_bias.numpy(), wanted, rtol=1e-6)
+    np.testing.assert_allclose(fold_value_bias(heads).output_bias.numpy(), wanted, rtol=1e-6)
 
-    columns = FeedForward(Linear(torch.zeros(4096, 24), constant), "relu", Linear(weight, nothing))
+    columns = FeedForward(Linear(torch.zeros(4096, 24), constant), Ungated("relu"), Linear(weight, nothing))
     np.testing.assert_allclose(remove_columns(columns, ()).down.bias.numpy(), wanted, rtol=1e-6)
 
     queries = torch.zeros(1, 4096, 3)  # of which dimension 0 stays

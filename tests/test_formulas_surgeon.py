@@ -11,9 +11,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from exporters.cost import LayerShape, count_parameters, flops_per_token
-from exporters.encoder import Attention, Embeddings, Encoder, FeatureHead, FeedForward, Layer, Linear, Norm, map_layers
+from exporters.encoder import (
+    Attention,
+    DotProduct,
+    Embeddings,
+    Encoder,
+    FeatureHead,
+    FeedForward,
+    Layer,
+    Linear,
+    Norm,
+    Ungated,
+    map_layers,
+)
 from exporters.errors import SurgeryError
-from prune_export.surgeon.biases import fold_biases, shifted
+from prune_export.surgeon.biases import drop_key_bias, fold_value_bias, shifted
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
 from prune_export.surgeon.heads import remove_heads
 
@@ -34,7 +46,7 @@ def block(heads: int = 4, size: int = 3, hidden: int = 8) -> Attention:
         value_bias=random(heads, size),
         output_weight=random(hidden, heads, size),
         output_bias=random(hidden),
-        scale=0.5,
+        scores=DotProduct(0.5),
     )
 
 
@@ -48,7 +60,7 @@ def attend(one: Attention, x: Tensor) -> Tensor:
         value = x @ one.value_weight[head].double().T
         key = key if one.key_bias is None else key + one.key_bias[head].double()
         value = value if one.value_bias is None else value + one.value_bias[head].double()
-        weights = torch.softmax(one.scale * query @ key.T, dim=-1)
+        weights = torch.softmax(one.scores.scale * query @ key.T, dim=-1)
         total = total + weights @ value @ one.output_weight[:, head].double().T
     return total
 
@@ -58,11 +70,11 @@ X = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 
 def test_folded_biases_leave_the_sum_as_it_is() -> None:
     one = block()
-    folded = fold_biases(one)
+    folded = fold_value_bias(drop_key_bias(one))
     assert (folded.key_bias, folded.value_bias) == (None, None)
     torch.testing.assert_close(attend(folded, X), attend(one, X), atol=1e-5, rtol=0)
     kept = replace(one, value_bias=None)
-    assert fold_biases(kept).output_bias is kept.output_bias
+    assert fold_value_bias(kept).output_bias is kept.output_bias
 
 
 def test_folds_are_summed_in_float64() -> None:
@@ -143,7 +155,7 @@ def test_constant_queries_of_a_head_become_one() -> None:
 
 def forward(columns: int = 7, hidden: int = 8) -> FeedForward:
     up, down = torch.randn(columns, hidden), torch.randn(hidden, columns)
-    return FeedForward(Linear(up, torch.zeros(columns)), "relu", Linear(down, torch.zeros(hidden)))
+    return FeedForward(Linear(up, torch.zeros(columns)), Ungated("relu"), Linear(down, torch.zeros(hidden)))
 
 
 def test_operations_are_those_that_pytorch_counts() -> None:

@@ -13,14 +13,12 @@ pytest.importorskip("accelerate")
 from transformers import Trainer, TrainingArguments
 
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
-from prune_export.training.l0.config import L0Config
-from prune_export.training.l0.method import L0Gates, Target
-from prune_export.training.layers import LayerModules, layer_modules
-from prune_export.training.movement.config import MovementConfig
-from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
+from prune_export.training.methods.l0 import L0Config, L0Gates, Target
+from prune_export.training.methods.movement import FlopsBudget, MovementConfig, MovementPruning
 from prune_export.training.recipe import ScheduleSection
+from prune_export.training.stage import LayerModules, layer_modules
 from prune_export.training.trainer import PruningTrainer
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
@@ -44,7 +42,7 @@ def network(
 ) -> tuple[Any, Checkpoint, tuple[LayerModules, ...]]:
     made = make_model(case, task, **WITHOUT_DROPOUT)
     checkpoint = load_checkpoint(save(made, folder))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     return model, checkpoint, layer_modules(checkpoint, model)
 
 
@@ -168,7 +166,7 @@ def test_a_row_of_a_kept_head_keeps_its_best_block(tmp_path: Path) -> None:
         scores.data = torch.randn(scores.shape, generator=generator)
     method.set_step(10, 10)
     found: list[Any] = []  # of each layer: values and mask of each projection (rows are those of heads), of columns
-    for part in method._scores:
+    for part in method._layers:
         projections = [part.query, part.key, part.value, part.attention_output]
         arrays = [(p.values.detach().numpy(), p.hard().detach().numpy() > 0) for p in projections]
         arrays[3] = (arrays[3][0].T, arrays[3][1].T)

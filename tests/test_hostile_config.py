@@ -24,12 +24,12 @@ from exporters.errors import CheckpointError
 from prune_export import inspect
 from prune_export.checkpoint.config_keys import check_config, own_attention
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import Source
 from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.cli.main import main
-from prune_export.parity.inputs import load_tokenizer as parity_tokenizer
-from prune_export.training.head import write_with_head
+from prune_export.parity.inputs import text_tokenizer
+from prune_export.training.starting_checkpoint import write_with_head
 from tests.tiny_checkpoints import change_config, make_checkpoint
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 from tests.tiny_training import SIZES, questions_file, tiny_recipe
@@ -277,7 +277,7 @@ def test_deep_configurations_are_looked_through() -> None:
 def test_the_attention_is_our_own(named: str | None, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "model")
     change_config(folder, _attn_implementation=named)
-    oracle: Any = load_oracle(load_checkpoint(folder))
+    oracle: Any = load_reference_model(load_checkpoint(folder))
     assert oracle.config._attn_implementation == "sdpa"
 
 
@@ -290,7 +290,7 @@ def test_eager_where_the_class_has_nothing_else() -> None:
 
 def test_the_attention_is_the_default_of_transformers(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "model")
-    oracle: Any = load_oracle(load_checkpoint(folder))
+    oracle: Any = load_reference_model(load_checkpoint(folder))
     default = BertForQuestionAnswering.from_pretrained(folder).eval()
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
@@ -299,9 +299,9 @@ def test_the_attention_is_the_default_of_transformers(tmp_path: Path) -> None:
 
 def test_chunks_of_the_feed_forward_change_nothing(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "model")
-    plain: Any = load_oracle(load_checkpoint(folder))
+    plain: Any = load_reference_model(load_checkpoint(folder))
     change_config(folder, chunk_size_feed_forward=8)
-    chunked: Any = load_oracle(load_checkpoint(folder))
+    chunked: Any = load_reference_model(load_checkpoint(folder))
     ids = torch.arange(5, 20)[None]  # of no multiple of 8
     with torch.no_grad():
         assert torch.equal(chunked(ids).start_logits, plain(ids).start_logits)
@@ -356,7 +356,7 @@ def test_a_tokenizer_is_refused(changes: dict[str, Any], fact: str, tmp_path: Pa
     with pytest.raises(CheckpointError, match=fact):
         load_tokenizer(folder)
     encoder: Any = None
-    assert parity_tokenizer(folder, encoder) is None
+    assert text_tokenizer(folder, encoder)[0] is None
 
 
 def test_the_class_that_config_json_names_is_checked(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from prune_export.facts.plan import read_plan
 from prune_export.facts.record import find_exported
 from prune_export.families import FAMILIES
 from prune_export.files.reading import ReadingError, clipped, decode_json, read_bytes, user_path
+from prune_export.training.checkpoints import check_state
 from prune_export.training.recipe_file import read_recipe
-from prune_export.training.trainer_state import check_state
 from prune_export.verbs.load_session import load_session
 from tests.confined import Ended, confined
 from tests.tiny_checkpoints import change_config, make_checkpoint, to_pickle, to_shards, write_index

@@ -18,7 +18,7 @@ from prune_export.data.features import Feature
 from prune_export.data.glue_tasks import GLUE_TASKS
 from prune_export.data.read import read_examples
 from prune_export.evaluation.glue import glue_scores
-from prune_export.evaluation.spans import MAX_ANSWER_TOKENS, best_answer
+from prune_export.evaluation.spans import best_answer
 from prune_export.evaluation.squad import (
     exact_match,
     normalize_answer,
@@ -27,6 +27,7 @@ from prune_export.evaluation.squad import (
     token_f1,
     token_f1_or_empty,
 )
+from prune_export.tasks.question_answering import MAX_ANSWER_TOKENS
 
 
 def question(identifier: str, *answers: str) -> Question:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import prune_export
-from exporters.encoder import Task
+from exporters.tasks import Task
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 

@@ -25,13 +25,13 @@ from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
 from prune_export.facts.file_names import RECORD, SAFETENSORS, TOKENIZER_FILES
-from prune_export.facts.plan import plan_from_zeros
 from prune_export.outputs.run import MARKER, RECIPE
-from prune_export.training.distillation.student import write_student
-from prune_export.training.folder import held_run
-from prune_export.training.head import write_with_head
+from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.training.methods.student import write_student
 from prune_export.training.recipe_file import recipe_to_toml
 from prune_export.training.run import train
+from prune_export.training.run_folder import held_run
+from prune_export.training.starting_checkpoint import write_with_head
 from tests.test_user_files import tree
 from tests.tiny_tokenizers import bert_tokenizer
 from tests.tiny_training import checkpoint_folder, questions_file, recipe_data, tiny_recipe

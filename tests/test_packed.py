@@ -16,16 +16,17 @@ from onnx.reference.op_run import OpRun
 
 import prune_export
 from exporters import runtime
-from exporters.encoder import TASKS, SequenceHead, Task
 from exporters.errors import OutputError, ProviderError
 from exporters.onnx.builder import CONTRIB
 from exporters.onnx.precision import FP32
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from prune_export.parity.check import check, real_tokens
+from exporters.tasks import TASKS, Task
+from prune_export.parity.check import compare, one_ahead
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import TOLERANCES
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 from tests.comparing import torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model
@@ -103,21 +104,18 @@ def test_real_tokens_answer_as_before(case: FamilyCase, task: Task, tmp_path: Pa
     save(build(encoder, TARGETS["cuda-packed"], FP32), path)
     reference = torch_outputs(model, encoder, inputs)
     arrays = {name: value.numpy() for name, value in inputs.items()}
-    by_token = not isinstance(encoder.head, SequenceHead)
     case_of = Case("padded", arrays)
 
-    def select(values: Array, mask: Array) -> Array:
-        return real_tokens(values, mask, by_token=by_token)
-
-    def verdict(run: Callable[[Any], Any], pick: Any = select) -> bool:
-        (result,) = check(lambda _: reference, {"ONNX": (run, TOLERANCES["fp32"])}, [case_of], select=pick)
+    def verdict(run: Callable[[Any], Any], *, padding: bool = False) -> bool:
+        answered = one_ahead(lambda _: reference, [case_of])
+        (result,) = compare(answered, {"ONNX": (run, TOLERANCES["fp32"])}, spec=SPECS[task], padding=padding)
         assert result.problem is None
         return result.passed
 
     run = runner(path)
     assert verdict(run)
-    assert not verdict(run, None)  # padding is zeros, not what PyTorch computes for it
-    if by_token:
+    assert not verdict(run, padding=True)  # padding is zeros, not what PyTorch computes for it
+    if not encoder.head.reads_first_token_only:
         for values in run(arrays).values():
             assert not values[arrays["attention_mask"] == 0].any()
     damaged = onnx.load(path)

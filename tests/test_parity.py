@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,10 +18,12 @@ from onnx import numpy_helper
 import prune_export
 from exporters.errors import ParityError, UsageError
 from prune_export.outputs.report import check_report
-from prune_export.parity.answers import best_span, compare_answers, compare_labels
 from prune_export.parity.inputs import MAX_BATCH, cases
 from prune_export.parity.junit import write_junit
 from prune_export.parity.tolerance import TOLERANCES, tolerance_for
+from prune_export.tasks.classes import same_classes
+from prune_export.tasks.question_answering import best_span, same_answers
+from prune_export.tasks.spec import Agreement
 from tests.models import FAMILY_CASES, FamilyCase, make_model, save
 
 
@@ -146,9 +149,7 @@ def test_an_export_that_fails_is_never_written(tmp_path: Path, monkeypatch: pyte
 
 def test_a_wrong_surgeon_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropping value biases without folding them (nn_pruning's mistake) fails both comparisons."""
-    monkeypatch.setattr(
-        "prune_export.surgeon.operation.fold_biases", lambda block: replace(block, key_bias=None, value_bias=None)
-    )
+    monkeypatch.setattr("prune_export.surgeon.operation.fold_value_bias", lambda block: replace(block, value_bias=None))
     checkpoint = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "checkpoint")
     with pytest.raises(ParityError, match="slim PyTorch: ") as caught:
         prune_export.export(checkpoint, tmp_path / "out", target="cpu", samples=4)
@@ -222,39 +223,47 @@ def test_best_span_obeys_its_rules() -> None:
     assert best_span(long_start, long_end, np.ones(60, dtype=bool)) in {(0, 0), (1, 30)}  # 0 to 30 is 31 tokens
 
 
+def agreement_of_spans(one: Any, two: Any, context: Any, **limits: float) -> Agreement:
+    return same_answers(*({"start_logits": start, "end_logits": end} for start, end in (one, two)), context, **limits)
+
+
+def agreement_of_classes(one: Any, two: Any, mask: Any, **limits: float) -> Agreement:
+    return same_classes({"logits": one}, {"logits": two}, mask, **limits)
+
+
 def test_answers_agree_only_where_the_reference_ties() -> None:
     context = np.ones((2, 4), dtype=bool)
     start = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], dtype=np.float32)
     end = np.array([[0, 0, 1, 0], [0, 1, 0, 0]], dtype=np.float32)
-    same = compare_answers((start, end), (start, end), context, tie=1e-3)
+    same = agreement_of_spans((start, end), (start, end), context, tie=1e-3)
     assert (same.questions, same.same, same.enough) == (2, 2, True)
     moved = end.copy()
     moved[0] = [0, 0, 0, 2]
-    assert compare_answers((start, end), (start, moved), context, tie=1e-3).same == 1
-    assert compare_answers((start, end), (start, moved), context, tie=1.0).same == 2
+    assert agreement_of_spans((start, end), (start, moved), context, tie=1e-3).same == 1
+    assert agreement_of_spans((start, end), (start, moved), context, tie=1.0).same == 2
 
 
 def test_labels_agree_where_the_reference_chooses_them_or_ties() -> None:
     by_text = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.499]], dtype=np.float32)
     everything = np.ones((3, 4), dtype=bool)
-    assert compare_labels(by_text, by_text[:, ::-1], everything, tie=0.0).same == 0
-    assert compare_labels(by_text, by_text[:, ::-1], everything, tie=0.01).same == 1
-    half = compare_labels(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.5)
+    assert agreement_of_classes(by_text, by_text[:, ::-1], everything, tie=0.0).same == 0
+    assert agreement_of_classes(by_text, by_text[:, ::-1], everything, tie=0.01).same == 1
+    half = agreement_of_classes(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.5)
     assert (half.questions, half.same, half.enough) == (2, 1, True)
-    assert not compare_labels(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.6).enough
+    assert not agreement_of_classes(by_text[:2], by_text[[0, 0]], everything, tie=0.0, least=0.6).enough
     by_token = np.stack([by_text, by_text[::-1]])  # [2, 3, 2]
     moved = by_token.copy()
     moved[0, 0] = [0.0, 1.0]
     mask = np.ones((2, 3), dtype=bool)
     assert (
-        compare_labels(by_token, moved, mask, tie=0.0).questions,
-        compare_labels(by_token, moved, mask, tie=0.0).same,
+        agreement_of_classes(by_token, moved, mask, tie=0.0).questions,
+        agreement_of_classes(by_token, moved, mask, tie=0.0).same,
     ) == (
         6,
         5,
     )
     mask[0, 0] = False  # padding
-    assert compare_labels(by_token, moved, mask, tie=0.0).enough
+    assert agreement_of_classes(by_token, moved, mask, tie=0.0).enough
 
 
 def test_junit_names_what_failed(exported: tuple[Path, Path], tmp_path: Path) -> None:

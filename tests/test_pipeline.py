@@ -11,8 +11,8 @@ import pytest
 import transformers
 
 import prune_export
-from exporters.encoder import Task
 from exporters.errors import UnsupportedError, UsageError
+from exporters.tasks import Task
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_checkpoints import change_config
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer

@@ -18,15 +18,16 @@ from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.session import Session
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.main import main
 from prune_export.network.opening import Batch, Outputs, torch_runner
-from prune_export.parity.budget import TEXT_LENGTH, TOKENS, budget_cases
-from prune_export.parity.check import check, one_ahead
+from prune_export.parity.budget import TEXT_ROW, TOKENS, budget_cases
+from prune_export.parity.check import compare, one_ahead
 from prune_export.parity.inputs import Case, cases
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES
 from prune_export.parity.workers import workers
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 from tests.models import BERT_LIKE, FAMILY_CASES, FamilyCase, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
@@ -61,7 +62,7 @@ def test_damage_is_noticed(judged: list[tuple[Damage, bool, float]]) -> None:
     assert tried["largest weight + 1 %"] > 40
     assert noticed["largest weight + 1 %"] >= 0.9 * tried["largest weight + 1 %"]
     assert noticed["random weight + 1 %"] >= 0.8 * tried["random weight + 1 %"]
-    # An epsilon of 1e-12 and one of 1e-11 are both nothing beside the variance: docs/parity.md says so.
+    # An epsilon of 1e-12 and one of 1e-11 are both nothing beside the variance: docs/verify.md says so.
     partly = {"largest weight + 1 %", "random weight + 1 %", "epsilon × 10"}
     assert {kind: count for kind, count in missed.items() if count and kind not in partly} == {}
     assert len(tried) >= 13
@@ -100,7 +101,7 @@ def test_the_budget_is_kept_at_every_length(positions: int, task: Any, tmp_path:
     text = found[-1]
     assert text.counts is not None
     assert len(text.inputs["input_ids"]) == len(QUESTIONS) == len(SENTENCES) == 8
-    assert text.length <= TEXT_LENGTH
+    assert text.length <= TEXT_ROW
     if positions > 5:
         assert text.counts.any(axis=1).all()  # every context, or sentence, is seen
     assert max(case.length for case in found) >= min(positions, 512)
@@ -111,12 +112,13 @@ def test_all_dtypes_and_families_pass_with_room(tmp_path: Path) -> None:
     for family in FAMILY_CASES:
         found = inspect(save(make_model(family, "feature-extraction"), tmp_path / family.model_type))
         encoder = found.checkpoint.encoder
-        oracle = torch_runner(load_oracle(found.checkpoint), encoder.inputs, encoder.outputs)
+        oracle = torch_runner(load_reference_model(found.checkpoint), encoder.inputs, encoder.outputs)
         for dtype, most in (("fp32", 0.1), ("fp16", 0.5)):
             path = tmp_path / family.model_type / f"{dtype}.onnx"
             save_onnx(build(found.slim, TARGETS["cpu"], PRECISIONS[dtype]), path)
             candidates = {"ONNX": (Session(path).run, TOLERANCES[dtype])}
-            for result in check(oracle, candidates, budget_cases(encoder, None, seed=0)):
+            answered = one_ahead(oracle, budget_cases(encoder, None, seed=0))
+            for result in compare(answered, candidates, spec=SPECS[encoder.task]):
                 assert result.passed
                 assert all(output.max_absolute < most * output.allowed for output in result.outputs), (family, dtype)
 

@@ -19,22 +19,22 @@ from exporters.encoder import Encoder, FeedForward, Linear, map_layers
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.pruning.objective import sample_losses
 from prune_export.pruning.rearrangement import lost, rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression, unit_scales
-from prune_export.pruning.scores import LayerScores, distinct_layers, fisher, gate_gradients, magnitude, taylor
+from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, magnitude, taylor
 from prune_export.pruning.selection import Rules, select
 from prune_export.pruning.stepping import Pruner, Settings
 from prune_export.slim_model.model import module_of
 from prune_export.surgeon import operate
+from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.made_scores import NUMBERS, kept_score, layer_scores
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path)
         for row in range(3):
             one = {name: value[row : row + 1] for name, value in batch.items()}
             outputs = model(**{name: one[name] for name in checkpoint.encoder.inputs})
-            values.append(float(sample_losses(checkpoint.task, outputs, one, torch.Generator())))
+            values.append(float(SPECS[checkpoint.task].sample_losses(outputs, one, torch.Generator())))
         return values
 
     for layer, name, unit, columns in (
@@ -143,7 +143,7 @@ def test_every_task_has_scores(task: Any, tmp_path: Path) -> None:
     if task == "text-classification":
         batches = tuple(batch | {"labels": torch.tensor([0, 2, 1])} for batch in data.batches)
         data = replace(data, batches=batches)
-    oracle = load_oracle(checkpoint)
+    oracle = load_reference_model(checkpoint)
     scores = fisher(gradients_of(checkpoint, oracle, data))
     assert all(float(part.heads.min()) > 0 and float(part.columns.min()) > 0 for part in scores)
     again = fisher(gradients_of(checkpoint, oracle, data))
@@ -213,7 +213,7 @@ def test_budgets_are_met_and_used(case: FamilyCase, kind: str, tmp_path: Path) -
         costs = flops_costs(encoder, sequence_length=30) if kind == "flops" else parameter_costs(encoder)
         kept = select(magnitude(encoder), costs, fraction * costs.dense)
         network = cut(unpruned(encoder), kept)
-        slim = operate(network.encoder, prune_export.surgeon.inspection.plan_from_zeros(network.encoder))
+        slim = operate(network.encoder, prune_export.checkpoint.inspection.plan_from_zeros(network.encoder))
         assert costs.total(counts_of(slim)) == pytest.approx(counted(slim, kind))
         assert counted(slim, kind) <= fraction * costs.dense
         if fraction < 1:
@@ -320,7 +320,7 @@ def test_what_can_be_made_up_for_is_made_up_for(case: FamilyCase, tmp_path: Path
     """Columns that stand twice: one of each pair may go, and the other takes over its outgoing weights."""
     model, checkpoint = saved(case, tmp_path)
     dense = map_layers(checkpoint.encoder, lambda _, layer: replace(layer, feed_forward=_twice(layer.feed_forward)))
-    half = tuple((tuple(range(4)), tuple(range(10))) for _ in distinct_layers(dense))
+    half = tuple((tuple(range(4)), tuple(range(10))) for _ in dense.distinct_layers)
     pruned = cut(unpruned(dense), half).encoder
     data = calibration(model, batches=10, rows=4)
     refitted, fits = reconstruct(dense, pruned, data.batches)
@@ -338,7 +338,7 @@ def _twice(block: Any) -> FeedForward:
     up, down = block.up, block.down
     return FeedForward(
         Linear(torch.cat([up.weight[:10]] * 2), torch.cat([up.bias[:10]] * 2)),
-        block.activation,
+        block.gating,
         Linear(torch.cat([0.1 * down.weight[:, :10], 0.1 * down.weight[:, 10:]], dim=1), down.bias),
     )
 
@@ -369,7 +369,7 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
     found = inspect(tmp_path / "masked")
     assert found.checkpoint.form == "masked"
     inputs = example_inputs(model, seed=5)
-    masked = torch_outputs(load_oracle(found.checkpoint), found.slim, inputs)
+    masked = torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)
     cut_down = torch_outputs(module_of(checkpoint, network.encoder), found.slim, inputs)
     slim = torch_outputs(module_of(found.checkpoint, found.slim), found.slim, inputs)
     for outputs in (cut_down, slim, onnx_outputs(found.slim, inputs, tmp_path)):

@@ -30,8 +30,9 @@ import prune_export
 from exporters.errors import PruneExportError, UsageError
 from prune_export.cli.main import VERBS, main, parser_of
 from prune_export.evaluation.result import Evaluation, ModelResult
-from prune_export.facts.plan import plan_from_zeros, plan_to_json
+from prune_export.facts.plan import plan_to_json
 from prune_export.options.ranges import SEEDS
+from prune_export.surgeon.zeros import plan_from_zeros
 from tests.fuzz.mutations import as_json
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from exporters import runtime
-from exporters.encoder import TASKS, Encoder, Task
+from exporters.encoder import Encoder
 from exporters.errors import WriteError
 from exporters.onnx.precision import FP32, INT8, Quantization
 from exporters.onnx.quantized import quantized_matrix, quantized_rows, weight_scales
 from exporters.onnx.serialize import save, weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build, quantizable_maps
+from exporters.tasks import TASKS, Task
 from prune_export.verbs.inspect import inspect
 from tests.comparing import LIMITS, largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, make_model

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 import prune_export
 from exporters import runtime
 from exporters.bound import _run_options
-from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
 from exporters.feeding import Limits, feed
-from exporters.session import Session, SessionSettings, settings_from_json
+from exporters.session import Session, SessionSettings
+from exporters.tasks import Task
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
@@ -102,22 +102,20 @@ def test_settings_that_make_no_sense_are_refused(checkpoint: Path, tmp_path: Pat
     prune_export.export(checkpoint, tmp_path / "out", target="cpu", samples=4)
     path = tmp_path / "out" / "prune_export.json"
     record = json.loads(path.read_text())
-    for wrong in ({"tokens_at_once": 0}, {"length_multiple": "8"}, {"entries": 3}):
+    for wrong in (
+        *({"tokens_at_once": number} for number in (0, -1)),
+        *({"length_multiple": number} for number in (0, "8")),
+        *({"entries": entries} for entries in (3, None, [1])),
+    ):
         path.write_text(json.dumps(record | {"session": wrong}))
         with pytest.raises(OutputError, match=r"prune_export\.json: damaged.*session"):
             prune_export.load_session(tmp_path / "out")
+    right = {"tokens_at_once": 8, "length_multiple": 2, "entries": {"session.set_denormal_as_zero": "1"}}
+    path.write_text(json.dumps(record | {"session": right}))
+    assert prune_export.load_session(tmp_path / "out").settings == SessionSettings(**right)
     del record["session"]
     path.write_text(json.dumps(record))
-    assert prune_export.load_session(tmp_path / "out").settings.tokens_at_once is None
-
-
-@pytest.mark.parametrize("part", [{"tokens_at_once": -1}, {"length_multiple": 0}, {"entries": None}, {"entries": [1]}])
-def test_one_wrong_part_makes_settings_wrong(part: dict[str, Any]) -> None:
-    right = {"tokens_at_once": 8, "length_multiple": 2, "entries": {"a": "b"}}
-    found = settings_from_json(right)
-    assert (found.tokens_at_once, found.length_multiple, found.entries) == (8, 2, {"a": "b"})
-    with pytest.raises(ValueError, match="session settings"):
-        settings_from_json(right | part)
+    assert prune_export.load_session(tmp_path / "out").settings == SessionSettings()
 
 
 def test_a_captured_graph_has_its_number_under_the_name_that_onnx_runtime_gives_it() -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, ConstantBlock, FeedForward, Layer
+from exporters.encoder import Attention, ConstantBlock, FeedForward, Layer, Ungated
 from exporters.errors import PlanError, SurgeryError
-from prune_export.facts.plan import LayerPlan, plan_from_zeros
+from prune_export.facts.plan import LayerPlan
 from prune_export.slim_model.model import module_of
 from prune_export.surgeon import operate
 from prune_export.surgeon.columns import remove_columns
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, example_inputs, linear, make_model, save
@@ -242,7 +243,7 @@ def test_the_surgeon_leaves_its_input_alone(tmp_path: Path) -> None:
 def test_folded_columns_use_the_blocks_own_activation(activation: str, tmp_path: Path) -> None:
     layer = one_layer(make_model(BERT, "question-answering"), tmp_path)
     assert isinstance(layer.feed_forward, FeedForward)
-    block = replace(layer.feed_forward, activation=activation)
+    block = replace(layer.feed_forward, gating=Ungated(activation))
     weight = block.up.weight.clone()
     weight[5] = 0
     block = replace(block, up=replace(block.up, weight=weight))

@@ -16,12 +16,12 @@ from torch import nn
 import prune_export
 from exporters.errors import CheckpointError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
-from prune_export.training.distillation.hidden import HiddenStates, check_map, even_map, hidden_loss
-from prune_export.training.distillation.logits import logits_loss
-from prune_export.training.distillation.student import even_layers, write_student
-from prune_export.training.distillation.teacher import layers_of, load_teacher, segments
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.tasks import SPECS
+from prune_export.training.distillation import check_map, even_map, hidden_loss
+from prune_export.training.methods.student import even_layers, write_student
 from prune_export.training.run import train
+from prune_export.training.teacher import HiddenStates, layers_of, load_teacher, segments
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer
 from tests.tiny_training import checkpoint_folder, tiny_recipe
@@ -44,20 +44,20 @@ def test_span_logits_by_hand() -> None:
     student, teacher = span([[0.0, 0.0]], [[1.0, 0.0]]), span([[2 * math.log(3), 0.0]], [[1.0, 0.0]])
     p = 0.75  # softmax of (log 3, 0)
     divergence = p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5)
-    found = logits_loss("question-answering", student, teacher, ONE, temperature)
+    found = SPECS["question-answering"].divergence(student, teacher, ONE, temperature)
     assert found.item() == pytest.approx(4 * divergence / 2, rel=1e-5)  # the ends agree
 
 
 def test_padding_has_no_part() -> None:
     mask = torch.tensor([[1, 1, 0]])
     student, teacher = span([[0.0, 1.0, 9.0]], [[0.0, 1.0, -9.0]]), span([[1.0, 0.0, -5.0]], [[1.0, 0.0, 5.0]])
-    found = logits_loss("question-answering", student, teacher, mask, 1.0)
+    found = SPECS["question-answering"].divergence(student, teacher, mask, 1.0)
     short = [{name: value[:, :2] for name, value in one.items()} for one in (student, teacher)]
-    assert found.item() == pytest.approx(logits_loss("question-answering", *short, ONE, 1.0).item())
+    assert found.item() == pytest.approx(SPECS["question-answering"].divergence(*short, ONE, 1.0).item())
     tokens = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [7.0, -7.0]]])
     others = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [-7.0, 7.0]]])
-    found = logits_loss("token-classification", {"logits": tokens}, {"logits": others}, mask, 1.0)
-    second = logits_loss("text-classification", {"logits": tokens[:, 1]}, {"logits": others[:, 1]}, mask, 1.0)
+    found = SPECS["token-classification"].divergence({"logits": tokens}, {"logits": others}, mask, 1.0)
+    second = SPECS["text-classification"].divergence({"logits": tokens[:, 1]}, {"logits": others[:, 1]}, mask, 1.0)
     assert found.item() == pytest.approx(second.item() / 2)  # the first token agrees, the third is padding
 
 
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_soft_cross_entropy() -> None:
     """Hinton et al. 2015, section 2: T² · (q - p) / T for one distribution."""
     student = torch.tensor([[0.3, -1.0, 0.7]], requires_grad=True)
     teacher = torch.tensor([[1.0, 0.0, -2.0]])
-    logits_loss("text-classification", {"logits": student}, {"logits": teacher}, ONE, 3.0).backward()
+    SPECS["text-classification"].divergence({"logits": student}, {"logits": teacher}, ONE, 3.0).backward()
     expected = 3.0 * ((student / 3).softmax(1) - (teacher / 3).softmax(1))
     assert torch.allclose(student.grad, expected.detach(), atol=1e-6)  # type: ignore[arg-type]
 
@@ -103,7 +103,7 @@ def test_layers_at_even_distances() -> None:
 def test_hidden_states_are_transformers_own(case: FamilyCase, tmp_path: Path) -> None:
     original = make_model(case, "question-answering")
     checkpoint = load_checkpoint(save(original, tmp_path))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     inputs = example_inputs(model)
     slim = prune_export.slim(tmp_path)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_a_student_is_the_network_without_its_other_layers(case: FamilyCase, tmp
     write_student(checkpoint, (0, 2), tmp_path / "student")
     student = load_checkpoint(tmp_path / "student")
     assert len(student.encoder.layers) == 2
-    model, inputs = load_oracle(student), example_inputs(original)
+    model, inputs = load_reference_model(student), example_inputs(original)
     layers = layers_of(checkpoint, original)
     if case.model_type == "albert":
         original.config.num_hidden_layers = original.albert.encoder.config.num_hidden_layers = 2

@@ -23,12 +23,12 @@ from prune_export.data.read import read_examples
 from prune_export.data.splits import Purpose
 from prune_export.training import features as module
 from prune_export.training.arguments import check_trainer_section
-from prune_export.training.checks import check_recipe
 from prune_export.training.features import Collator, training_features
-from prune_export.training.kinds import stages_of
-from prune_export.training.order import Order
-from prune_export.training.recipe import METHODS, DataSection, Recipe
-from prune_export.training.recipe_file import read_recipe, recipe_to_toml
+from prune_export.training.methods import METHODS, stages_of
+from prune_export.training.methods.movement import MovementConfig
+from prune_export.training.recipe import DataSection, Recipe
+from prune_export.training.recipe_file import check_recipe, read_recipe, recipe_to_toml
+from prune_export.training.sampler import TrainingSampler
 from tests.conftest import ROOT
 from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
 
@@ -179,11 +179,11 @@ def test_several_files_are_one_training_set(tmp_path: Path) -> None:
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=300), step=st.integers(1, 9), seed=st.integers(0, 10**6)
 )
 def test_groups_of_like_length_hold_every_example_once(lengths: list[int], step: int, seed: int) -> None:
-    order = Order(len(lengths), lengths=lengths, step=step, seed=seed)
+    order = TrainingSampler(len(lengths), lengths=lengths, step=step, seed=seed)
     found = list(order)
     assert sorted(found) == list(range(len(lengths)))
     assert len(order) == len(lengths)
-    assert list(Order(len(lengths), lengths=lengths, step=step, seed=seed)) == found
+    assert list(TrainingSampler(len(lengths), lengths=lengths, step=step, seed=seed)) == found
     # No order wastes less padding in as many steps as are sorted together.
     together = found[: 50 * step]
     if len(together) % step == 0:
@@ -194,7 +194,7 @@ def test_groups_of_like_length_hold_every_example_once(lengths: list[int], step:
 
 @pytest.mark.parametrize("lengths", [None, range(100)])
 def test_each_epoch_has_an_order_of_its_own(lengths: Sequence[int] | None) -> None:
-    order = Order(100, lengths=lengths, step=4, seed=3)
+    order = TrainingSampler(100, lengths=lengths, step=4, seed=3)
     first = list(order)
     assert first != sorted(first)
     order.set_epoch(1)
@@ -216,7 +216,7 @@ def test_changes(tmp_path: Path) -> None:
     found = read_recipe(tmp_path / "used.toml", (*changes, "data.samples=10", "output=/a/b"))
     assert isinstance(found, Recipe)
     assert (found.optimiser.learning_rate, found.model, found.output) == (1.0, "owner/name", "/a/b")
-    assert found.method == METHODS["movement"](block=(16, 16))  # type: ignore[call-arg]
+    assert found.method == MovementConfig(block=(16, 16))
     assert found.data.samples == 10
 
 

@@ -16,15 +16,16 @@ import prune_export
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
 from prune_export.progress import SILENT
+from prune_export.slim_model.model import module_of
 from prune_export.training.features import Collator
-from prune_export.training.gradual.rungs import rungs
+from prune_export.training.importance import one_window_each, training_calibration
+from prune_export.training.methods.gradual import flops_schedule
+from prune_export.training.network import full_size_weights, remaining_network, with_weights_of
 from prune_export.training.run import make_context, train
-from prune_export.training.scoring import one_window_each, training_calibration
-from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 from tests.tiny_training import checkpoint_folder, tiny_recipe
@@ -42,7 +43,7 @@ from tests.tiny_training import checkpoint_folder, tiny_recipe
     ],
 )
 def test_rungs_by_hand(budgets: list[float], step: float, expected: list[tuple[float, bool]]) -> None:
-    found = rungs(budgets, step)
+    found = flops_schedule(budgets, step)
     assert [part for _, part in found] == [part for _, part in expected]
     assert [part for part, _ in found] == pytest.approx([part for part, _ in expected])
 
@@ -50,7 +51,7 @@ def test_rungs_by_hand(budgets: list[float], step: float, expected: list[tuple[f
 @pytest.mark.parametrize("budgets", [[], [0.0], [1.0], [0.5, 0.5], [1.2]])
 def test_budgets_that_are_none(budgets: list[float]) -> None:
     with pytest.raises(UsageError, match="expected one or more different fractions between 0 and 1"):
-        rungs(budgets, 0.8)
+        flops_schedule(budgets, 0.8)
 
 
 def test_the_window_with_the_answer_stands_for_its_question() -> None:
@@ -96,10 +97,11 @@ def holed(case: FamilyCase, task: Any = "question-answering") -> Any:
 def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
     """The slim network computes what the masked one does; what it is trained to is found at full size."""
     checkpoint = load_checkpoint(save(holed(case), tmp_path / "masked"))
-    network = standing(checkpoint)
+    network = remaining_network(checkpoint)
     assert network.heads[0] == (0, 2, 3)
     assert network.columns[0] == tuple(column for column in range(20) if column not in (1, 5))
-    model, oracle = slim_model(checkpoint, network), load_oracle(checkpoint)
+    model, oracle = module_of(checkpoint, network.encoder), load_reference_model(checkpoint)
+    model, oracle = module_of(checkpoint, network.encoder), load_reference_model(checkpoint)
     inputs = example_inputs(oracle)
 
     def difference(one: Any, other: Any) -> float:
@@ -111,18 +113,18 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     assert difference(model, oracle) > 0.01
     weights = read_weights(checkpoint.source.folder, checkpoint.family)
-    after = trained(network, model)
-    write_masked(checkpoint, after.plan, tmp_path / "out", changed=trained_tensors(checkpoint, weights, after))
+    after = with_weights_of(network, model)
+    write_masked(checkpoint, after.plan, tmp_path / "out", changed=full_size_weights(checkpoint, weights, after))
     found = load_checkpoint(tmp_path / "out")
-    assert difference(model, load_oracle(found)) < 1e-4
-    assert standing(found).plan == network.plan
+    assert difference(model, load_reference_model(found)) < 1e-4
+    assert remaining_network(found).plan == network.plan
     query = load_file(tmp_path / "out/model.safetensors")
     name = next(key for key in query if key.endswith(f"{case_path(checkpoint)}.weight"))
     assert query[name][:3].ne(0).all()  # zeros inside a head that stands were weights like others
 
 
 def case_path(checkpoint: Any) -> str:
-    return f"{checkpoint.family.layer(checkpoint.config, 0)}.{checkpoint.family.layers.query}"
+    return f"{checkpoint.family.layer(checkpoint.config, 0)}.{checkpoint.family.module('attention.query_weight')}"
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------------

@@ -17,15 +17,13 @@ from torch.nn.utils import parametrize
 import prune_export
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.training.l0.config import L0Config
-from prune_export.training.l0.hard_concrete import at_test_time, probability_open, sample
-from prune_export.training.l0.lagrangian import lagrangian, target_at
-from prune_export.training.l0.method import L0Gates, Target
-from prune_export.training.layers import layer_modules
+from prune_export.training.methods.l0 import L0Config, L0Gates, Target
+from prune_export.training.methods.l0_gates import at_test_time, lagrangian, probability_open, sample, target_at
 from prune_export.training.run import train
+from prune_export.training.stage import layer_modules
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_training import tiny_recipe
 
@@ -75,7 +73,7 @@ def test_the_lagrangian_and_its_target_by_hand() -> None:
 
 def attached(folder: Path, config: L0Config, target: Target, **options: Any) -> tuple[L0Gates, Any, Any]:
     checkpoint = load_checkpoint(folder)
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     costs = flops_costs(checkpoint.encoder, sequence_length=32)
     settings: dict[str, Any] = {"learning_rate": 0.05, "warmup": 0.0, "cooldown": 0.3, "seed": 3} | options
     method = L0Gates(config, target, costs, **settings)
@@ -93,7 +91,7 @@ def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Pat
     model.train()  # gates are drawn; there is no dropout
     inputs = example_inputs(model)
     values = [part.gates.values().detach() for part in method._gated]
-    untouched = load_oracle(checkpoint)
+    untouched = load_reference_model(checkpoint)
     with torch.no_grad():
         found = model(**inputs).start_logits
         with gated(hugging_face_layers(checkpoint, untouched)) as hooks:
@@ -123,7 +121,7 @@ def test_gates_may_begin_in_the_order_of_their_worth(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
     method, _, _ = attached(folder, L0Config(initial_log_alpha=2.0), Target(flops=0.5))
     units = [(torch.linspace(-1, 1, 4) + place, torch.linspace(1, -1, 20) * place) for place in range(3)]
-    method.begin_at(units)
+    method.add_to_log_alpha(units)
     for part in method._gated:
         wanted = 2.0 + units[part.layer][0 if part.kind == "heads" else 1]
         assert torch.equal(part.gates.log_alpha, wanted)
@@ -176,12 +174,12 @@ def test_the_multipliers_bring_the_network_to_its_target(tmp_path: Path) -> None
 def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: Target, tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "model")
     method, model, checkpoint = attached(folder, config, target)
-    before = {name: value.clone() for name, value in load_oracle(checkpoint).state_dict().items()}
+    before = {name: value.clone() for name, value in load_reference_model(checkpoint).state_dict().items()}
     torch.manual_seed(0)
     for part in method._gated:
         part.gates.log_alpha.data.normal_(0.0, 3.0)
     kept = method.kept()
-    method.fold()
+    method.apply_masks()
     assert set(model.state_dict()) == set(before)
     assert not any(parametrize.is_parametrized(module) for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -13,19 +13,16 @@ from torch.nn.utils import parametrize
 from exporters.cost import LayerShape, flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
-from prune_export.facts.plan import plan_from_zeros
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.scores import LayerScores
-from prune_export.training.initial import ranked
-from prune_export.training.kinds import stages_of
-from prune_export.training.layers import LayerModules, layer_modules
-from prune_export.training.movement.binarize import above, straight_through, top_k
-from prune_export.training.movement.config import MovementConfig
-from prune_export.training.movement.masks import Scores
-from prune_export.training.movement.pruning import FlopsBudget, MovementPruning
-from prune_export.training.movement.schedule import cubic
+from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.training.importance import rank_scores
+from prune_export.training.methods import stages_of
+from prune_export.training.methods.movement import FlopsBudget, MovementConfig, MovementPruning
+from prune_export.training.methods.movement_masks import Scores, above, cubic, straight_through, top_k
 from prune_export.training.recipe import ScheduleSection
+from prune_export.training.stage import LayerModules, layer_modules
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_training import BERT, SIZES, tiny_recipe
 
@@ -37,7 +34,7 @@ def attached(
 ) -> tuple[Any, Checkpoint, tuple[LayerModules, ...], MovementPruning]:
     """A network with scores that were drawn at random."""
     checkpoint = load_checkpoint(save(make_model(case, "question-answering", **sizes), folder))
-    model = load_oracle(checkpoint)
+    model = load_reference_model(checkpoint)
     costs = flops_costs(checkpoint.encoder, sequence_length=LENGTH)
     method = MovementPruning(
         config,
@@ -136,12 +133,12 @@ def test_a_budget_of_another_kind_is_refused(budget: dict[str, Any], tmp_path: P
 def test_struct_masks_whole_heads_and_columns(tmp_path: Path) -> None:
     config = MovementConfig(shape="struct", selection="topk", final_threshold=0.5)
     model, checkpoint, layers, method = attached(tmp_path, config, **SIZES)
-    before = {name: value.clone() for name, value in load_oracle(checkpoint).state_dict().items()}
+    before = {name: value.clone() for name, value in load_reference_model(checkpoint).state_dict().items()}
     method.set_step(100, 100)
     heads, columns = (method.parameter_groups()[0].parameters[place] for place in (0, 1))
     kept_heads = heads.flatten().argsort(descending=True)[:2].tolist()
     kept_columns = columns.flatten().argsort(descending=True)[:12].tolist()
-    method.fold()
+    method.apply_masks()
     first = layers[0]
     assert not parametrize.is_parametrized(first.query)
     rows = torch.zeros(32, dtype=torch.bool).view(4, 8)
@@ -168,7 +165,7 @@ def test_blocks(tmp_path: Path, shape: Any) -> None:
     method.set_step(100, 100)
     found = method.statistics()
     assert found["sparsity"] == pytest.approx(0.75)
-    method.fold()
+    method.apply_masks()
     rows, columns = (1, 1) if shape == "unstructured" else (4, 8)
     for layer in layers:
         blocks = layer.query.weight.view(32 // rows, rows, 32 // columns, columns).ne(0)
@@ -193,7 +190,7 @@ def test_a_budget_is_met_exactly(case: FamilyCase, shape: Any, tmp_path: Path) -
     model.eval()
     with torch.no_grad():
         masked = model(**inputs).start_logits
-        method.fold()
+        method.apply_masks()
         assert torch.equal(masked, model(**inputs).start_logits)
     folder = save(model, tmp_path / "folded")
     found = load_checkpoint(folder)
@@ -220,8 +217,8 @@ def test_what_a_budget_keeps_is_what_scores_highest(tmp_path: Path) -> None:
     _, _, _, method = attached(tmp_path, MovementConfig(shape="struct"), budget=0.5, **SIZES)
     scores = method.parameter_groups()[0].parameters
     method.set_step(100, 100)
-    keep = [layer.query.keep for layer in method._scores] + [layer.up.keep for layer in method._scores]
-    values = [layer.query.values for layer in method._scores] + [layer.up.values for layer in method._scores]
+    keep = [layer.query.keep for layer in method._layers] + [layer.up.keep for layer in method._layers]
+    values = [layer.query.values for layer in method._layers] + [layer.up.values for layer in method._layers]
     assert len(values) == len(scores)
     kept = torch.cat([value[mask > 0] for value, mask in zip(values, keep, strict=True) if mask is not None])
     gone = torch.cat([value[mask == 0] for value, mask in zip(values, keep, strict=True) if mask is not None])
@@ -243,16 +240,16 @@ def test_scores_may_begin_in_the_order_of_their_worth(shape: Any, tmp_path: Path
         LayerScores(heads * costs.heads[place][1], columns * costs.columns[place][1])
         for place, (heads, columns) in enumerate(worth)
     ]
-    units = ranked(found, costs, 2.0)
+    units = rank_scores(found, costs, 2.0)
     everything = torch.cat([part for pair in units for part in pair])
     assert (everything.min(), everything.max()) == (-2.0, 2.0)
     assert torch.equal(everything.argsort(), torch.cat([part for pair in worth for part in pair]).argsort())
     for group in method.parameter_groups():
         for scores in group.parameters:
             scores.data.zero_()
-    method.begin_at(units)
+    method.add_to_scores(units)
     method.set_step(100, 100)
-    method.fold()
+    method.apply_masks()
     kept = [
         [int(head) for head in layer.value.weight.view(4, 8, 32).ne(0).any(dim=2).any(dim=1).nonzero()]
         for layer in layers

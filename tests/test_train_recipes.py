@@ -6,24 +6,30 @@ import math
 import re
 import tomllib
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+import prune_export
+from docs import recipe_keys
 from docs.recipe_keys import PAGE, page
-from exporters.errors import UsageError
-from prune_export.training.checks import check_recipe
-from prune_export.training.distillation.config import Distillation
-from prune_export.training.kinds import stages_of
-from prune_export.training.recipe import METHODS, Recipe
-from prune_export.training.recipe_file import read_recipe, recipe_from, recipe_to_toml
+from exporters.errors import CheckpointError, UsageError
+from prune_export.training import methods, recipe_file
+from prune_export.training.keys import Count, Epochs, key
+from prune_export.training.methods import ALTERNATIVES, METHODS, stages_of
+from prune_export.training.recipe import Distillation, MethodConfig, Recipe
+from prune_export.training.recipe_file import check_recipe, read_recipe, recipe_from, recipe_to_toml
+from prune_export.training.stage import Stage, TrainingMethod
+from tests.conftest import ROOT
+from tests.tiny_training import recipe_data
 
 DATA: dict[str, Any] = {"model": "m", "output": "o", "data": {"train": "d.json"}}
+CONFIGS = {kind: method.config for kind, method in METHODS.items()}
 EPOCHS = DATA | {"schedule": {"epochs": 2, "warmup": 0.2}}
 
 
@@ -206,7 +212,7 @@ def numbers(kind: type[Any]) -> set[str]:
 
 def test_no_number_is_forgotten_above() -> None:
     kinds = {field.name: type(value) for field in fields(Recipe) if is_dataclass(value := sections()[field.name])}
-    for name, kind in ({"": Recipe} | kinds | METHODS).items():
+    for name, kind in ({"": Recipe} | kinds | CONFIGS).items():
         if name == "method":
             continue
         assert numbers(kind) == set(RANGES.get(name, ())), name
@@ -253,8 +259,69 @@ def test_the_page_of_all_keys_is_up_to_date() -> None:
 
 def test_the_page_says_every_key_and_default() -> None:
     text = page()
-    for kind in (Recipe, Distillation, *METHODS.values(), *(type(value) for value in sections().values())):
+    for kind in (Recipe, Distillation, *CONFIGS.values(), *(type(value) for value in sections().values())):
         for field in fields(kind) if is_dataclass(kind) else ():
             if not is_dataclass(sections().get(field.name)):
                 assert f"| `{field.name}` |" in text, field.name
     assert "| `weight_decay` | number, 0 or more | 0 | of weights; biases and norms have none |" in text
+
+
+# --- the registry of methods -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenConfig(MethodConfig):
+    """`[method]` with `kind = "frozen"`: a made-up method."""
+
+    frozen_steps: Annotated[Count | None, key("its length; instead of `frozen_epochs`")] = None
+    frozen_epochs: Annotated[Epochs | None, key("the same in epochs")] = None
+    guide: Annotated[str | None, key("a teacher of its own")] = None
+
+
+def frozen_stages(_: Recipe, config: FrozenConfig) -> tuple[Stage, ...]:
+    return (Stage("frozen", steps=config.frozen_steps, epochs=config.frozen_epochs),)
+
+
+def test_a_method_is_one_entry_in_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading, alternatives, checks, teachers, disk, training and the page know a new one by its entry alone."""
+    entry = TrainingMethod(
+        "frozen",
+        FrozenConfig,
+        frozen_stages,
+        prunes=False,
+        uses_schedule=False,
+        lengths=("frozen",),
+        teacher_keys=("guide",),
+    )
+    registry, alternatives = METHODS | {"frozen": entry}, ALTERNATIVES | {"method": entry.alternatives}
+    for module in (methods, recipe_file, recipe_keys):
+        monkeypatch.setattr(module, "METHODS", registry)
+        monkeypatch.setattr(module, "ALTERNATIVES", alternatives)
+    data = recipe_data(tmp_path, method={"kind": "frozen", "frozen_steps": 2})
+    with pytest.raises(UsageError, match=r"method\.kind = 'frozen' has lengths of its own: method\.frozen_steps$"):
+        check_recipe(recipe_from(data))
+    del data["schedule"]["steps"]
+    for section, message in (
+        ({"method": {"kind": "frozen", "frozen_step": 2}}, "the nearest known one is 'method.frozen_steps'"),
+        ({"method": {"kind": "frozen", "frozen_steps": 2, "frozen_epochs": 1}}, "frozen_epochs; found both"),
+        ({"budget": {"flops": 0.5}}, "method.kind = 'frozen' prunes to no budget"),
+        ({"teacher": "t"}, "nothing is learnt from it"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_recipe(recipe_from(data | section))
+    with pytest.raises(CheckpointError, match="the teacher 'missing/model' cannot be used"):
+        prune_export.train(
+            recipe_from(data | {"method": {"kind": "frozen", "frozen_steps": 2, "guide": "missing/model"}})
+        )
+    assert '## `[method]`, `kind = "frozen"`' in page()
+    assert prune_export.train(recipe_from(data)).record["method"] == "frozen"
+
+
+def test_only_the_registry_knows_the_methods() -> None:
+    """No module outside `methods` imports a method's own."""
+    for path in (ROOT / "prune_export").rglob("*.py"):
+        if path.parent.name != "methods":
+            assert not re.search(
+                r"training\.methods\.|training\.methods import \w*(l0|movement|gradual|student|none)\b",
+                path.read_text(),
+            ), path

@@ -18,10 +18,10 @@ from transformers import AutoModelForQuestionAnswering
 from exporters.errors import CheckpointError, OutputError, PruneExportError, UsageError
 from prune_export.checkpoint import beside
 from prune_export.cli.main import main
-from prune_export.training import space
-from prune_export.training.cuts import cut_warning
-from prune_export.training.distillation.config import Distillation
+from prune_export.training import run_folder
 from prune_export.training.dry_run import dry_run
+from prune_export.training.network import cut_warning
+from prune_export.training.recipe import Distillation
 from prune_export.training.run import train
 from tests.tiny_training import checkpoint_folder, recipe_data, tiny_recipe
 
@@ -206,7 +206,7 @@ def test_a_run_goes_on_after_its_earlier_stages_are_gone(tmp_path: Path) -> None
 def test_a_disk_without_room_is_found_out_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(space.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # type: ignore[attr-defined]
+        patch.setattr(run_folder.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # type: ignore[attr-defined]
         for begin in (train, dry_run):
             with pytest.raises(OutputError, match=r"needs up to .* MiB of disk, and 0\.0 MiB are free"):
                 begin(recipe)
@@ -225,8 +225,40 @@ def test_scores_for_each_weight_need_room(tmp_path: Path) -> None:
 
 
 def test_bytes_are_said_in_words() -> None:
-    assert str(space.Space(3 * 2**30 + 2**29, 2**30)) == "3.5 GiB at most, 1.0 GiB when it is done"
-    assert str(space.Space(2**30 - 2**20, 2**19)) == "1,023.0 MiB at most, 0.5 MiB when it is done"
+    assert str(run_folder.DiskSpace(3 * 2**30 + 2**29, 2**30)) == "3.5 GiB at most, 1.0 GiB when it is done"
+    assert str(run_folder.DiskSpace(2**30 - 2**20, 2**19)) == "1,023.0 MiB at most, 0.5 MiB when it is done"
+
+
+# --- TensorBoard -------------------------------------------------------------------------------------------------------
+
+
+def events(folder: Path) -> dict[str, list[int]]:
+    """The steps of each scalar in a folder of event files."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+    found = accumulator(str(folder), purge_orphaned_data=True).Reload()
+    return {name: [event.step for event in found.Scalars(name)] for name in found.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_what_the_log_holds(tmp_path: Path) -> None:
+    """Under transformers' names; a run that is resumed shows each step once."""
+    trainer = {"save_steps": 2, "logging_steps": 2, "save_total_limit": 3}
+    recipe = tiny_recipe(tmp_path, method=STRUCT, budget={"flops": 0.5}, trainer=trainer)
+    train(recipe, keep_checkpoints=True)
+    for name in ("final", "checkpoints/01-movement/checkpoint-4", "checkpoints/01-movement/checkpoint-6"):
+        shutil.rmtree(tmp_path / "run" / name)
+    train(recipe, resume=True)
+    steps = events(tmp_path / "run/tensorboard/01-movement")
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    logged = {key for line in lines if "loss" in line for key in line} - {"stage", "step"}
+    assert {f"train/{key}" for key in logged} <= set(steps)
+    for name in ("loss", "loss_task", "heads_left", "columns_left", "flops_left", "sparsity", "budget"):
+        assert steps[f"train/{name}"] == [2, 4, 6], name
+
+
+def test_training_needs_no_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
+    assert train(tiny_recipe(tmp_path)).final.is_dir()
+    assert not (tmp_path / "run/tensorboard").exists()
 
 
 # --- messages ------------------------------------------------------------------------------------------------------------

@@ -22,16 +22,16 @@ from safetensors.torch import load_file, save_file
 import prune_export
 from exporters.errors import CheckpointError, DataError, OutputError, PruneExportError, TrainingError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.main import main
 from prune_export.training import stage_run
-from prune_export.training.distillation.config import Distillation
+from prune_export.training.recipe import Distillation
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 from tests.models import FAMILY_CASES, example_inputs
 from tests.tiny_training import checkpoint_folder, questions_file, recipe_data, tiny_recipe
 
-pytest.importorskip("accelerate")
+PartialState = pytest.importorskip("accelerate").PartialState
 
 HYBRID = {"kind": "movement", "shape": "hybrid", "block": [8, 8]}
 
@@ -238,9 +238,10 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     left, right = weights(one.final), weights(tmp_path / "two/final")
     # Biases of the key and of the span logits change no answer: their gradients are rounding errors, which Adam makes large.
     assert all(torch.allclose(left[name], right[name], atol=1e-6) for name in left if name.endswith("weight"))
-    inputs = example_inputs(load_oracle(load_checkpoint(one.final)))
+    inputs = example_inputs(load_reference_model(load_checkpoint(one.final)))
     found = [
-        load_oracle(load_checkpoint(folder))(**inputs).start_logits for folder in (one.final, tmp_path / "two/final")
+        load_reference_model(load_checkpoint(folder))(**inputs).start_logits
+        for folder in (one.final, tmp_path / "two/final")
     ]
     assert torch.allclose(found[0].log_softmax(dim=1), found[1].log_softmax(dim=1), atol=1e-5)
 
@@ -399,6 +400,32 @@ def test_a_run_that_failed_before_anything_was_made_can_be_begun_again(tmp_path:
     assert train(recipe).final.is_dir()
     with pytest.raises(OutputError, match="holds a run already"):
         train(recipe)
+
+
+def test_a_run_whose_arguments_are_refused_can_be_begun_again(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="transformers refuses the training arguments"):
+        train(tiny_recipe(tmp_path, trainer={"optim": "x"}))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.toml", "run.json"}
+    assert train(tiny_recipe(tmp_path)).final.is_dir()
+
+
+@pytest.mark.parametrize("names", [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "0", "WORLD_SIZE": "x"}])
+def test_processes_that_cannot_be_found_are_one_line(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # accelerate sets some of them
+        monkeypatch.delenv(name)
+    recipe = tiny_recipe(tmp_path)
+    with monkeypatch.context() as patch:
+        for name, value in names.items():
+            patch.setenv(name, value)
+        PartialState._reset_state()  # as in a new process
+        with pytest.raises(UsageError, match=r"several processes, which cannot be found: .*torchrun") as caught:
+            train(recipe)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert train(recipe).final.is_dir()
 
 
 def test_dropout_is_what_the_recipe_says(tmp_path: Path) -> None:

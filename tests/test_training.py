@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import prune_export
-from exporters.encoder import TASKS, Task
+from exporters.tasks import TASKS, Task
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 
@@ -116,7 +116,7 @@ def test_the_hugging_face_trainer_takes_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("slim", [False, True])
 def test_dropout_as_the_recipe_wants_it(case: FamilyCase, slim: bool, tmp_path: Path) -> None:
     """Without dropout a training network computes what one in evaluation mode does; with the configuration's it does not."""
-    from prune_export.training.dropout import set_dropout
+    from prune_export.training.network import set_dropout
 
     made = make_model(case, "text-classification")
     model = prune_export.slim(save(made, tmp_path)) if slim else made

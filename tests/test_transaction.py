@@ -64,7 +64,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 def run(output: str | Path, *, overwrite: bool = False, files: dict[str, bytes] = NEW) -> Destination:
     place = destination(output, overwrite=overwrite)
-    with transaction(place.target) as folder:
+    with transaction(place.placement) as folder:
         fill(folder, files)
     return place
 
@@ -199,7 +199,7 @@ def test_nothing_remains_of_an_error(situation: Situation, tmp_path: Path) -> No
     with situated(situation, tmp_path) as output:
         before, folders = snapshot(tmp_path), sorted(tmp_path.rglob("*"))
         place = destination(output, overwrite=situation.overwrite)
-        with pytest.raises(ZeroDivisionError), transaction(place.target) as folder:
+        with pytest.raises(ZeroDivisionError), transaction(place.placement) as folder:
             _ = fill(folder, NEW).stat().st_mode // 0
         assert snapshot(tmp_path) == before
         assert sorted(tmp_path.rglob("*")) == folders
@@ -223,7 +223,7 @@ def steps(situation: Situation, root: Path) -> list[int]:
 
     with situated(situation, root) as output:
         place = destination(output, overwrite=situation.overwrite)
-        with each_line(note), transaction(place.target) as folder:
+        with each_line(note), transaction(place.placement) as folder:
             fill(folder, NEW)
     return sorted(found.values())
 
@@ -244,7 +244,7 @@ def test_a_kill_at_any_line_leaves_the_old_or_the_new(situation: Situation, root
 
             def work(output: Path = output, kill: Callable[[int], None] = kill) -> None:
                 place = destination(output, overwrite=situation.overwrite)
-                with each_line(kill), transaction(place.target) as folder:
+                with each_line(kill), transaction(place.placement) as folder:
                     fill(folder, NEW)
 
             assert in_child(work) == -signal.SIGKILL
@@ -275,7 +275,7 @@ def test_ctrl_c_at_any_line_leaves_the_old_or_says_that_it_is_done(situation: Si
                     signal.raise_signal(signal.SIGINT)
 
             try:
-                with each_line(press), transaction(place.target) as folder:
+                with each_line(press), transaction(place.placement) as folder:
                     fill(folder, NEW)
                 interrupted = False
             except KeyboardInterrupt as error:
@@ -316,7 +316,7 @@ def test_a_move_that_fails_is_undone(situation: Situation, lasting: bool, root: 
             place = destination(output, overwrite=situation.overwrite)
             patch.setattr(os, "rename", renames)
             try:
-                with transaction(place.target) as folder:
+                with transaction(place.placement) as folder:
                     fill(folder, NEW)
                 failed = False
             except OutputError as error:
@@ -410,7 +410,7 @@ def test_a_link_that_leads_nowhere_is_there(tmp_path: Path) -> None:
 def test_a_file_that_appears_during_the_work_is_not_touched(name: str, tmp_path: Path) -> None:
     folder = fill(tmp_path / "out", {"notes.txt": b"mine"})
     place = destination(folder / "model.onnx", overwrite=False)
-    with pytest.raises(OutputError, match=f"already holds {name}"), transaction(place.target) as new:
+    with pytest.raises(OutputError, match=f"already holds {name}"), transaction(place.placement) as new:
         _ = fill(new, NEW | {"vocab.txt": b"ours"}), fill(folder, {name: b"theirs"})
     assert snapshot(folder) == {"notes.txt": b"mine", name: b"theirs"}
 
@@ -420,7 +420,7 @@ def test_a_folder_that_appears_during_the_work_is_not_touched(overwrite: bool, t
     place = destination(tmp_path / "out", overwrite=overwrite)
     with (
         pytest.raises(OutputError, match=r"out appeared or changed while the run went on; nothing was changed there"),
-        transaction(place.target),
+        transaction(place.placement),
     ):
         fill(tmp_path / "out", {"notes.txt": b"mine"})
     assert snapshot(tmp_path) == {"out/notes.txt": b"mine"}
@@ -522,14 +522,14 @@ FULL = (errno.ENOSPC, "No space left on device")
 )
 def test_errors_are_explained_in_one_line(error: OSError, message: str, tmp_path: Path) -> None:
     place = destination(tmp_path / "out", overwrite=False)
-    with pytest.raises(OutputError) as caught, transaction(place.target):
+    with pytest.raises(OutputError) as caught, transaction(place.placement):
         raise error
     assert re.fullmatch(message, str(caught.value))
     assert not any(tmp_path.iterdir())
 
 
 def test_a_reader_that_has_gone_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(BrokenPipeError), transaction(destination(tmp_path / "out", overwrite=False).target):
+    with pytest.raises(BrokenPipeError), transaction(destination(tmp_path / "out", overwrite=False).placement):
         raise BrokenPipeError
     assert not any(tmp_path.iterdir())
 
@@ -575,7 +575,7 @@ def another_run(output: Path, *, overwrite: bool) -> Iterator[Callable[[], int]]
         code = 1
         try:
             place = destination(output, overwrite=overwrite)
-            with transaction(place.target) as folder:
+            with transaction(place.placement) as folder:
                 fill(folder, NEW | {"model.onnx": b"the other's"})
                 os.write(ready_there, b".")
                 os.read(go_there, 1)
@@ -635,7 +635,7 @@ def test_many_runs_at_once(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_killed_run_is_cleared(tmp_path: Path) -> None:
     def work() -> None:
-        with transaction(destination(tmp_path / "out", overwrite=False).target) as folder:
+        with transaction(destination(tmp_path / "out", overwrite=False).placement) as folder:
             fill(folder, NEW)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -692,7 +692,7 @@ def test_a_hidden_folder_that_came_with_a_download_is_left_alone(
     run(folder / "model.onnx", overwrite=overwrite)
     assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
     assert f"{str(aside)!r}: left alone" in caplog.text
-    with pytest.raises(ZeroDivisionError), transaction(destination(folder / "a.onnx", overwrite=True).target):
+    with pytest.raises(ZeroDivisionError), transaction(destination(folder / "a.onnx", overwrite=True).placement):
         _ = 1 // 0
     assert snapshot(tmp_path) == before | {f"out/{name}": content for name, content in NEW.items()}
 

@@ -22,11 +22,11 @@ import torch
 import transformers
 
 import prune_export
-from exporters.encoder import TASKS, Task
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
+from exporters.tasks import TASKS, Task
 from prune_export.cli.main import main
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS

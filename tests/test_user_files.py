@@ -26,7 +26,7 @@ import prune_export
 from prune_export.cli.main import main
 from prune_export.facts.file_names import DEFAULT_MODEL, PLAN_FILE, RECORD, SLIM, TOKENIZER_FILES
 from prune_export.files.transaction import recover
-from prune_export.outputs.kinds import MASKED, SLIM_CHECKPOINT, OutputKind, exported
+from prune_export.outputs.folder_types import MASKED, SLIM_CHECKPOINT, FolderType, exported
 from prune_export.outputs.run import run_files
 from tests.tiny_training import checkpoint_folder, questions_file, recipe_data
 
@@ -134,7 +134,7 @@ VERBS: dict[str, Words] = {
 NUMBERS = [(verb, number) for verb in VERBS for number in range(CASES if verb != "bench" else CASES // 3)]
 
 
-SOUND = OutputKind.removable  # as it is before a test changes it
+SOUND = FolderType.removable  # as it is before a test changes it
 
 
 def replaceable(verb: str, out: Path, overwrite: bool) -> set[str]:
@@ -356,12 +356,12 @@ def test_the_cases_have_teeth(material: Material, tmp_path: Path, monkeypatch: p
     """Two rules taken away: markers are believed, and what a hidden folder holds is cleared away."""
     assert failures(material, tmp_path / "sound") == 0
 
-    def believed(kind: OutputKind, folder: Path) -> frozenset[str]:
+    def believed(kind: FolderType, folder: Path) -> frozenset[str]:
         names = os.listdir(folder) if folder.is_dir() else ()
         return frozenset(names) if kind.marker in names else frozenset()
 
     with monkeypatch.context() as patch:
-        patch.setattr(OutputKind, "removable", believed)
+        patch.setattr(FolderType, "removable", believed)
         assert failures(material, tmp_path / "markers") >= 2
 
     def cleared(folder: Path) -> None:

@@ -10,12 +10,13 @@ import onnx_ir as ir
 import pytest
 
 from exporters import runtime
-from exporters.encoder import TASKS, ConstantBlock, Encoder, Task
+from exporters.encoder import ConstantBlock, Encoder
 from exporters.errors import WriteError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save, weights_size
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import MAX_OPSET, MIN_OPSET, build
+from exporters.tasks import TASKS, Task
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model

@@ -38,7 +38,7 @@ from exporters.providers import PROVIDERS
 from prune_export.benchmark.inputs import make_batch
 from prune_export.benchmark.pytorch_row import prepare_for
 from prune_export.benchmark.rows import Conditions, Shape
-from prune_export.benchmark.timing import by_wall_clock, measure
+from prune_export.timing import measure, timed
 
 RUNS = (Run(Shape(8, 384)), Run(Shape(32, 384), padding=0.5), Run(Shape(1, 128)))
 FORMS = (("cuda", "fp16"), ("cuda-packed", "fp16"), ("cuda", "fp32"), ("cuda-packed", "fp32"))
@@ -100,14 +100,14 @@ def _session(path: Path, recorder: Recorder, options: Mapping[str, str], *, debu
 
 
 def _one_run(speaking: Any, silent: Any, batch: Mapping[str, NDArray[np.int64]], recorder: Recorder) -> dict[str, Any]:
-    fed = runtime.wanted_inputs(silent, batch)
+    fed = runtime.session_inputs(silent, batch)
     if not recorder.on_gpu:
         return {"attention": "not on this device", "kernels": device_kernels(lambda: silent.run(None, fed), recorder)}
     with captured_output() as printed:
         speaking.run(None, fed)
     step = BoundBatch(silent, fed, limits=Limits(), device="cuda", graph=1).run
     kernels = device_kernels(step, recorder)
-    milliseconds = measure(by_wall_clock(step), 0.1)[0]
+    milliseconds = measure(timed(step), 0.1)[0]
     return {"attention": attention_kernels(printed), "milliseconds": milliseconds, "kernels": kernels}
 
 

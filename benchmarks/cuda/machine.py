@@ -13,7 +13,7 @@ from benchmarks.cuda.capture import captured_output
 from benchmarks.cuda.recording import Recorder
 from exporters import runtime
 from exporters.errors import ProviderError
-from prune_export.benchmark.machine import machine
+from prune_export.facts.machine import machine
 
 _PACKAGES = ("msgspec", "platformdirs", "onnx", "onnx-ir", "safetensors", "huggingface-hub", "pytest", "hypothesis")
 _FIELDS = (

@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.cuda.structures import Structure
-from exporters.encoder import Encoder, Task
+from exporters.encoder import Encoder
+from exporters.tasks import Task
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.families import FAMILIES

@@ -37,7 +37,7 @@ from prune_export.benchmark.pytorch_row import prepare_for
 from prune_export.benchmark.results import spread
 from prune_export.benchmark.rounds import compare
 from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
-from prune_export.benchmark.timing import measure
+from prune_export.timing import measure
 
 PYTORCH, COMPILED = "PyTorch fp16, SDPA", "torch.compile fp16"
 DENSE, PLAIN, GRAPHS, PACKED = "dense ONNX fp16", "slim fp16", "slim fp16, CUDA graphs", "slim fp16, packed"

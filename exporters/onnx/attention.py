@@ -1,8 +1,8 @@
 """Attention, in the forms that targets choose from.
 
 Each form takes the block's input `x` in the matmul type and the target's layout, and returns the heads' contexts side
-by side, `[..., heads * value_size]`, in the matmul type. `asking` are the positions whose contexts are wanted, in the same
-layout: `x` itself, or its first tokens. The attention scale is multiplied into the query weights.
+by side, `[..., heads * value_size]`, in the matmul type. `queries` are the hidden states at the query positions, in the
+same layout: `x` itself, or its first tokens. The attention scale is multiplied into the query weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from exporters.encoder import Attention
 from exporters.onnx.builder import transposed
-from exporters.onnx.context import Context
+from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
 from exporters.onnx.packing import cumulative_lengths, token_offsets
@@ -28,35 +28,38 @@ from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_s
 MASKED = float(np.finfo(np.float32).min)
 
 
-def _project(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Query (scaled), key and value, each `[..., heads * size]`."""
-    query = project(context, asking, block.query_weight.flatten(0, 1), "query", constant_scale=block.scale)
-    query = add_bias(context, query, block.query_bias.flatten(), "query", constant_scale=block.scale)
-    key = project(context, x, block.key_weight.flatten(0, 1), "key")
-    if block.key_bias is not None:
-        key = add_bias(context, key, block.key_bias.flatten(), "key")
-    value = project(context, x, block.value_weight.flatten(0, 1), "value")
-    if block.value_bias is not None:
-        value = add_bias(context, value, block.value_bias.flatten(), "value")
-    return query, key, value
+def _project(
+    context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Projects to query (scaled), key and value, each `[..., heads * size]`."""
+
+    def projected(label: str, x: ir.Value, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> ir.Value:
+        product = project(context, x, weight.flatten(0, 1), label, constant_scale=scale)
+        return product if bias is None else add_bias(context, product, bias.flatten(), label, constant_scale=scale)
+
+    return (
+        projected("query", queries, block.query_weight, block.query_bias, block.scores.scale),
+        projected("key", x, block.key_weight, block.key_bias),
+        projected("value", x, block.value_weight, block.value_bias),
+    )
 
 
-def additive_mask(context: Context) -> ir.Value:
-    """`[batch, 1, 1, sequence]`: 0 where attended, the most negative float32 elsewhere; made once."""
+def additive_mask(context: GraphContext) -> ir.Value:
+    """Returns `[batch, 1, 1, sequence]`: 0 at attended positions, the most negative float32 elsewhere; made once."""
     if "additive_mask" not in context.shared:
         builder = context.builder
-        mask = builder.cast(context.attention_mask, ir.DataType.INT64, context.precision.accurate)
+        mask = builder.cast(context.attention_mask, ir.DataType.INT64, context.precision.residual)
         absent = builder.op("Sub", builder.constant(1.0, np.float32), mask)
         rows = builder.op("Mul", absent, builder.constant(MASKED, np.float32))
         context.shared["additive_mask"] = builder.op("Unsqueeze", rows, builder.integers(1, 2))
     return context.shared["additive_mask"]
 
 
-def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """Matrix products, Softmax and an added mask: ai.onnx operations only; "batch-first" or "rows"."""
+def plain_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
+    """Attends by matrix products, Softmax and an added mask: ai.onnx operations only; layout "batch-first" or "rows"."""
     builder, heads = context.builder, len(block.heads)
     rows = context.target.layout == "rows"
-    query, key, value = _project(context, x, asking, block)
+    query, key, value = _project(context, x, queries, block)
 
     def split(joined: ir.Value, size: int, perm: list[int], *, first_only: bool = False) -> ir.Value:
         label = f"split_{heads}_{size}_{first_only}"
@@ -66,24 +69,23 @@ def plain_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
         return builder.op("Transpose", builder.op("Reshape", joined, context.shared[label]), perm=perm)
 
     by_head, by_head_transposed = [0, 2, 1, 3], [0, 2, 3, 1]
-    # [batch, heads, sequence, query_key_size]; below, "sequence" is 1 in the places of queries that ask for one position
-    query = split(query, block.query_key_size, by_head, first_only=asking is not x)
+    # [batch, heads, sequence, query_key_size]; with one query position, the first "sequence" below is 1
+    query = split(query, block.query_key_size, by_head, first_only=queries is not x)
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
-    scores = context.accurate(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
+    scores = context.to_residual(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
     scores = builder.op("Add", scores, additive_mask(context))
-    weights = context.matmul(builder.op("Softmax", scores, axis=-1))
+    weights = context.to_matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=by_head)
     width = heads * block.value_size
     return builder.op("Reshape", contexts, builder.integers(-1, width) if rows else builder.integers(0, -1, width))
 
 
-def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """ONNX Runtime's Attention, or QAttention where all three projections are in dynamic 8 bits: "rows".
+def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
+    """Attends by ONNX Runtime's Attention, or QAttention if all three projections are in dynamic 8 bits; layout "rows".
 
-    One operation multiplies with query, key and value weights side by side, splits heads and attends. Where it cannot do
-    what is asked (other queries than `x`, only some projections in 8 bits, 8 bits by fixed ranges, 16 bits), this is
-    `plain_attention`.
+    One operation multiplies with query, key and value weights side by side, splits heads and attends. It covers neither
+    other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits: `plain_attention` does then.
     """
     quantized = {context.quantizes(label) for label in ("query", "key", "value")}
     static = context.quantization is not None and context.quantization.ranges is not None
@@ -91,22 +93,22 @@ def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
     fp32 = context.precision.matmul == ir.DataType.FLOAT
     one_size = block.query_key_size == block.value_size  # all that QAttention takes
     if (
-        asking is not x
+        queries is not x
         or len(quantized) > 1
         or observed
         or not fp32
         or (True in quantized and (static or not one_size))
     ):
-        return plain_attention(context, x, asking, block)
+        return plain_attention(context, x, queries, block)
     builder, heads = context.builder, len(block.heads)
     width, query_key_width = heads * block.value_size, heads * block.query_key_size
     weights = [
-        (block.query_weight.flatten(0, 1), block.scale),
+        (block.query_weight.flatten(0, 1), block.scores.scale),
         (block.key_weight.flatten(0, 1), 1.0),
         (block.value_weight.flatten(0, 1), 1.0),
     ]
     biases = [
-        (block.query_bias.flatten(), block.scale),
+        (block.query_bias.flatten(), block.scores.scale),
         (_or_zeros(block.key_bias, query_key_width), 1.0),
         (_or_zeros(block.value_bias, width), 1.0),
     ]
@@ -129,20 +131,20 @@ def fused_attention(context: Context, x: ir.Value, asking: ir.Value, block: Atte
 
 
 def _integer_attention(
-    context: Context,
+    context: GraphContext,
     x: ir.Value,
     weights: Sequence[tuple[Tensor, float]],
     bias: ir.Value,
     attributes: Mapping[str, int | float],
 ) -> ir.Value:
-    """One QAttention; its three projections must be of one size."""
+    """Adds one QAttention, whose three projections must be of one size."""
     builder = context.builder
-    steps, scale, zero = quantized_input(context, x)
+    integers, scale, zero = quantized_input(context, x)
     matrix = builder.joined_weight(weights, "query_key_value.weight_int8", ir.DataType.INT8, quantized_matrix)
     scales = builder.joined_weight(weights, "query_key_value.weight_scale", ir.DataType.FLOAT, weight_scales)
     return builder.contrib(
         "QAttention",
-        batch_first(context, steps, weights[0][0].shape[1]),
+        batch_first(context, integers, weights[0][0].shape[1]),
         matrix,
         bias,
         scale,
@@ -154,8 +156,8 @@ def _integer_attention(
     )
 
 
-def _integer_mask(context: Context) -> ir.Value:
-    """The attention mask as int32 `[batch, sequence]`; made once."""
+def _integer_mask(context: GraphContext) -> ir.Value:
+    """Returns the attention mask as int32 `[batch, sequence]`; made once."""
     if "integer_mask" not in context.shared:
         context.shared["integer_mask"] = context.builder.op("Cast", context.attention_mask, to=int(ir.DataType.INT32))
     return context.shared["integer_mask"]
@@ -167,20 +169,20 @@ def _or_zeros(bias: Tensor | None, width: int) -> Tensor:
 
 @cache
 def _zeros(width: int) -> Tensor:
-    """Always the same memory, so that layers that share their weights share this, too."""
+    """Returns zeros in always the same memory, so that layers that share their weights share these, too."""
     return torch.zeros(width)
 
 
-def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """One MultiHeadAttention; `x` is `[batch, sequence, hidden]`.
+def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
+    """Attends by one MultiHeadAttention; `x` is `[batch, sequence, hidden]`.
 
-    The mask goes in as an additive bias: right for padding on either side, and it leaves ONNX Runtime its fused CUDA kernels
-    (contrib_ops/cuda/bert/multihead_attention.cc): cuDNN's where the session allows it, CUTLASS's memory-efficient one where
-    the length is a multiple of 8 in fp16, of 16 in fp32. A `[batch, sequence]` key_padding_mask would leave neither.
+    The mask is an additive bias, which is right for padding on either side and leaves ONNX Runtime its fused CUDA kernels
+    (contrib_ops/cuda/bert/multihead_attention.cc): cuDNN's if the session allows it, CUTLASS's memory-efficient one if the
+    length is a multiple of 8 in fp16, of 16 in fp32. A `[batch, sequence]` key_padding_mask would leave neither.
     The kernels keep softmax in fp32.
     """
-    query, key, value = _project(context, x, asking, block)
-    bias = _attention_bias(context, first_only=asking is not x)
+    query, key, value = _project(context, x, queries, block)
+    bias = _attention_bias(context, first_only=queries is not x)
     return context.builder.contrib(
         "MultiHeadAttention",
         query,
@@ -195,9 +197,9 @@ def multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block:
     )
 
 
-def packed_multi_head_attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """One PackedMultiHeadAttention, which computes nothing for padding: "packed"; every token asks."""
-    del asking
+def packed_multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
+    """Attends by one PackedMultiHeadAttention, which computes nothing for padding; layout "packed"."""
+    del queries  # every token is a query position
     return context.builder.contrib(
         "PackedMultiHeadAttention",
         *_project(context, x, x, block),
@@ -210,10 +212,10 @@ def packed_multi_head_attention(context: Context, x: ir.Value, asking: ir.Value,
     )
 
 
-def _attention_bias(context: Context, *, first_only: bool) -> ir.Value:
-    """`[batch, 1, sequence, sequence]` (`[batch, 1, 1, sequence]` for one query) in the matmul type; made once.
+def _attention_bias(context: GraphContext, *, first_only: bool) -> ir.Value:
+    """Returns `[batch, 1, sequence, sequence]` (`[batch, 1, 1, sequence]` for one query) in the matmul type; made once.
 
-    0 where attended, elsewhere the most negative number of the type: fp16 must not overflow to an infinity.
+    It is 0 at attended positions, and elsewhere the most negative number of the type: fp16 must not become infinite.
     """
     builder, dtype = context.builder, context.precision.matmul
     label = f"attention_bias_{first_only}"

@@ -15,17 +15,17 @@ from exporters.errors import WriteError
 from exporters.onnx.precision import TORCH_DTYPES
 
 Attribute = int | float | str | Sequence[int]
-Change = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor], Tensor]
 
 CONTRIB = "com.microsoft"
 
 
-def _same(tensor: Tensor) -> Tensor:
+def _identity(tensor: Tensor) -> Tensor:
     return tensor
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """`[out_features, in_features]` as MatMul wants it: `[in_features, out_features]`."""
+    """Transposes `[out_features, in_features]` to `[in_features, out_features]`, which MatMul takes."""
     return tensor.t()
 
 
@@ -41,7 +41,7 @@ class GraphBuilder:
         self._counts: dict[str, int] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
         self._constants: dict[tuple[str, bytes, tuple[int, ...]], ir.Value] = {}
-        self._kept: list[Tensor] = []  # weights are known by their place in memory: it must not be used again
+        self._kept: list[Tensor] = []  # weights are identified by their memory, which must not be used again
 
     @property
     def nodes(self) -> Sequence[ir.Node]:
@@ -53,13 +53,13 @@ class GraphBuilder:
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Nodes and values made inside carry `name` as a folder in their names."""
+        """Puts `name/` before the names of the nodes and values that are made inside."""
         self._scopes.append(name)
         yield
         self._scopes.pop()
 
     def path(self, label: str) -> str:
-        """`label` under the folders of the current scopes."""
+        """Returns `label` after the names of the current scopes."""
         return "/".join((*self._scopes, label))
 
     def _name(self, label: str) -> str:
@@ -79,13 +79,13 @@ class GraphBuilder:
         self.graph_outputs.append(value)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """One node with one output."""
+        """Adds a node with one output, and returns that."""
         return self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)[0]
 
     def contrib(self, op_type: str, *inputs: ir.Value | None, dtype: ir.DataType, **attributes: Attribute) -> ir.Value:
-        """One of ONNX Runtime's own operations, with one output of type `dtype`.
+        """Adds one of ONNX Runtime's own operations, with one output of type `dtype`.
 
-        The type stands in the file: ONNX's shape inference, and quantization tools by it, know nothing of these operations.
+        The type is written into the file, because ONNX's shape inference and the tools that use it do not know them.
         """
         output = self.op(op_type, *inputs, domain=CONTRIB, **attributes)
         output.type = ir.TensorType(dtype)
@@ -94,7 +94,7 @@ class GraphBuilder:
     def op_outputs(
         self, op_type: str, *inputs: ir.Value | None, count: int, domain: str = "", **attributes: Attribute
     ) -> Sequence[ir.Value]:
-        """One node with `count` outputs."""
+        """Adds a node with `count` outputs, and returns them."""
         self.domains.add(domain)
         name = self._name(op_type)
         names = [f"{name}:{index}" for index in range(count)]
@@ -102,29 +102,33 @@ class GraphBuilder:
         return self._tape.op_multi_out(op_type, inputs, attributes, domain=domain, name=name, outputs=outputs)
 
     def weight(
-        self, tensor: Tensor, label: str, dtype: ir.DataType, change: Change = _same, *, constant_scale: float = 1.0
+        self,
+        tensor: Tensor,
+        label: str,
+        dtype: ir.DataType,
+        transform: Transform = _identity,
+        *,
+        constant_scale: float = 1.0,
     ) -> ir.Value:
-        """An initializer with the values of `tensor` after `change`, converted when the file is written.
+        """Returns an initializer of `transform(tensor) * constant_scale`, which is computed when the file is written.
 
-        The same memory asked for again in the same form is the same initializer: shared and tied weights are stored
-        once. `constant_scale` is multiplied in.
+        The same memory in the same form is the same initializer: shared and tied weights are stored once.
         """
-        shape = change(tensor.new_empty(tensor.shape, device="meta")).shape
-        evaluate = partial(_evaluate, tensor, change, constant_scale)
-        return self._lazy([tensor], label, dtype, shape, evaluate, change, constant_scale)
+        shape = transform(tensor.new_empty(tensor.shape, device="meta")).shape
+        evaluate = partial(_evaluate, tensor, transform, constant_scale)
+        return self._lazy([tensor], label, dtype, shape, evaluate, transform, constant_scale)
 
     def joined_weight(
-        self, parts: Sequence[tuple[Tensor, float]], label: str, dtype: ir.DataType, change: Change = _same
+        self, parts: Sequence[tuple[Tensor, float]], label: str, dtype: ir.DataType, transform: Transform = _identity
     ) -> ir.Value:
-        """As `weight`, of `[out_features, …]` tensors put below each other, each multiplied by its factor first.
+        """Returns an initializer of several `[out_features, …]` tensors below each other, each multiplied by its factor.
 
         They are joined when the file is written, not before: nothing is held twice.
         """
         tensors, factors = [tensor for tensor, _ in parts], tuple(factor for _, factor in parts)
-
         rows = sum(tensor.shape[0] for tensor in tensors)
-        shape = change(tensors[0].new_empty((rows, *tensors[0].shape[1:]), device="meta")).shape
-        return self._lazy(tensors, label, dtype, shape, partial(_evaluate_joined, parts, change), change, factors)
+        shape = transform(tensors[0].new_empty((rows, *tensors[0].shape[1:]), device="meta")).shape
+        return self._lazy(tensors, label, dtype, shape, partial(_evaluate_joined, parts, transform), transform, factors)
 
     def _lazy(
         self,
@@ -133,11 +137,11 @@ class GraphBuilder:
         dtype: ir.DataType,
         shape: Sequence[int],
         evaluate: Callable[[], Tensor],
-        *what: object,
+        *form: object,
     ) -> ir.Value:
-        """An initializer of `shape`, made by `evaluate` from `tensors` and `what`."""
-        places = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
-        key = (places, dtype, *what)
+        """Returns the initializer that `evaluate` makes of `tensors`; the same memory and `form` give the same one."""
+        memory = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
+        key = (memory, dtype, *form)
         if key not in self._weights:
             target = TORCH_DTYPES[dtype]
             name = self._name(label)
@@ -154,7 +158,7 @@ class GraphBuilder:
         return self._weights[key]
 
     def constant(self, values: object, dtype: type[np.generic]) -> ir.Value:
-        """A small constant; equal constants are stored once."""
+        """Returns a small constant; equal constants are stored once."""
         array = np.asarray(values, dtype=dtype)
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._constants:
@@ -163,28 +167,28 @@ class GraphBuilder:
         return self._constants[key]
 
     def integers(self, *values: int) -> ir.Value:
-        """An int64 vector."""
+        """Returns a constant int64 vector."""
         return self.constant(values, np.int64)
 
     def shape_of(self, *parts: int | ir.Value) -> ir.Value:
-        """An int64 vector for Reshape from numbers and int64 vectors of one element."""
+        """Returns an int64 vector for Reshape from numbers and int64 vectors of one element."""
         if all(isinstance(part, int) for part in parts):
             return self.integers(*(part for part in parts if isinstance(part, int)))
         values = [self.integers(part) if isinstance(part, int) else part for part in parts]
         return self.op("Concat", *values, axis=0)
 
     def cast(self, value: ir.Value, source: ir.DataType, target: ir.DataType) -> ir.Value:
-        """`value` of type `source` as `target`; no node where they are the same."""
+        """Casts `value` from `source` to `target`; no node if they are the same."""
         return value if source == target else self.op("Cast", value, to=int(target))
 
 
-def _evaluate(tensor: Tensor, change: Change, factor: float) -> Tensor:
-    values = change(tensor)
+def _evaluate(tensor: Tensor, transform: Transform, factor: float) -> Tensor:
+    values = transform(tensor)
     return values if factor == 1.0 else values * factor
 
 
-def _evaluate_joined(parts: Sequence[tuple[Tensor, float]], change: Change) -> Tensor:
-    return change(torch.cat([_evaluate(tensor, _same, factor) for tensor, factor in parts]))
+def _evaluate_joined(parts: Sequence[tuple[Tensor, float]], transform: Transform) -> Tensor:
+    return transform(torch.cat([_evaluate(tensor, _identity, factor) for tensor, factor in parts]))
 
 
 def _converted(values: Tensor, target: torch.dtype, name: str) -> Tensor:

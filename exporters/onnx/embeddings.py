@@ -1,4 +1,4 @@
-"""Embeddings: ids to hidden states."""
+"""Embeddings: token ids become hidden states."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import onnx_ir as ir
 from torch import Tensor
 
 from exporters.encoder import Embeddings
-from exporters.onnx.context import Context
+from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import enter
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import norm
 from exporters.onnx.quantized import quantized_lookup
 
 
-def _positions_from_padding(context: Context, input_ids: ir.Value, pad_token_id: int) -> ir.Value:
-    """RoBERTa's position ids: `pad + cumsum(is_token) * is_token`."""
+def _positions_from_padding(context: GraphContext, input_ids: ir.Value, pad_token_id: int) -> ir.Value:
+    """Returns RoBERTa's position ids: `pad + cumsum(is_token) * is_token`."""
     builder = context.builder
     padding = builder.op("Equal", input_ids, builder.constant(pad_token_id, np.int64))
     is_token = builder.op("Cast", builder.op("Not", padding), to=int(ir.DataType.INT64))
@@ -23,8 +23,8 @@ def _positions_from_padding(context: Context, input_ids: ir.Value, pad_token_id:
     return builder.op("Add", builder.op("Mul", count, is_token), builder.constant(pad_token_id, np.int64))
 
 
-def _position_rows(context: Context, parameters: Embeddings, input_ids: ir.Value) -> ir.Value:
-    """Rows that broadcast against the word rows."""
+def _position_rows(context: GraphContext, parameters: Embeddings, input_ids: ir.Value) -> ir.Value:
+    """Returns position rows that broadcast against the word rows."""
     builder = context.builder
     table = builder.weight(parameters.position, "position.weight", context.precision.matmul)
     if parameters.positions == "from_padding":
@@ -33,25 +33,25 @@ def _position_rows(context: Context, parameters: Embeddings, input_ids: ir.Value
     return builder.op("Slice", table, builder.integers(0), context.sequence, builder.integers(0))
 
 
-def _word_rows(context: Context, table: Tensor, ids: ir.Value) -> ir.Value:
+def _word_rows(context: GraphContext, table: Tensor, ids: ir.Value) -> ir.Value:
     if context.quantization is not None and context.quantization.embeddings:
         return quantized_lookup(context, table, ids, "word")
     weight = context.builder.weight(table, "word.weight", context.precision.matmul)
-    return context.accurate(context.builder.op("Gather", weight, ids, axis=0))
+    return context.to_residual(context.builder.op("Gather", weight, ids, axis=0))
 
 
 def embeddings(
-    context: Context, parameters: Embeddings, input_ids: ir.Value, token_type_ids: ir.Value | None
+    context: GraphContext, parameters: Embeddings, input_ids: ir.Value, token_type_ids: ir.Value | None
 ) -> ir.Value:
-    """Hidden states in the target's layout, in the accurate type."""
+    """Returns the hidden states before the first layer, in the target's layout and the residual type."""
     builder = context.builder
     x = _word_rows(context, parameters.word, input_ids)
-    x = builder.op("Add", x, context.accurate(_position_rows(context, parameters, input_ids)))
+    x = builder.op("Add", x, context.to_residual(_position_rows(context, parameters, input_ids)))
     if parameters.token_type is not None and token_type_ids is not None:
         types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
         rows = builder.op("Gather", types, token_type_ids, axis=0)
-        x = builder.op("Add", x, context.accurate(rows))
+        x = builder.op("Add", x, context.to_residual(rows))
     x = norm(context, enter(context, x, parameters.word.shape[1]), parameters.norm)
     if parameters.projection is not None:
-        x = context.accurate(linear(context, context.matmul(x), parameters.projection, "projection"))
+        x = context.to_residual(linear(context, context.to_matmul(x), parameters.projection, "projection"))
     return x

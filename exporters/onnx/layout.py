@@ -1,28 +1,16 @@
-"""Layouts in which hidden states travel through a graph, and the ways in and out.
-
-* "batch-first": `[batch, sequence, features]`;
-* "rows": `[batch * sequence, features]`; with it, ONNX Runtime does not turn Add + LayerNormalization, which is faster on
-  CPUs, into its SkipLayerNormalization;
-* "packed": `[tokens, features]`, the rows of real tokens only (packing.py).
-"""
+"""Conversions between `[batch, sequence, features]` and the target's layout of hidden states (`Layout`, context.py)."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from exporters.onnx.context import GraphContext
 from exporters.onnx.packing import packed_rows, unpacked
 
-if TYPE_CHECKING:
-    from exporters.onnx.context import Context
 
-Layout = Literal["batch-first", "rows", "packed"]
-
-
-def enter(context: Context, x: ir.Value, width: int) -> ir.Value:
-    """`x` `[batch, sequence, width]` in the target's layout."""
+def enter(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
+    """Converts `x` `[batch, sequence, width]` to the target's layout."""
     builder = context.builder
     match context.target.layout:
         case "batch-first":
@@ -33,8 +21,8 @@ def enter(context: Context, x: ir.Value, width: int) -> ir.Value:
             return packed_rows(context, builder.op("Reshape", x, builder.integers(-1, width)))
 
 
-def leave(context: Context, x: ir.Value, width: int) -> ir.Value:
-    """`[batch, sequence, width]` from the target's layout; of padding, "packed" knows nothing and gives zeros."""
+def leave(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
+    """Converts `x` from the target's layout to `[batch, sequence, width]`; "packed" gives zeros for padding."""
     match context.target.layout:
         case "batch-first":
             return x
@@ -44,8 +32,8 @@ def leave(context: Context, x: ir.Value, width: int) -> ir.Value:
             return batch_first(context, unpacked(context, x, width), width)
 
 
-def batch_first(context: Context, rows: ir.Value, width: int) -> ir.Value:
-    """`[batch, sequence, width]` from `[batch * sequence, width]`."""
+def batch_first(context: GraphContext, rows: ir.Value, width: int) -> ir.Value:
+    """Reshapes `rows` `[batch * sequence, width]` to `[batch, sequence, width]`."""
     builder = context.builder
     label = f"batch_first_{width}"
     if label not in context.shared:
@@ -53,8 +41,8 @@ def batch_first(context: Context, rows: ir.Value, width: int) -> ir.Value:
     return builder.op("Reshape", rows, context.shared[label])
 
 
-def first_tokens(context: Context, x: ir.Value, width: int) -> ir.Value:
-    """The first token of each sequence: `[batch, 1, width]` for "batch-first", else `[batch, width]`."""
+def first_tokens(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
+    """Selects each sequence's first token: `[batch, 1, width]` for "batch-first", `[batch, width]` otherwise."""
     builder = context.builder
     if context.target.layout == "batch-first":
         return builder.op("Slice", x, builder.integers(0), builder.integers(1), builder.integers(1))

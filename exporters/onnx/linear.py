@@ -7,12 +7,12 @@ from torch import Tensor
 
 from exporters.encoder import Linear
 from exporters.onnx.builder import transposed
-from exporters.onnx.context import Context
+from exporters.onnx.context import GraphContext
 from exporters.onnx.quantized import quantized_product
 
 
-def project(context: Context, x: ir.Value, weight: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
-    """`x @ weight.T`, with `x` `[..., in_features]` and `weight` `[out_features, in_features]`."""
+def project(context: GraphContext, x: ir.Value, weight: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
+    """Multiplies `x @ weight.T`, with `x` `[..., in_features]` and `weight` `[out_features, in_features]`."""
     if context.observed is not None:
         context.observed[context.builder.path(label)] = x
     if context.quantizes(label):
@@ -23,14 +23,14 @@ def project(context: Context, x: ir.Value, weight: Tensor, label: str, *, consta
     return context.builder.op("MatMul", x, matrix)
 
 
-def add_bias(context: Context, x: ir.Value, bias: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
-    """`x + bias`; no node where the bias is zero."""
+def add_bias(context: GraphContext, x: ir.Value, bias: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
+    """Adds `x + bias`; no node if the bias is zero."""
     if not bias.any():
         return x
     vector = context.builder.weight(bias, f"{label}.bias", context.precision.matmul, constant_scale=constant_scale)
     return context.builder.op("Add", x, vector)
 
 
-def linear(context: Context, x: ir.Value, layer: Linear, label: str) -> ir.Value:
-    """`x @ weight.T + bias` in the matmul type."""
+def linear(context: GraphContext, x: ir.Value, layer: Linear, label: str) -> ir.Value:
+    """Computes `x @ weight.T + bias` in the matmul type."""
     return add_bias(context, project(context, x, layer.weight, label), layer.bias, label)

@@ -1,57 +1,56 @@
-"""Padding removal: hidden states of real tokens only, and what PackedMultiHeadAttention wants to know of them.
+"""Padding removal: the hidden states of real tokens only, and the inputs with which PackedMultiHeadAttention finds them.
 
-Everything follows from the attention mask, so padding may be on either side, or in between. It costs one host
-synchronisation a run, since the number of real tokens decides on shapes.
+Everything follows from the attention mask, so padding may be on either side, or in between. Each run
+waits once for the device, because the number of real tokens decides on shapes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx_ir as ir
 
+from exporters.onnx.context import GraphContext
 from exporters.onnx.precision import NUMPY_DTYPES
 
-if TYPE_CHECKING:
-    from exporters.onnx.context import Context
+
+def packed_rows(context: GraphContext, rows: ir.Value) -> ir.Value:
+    """Selects the rows `[tokens, width]` of real tokens from `[batch * sequence, width]`."""
+    return context.builder.op("Gather", rows, _real_tokens(context), axis=0)
 
 
-def packed_rows(context: Context, rows: ir.Value) -> ir.Value:
-    """The rows `[tokens, width]` of real tokens out of `[batch * sequence, width]`."""
-    return context.builder.op("Gather", rows, _places(context), axis=0)
-
-
-def unpacked(context: Context, x: ir.Value, width: int) -> ir.Value:
-    """`[batch * sequence, width]` from the rows of real tokens, with zeros for padding."""
+def unpacked(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
+    """Scatters the rows of real tokens into `[batch * sequence, width]`, with zeros for padding."""
     builder = context.builder
     count = builder.op("Mul", context.batch, context.sequence)
-    zero = builder.constant(0.0, NUMPY_DTYPES[context.precision.accurate])
+    zero = builder.constant(0.0, NUMPY_DTYPES[context.precision.residual])
     zeros = builder.op("Expand", zero, builder.shape_of(count, width))
-    return builder.op("ScatterND", zeros, builder.op("Unsqueeze", _places(context), builder.integers(1)), x)
+    return builder.op("ScatterND", zeros, builder.op("Unsqueeze", _real_tokens(context), builder.integers(1)), x)
 
 
-def token_offsets(context: Context) -> ir.Value:
-    """int32 `[batch, sequence]`: where each real token stands, then where padding stands, both in a batch padded right.
+def token_offsets(context: GraphContext) -> ir.Value:
+    """Returns int32 `[batch, sequence]`: the indices of real tokens, then those of padding, in a batch padded right.
 
-    PackedMultiHeadAttention has kernels that unpack; they take the first places of a row for its tokens, whatever the
-    original padding was.
+    PackedMultiHeadAttention has kernels that unpack; they expect the tokens first in each row, however the batch was padded.
     """
     if "token_offsets" not in context.shared:
         builder = context.builder
         positions = builder.op(
-            "Range", builder.constant(0, np.int64), _scalar(context, context.sequence), _one(context)
+            "Range",
+            builder.constant(0, np.int64),
+            builder.op("Squeeze", context.sequence, builder.integers(0)),
+            builder.constant(1, np.int64),
         )
         counts = builder.op("ReduceSum", context.attention_mask, builder.integers(1), keepdims=1)  # [batch, 1]
         real = builder.op("Less", positions, counts)  # [batch, sequence]
-        places = [_indices(context, real), _indices(context, builder.op("Not", real))]
-        offsets = builder.op("Reshape", builder.op("Concat", *places, axis=0), _shape(context))
+        indices = [_indices(context, real), _indices(context, builder.op("Not", real))]
+        flat = builder.op("Concat", *indices, axis=0)
+        offsets = builder.op("Reshape", flat, builder.shape_of(context.batch, context.sequence))
         context.shared["token_offsets"] = builder.op("Cast", offsets, to=int(ir.DataType.INT32))
     return context.shared["token_offsets"]
 
 
-def cumulative_lengths(context: Context) -> ir.Value:
-    """int32 `[batch + 1]`: 0, then how many real tokens the first rows have together."""
+def cumulative_lengths(context: GraphContext) -> ir.Value:
+    """Returns int32 `[batch + 1]`: 0, then the number of real tokens in the rows up to each row."""
     if "cumulative_lengths" not in context.shared:
         builder = context.builder
         counts = builder.op("ReduceSum", context.attention_mask, builder.integers(1), keepdims=0)
@@ -61,28 +60,16 @@ def cumulative_lengths(context: Context) -> ir.Value:
     return context.shared["cumulative_lengths"]
 
 
-def _places(context: Context) -> ir.Value:
-    """int64 `[tokens]`: the rows of real tokens in `[batch * sequence, …]`."""
+def _real_tokens(context: GraphContext) -> ir.Value:
+    """Returns int64 `[tokens]`: the indices of real tokens in `[batch * sequence, …]`."""
     if "token_places" not in context.shared:
         real = context.builder.op("Cast", context.attention_mask, to=int(ir.DataType.BOOL))
         context.shared["token_places"] = _indices(context, real)
     return context.shared["token_places"]
 
 
-def _indices(context: Context, flags: ir.Value) -> ir.Value:
-    """int64: where `flags` `[batch, sequence]` is true, counted over all rows."""
+def _indices(context: GraphContext, flags: ir.Value) -> ir.Value:
+    """Returns int64: the indices at which `flags` `[batch, sequence]` is true, counted over all rows."""
     builder = context.builder
     flat = builder.op("Reshape", flags, builder.integers(-1))
     return builder.op("Squeeze", builder.op("NonZero", flat), builder.integers(0))
-
-
-def _shape(context: Context) -> ir.Value:
-    return context.builder.shape_of(context.batch, context.sequence)
-
-
-def _scalar(context: Context, vector: ir.Value) -> ir.Value:
-    return context.builder.op("Squeeze", vector, context.builder.integers(0))
-
-
-def _one(context: Context) -> ir.Value:
-    return context.builder.constant(1, np.int64)

@@ -1,8 +1,8 @@
-"""The model on disk, one tensor in memory at a time, the same bytes for the same model.
+"""The writer of ONNX files: one tensor in memory at a time, and the same bytes for the same model.
 
 protobuf would hold every weight twice more (once in the message, once in its encoded form). Here it encodes everything
-but the weights' bytes, and those go from the tensor straight into the file, into the place where the encoding
-(https://protobuf.dev/programming-guides/encoding) wants them: tag, length, bytes. The result is an ordinary ONNX file.
+but the weights' bytes, which go from the tensor straight into the file, where the encoding
+(https://protobuf.dev/programming-guides/encoding) has them: tag, length, bytes. The result is an ordinary ONNX file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INLINE_BELOW = 1024  # with external data, bytes under which a tensor stays in 
 
 
 def weights_size(model: ir.Model) -> int:
-    """Bytes of all weights."""
+    """Returns the bytes of all weights."""
     return sum(_tensor(value).nbytes for value in model.graph.initializers.values())
 
 
@@ -65,13 +65,13 @@ def _save_external(model: ir.Model, path: Path, progress: Callable[[int], None] 
 def _save_single(model: ir.Model, path: Path, progress: Callable[[int], None] | None) -> None:
     tensors = [_tensor(value) for value in model.graph.initializers.values()]
     model.graph.initializers.clear()
-    rest = ir.serde.serialize_model(model)
-    graph = rest.graph.SerializeToString(deterministic=True)
-    rest.ClearField("graph")
+    message = ir.serde.serialize_model(model)
+    graph = message.graph.SerializeToString(deterministic=True)
+    message.ClearField("graph")
     headers = [_header(tensor) for tensor in tensors]
     size = len(graph) + sum(len(header) + tensor.nbytes for header, tensor in zip(headers, tensors, strict=True))
     with path.open("wb") as file:
-        file.write(rest.SerializeToString(deterministic=True))
+        file.write(message.SerializeToString(deterministic=True))
         file.write(_prefix(onnx.ModelProto, "graph", size))
         file.write(graph)
         for header, tensor in zip(headers, tensors, strict=True):
@@ -82,7 +82,7 @@ def _save_single(model: ir.Model, path: Path, progress: Callable[[int], None] | 
 
 
 def _header(tensor: ir.TensorProtocol) -> bytes:
-    """Everything of one GraphProto.initializer up to the tensor's raw bytes."""
+    """Encodes a GraphProto.initializer up to the tensor's raw bytes."""
     fields = onnx.TensorProto(name=tensor.name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
     encoded = fields.SerializeToString(deterministic=True) + _prefix(onnx.TensorProto, "raw_data", tensor.nbytes)
     header: bytes = _prefix(onnx.GraphProto, "initializer", len(encoded) + tensor.nbytes) + encoded
@@ -95,7 +95,7 @@ def _write_values(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
 
 
 def _prefix(message: type, field: str, length: int) -> bytes:
-    """Tag and length of a length-delimited field."""
+    """Encodes the tag and the length of a length-delimited field."""
     number = message.DESCRIPTOR.fields_by_name[field].number  # type: ignore[attr-defined]
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
 

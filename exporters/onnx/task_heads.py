@@ -1,4 +1,4 @@
-"""Task heads: the last hidden states to named outputs."""
+"""Task heads: the last hidden states become named outputs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import onnx_ir as ir
 
 from exporters.encoder import Encoder, FeatureHead, MaskedLanguageHead, SequenceHead, SpanHead, TokenHead
 from exporters.onnx.activation import activation
-from exporters.onnx.context import Context
+from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import leave
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import norm
 
 
-def _decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir.Value:
-    """`x @ embeddings.T + bias` with the word embeddings as they are stored: one Gemm that reads them transposed.
+def _decoder(context: GraphContext, x: ir.Value, head: MaskedLanguageHead) -> ir.Value:
+    """Computes `x @ embeddings.T + bias` by one Gemm that reads the stored word embeddings transposed.
 
-    In the target's layout.
+    `x` and the result are in the target's layout.
     """
     if context.quantizes("decoder") or context.observed is not None:
         return linear(context, x, head.decoder, "decoder")
@@ -30,45 +30,45 @@ def _decoder(context: Context, x: ir.Value, head: MaskedLanguageHead) -> ir.Valu
     return builder.op("Reshape", logits, builder.shape_of(context.batch, -1, vocabulary)) if batch_first else logits
 
 
-def _float32(context: Context, value: ir.Value) -> ir.Value:
-    """A value of the accurate type as float32."""
-    return context.builder.cast(value, context.precision.accurate, ir.DataType.FLOAT)
+def _float32(context: GraphContext, value: ir.Value) -> ir.Value:
+    """Casts `value` from the residual type to float32."""
+    return context.builder.cast(value, context.precision.residual, ir.DataType.FLOAT)
 
 
-def task_head(context: Context, encoder: Encoder, x: ir.Value) -> None:
+def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
     """Adds the outputs of the encoder's task to the graph; all are float32.
 
-    `x` holds every position, or for text classification the first tokens (as from `first_tokens`).
+    `x` holds the hidden states of every position, or for text classification those of `first_tokens`.
     """
     builder, dtype, head = context.builder, ir.DataType.FLOAT, encoder.head
     by_token = ("batch_size", "sequence_length")
     match head:
         case FeatureHead():
             states = builder.op("Identity", _float32(context, leave(context, x, encoder.hidden_size)))
-            builder.output(states, "last_hidden_state", dtype, (*by_token, encoder.hidden_size))
+            builder.output(states, head.outputs[0], dtype, (*by_token, encoder.hidden_size))
         case TokenHead():
-            logits = context.accurate(linear(context, context.matmul(x), head.output, "output"))
+            logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
             labels = head.output.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, labels)))
-            builder.output(logits, "logits", dtype, (*by_token, labels))
+            builder.output(logits, head.outputs[0], dtype, (*by_token, labels))
         case SpanHead():
-            logits = context.accurate(linear(context, context.matmul(x), head.output, "output"))
+            logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
             logits = _float32(context, leave(context, logits, 2))
-            for name, index in (("start_logits", 0), ("end_logits", 1)):
+            for index, name in enumerate(head.outputs):
                 builder.output(
                     builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
                 )
         case SequenceHead():
             first = builder.op("Squeeze", x, builder.integers(1)) if context.target.layout == "batch-first" else x
-            pooled = linear(context, context.matmul(first), head.dense, "dense")
+            pooled = linear(context, context.to_matmul(first), head.dense, "dense")
             pooled = activation(context, pooled, head.activation)
-            logits = context.accurate(linear(context, pooled, head.output, "output"))
+            logits = context.to_residual(linear(context, pooled, head.output, "output"))
             logits = builder.op("Identity", _float32(context, logits))
-            builder.output(logits, "logits", dtype, ("batch_size", head.output.weight.shape[0]))
+            builder.output(logits, head.outputs[0], dtype, ("batch_size", head.output.weight.shape[0]))
         case MaskedLanguageHead():
-            states = activation(context, linear(context, context.matmul(x), head.dense, "dense"), head.activation)
-            states = context.matmul(norm(context, context.accurate(states), head.norm))
-            logits = context.accurate(_decoder(context, states, head))
+            states = activation(context, linear(context, context.to_matmul(x), head.dense, "dense"), head.activation)
+            states = context.to_matmul(norm(context, context.to_residual(states), head.norm))
+            logits = context.to_residual(_decoder(context, states, head))
             vocabulary = head.decoder.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, vocabulary)))
-            builder.output(logits, "logits", dtype, (*by_token, vocabulary))
+            builder.output(logits, head.outputs[0], dtype, (*by_token, vocabulary))

@@ -1,4 +1,4 @@
-"""The whole graph from an Encoder."""
+"""The writer of a whole graph from an `Encoder`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Linear,
-    MaskedLanguageHead,
     Norm,
-    SequenceHead,
 )
 from exporters.errors import WriteError
 from exporters.feeding import Limits
+from exporters.kinds import check_kinds
 from exporters.onnx.activation import activation
 from exporters.onnx.alignment import align
 from exporters.onnx.builder import CONTRIB, GraphBuilder
-from exporters.onnx.context import Context, Target
+from exporters.onnx.context import GraphContext, Target
 from exporters.onnx.embeddings import embeddings
 from exporters.onnx.layout import first_tokens
 from exporters.onnx.linear import linear
@@ -38,55 +37,55 @@ MAX_OPSET = 24  # the newest that ONNX Runtime 1.31 accepts as released
 _IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
-def _attention(context: Context, x: ir.Value, asking: ir.Value, block: Attention) -> ir.Value:
-    """What the block adds to the residual stream at the positions `asking`, in the accurate type."""
-    inputs = context.matmul(x)
-    contexts = context.target.attention(context, inputs, inputs if asking is x else context.matmul(asking), block)
+def _attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
+    """Returns what the block adds to the residual stream at the query positions, in the residual type."""
+    inputs = context.to_matmul(x)
+    contexts = context.target.attention(context, inputs, inputs if queries is x else context.to_matmul(queries), block)
     output = Linear(block.output_weight.flatten(1, 2), block.output_bias)
-    return context.accurate(linear(context, contexts, output, "output"))
+    return context.to_residual(linear(context, contexts, output, "output"))
 
 
-def _feed_forward(context: Context, x: ir.Value, block: FeedForward) -> ir.Value:
-    """What the block adds to the residual stream, in the accurate type."""
-    inner = activation(context, linear(context, context.matmul(x), block.up, "up"), block.activation)
-    return context.accurate(linear(context, inner, block.down, "down"))
+def _feed_forward(context: GraphContext, x: ir.Value, block: FeedForward) -> ir.Value:
+    """Returns what the block adds to the residual stream, in the residual type."""
+    inner = activation(context, linear(context, context.to_matmul(x), block.up, "up"), block.gating.activation)
+    return context.to_residual(linear(context, inner, block.down, "down"))
 
 
 def _attention_block(
-    context: Context, x: ir.Value, asking: ir.Value, block: Attention | ConstantBlock, norm: Norm
+    context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention | ConstantBlock, norm: Norm
 ) -> ir.Value:
-    """`norm(asking + block(x))`."""
+    """Computes `norm(queries + block(x))`."""
     if isinstance(block, ConstantBlock):
-        return _constant_block(context, asking, block, norm)
-    return context.target.residual_norm(context, asking, _attention(context, x, asking, block), norm)
+        return _constant_block(context, queries, block, norm)
+    return context.target.residual_norm(context, queries, _attention(context, x, queries, block), norm)
 
 
-def _feed_forward_block(context: Context, x: ir.Value, block: FeedForward | ConstantBlock, norm: Norm) -> ir.Value:
-    """`norm(x + block(x))`."""
+def _feed_forward_block(context: GraphContext, x: ir.Value, block: FeedForward | ConstantBlock, norm: Norm) -> ir.Value:
+    """Computes `norm(x + block(x))`."""
     if isinstance(block, ConstantBlock):
         return _constant_block(context, x, block, norm)
     return context.target.residual_norm(context, x, _feed_forward(context, x, block), norm)
 
 
-def _constant_block(context: Context, x: ir.Value, block: ConstantBlock, norm: Norm) -> ir.Value:
-    constant = context.builder.weight(block.bias, "constant", context.precision.accurate)
+def _constant_block(context: GraphContext, x: ir.Value, block: ConstantBlock, norm: Norm) -> ir.Value:
+    constant = context.builder.weight(block.bias, "constant", context.precision.residual)
     return add_then_norm(context, x, constant, norm)
 
 
 def _last_mixing(encoder: Encoder) -> int | None:
-    """The layer from which on only the first token is read; None where the task reads every token.
+    """Returns the index of the layer from which on only the first token is read; None if the task reads every token.
 
-    That is the last one with attention: it takes keys and values of all tokens and asks for the first token alone, and
-    nothing after it mixes positions. 0 where no layer has attention.
+    That is the last layer with attention, whose only query position is the first token: nothing after it mixes positions.
+    It is 0 if no layer has attention.
     """
-    if not isinstance(encoder.head, SequenceHead):
+    if not encoder.head.reads_first_token_only:
         return None
     with_attention = [i for i, layer in enumerate(encoder.layers) if isinstance(layer.attention, Attention)]
     return with_attention[-1] if with_attention else 0
 
 
 def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
-    """Names of the linear maps that int8 multiplies in integers unless told not to, in the order of the graph."""
+    """Names the linear maps that int8 multiplies in integers by default, in the order of the graph."""
     names: list[str] = []
     if encoder.embeddings.projection is not None:
         names.append("embeddings/projection")
@@ -95,14 +94,12 @@ def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
             names += [f"layer_{index}/attention/{part}" for part in ("query", "key", "value", "output")]
         if isinstance(layer.feed_forward, FeedForward):
             names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
-    if isinstance(encoder.head, MaskedLanguageHead):
-        names += ["head/dense", "head/decoder"]
-    return tuple(names)
+    return (*names, *(f"head/{part}" for part in encoder.head.quantizable))
 
 
-def _for_head(context: Context, encoder: Encoder) -> Context:
-    """Task heads stay in floating point: they are small, and decide. The exception is fill-mask's, which is large."""
-    if isinstance(encoder.head, MaskedLanguageHead):
+def _for_head(context: GraphContext, encoder: Encoder) -> GraphContext:
+    """Returns the context for the task head: a head without a map that can be quantized stays in floating point."""
+    if encoder.head.quantizable:
         return context
     return replace(context, quantization=None, observed=None)
 
@@ -142,20 +139,21 @@ def build(
     quantization: Quantization = DEFAULT_QUANTIZATION,
     observe: bool = False,
 ) -> ir.Model:
-    """The ONNX model of `encoder` for `target`; weights are views that are converted when the model is saved.
+    """Writes `encoder` as an ONNX model for `target`; weights are views that are converted when the model is saved.
 
     Inputs are int64 `[batch_size, sequence_length]` under transformers' names, both dynamic; outputs are float32.
-    `quantization` is for the precision int8. With `observe` the graph has, for every linear map that could be quantized, two
-    outputs more: the least and the largest value of its input (`<map>:min`, `<map>:max`, float32 scalars).
+    `quantization` is for the precision int8. `observe` adds two outputs per linear map that could be quantized: the least
+    and the largest value of its input (`<map>:min`, `<map>:max`, float32 scalars).
 
     Raises:
         WriteError: the opset is outside what is supported, or the target has no form for the precision.
     """
+    check_kinds(encoder.layers, "the ONNX writer")
     opset = target.opset if opset is None else opset
     check_opset(opset)
     check_precision(target, precision)
     if target.half_residual:
-        precision = replace(precision, accurate=precision.matmul)
+        precision = replace(precision, residual=precision.matmul)
     if unknown := sorted(quantization.keep_float - set(quantizable_maps(encoder))):
         raise WriteError(
             f"no linear map is called {', '.join(unknown)}; there are {', '.join(quantizable_maps(encoder))}"
@@ -165,7 +163,7 @@ def build(
     shape = ("batch_size", "sequence_length")
     inputs = {name: builder.input(name, ir.DataType.INT64, shape) for name in encoder.inputs}
     with builder.scope("inputs"):
-        context = Context(
+        context = GraphContext(
             builder=builder,
             target=target,
             precision=precision,
@@ -178,11 +176,13 @@ def build(
     with builder.scope("embeddings"):
         x = embeddings(context, encoder.embeddings, inputs["input_ids"], inputs.get("token_type_ids"))
     last_mixing = _last_mixing(encoder)
-    first_only = None if target.layout == "packed" else last_mixing  # packed attention asks for every token
+    first_only = (
+        None if target.layout == "packed" else last_mixing
+    )  # to packed attention, every token is a query position
     for index, layer in enumerate(encoder.layers):
         with builder.scope(f"layer_{index}/attention"):
-            asking = first_tokens(context, x, encoder.hidden_size) if index == first_only else x
-            x = _attention_block(context, x, asking, layer.attention, layer.attention_norm)
+            queries = first_tokens(context, x, encoder.hidden_size) if index == first_only else x
+            x = _attention_block(context, x, queries, layer.attention, layer.attention_norm)
         with builder.scope(f"layer_{index}/feed_forward"):
             x = _feed_forward_block(context, x, layer.feed_forward, layer.feed_forward_norm)
     with builder.scope("head"):
@@ -211,7 +211,7 @@ def build(
 
 
 def _limits(embeddings: Embeddings) -> Limits:
-    """What the graph's tables have rows for: out of range, some runtimes read other rows without a word."""
+    """Returns the ranges of the graph's tables: beyond them, some runtimes read other rows without an error."""
     return Limits(
         vocabulary=len(embeddings.word),
         positions=embeddings.max_length,

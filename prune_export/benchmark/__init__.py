@@ -1,1 +1,1 @@
-"""Side-by-side speed, size and memory: every row in a process of its own, rounds alternating between them."""
+"""Speed, size and memory side by side: one process per row, and rounds that alternate between them."""

@@ -1,4 +1,4 @@
-"""Rows that a checkpoint gives by itself, some of which have to be made first."""
+"""Rows of a checkpoint, some of which have to be made first."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_kinds(kinds: Sequence[str]) -> None:
     """Checks the names of rows.
 
     Raises:
-        UsageError: one is unknown or asked for twice.
+        UsageError: one is unknown or occurs twice.
         MissingDependencyError: one needs a package that is not installed.
     """
     for kind in kinds:
@@ -65,7 +65,7 @@ def _has_optimum() -> bool:
 def checkpoint_rows(
     checkpoint: Checkpoint, kinds: Sequence[str], folder: Path, *, provider: str, dtype: str, progress: Progress
 ) -> list[Row]:
-    """The rows `kinds` of a checkpoint, in that order; what they need is made in `folder`.
+    """Returns the rows `kinds` of a checkpoint, in that order; what they need is made in `folder`.
 
     Raises:
         BenchmarkError: optimum cannot export the checkpoint.
@@ -117,20 +117,20 @@ def save_dense(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _export_dense(dense: Checkpoint, output: Path, provider: str, dtype: str, progress: Progress) -> None:
-    """Exports the random network, without proof: it is nobody's, and this is about time."""
+    """Exports the random network, without a check of parity: only its speed matters."""
     precision = PRECISIONS[dtype]
     target = resolve_target(provider, precision, needs_runtime=False)
-    place = model_destination(output, overwrite=False)
-    copied = copied_files(dense, place)
+    destination = model_destination(output, overwrite=False)
+    copied = copied_files(dense, destination)
     export_checkpoint(
-        dense, place, copied, target, precision, quantization=QuantizationOptions(), proof=None, progress=progress
+        dense, destination, copied, target, precision, quantization=QuantizationOptions(), proof=None, progress=progress
     )
 
 
 def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dtype: str) -> None:
-    """optimum's own export of the checkpoint, in a process of its own.
+    """Exports the checkpoint by optimum, in a process of its own.
 
-    It sees config.json and the weights alone: it would load whatever else lies in the folder, unchecked.
+    That process sees config.json and the weights alone: it would load everything else in the folder, unchecked.
     """
     source = output.with_name("optimum-source")
     source.mkdir()
@@ -138,9 +138,9 @@ def _export_with_optimum(checkpoint: Checkpoint, output: Path, provider: str, dt
         (source / path.name).symlink_to(path.resolve())
     arguments = [str(source), str(output), checkpoint.task, provider, dtype]
     command = [*python_module("prune_export.benchmark.optimum_export"), *arguments]
-    found = subprocess.run(
+    process = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=same_modules()
     )
-    if found.returncode:
-        printed = " ".join(found.stdout.split())[-_SHOWN:]
+    if process.returncode:
+        printed = " ".join(process.stdout.split())[-_SHOWN:]
         raise BenchmarkError(f"row 'optimum': optimum cannot export '{checkpoint.source.name}'; it printed: {printed}")

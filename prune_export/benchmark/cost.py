@@ -1,4 +1,4 @@
-"""What a row costs in FLOPs, from the shapes of its layers."""
+"""The cost of a row in FLOPs, from the shapes of its layers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prune_export.benchmark.rows import Cost
 
 
 def cost_of_layers(shapes: tuple[LayerShape, ...], hidden_size: int) -> Cost:
-    """The cost of layers of these shapes."""
+    """Returns the cost of layers of these shapes."""
     constant = flops_per_token(shapes, hidden_size=hidden_size, sequence_length=0)
     return Cost(constant, flops_per_token(shapes, hidden_size=0, sequence_length=1))
 
 
 def cost_of_record(record: Mapping[str, Any]) -> Cost | None:
-    """The cost of an exported model, from its record's layer shapes; None where there is no record of ours."""
+    """Returns the cost of an exported model, from its record's layer shapes; None without a record of ours."""
     try:
         summary = msgspec.convert(record.get("summary"), _Summary, str_keys=True)
     except msgspec.ValidationError:

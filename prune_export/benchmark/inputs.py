@@ -11,7 +11,7 @@ _SEED = 0
 
 
 def make_batch(shape: Shape, conditions: Conditions) -> dict[str, NDArray[np.int64]]:
-    """Random token ids, their mask and token types, int64 `[batch_size, sequence_length]`; padding is on the right."""
+    """Returns random token ids, their mask and token types, int64 `[batch_size, sequence_length]`, padded on the right."""
     size = (shape.batch_size, shape.sequence_length)
     ids = np.random.default_rng(_SEED).integers(0, conditions.vocabulary, size, dtype=np.int64)
     # RoBERTa counts positions by what is not padding, so no real token may look like it.
@@ -24,10 +24,10 @@ def make_batch(shape: Shape, conditions: Conditions) -> dict[str, NDArray[np.int
 
 
 def lengths(shape: Shape, padding: float) -> list[int]:
-    """Tokens that are no padding, by row.
+    """Returns the number of real tokens per row.
 
-    Rows of a real batch differ: their fractions of padding are evenly spread around `padding`, as widely as fits. The
-    longest comes first; none is empty.
+    Rows of a real batch differ: their fractions of padding are evenly spread around `padding`, as widely as possible.
+    The longest row comes first; none is empty.
     """
     width = min(padding, 1 - padding) if shape.batch_size > 1 else 0.0
     fractions = np.linspace(padding - width, padding + width, shape.batch_size)

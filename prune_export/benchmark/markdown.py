@@ -9,7 +9,7 @@ from prune_export.network.kind import network_kind
 
 
 def markdown(report: BenchReport) -> str:
-    """The conditions, a table a shape, and a table of what holds for each row at any shape."""
+    """Returns the conditions, a table per shape, and a table of what holds for each row at any shape."""
     parts = [conditions_line(report)]
     parts += [shape_table(result) for result in report.shapes]
     parts.append(rows_table(report.rows))
@@ -19,7 +19,7 @@ def markdown(report: BenchReport) -> str:
 
 
 def conditions_line(report: BenchReport) -> str:
-    """Everything that the figures hold for, in a sentence."""
+    """Returns the conditions of the measurements, in a sentence."""
     machine, conditions = report.machine, report.conditions
     threads = f"{conditions.threads} thread{'s' if conditions.threads > 1 else ''}"
     pinned = f" on processors {', '.join(map(str, conditions.cpus))}" if conditions.cpus else ""
@@ -36,7 +36,7 @@ def conditions_line(report: BenchReport) -> str:
 
 
 def shape_table(result: ShapeResult) -> str:
-    """One shape: latency, throughput, speed-up, and how much of the speed-up by FLOPs that is."""
+    """Returns the table of a shape: latency, throughput, speed-up, and its share of the speed-up by FLOPs."""
     shape = result.shape
     lines = [
         f"Batch {shape.batch_size}, length {shape.sequence_length} ({steadiness(result)})",
@@ -49,7 +49,7 @@ def shape_table(result: ShapeResult) -> str:
 
 
 def steadiness(result: ShapeResult) -> str:
-    """How far a shape's figures can be trusted."""
+    """Says how far a shape's measurements can be trusted."""
     others = f", others {100 * result.others:.1f} %" if result.others is not None else ""
     return f"noise {100 * result.noise:.1f} %{others}"
 
@@ -68,16 +68,16 @@ def _latency_line(latency: Latency, throughput: float) -> str:
 
 
 def rows_table(rows: tuple[RowFacts, ...]) -> str:
-    """What holds for each row at any shape."""
+    """Returns the table of what holds for each row at any shape."""
     lines = ["| | what ran | size on disk, MiB | load time, s | peak memory, MiB |", "|---|---|---|---|---|"]
     for row in rows:
-        figures = f"{row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f}"
-        lines.append(f"| {row.name} | {network_kind(row.kind, row.form)} | {figures} |")
+        cells = f"{row.size_mib:,.1f} | {row.load_seconds:.2f} | {row.peak_mib:,.0f}"
+        lines.append(f"| {row.name} | {network_kind(row.kind, row.form)} | {cells} |")
     return "\n".join(lines)
 
 
 def number(value: float) -> str:
-    """Three digits that mean something, and no more."""
+    """Writes `value` with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Loads an ONNX row: our Session, with the settings that the record gives."""
+"""The loader of ONNX rows: our Session, with the settings of the record."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from exporters import runtime
 from exporters.errors import OutputError
+from exporters.providers import find_provider
 from exporters.session import Session, SessionSettings
 from prune_export.benchmark.rows import Conditions, Row
-from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.timing import timed
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
-    """`row.model` is the .onnx file; `row.options["settings"]` the fields of SessionSettings.
+    """Loads the .onnx file `row.model`; `row.options["settings"]` are the fields of SessionSettings.
 
-    On CUDA, inputs and outputs stay on the device (IO binding), and a run ends when the device is done.
+    On a GPU, inputs and outputs stay on the device (IO binding), and a run ends when the device is done.
     """
     path = Path(row.model)
     settings = SessionSettings(**row.options.get("settings", {}))
@@ -40,14 +41,14 @@ def load(row: Row, conditions: Conditions) -> Loaded:
         if unknown := sorted(set(session.inputs) - set(batch)):
             raise OutputError(f"it takes the input {', '.join(unknown)}; expected inputs: {', '.join(batch)}")
         fed = {name: batch[name] for name in session.inputs}
-        if conditions.provider == "cuda":
-            return by_wall_clock(session.bind(fed).run)
-        return by_wall_clock(lambda: session.run(fed))
+        if find_provider(conditions.provider).is_gpu:
+            return timed(session.bind(fed).run)
+        return timed(lambda: session.run(fed))
 
     return Loaded(prepare, seconds, size)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The model file and, beside it, the files that hold its weights where they are not inside."""
+    """Returns the model file and, if its weights are beside it, their files."""
     beside = (path.with_name(path.name + suffix) for suffix in ("_data", ".data"))
     return (path, *(file for file in beside if file.is_file()))

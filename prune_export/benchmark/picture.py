@@ -1,4 +1,4 @@
-"""Speed-ups as bars, beside what the FLOPs promise."""
+"""A picture of a benchmark: speed-ups as bars, beside the ratio of FLOPs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BAR, _LIMIT, _TEXT = "#4878a8", "#c44e52", "#333333"
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class SpeedUpBar:
     """One row: the speed-up, its range over rounds, and the speed-up by FLOPs."""
 
     label: str
@@ -30,11 +30,11 @@ class Panel:
     """The bars of one network at one shape."""
 
     title: str
-    bars: tuple[Bar, ...]
+    bars: tuple[SpeedUpBar, ...]
 
 
 def panels_of(report: BenchReport) -> list[Panel]:
-    """A panel a shape."""
+    """Returns a panel per shape."""
     return [
         Panel(
             f"batch {result.shape.batch_size}, length {result.shape.sequence_length}", tuple(map(bar_of, result.rows))
@@ -43,9 +43,9 @@ def panels_of(report: BenchReport) -> list[Panel]:
     ]
 
 
-def bar_of(latency: Latency) -> Bar:
+def bar_of(latency: Latency) -> SpeedUpBar:
     ratios = latency.speed_ups
-    return Bar(latency.row, latency.speed_up, min(ratios), max(ratios), latency.flops_speed_up)
+    return SpeedUpBar(latency.row, latency.speed_up, min(ratios), max(ratios), latency.flops_speed_up)
 
 
 def check_picture(path: Path) -> None:
@@ -62,7 +62,7 @@ def check_picture(path: Path) -> None:
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Says whether matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -78,7 +78,7 @@ def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, b
     columns = min(columns, len(panels))
     lines = -(-len(panels) // columns)
     bars = max(len(panel.bars) for panel in panels)
-    # A fixed salt and no date: the same figures give the same file.
+    # A fixed salt and no date: the same measurements give the same file.
     with rc_context({"svg.hashsalt": "prune-export", "font.size": 9, "text.color": _TEXT, "axes.edgecolor": "#aaaaaa"}):
         size = (min(4.6, 11 / columns) * columns, (0.30 * bars + 0.75) * lines + 0.35)
         figure: Any = Figure(figsize=size, layout="constrained")
@@ -94,17 +94,17 @@ def draw(panels: Sequence[Panel], file: Path | BinaryIO, form: str = "svg", *, b
 
 
 def _draw_panel(axis: Any, panel: Panel, *, with_labels: bool) -> None:
-    places = range(len(panel.bars))
+    heights = range(len(panel.bars))
     values = [bar.value for bar in panel.bars]
-    axis.barh(places, values, color=_BAR, height=0.62)
-    for place, bar in zip(places, panel.bars, strict=True):
-        axis.hlines(place, bar.low, bar.high, color="black", linewidth=0.9)
+    axis.barh(heights, values, color=_BAR, height=0.62)
+    for height, bar in zip(heights, panel.bars, strict=True):
+        axis.hlines(height, bar.low, bar.high, color="black", linewidth=0.9)
         right = bar.high
         if bar.by_flops is not None:
-            axis.vlines(bar.by_flops, place - 0.38, place + 0.38, color=_LIMIT, linewidth=1.6)
+            axis.vlines(bar.by_flops, height - 0.38, height + 0.38, color=_LIMIT, linewidth=1.6)
             right = max(right, bar.by_flops)
-        axis.annotate(f"{bar.value:.2f}", (right, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(places, [bar.label for bar in panel.bars] if with_labels else [""] * len(panel.bars))
+        axis.annotate(f"{bar.value:.2f}", (right, height), xytext=(4, 0), textcoords="offset points", va="center")
+    axis.set_yticks(heights, [bar.label for bar in panel.bars] if with_labels else [""] * len(panel.bars))
     axis.tick_params(left=False)
     axis.invert_yaxis()
     axis.margins(x=0.2)

@@ -27,12 +27,12 @@ class Measured:
 
 
 def python_module(module: str) -> list[str]:
-    """The command that runs a module with this Python; the working directory is not searched (-P)."""
+    """Returns the command that runs a module with this Python; the working directory is not searched (-P)."""
     return [sys.executable, "-P", "-m", module]
 
 
 def same_modules() -> dict[str, str]:
-    """The environment in which another Python finds the very modules that this one does."""
+    """Returns the environment in which another Python finds the same modules as this one."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
 
 
@@ -68,7 +68,7 @@ class RowProcess:
             raise
 
     def measure(self, shape: Shape, seconds: float) -> Measured:
-        """What one row takes at `shape` in one round.
+        """Measures the row at `shape` for `seconds`, one round.
 
         Raises:
             BenchmarkError: the network cannot run it, or the process died.
@@ -115,7 +115,7 @@ class RowProcess:
             self._process.send_signal(getattr(signal, name))
 
     def _end(self) -> str:
-        """How the process ended, and the last that it printed."""
+        """Says how the process ended, and what it printed last."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         if code == -signal.SIGKILL:

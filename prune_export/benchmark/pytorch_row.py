@@ -1,4 +1,4 @@
-"""Loads a PyTorch row: the untouched Hugging Face model, the same compiled, or our slim network."""
+"""The loader of PyTorch rows: the untouched Hugging Face model, the same compiled, or our slim network."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import transformers
 from numpy.typing import NDArray
 
 from exporters.cost import LayerShape, layer_shape
-from exporters.errors import ProviderError
+from exporters.providers import find_provider
 from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
-from prune_export.benchmark.timing import by_wall_clock
 from prune_export.benchmark.worker import Loaded, read_through
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle, transformers_can_load
+from prune_export.checkpoint.reference_model import load_reference_model, transformers_can_load
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
+from prune_export.timing import timed
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def load(row: Row, conditions: Conditions) -> Loaded:
-    """`row.model` is a checkpoint's folder, `row.kind` "slim", "compile", or anything else for the model as it is.
+    """Loads the checkpoint in the folder `row.model`, for the task `row.options["task"]`.
 
-    `row.options["task"]` is the task. The load time of a slim network includes the surgery, unless the checkpoint is slim.
+    `row.kind` is "slim", "compile", or anything else for the model as it is. The load time of a slim network includes
+    the surgery, unless the checkpoint is slim.
     """
     torch.set_num_threads(conditions.threads)
-    if conditions.provider == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device here; use --provider cpu")
+    provider = find_provider(conditions.provider)
+    provider.check_torch()
     checkpoint = load_checkpoint(row.model, task=row.options["task"])
     _ = getattr(transformers, checkpoint.family.class_name(checkpoint.task))  # the import is not what is timed
     size = read_through(checkpoint.weights_files)
@@ -44,8 +45,8 @@ def load(row: Row, conditions: Conditions) -> Loaded:
         size = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
     else:
         cost = cost_of_model(checkpoint)
-        module = load_oracle(checkpoint)
-    module = module.to(conditions.provider, DTYPES[conditions.dtype])
+        module = load_reference_model(checkpoint)
+    module = module.to(provider.device, DTYPES[conditions.dtype])
     seconds = time.perf_counter() - start
     if row.kind == "compile":
         mode = "reduce-overhead" if conditions.cuda_graphs else None  # PyTorch's name for CUDA graphs
@@ -56,27 +57,28 @@ def load(row: Row, conditions: Conditions) -> Loaded:
 def prepare_for(
     module: Any, inputs: Sequence[str], provider: str
 ) -> Callable[[Mapping[str, NDArray[np.int64]]], Callable[[], float]]:
-    """`Loaded.prepare` of a module on `provider` ("cpu" or "cuda") that takes `inputs`.
+    """Returns `Loaded.prepare` for a module on `provider` ("cpu" or "cuda") that takes `inputs`.
 
-    A run on a GPU ends when the device is done, as for ONNX rows: what somebody waits for who reads the answers.
+    A run on a GPU ends when the device is done, as for ONNX rows.
     """
 
+    chosen = find_provider(provider)
+
     def prepare(batch: Mapping[str, NDArray[np.int64]]) -> Callable[[], float]:
-        fed = {name: torch.from_numpy(batch[name]).to(provider) for name in inputs}
+        fed = {name: torch.from_numpy(batch[name]).to(chosen.device) for name in inputs}
 
         def step() -> None:
             with torch.inference_mode():
                 module(**fed)
-            if provider == "cuda":
-                torch.cuda.synchronize()
+            chosen.synchronize()
 
-        return by_wall_clock(step)
+        return timed(step)
 
     return prepare
 
 
 def cost_of_model(checkpoint: Checkpoint) -> Cost:
-    """The cost of the untouched model: what is zero counts, what is not there does not."""
+    """Returns the cost of the untouched model: zeros count, and what was removed does not."""
     sizes = checkpoint.family.dimensions(checkpoint.config)
     shapes = tuple(map(layer_shape, checkpoint.encoder.layers))
     if not transformers_can_load(checkpoint):

@@ -1,4 +1,4 @@
-"""What a benchmark found."""
+"""The results of a benchmark."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from prune_export.benchmark.rows import Conditions, Cost, Shape
+from prune_export.facts.format import Format
 
-FORMAT = "prune-export/bench"
-VERSION = 1
+FORMAT = Format("prune-export/bench", 1)
 
 # The smallest difference that choices between forms of a graph rest on; ratios that are off by more cannot show it.
 NOISE_LIMIT = 0.05
@@ -22,9 +22,10 @@ OTHERS_LIMIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
-    """What holds for a row at any shape. Seconds from files to ready; `peak_mib` over the life of its process.
+    """What holds for a row at any shape.
 
-    `kind` and `form` are the row's (`prune_export.benchmark.rows.Row`).
+    `load_seconds` is the time from files to ready, `peak_mib` the peak over the life of its process. `kind` and `form`
+    are the row's (`prune_export.benchmark.rows.Row`).
     """
 
     name: str
@@ -52,12 +53,12 @@ class Latency:
 
     @property
     def speed_up(self) -> float:
-        """The median over rounds of the ratio within a round: a drift from round to round cancels out."""
+        """Returns the median over rounds of the ratio within a round: a drift from round to round cancels out."""
         return median(self.speed_ups)
 
     @property
     def realised(self) -> float | None:
-        """How much of the speed-up by FLOPs was measured: 1 is all of it."""
+        """Returns the share of the speed-up by FLOPs that was measured: 1 is all of it."""
         return self.speed_up / self.flops_speed_up if self.flops_speed_up else None
 
 
@@ -66,7 +67,7 @@ class ShapeResult:
     """All rows at one shape.
 
     `repeats`: the first row's latency at the start of each round, divided by that at its end. `others`: the fraction of the
-    processors' time that went to other processes while rows were measured; None where the system does not tell.
+    processors' time that went to other processes while rows were measured; None if the system does not tell.
     """
 
     shape: Shape
@@ -76,7 +77,7 @@ class ShapeResult:
 
     @property
     def noise(self) -> float:
-        """By what fraction a round's ratio is off, typically, for the row where it is most.
+        """Returns the fraction by which a round's ratio is typically off, for the row with the largest one.
 
         The median over rounds of |ratio / median ratio - 1|; for the first row against itself, of |ratio - 1|.
         """
@@ -89,9 +90,9 @@ class ShapeResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """A finished benchmark: rows (the first is the baseline), shapes, conditions, and the machine they hold for.
+    """A finished benchmark: rows (the first is the baseline), shapes, conditions and the machine.
 
-    `quick`: it was asked for as a first look.
+    `quick`: a short run was requested.
     """
 
     rows: tuple[RowFacts, ...]
@@ -104,12 +105,12 @@ class BenchReport:
 
     @property
     def noise(self) -> float:
-        """That of the noisiest shape."""
+        """Returns the noise of the noisiest shape."""
         return max(result.noise for result in self.shapes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against trusting the figures."""
+        """Returns the reasons not to trust the measurements."""
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
@@ -134,9 +135,7 @@ class BenchReport:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "machine": self.machine,
             "conditions": asdict(self.conditions)
             | {"cpus": list(self.conditions.cpus), "rounds": self.rounds, "seconds": self.seconds, "quick": self.quick},
@@ -144,6 +143,7 @@ class BenchReport:
             "shapes": [_shape_to_json(result) for result in self.shapes],
             "warnings": list(self.warnings),
         }
+        return FORMAT.marked(data)
 
 
 def _shape_to_json(result: ShapeResult) -> dict[str, Any]:
@@ -166,5 +166,5 @@ def _shape_to_json(result: ShapeResult) -> dict[str, Any]:
 
 
 def spread(values: tuple[float, ...]) -> dict[str, Any]:
-    """Minimum, median and maximum, and the values by round."""
+    """Returns minimum, median and maximum, and the values per round."""
     return {"min": min(values), "median": median(values), "max": max(values), "rounds": list(values)}

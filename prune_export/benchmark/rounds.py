@@ -1,4 +1,4 @@
-"""Measures rows beside each other: rounds that alternate between their processes."""
+"""The measurement of rows beside each other, in rounds that alternate between their processes."""
 
 from __future__ import annotations
 
@@ -53,25 +53,31 @@ def measure_rows(
 def compare(
     shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], rounds: Sequence[Sequence[Measured]]
 ) -> ShapeResult:
-    """`rounds` holds, for each round, what every row took, and the first row again."""
-    times = [[measured.milliseconds for measured in found] for found in rounds]
-    others = [measured.others for found in rounds for measured in found if measured.others is not None]
-    bases = [(found[0] + found[-1]) / 2 for found in times]
+    """Compares rows: `rounds` holds, per round, what every row took, and the first row again."""
+    times = [[measured.milliseconds for measured in measured_round] for measured_round in rounds]
+    others = [
+        measured.others for measured_round in rounds for measured in measured_round if measured.others is not None
+    ]
+    bases = [(round_times[0] + round_times[-1]) / 2 for round_times in times]
     flops = [cost.flops_per_token(shape.sequence_length) if cost else None for cost in costs]
     latencies = []
     for index, name in enumerate(names):
-        own = bases if index == 0 else [found[index] for found in times]
+        own = bases if index == 0 else [round_times[index] for round_times in times]
         ratios = tuple(base / value for base, value in zip(bases, own, strict=True))
-        first, this = flops[0], flops[index]
-        latencies.append(Latency(name, tuple(own), ratios, first / this if first and this else None))
+        baseline_flops, own_flops = flops[0], flops[index]
+        by_flops = baseline_flops / own_flops if baseline_flops and own_flops else None
+        latencies.append(Latency(name, tuple(own), ratios, by_flops))
     return ShapeResult(
-        shape, tuple(latencies), tuple(found[0] / found[-1] for found in times), mean(others) if others else None
+        shape,
+        tuple(latencies),
+        tuple(round_times[0] / round_times[-1] for round_times in times),
+        mean(others) if others else None,
     )
 
 
 def _cost(process: RowProcess) -> Cost | None:
-    found = process.loaded["cost"]
-    return process.row.cost or (Cost(**found) if found else None)
+    cost = process.loaded["cost"]
+    return process.row.cost or (Cost(**cost) if cost else None)
 
 
 def _facts(process: RowProcess, cost: Cost | None) -> RowFacts:

@@ -1,4 +1,4 @@
-"""What is measured: rows (one network each), shapes, and the conditions that all rows share."""
+"""The definition of a benchmark: rows (one network each), shapes, and the conditions that all rows share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from exporters.providers import CPU
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One batch: so many sequences of so many tokens, padding included."""
+    """The shape of a batch in sequences and tokens, padding included."""
 
     batch_size: int
     sequence_length: int
@@ -34,8 +36,8 @@ class Row:
     """One network to measure.
 
     `loader` is the `module:function` that loads it in its process (see worker.py); `model` is what it loads, `options` what
-    else it needs to know. `cost` is None where only the loader can tell, or nobody. `note` is what a reader should know.
-    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
+    else it needs to know. `cost` is None if only the loader can tell, or it is not known. `note` is for the reader.
+    `form` is the checkpoint's form, or the exported model's dtype (None: not known).
     """
 
     name: str
@@ -50,16 +52,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What is the same for every row.
+    """The conditions of all rows.
 
-    `threads` are the threads inside an operation and `cpus` the logical processors that a process may run on. `padding` is
-    the fraction of tokens that are padding. Token ids are below `vocabulary`. `dtype` is that of PyTorch rows.
+    `threads` are the threads inside an operation and `cpus` the logical processors that a process may run on. `padding`
+    is the fraction of tokens that are padding. Token ids are below `vocabulary`. `dtype` is that of PyTorch rows.
     `cuda_graphs`: ONNX and compiled rows replay a captured graph.
     """
 
     threads: int
     cpus: tuple[int, ...] = ()
-    provider: str = "cpu"
+    provider: str = CPU.name
     dtype: str = "fp32"
     padding: float = 0.0
     vocabulary: int = 100

@@ -1,4 +1,4 @@
-"""The whole benchmark: what to measure and how, to a report."""
+"""The whole benchmark, from rows and options to a report."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.errors import UsageError
-from prune_export.benchmark.machine import machine, physical_cpus
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
 from prune_export.benchmark.sources import token_ids
+from prune_export.facts.machine import machine, physical_cpus
 from prune_export.files.paths import expanded
 from prune_export.options.bench import RunConditions
 from prune_export.progress import SILENT, Progress
@@ -56,7 +56,7 @@ def run_rows(
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
-    """How exported models are called in tables: the folder's name where that tells them apart, else the whole path.
+    """Returns the names of exported models in tables: the folder's name if that is unique, otherwise the whole path.
 
     Raises:
         UsageError: no path can be of that form.
@@ -79,16 +79,16 @@ def check_shapes(shapes: Sequence[Shape]) -> None:
 
 
 def choose_cpus(threads: int | None) -> tuple[int, ...]:
-    """The logical processors to run on: one a thread, each on a core of its own as far as there are cores.
+    """Returns the logical processors to run on: one per thread, each on a core of its own as far as there are cores.
 
-    Empty where the system does not tell. None: as many threads as there are physical cores.
+    The result is empty if the system does not tell. `threads` None: as many threads as there are physical cores.
 
     Raises:
-        UsageError: there are not so many.
+        UsageError: there are fewer processors.
     """
     physical = physical_cpus()
-    others = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []
-    most = len(physical) + len(others) or os.cpu_count() or 1
+    siblings = sorted(os.sched_getaffinity(0) - set(physical)) if physical else []
+    most = len(physical) + len(siblings) or os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= most:
         raise UsageError(f"--threads {threads}: expected 1 to {most}, the processors at hand")
-    return tuple(sorted([*physical, *others][: threads or len(physical)]))
+    return tuple(sorted([*physical, *siblings][: threads or len(physical)]))

@@ -1,4 +1,4 @@
-"""Rows from what lies on disk: an exported folder, any .onnx file, a checkpoint."""
+"""Rows from files: an exported folder, any .onnx file, a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prune_export.facts.record import find_exported
 
 _ONNX = "prune_export.benchmark.onnx_row:load"
 _PYTORCH = "prune_export.benchmark.pytorch_row:load"
-_VOCABULARY = 100  # where nobody says how many ids there are: every real vocabulary has as many
+_VOCABULARY = 100  # if the number of ids is not known: every real vocabulary has as many
 
 
 def onnx_row(path: str | Path, *, name: str, note: str | None = None) -> Row:
-    """An exported folder with its recorded settings, or a foreign .onnx file with ONNX Runtime's own.
+    """Returns the row of an exported folder with its recorded settings, or of another .onnx file with the defaults.
 
     Raises:
         OutputError: there is no model.
@@ -38,12 +38,12 @@ def torch_row(
     note: str | None = None,
     form: str | None = None,
 ) -> Row:
-    """A checkpoint's folder as the untouched Hugging Face model, the same compiled ("compile"), or our network ("slim")."""
+    """Returns the row of a checkpoint as the Hugging Face model, the same compiled ("compile"), or our network ("slim")."""
     return Row(name, kind, _PYTORCH, str(folder), {"task": task}, None, note, form)
 
 
 def token_ids(rows: Sequence[Row]) -> tuple[int, int]:
-    """How many token ids all rows know, and the id of padding, from the config.json beside each model."""
+    """Returns the number of token ids that all rows know, and the id of padding, from the config.json beside each model."""
     sizes, padding = [], []
     for row in rows:
         path = Path(row.model)

@@ -14,7 +14,7 @@ from prune_export.network.kind import network_kind
 
 
 def shape_table(result: ShapeResult) -> Table:
-    """One shape: latency with its range over rounds, throughput, speed-up, and how much of that by FLOPs it is."""
+    """Returns the table of a shape: latency, throughput, speed-up, and its share of the speed-up by FLOPs."""
     title = f"Batch {result.shape.batch_size}, length {result.shape.sequence_length} ({steadiness(result)})"
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -42,7 +42,7 @@ def shape_table(result: ShapeResult) -> Table:
 
 
 def rows_table(report: BenchReport) -> Table:
-    """What holds for each row at any shape."""
+    """Returns the table of what holds for each row at any shape."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("", "what ran", "on disk", "loads in", "peak memory"):
         table.add_column(heading, justify="left" if heading in ("", "what ran") else "right", no_wrap=True)
@@ -58,7 +58,7 @@ def rows_table(report: BenchReport) -> Table:
 
 
 def bench_lines(report: BenchReport) -> Iterator[str]:
-    """What the figures hold for, notes on rows, and warnings."""
+    """Yields the conditions, notes on rows, and warnings."""
     yield conditions_line(report)
     for row in report.rows:
         if row.note:

@@ -1,4 +1,4 @@
-"""The process of one row: loads one network, then measures the shapes that it is asked for.
+"""The process of one row: loads one network, then measures the shapes that the parent sends.
 
 `python -m prune_export.benchmark.worker` reads JSON lines and answers each with one:
 
@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 class Loaded:
     """A network that is ready.
 
-    `prepare` takes a batch to where it is needed and returns a function that runs the network on it once and returns the
+    `prepare` moves a batch to the device and returns a function that runs the network on it once and returns the
     milliseconds. `load_seconds`: from files that are in the page cache to a network that can run, imports left out
     (PyTorch maps its weights; the first run reads them).
     """
@@ -54,7 +54,7 @@ def main() -> int:
     die_with_parent()
     try:
         _serve(lambda reply: print(json.dumps(reply), file=replies, flush=True))
-    except Exception as error:  # whatever a library raises: the parent turns it into one line
+    except Exception as error:  # any error of a library: the parent turns it into one line
         import traceback
 
         traceback.print_exc()
@@ -75,8 +75,8 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
     reply({"load_seconds": loaded.load_seconds, "size_bytes": loaded.size_bytes, "cost": cost})
 
     from prune_export.benchmark.inputs import make_batch
-    from prune_export.benchmark.neighbours import now, others
-    from prune_export.benchmark.timing import measure
+    from prune_export.benchmark.other_processes import now, share_of_others
+    from prune_export.timing import measure
 
     prepared: dict[
         Shape, Callable[[], float]
@@ -91,7 +91,7 @@ def _serve(reply: Callable[[dict[str, Any]], None]) -> None:
             prepared[shape] = loaded.prepare(make_batch(shape, conditions))
         before = now()
         milliseconds, runs = measure(prepared[shape], request["seconds"])
-        reply({"milliseconds": milliseconds, "runs": runs, "others": others(before, now(), conditions.cpus)})
+        reply({"milliseconds": milliseconds, "runs": runs, "others": share_of_others(before, now(), conditions.cpus)})
 
 
 def _row(data: dict[str, Any]) -> Row:
@@ -103,7 +103,7 @@ def _conditions(data: dict[str, Any]) -> Conditions:
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far, in MiB; pages of mapped files count."""
+    """Returns the largest resident set of this process so far, in MiB; pages of mapped files count."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -125,7 +125,7 @@ def read_through(files: tuple[Path, ...]) -> int:
 
 
 def die_with_parent() -> None:
-    """A stopped process would not notice that its parent was killed, and would stay for ever."""
+    """Has the system kill this process with its parent: while stopped, it would not notice the parent's end."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
-"""What is copied from a checkpoint's folder into an output.
+"""The files that are copied from a checkpoint's folder into an output:
 
-config.json, the files of the tokenizer that loads there, and what sentence-transformers keeps there.
+config.json, the files of the tokenizer that loads there, and those of sentence-transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import CheckpointError, OutputError
-from prune_export.checkpoint.oracle import quiet_transformers
+from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.checkpoint.sentence import sentence_files
 from prune_export.checkpoint.tokenizer import open_tokenizer
 from prune_export.facts.file_names import TOKENIZER_FILES
@@ -24,7 +24,7 @@ _ALWAYS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 
 
 def files_beside(folder: Path) -> tuple[str, ...]:
-    """Names the files in `folder`, relative to it, that go along with its network.
+    """Names the files in `folder`, relative to it, that are copied with its network.
 
     Raises:
         CheckpointError: see `sentence_files`.
@@ -33,35 +33,28 @@ def files_beside(folder: Path) -> tuple[str, ...]:
 
 
 def tokenizer_files(folder: Path) -> tuple[str, ...]:
-    """Names the files in `folder` that belong to the tokenizer that transformers loads from it; none where it loads none."""
-    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not present:
-        return ()
-    tokenizer = _load(folder)
+    """Names the files in `folder` that belong to the tokenizer that transformers loads from it; none if it loads none."""
+    tokenizer, _ = _load(folder)
     if tokenizer is None:
         return ()
     named = {*_ALWAYS, *tokenizer.vocab_files_names.values()}
-    return tuple(name for name in present if name in named)
-
-
-def _load(folder: Path) -> Any:
-    try:
-        with quiet_transformers():
-            return open_tokenizer(folder)
-    except CheckpointError:
-        return None  # `why_no_tokenizer` says why
+    return tuple(name for name in TOKENIZER_FILES if name in named and (folder / name).is_file())
 
 
 def why_no_tokenizer(folder: Path) -> str:
-    """Says why no tokenizer can be loaded from `folder`."""
+    """Says why no tokenizer's files can be taken from `folder`."""
+    return _load(folder)[1]
+
+
+def _load(folder: Path) -> tuple[Any | None, str]:
+    """Loads the tokenizer in `folder`; returns it, or None, and the reason why none of its files can be taken."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return "it holds none"
+        return None, "it holds none"
     try:
         with quiet_transformers():
-            open_tokenizer(folder)
+            return open_tokenizer(folder), "none of its files belongs to it"
     except CheckpointError as error:
-        return str(error)
-    return "none of its files belongs to it"
+        return None, str(error)
 
 
 def check_beside(folder: Path, names: Iterable[str]) -> None:
@@ -91,7 +84,7 @@ def copy_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
 
 
 def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
-    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying where there are none.
+    """Puts the files `names` of `folder` into `into` as well, by hard links, or by copying.
 
     Raises:
         CheckpointError, OutputError: as for `copy_beside`.
@@ -99,13 +92,13 @@ def link_beside(folder: Path, into: Path, names: Iterable[str]) -> None:
     _place_beside(folder, into, names, _link)
 
 
-def _place_beside(folder: Path, into: Path, names: Iterable[str], place: Callable[[Path, Path], object]) -> None:
+def _place_beside(folder: Path, into: Path, names: Iterable[str], copy: Callable[[Path, Path], object]) -> None:
     names = tuple(names)
     check_beside(folder, names)
     for name in names:
         try:
             (into / name).parent.mkdir(exist_ok=True)
-            place(folder / name, into / name)
+            copy(folder / name, into / name)
         except PermissionError as error:
             raise OutputError(f"cannot copy {folder / name}: {error.strerror}") from error
 

@@ -6,13 +6,14 @@ transformers takes every key of config.json as an attribute of the configuration
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from exporters.errors import CheckpointError
+from prune_export.files.reading import nested
 
 # "owner/name" makes transformers import that kernel from the hub where the package `kernels` is installed. So does
 # flash_attention_* where flash-attn is not: every model is made with an attention of our own (`own_attention`).
@@ -67,12 +68,12 @@ _ADAPTER = "adapter_config.json"  # where peft is installed, transformers loads 
 
 
 def check_config(raw: Mapping[str, Any], source: str | Path) -> None:
-    """Checks `raw`, config.json as it stands; `source` names it in messages.
+    """Checks `raw`, the content of config.json; `source` names it in messages.
 
     Raises:
         CheckpointError: a key would lead to code, to the network or to another model, or has a value of no known meaning.
     """
-    for key, value in _items(raw):
+    for key, value in nested(raw, closed="label2id"):  # whose keys are names of classes
         if key in _IMPLEMENTATIONS:
             if isinstance(value, dict | list) or value not in _KNOWN:
                 raise CheckpointError(
@@ -107,19 +108,7 @@ def check_no_adapter(folder: Path) -> None:
         )
 
 
-def _items(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key and value at any depth, without those of label2id: its keys are names of classes."""
-    waiting: list[Any] = [raw]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, Mapping):
-            yield from found.items()
-            waiting.extend(value for key, value in found.items() if key != "label2id")
-        elif isinstance(found, list):
-            waiting.extend(found)
-
-
 def own_attention(config: Any, model_class: Any) -> Any:
-    """`config`, with the attention that models are made with here: PyTorch's where the class has it, else the plain one."""
+    """Sets the attention with which models are made here: PyTorch's if the class has it, otherwise the plain one."""
     config._attn_implementation = "sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager"
     return config

@@ -1,4 +1,4 @@
-"""A model's folder before transformers and tokenizers open what lies in it: regular files, bounded, no way out."""
+"""Checks of a model's folder before transformers and tokenizers open it: regular files, bounded, no way out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.files.links import plain_name
-from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, read_json, shown
+from prune_export.files.reading import LARGE_FILE, SMALL_FILE, ReadingError, clipped, is_file, nested, read_json, shown
 
-# What they open by itself, and how large it may be.
+# The files that they open by themselves, by the limit of their size.
 _SMALL = re.compile(
     r"(config|tokenizer_config|special_tokens_map|added_tokens|generation_config|adapter_config|processor_config|"
     r"preprocessor_config|chat_template)\.json|.*\.jinja"
@@ -31,40 +31,40 @@ _OWN_FILES = {
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that whatever lies in `folder` can be opened without waiting, and that what is read as a whole is bounded.
+    """Checks that the files in `folder` can be opened without waiting, and that those that are read whole are bounded.
 
     Raises:
         CheckpointError: a pipe, a socket, a device, or a file that is too large.
     """
     for path in _entries(folder):
         try:
-            found = path.stat()
-        except OSError:  # a link to nothing, or to itself: nobody can open it
+            status = path.stat()
+        except OSError:  # a link to nothing, or to itself, cannot be opened
             continue
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             continue
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{clipped(str(path), 300)}: expected a regular file; found a pipe, socket or device")
         limit = SMALL_FILE if _SMALL.fullmatch(path.name) else LARGE_FILE if _LARGE.fullmatch(path.name) else None
-        if limit is not None and found.st_size > limit:
-            raise CheckpointError(f"{path}: too large: {found.st_size:,} bytes; at most {limit:,} are read")
+        if limit is not None and status.st_size > limit:
+            raise CheckpointError(f"{path}: too large: {status.st_size:,} bytes; at most {limit:,} are read")
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    for place in (folder, folder / _TEMPLATES):
+    for parent in (folder, folder / _TEMPLATES):
         try:
-            with os.scandir(place) as entries:
+            with os.scandir(parent) as entries:
                 yield from (Path(entry.path) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            if place == folder:
+            if parent == folder:
                 raise CheckpointError(f"{folder}: cannot be looked at: {error.strerror or error}") from error
 
 
 def own_files(folder: Path) -> dict[str, str | None]:
-    """Arguments for `AutoTokenizer.from_pretrained` that replace the files which tokenizer_config.json names.
+    """Returns arguments for `AutoTokenizer.from_pretrained` that replace the files which tokenizer_config.json names.
 
-    transformers 4 opens what stands there, wherever that is, and before the folder's own; often it is the path of a machine
-    that is long gone. Each becomes the folder's own file, or None where there is none.
+    transformers 4 opens such a file wherever it is, and before the folder's own; often it is the path of another machine.
+    Each becomes the folder's own file, or None if there is none.
 
     Raises:
         CheckpointError: a file cannot be read, or names a file outside of the folder in another way.
@@ -94,17 +94,14 @@ def _check_names(config: dict[str, Any], path: Path) -> None:
     versions = config.get("fast_tokenizer_files") or []
     if not isinstance(versions, list) or not all(isinstance(name, str) and plain_name(name) for name in versions):
         raise CheckpointError(f"{path}: expected plain file names in fast_tokenizer_files; found {shown(versions)}")
-    rest: list[Any] = [value for key, value in config.items() if key not in _NAMES and not key.endswith("_file")]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-        elif isinstance(value, str) and is_file_or_device(value):
-            raise CheckpointError(f"{path}: names the file {clipped(value)}; expected no files but the folder's own")
+    for key, value in config.items():
+        if key in _NAMES or key.endswith("_file"):
+            continue
+        for _, text in nested(value):
+            if isinstance(text, str) and is_file_or_device(text):
+                raise CheckpointError(f"{path}: names the file {clipped(text)}; expected no files but the folder's own")
 
 
 def is_file_or_device(text: str) -> bool:
-    """Whether something that can be opened is there."""
+    """Says whether `text` is the path of something that can be opened."""
     return os.path.exists(text) and not os.path.isdir(text)  # noqa: PTH110, PTH112 (Path raises for long names)

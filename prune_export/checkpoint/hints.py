@@ -1,4 +1,4 @@
-"""What may have happened to a checkpoint that cannot be read, and how to mend it."""
+"""Hints about a checkpoint that cannot be read: what may have happened to it, and how to mend it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prune_export.files.reading import clipped
 _TRANSFORMER = "0_Transformer"  # sentence-transformers before 2.0
 _FARM = ("language_model.bin", "language_model_config.json")
 
-# What stands in the names of weights to which something is still to be done, and what that is.
+# Patterns in the names of unfinished weights, and what still has to be done to them.
 _UNFINISHED = (
     (r"\.(lora_[AB]|base_layer)\.", "merge the adapter first, with peft's merge_and_unload()"),
     (r"\.parametrizations\.", "call torch.nn.utils.parametrize.remove_parametrizations first"),
@@ -29,7 +29,7 @@ _UNFINISHED = (
 
 
 def other_folder_hint(folder: Path) -> str:
-    """Says what `folder`, which has no config.json, is where that can be told; empty otherwise."""
+    """Says what `folder`, which has no config.json, is; empty if that is not known."""
     if (folder / _TRANSFORMER / "config.json").is_file():
         return (
             f". It is a folder of an old sentence-transformers, whose network lies in {_TRANSFORMER}: give that, or load it "
@@ -44,7 +44,7 @@ def other_folder_hint(folder: Path) -> str:
 
 
 def unfinished_hint(names: Iterable[str]) -> str | None:
-    """Says what is still to be done to weights with such names; None where nothing is found."""
+    """Says what still has to be done to weights with such names; None if there is nothing."""
     for name in names:
         for part, hint in _UNFINISHED:
             if re.search(part, name):
@@ -53,11 +53,11 @@ def unfinished_hint(names: Iterable[str]) -> str | None:
 
 
 def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> str | None:
-    """Says what was cut out of `tensors` without config.json saying so; None where nothing is found."""
+    """Says what was removed from `tensors` without config.json saying so; None if there is nothing."""
     sizes = family.dimensions(config)
-    layers = [f"{family.prefix}.{family.layer(config, index)}" for index in range(sizes.layers)]
-    norms = [(f"{family.prefix}.{family.embeddings.norm}", sizes.embedding)]
-    norms += [(f"{layer}.{family.layers.attention_norm}", sizes.hidden) for layer in layers]
+    layers = family.layer_paths(config)
+    norms = [(family.body(family.embeddings["norm.weight"].module), sizes.embedding)]
+    norms += [(f"{layer}.{family.module('attention_norm.weight')}", sizes.hidden) for layer in layers]
     for norm, expected in norms:
         if (features := _rows(tensors, f"{norm}.weight")) not in (None, expected):
             return (
@@ -67,7 +67,10 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
             )
     pruned: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        rows, columns = (_rows(tensors, f"{layer}.{name}.weight") for name in (family.layers.query, family.layers.up))
+        rows, columns = (
+            _rows(tensors, f"{layer}.{family.layers[field].name}")
+            for field in ("attention.query_weight", "feed_forward.up.weight")
+        )
         if columns not in (None, sizes.intermediate):
             return (
                 f"Layer {index} has {columns} of the {sizes.intermediate} columns of its feed-forward block. Blocks that "
@@ -86,5 +89,5 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
 
 
 def _rows(tensors: Mapping[str, Tensor], name: str) -> int | None:
-    found = tensors.get(name)
-    return int(found.shape[0]) if found is not None and found.ndim else None
+    tensor = tensors.get(name)
+    return int(tensor.shape[0]) if tensor is not None and tensor.ndim else None

@@ -1,4 +1,4 @@
-"""A checkpoint of any form as one value: where it came from, its configuration, its weights, its Encoder."""
+"""A checkpoint of any form as one value: its source, its configuration, its weights, its Encoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from exporters.encoder import TASKS, Encoder, Task
+from exporters.encoder import Encoder
 from exporters.errors import CheckpointError, PlanError, UnsupportedError, UsageError, WeightsError
+from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.config_keys import check_no_adapter
 from prune_export.checkpoint.folder import check_folder
 from prune_export.checkpoint.hints import other_folder_hint, resized_hint, unfinished_hint
@@ -24,11 +25,12 @@ from prune_export.checkpoint.source import Source, resolve
 from prune_export.checkpoint.tensor_names import BODY, leads
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.facts.file_names import PLAN_FILE, SLIM
-from prune_export.facts.plan import Plan, check_fits, plan_from_zeros, read_plan
+from prune_export.facts.plan import Plan, check_fits, read_plan
 from prune_export.families import FAMILIES
 from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
+from prune_export.surgeon.zeros import plan_from_zeros
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -37,11 +39,11 @@ Form = Literal["plain", "masked", "hub", "slim"]
 class Checkpoint:
     """A checkpoint that has been read.
 
-    `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights
-    already resized, `pruned_heads` in config.json) or "slim" (ours, everything resized).
-    `encoder` describes the network as it was found, with the zeros of `given_plan` put in where one was given;
-    `masked` holds the tensors that those zeros changed. `renamed`: the tensors in the files have names that transformers
-    does not know (`Weights.renamed`). `notes` are what the user should know about what was read.
+    `form`: "plain" (a normal checkpoint, zeros or not), "masked" (ours, with pruning.json), "hub" (attention weights already
+    resized, `pruned_heads` in config.json) or "slim" (ours, everything resized). `encoder` describes the network of the
+    files, with the zeros of `given_plan` if there is one; `masked` holds the tensors that those zeros changed. `renamed`:
+    the tensors in the files have names that transformers does not know (`Weights.renamed`). `notes` are what the user should
+    know about what was read.
     """
 
     source: Source
@@ -57,14 +59,23 @@ class Checkpoint:
     renamed: bool = False
     notes: tuple[str, ...] = ()
 
+    def source_to_json(self) -> dict[str, Any]:
+        """Returns where the network came from, for records and `--json`."""
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "form": self.form,
+            "model_type": self.family.model_type,
+        }
+
 
 def load_checkpoint(
     model: Source | str | Path, *, task: str | None = None, plan: str | Path | Plan | None = None
 ) -> Checkpoint:
-    """Reads the checkpoint `model`: what `resolve` found, or a folder or hub id for it to find.
+    """Reads the checkpoint `model`: the result of `resolve`, or a folder or hub id for it to find.
 
-    `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros where it says that something
-    goes, whatever the weights there.
+    `task` is one of optimum's names; None infers it from config.json. `plan` puts zeros in place of everything that it
+    removes, whatever the weights there.
 
     Raises:
         CheckpointError, PlanError: what is wrong, and where.
@@ -107,7 +118,7 @@ def load_checkpoint(
 
 
 def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
-    """config.json as it stands and as transformers takes it, checked; with it, all that lies in the folder can be opened.
+    """Reads config.json, raw and as transformers' configuration, and checks the whole folder, so that it can be opened.
 
     Raises:
         CheckpointError: what is wrong, and where.
@@ -134,17 +145,17 @@ def _read_config(source: Source) -> dict[str, Any]:
 
 
 def _family(raw: dict[str, Any], source: Source) -> Family:
-    kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedError(
-            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(kind))}; "
+            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(model_type))}; "
             f"supported: {', '.join(FAMILIES)}"
         )
-    return FAMILIES[kind]
+    return FAMILIES[model_type]
 
 
 def transformers_config(source: Source, **options: Any) -> Any:
-    """The configuration of a checkpoint whose config.json was checked (`check_config`), with `options` in place of its keys.
+    """Loads the configuration of a checked config.json (`check_config`), with `options` replacing its keys.
 
     Raises:
         CheckpointError: transformers refuses it.
@@ -158,7 +169,7 @@ def transformers_config(source: Source, **options: Any) -> Any:
             )
         # Chunks give the same numbers, and take lengths in multiples of their size only.
         config.chunk_size_feed_forward = 0
-        # What a model returns beside its answers, and in what container, is up to who calls it.
+        # The caller decides what a model returns beside its answers, and in what container.
         config.return_dict, config.torchscript = True, False
         config.output_hidden_states, config.output_attentions = False, False
         return config
@@ -167,7 +178,7 @@ def transformers_config(source: Source, **options: Any) -> Any:
 
 
 def _check_sizes(family: Family, config: Any, source: Source) -> None:
-    """transformers takes sizes of any type and value, and fails much later."""
+    """Checks the sizes: transformers takes any type and value, and fails much later."""
     path = source.folder / "config.json"
     try:
         sizes = family.dimensions(config)
@@ -180,8 +191,8 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     if not isinstance(sizes.types, int):
         raise CheckpointError(f"{path}: expected a whole number for the token types; found {shown(sizes.types)}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
-        found = shown(sizes.epsilon)
-        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {found}")
+        epsilon = shown(sizes.epsilon)
+        raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {epsilon}")
     if not isinstance(sizes.pad_token_id, int) or not 0 <= sizes.pad_token_id < sizes.vocabulary:
         raise CheckpointError(
             f"{path}: expected a pad_token_id below the vocabulary's {sizes.vocabulary}; found "
@@ -190,27 +201,27 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
     check_memory(family, config, sizes, path)
 
 
-def _task(asked: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:
-    if asked is not None:
-        if asked not in TASKS:
-            raise UnsupportedError(f"the task '{asked}' is not supported; expected one of {', '.join(TASKS)}")
-        return asked
+def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:
+    if name is not None:
+        if name not in TASKS:
+            raise UnsupportedError(f"the task '{name}' is not supported; expected one of {', '.join(TASKS)}")
+        return name
     listed = raw.get("architectures")
-    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-    # The family's own classes only: what somebody else's class adds to the network, its name does not say.
+    architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
+    # The family's own classes only: the name of another class does not say what it adds to the network.
     tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS}
-    known = [tasks[name] for name in architectures if name in tasks]
+    known = [tasks[each] for each in architectures if each in tasks]
     if len(set(known)) == 1:
         return known[0]
-    found = clipped(", ".join(architectures)) or "none"
+    listing = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
-        f"'{source.name}': cannot tell the task from config.json (architectures: {found}; expected one of "
+        f"'{source.name}': cannot tell the task from config.json (architectures: {listing}; expected one of "
         f"{', '.join(tasks)}); give --task, one of {', '.join(TASKS)}"
     )
 
 
 def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
-    """What config.json says to be gone, for layers that lost something."""
+    """Reads the heads that config.json says were removed, for layers that lost some."""
     pruned = raw.get("pruned_heads") or {}
     try:
         return {int(layer): set(map(int, heads)) for layer, heads in pruned.items() if heads != []}
@@ -221,7 +232,7 @@ def _pruned_heads(raw: dict[str, Any]) -> dict[int, set[int]]:
 
 
 def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> dict[int, tuple[int, ...]]:
-    """The original indices of the heads that resized attention weights still hold, for layers that lost some."""
+    """Returns the original indices of the heads that resized attention weights still hold, for layers that lost some."""
     dimensions = family.dimensions(config)
     kept: dict[int, tuple[int, ...]] = {}
     for layer, heads in sorted(pruned.items()):
@@ -231,13 +242,13 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
-    if kept and len({family.layer(config, index) for index in range(dimensions.layers)}) < dimensions.layers:
+    if kept and len(set(family.layer_paths(config))) < dimensions.layers:
         raise UnsupportedError(f"config.json: pruned_heads in a network of shared layers ({family.model_type})")
     return kept
 
 
 def _foreign(weights: Weights, family: Family) -> list[str]:
-    """Tensors of the body that nothing here reads, and that transformers does not put there either."""
+    """Names tensors of the body that nothing here reads, and that transformers does not write there either."""
     usual = (
         f"{family.prefix}.pooler.",
         f"{family.prefix}.embeddings.position_ids",
@@ -247,15 +258,14 @@ def _foreign(weights: Weights, family: Family) -> list[str]:
 
 
 def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
-    """Weights of layers that config.json does not know, and weights that change what the others mean, are refused."""
+    """Refuses weights of layers that config.json does not know, and weights that change the meaning of others."""
     foreign, file = _foreign(weights, family), weights.files[0].name
     if (hint := unfinished_hint(foreign)) is not None:
         raise WeightsError(f"{file}: expected the weights of a whole network; {hint}")
-    folder = f"{family.prefix}.{family.layer(config, 0)}".rsplit("0", 1)[0]
-    count = family.dimensions(config).layers
-    layers = tuple(f"{family.prefix}.{family.layer(config, index)}." for index in range(count))
+    layers = tuple(f"{path}." for path in family.layer_paths(config))
+    folder, count = layers[0].rsplit("0", 1)[0], len(layers)
     extra = [name for name in foreign if name.startswith(folder) and name.endswith((".weight", ".bias"))]
-    for names, what in (
+    for names, reason in (
         (
             [name for name in extra if not name.startswith(layers)],
             f"of layers that config.json, with {count} layers, does",
@@ -264,21 +274,21 @@ def _check_nothing_left(weights: Weights, family: Family, config: Any) -> None:
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise WeightsError(f"{file}: holds '{clipped(names[0])}'{more} {what} not have")
+            raise WeightsError(f"{file}: holds '{clipped(names[0])}'{more} {reason} not have")
 
 
 def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
-    """What was read in another way than it stands there, and heads that the task does not use."""
+    """Yields notes on renamed tensors, unused tensors, and heads of other tasks."""
     if weights.renamed is not None:
         yield f"{weights.files[0].name}: {weights.renamed}"
     if foreign := _foreign(weights, family):
-        found = clipped(", ".join(foreign[:3]))
-        yield f"{weights.files[0].name}: nothing reads {found} ({len(foreign)} in all); {family.model_type} has none of it"
-    masked = family.masked_language_head
-    tied = (f"{masked.decoder}.", masked.bias) if task == "fill-mask" else ()
+        listing = clipped(", ".join(foreign[:3]))
+        yield f"{weights.files[0].name}: nothing reads {listing} ({len(foreign)} in all); {family.model_type} has none of it"
+    rows = family.heads[task]
+    tied = (f"{rows['decoder.weight'].module}.", rows["decoder.bias"].name) if "decoder.weight" in rows else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
-    others = tuple(filter(None, leads(head, family)))
-    if copies := [name for name in head if name.startswith(others) or name.partition(".")[0] in BODY]:
+    other_prefixes = tuple(filter(None, leads(head, family)))
+    if copies := [name for name in head if name.startswith(other_prefixes) or name.partition(".")[0] in BODY]:
         yield (
             f"{weights.files[0].name}: holds another model as well, which stays unused: {clipped(', '.join(copies[:3]))} "
             f"({len(copies)} in all); what is read is '{family.prefix}.…'"
@@ -290,17 +300,17 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
 
 
 def _check_promise(path: Path, encoder: Encoder) -> None:
-    """What pruning.json says to be gone must be zero, or the file and the weights do not belong together."""
+    """Checks that what pruning.json removes is zero: otherwise the file and the weights do not belong together."""
     promised = read_plan(path)
     check_fits(promised, encoder)
     advice = (
         f"the weights were changed after pruning. Delete {path.name} to export what the weights say, or pass it as --plan "
         "to prune by it again"
     )
-    for index, (wanted, found) in enumerate(zip(promised.layers, plan_from_zeros(encoder).layers, strict=True)):
+    for index, (promised_layer, zeros) in enumerate(zip(promised.layers, plan_from_zeros(encoder).layers, strict=True)):
         for kind, extra in (
-            ("heads", set(found.heads) - set(wanted.heads)),
-            ("columns", set(found.columns) - set(wanted.columns)),
+            ("heads", set(zeros.heads) - set(promised_layer.heads)),
+            ("columns", set(zeros.columns) - set(promised_layer.columns)),
         ):
             if extra:
                 raise PlanError(

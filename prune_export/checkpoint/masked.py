@@ -19,7 +19,7 @@ from prune_export.facts.plan import Plan, check_fits, plan_to_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import Destination, folder_destination
-from prune_export.outputs.kinds import MASKED
+from prune_export.outputs.folder_types import MASKED
 
 
 def masked_destination(folder: str | Path, source: Path, *, overwrite: bool) -> tuple[Destination, tuple[str, ...]]:
@@ -66,7 +66,7 @@ def write_masked(
     if changed is None:
         changed = masked_tensors(weights, checkpoint.family, checkpoint.config, checkpoint.encoder, plan)
     place, copied = masked_destination(folder, checkpoint.source.folder, overwrite=overwrite)
-    with transaction(place.target) as aside:
+    with transaction(place.placement) as aside:
         copy_beside(checkpoint.source.folder, aside, copied)
         save_tensors({**weights, **changed}, aside / SAFETENSORS)
         record = plan_to_json(plan) | {"files": [*copied, SAFETENSORS, PLAN_FILE]} | provenance

@@ -3,53 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, Encoder
+from exporters.axes import map_leaves, mask, sizes_of
+from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from prune_export.facts.plan import Indices, LayerPlan, Plan
 from prune_export.families.names import Family
+from prune_export.families.state_dict import write_part
 
 
 def masked_tensors(
     tensors: Mapping[str, Tensor], family: Family, config: Any, encoder: Encoder, plan: Plan
 ) -> dict[str, Tensor]:
-    """The tensors that `plan` changes, under Hugging Face's names, with zeros where something goes.
+    """Returns the tensors that `plan` changes, under Hugging Face's names, with zeros where something goes.
 
     A head that goes has zero query, key and value rows and biases, and zero columns in the output projection; a head
     dimension likewise; a column has a zero row and bias in `up` and a zero column in `down`. `encoder` describes
     `tensors` (it says which heads the attention weights hold); `plan` fits it.
     """
-    names, columns_in_all = family.layers, range(family.dimensions(config).intermediate)
     changed: dict[str, Tensor] = {}
-
-    def zero(path: str, gone: list[int], *, outputs: bool) -> None:
-        """Zeroes output features (rows and biases) or input features (columns) of the linear map at `path`."""
-        for name in (f"{path}.weight", f"{path}.bias") if outputs else (f"{path}.weight",):
-            if name not in changed:
-                changed[name] = tensors[name].clone()
-            changed[name][gone if outputs else (slice(None), gone)] = 0
-
-    for index, (layer, wanted) in enumerate(zip(encoder.layers, plan.layers, strict=True)):
-        path = f"{family.prefix}.{family.layer(config, index)}"
-        if isinstance(layer.attention, Attention):
-            query_key = _gone_rows(layer.attention, wanted, wanted.query_key_dimensions)
-            value = _gone_rows(layer.attention, wanted, wanted.value_dimensions)
-            for name, rows in ((names.query, query_key), (names.key, query_key), (names.value, value)):
-                zero(f"{path}.{name}", rows, outputs=True)
-            zero(f"{path}.{names.attention_output}", value, outputs=False)
-        columns = sorted(set(columns_in_all) - set(wanted.columns))
-        zero(f"{path}.{names.up}", columns, outputs=True)
-        zero(f"{path}.{names.down}", columns, outputs=False)
+    for path, layer, wanted in zip(family.layer_paths(config), encoder.layers, plan.layers, strict=True):
+        kept = write_part(family.layers, _kept_weights(layer, wanted), f"{path}.")
+        changed |= {name: tensors[name].masked_fill(~weights, 0) for name, weights in kept.items() if not weights.all()}
     return changed
 
 
-def _gone_rows(block: Attention, wanted: LayerPlan, dimensions: Mapping[int, Indices]) -> list[int]:
-    """Rows of a joined projection that go; before surgery, query/key and value sizes are the same."""
-    size = block.value_size
-    rows: list[int] = []
+def _kept_weights(layer: Layer, wanted: LayerPlan) -> Layer:
+    """The layer with True in place of every weight that stays, and False in place of the others."""
+    kept = map_leaves(
+        layer, lambda value, _: torch.ones_like(value, dtype=torch.bool) if isinstance(value, Tensor) else value
+    )
+    if isinstance(kept.attention, Attention):
+        for axis, dimensions in (("query_key", wanted.query_key_dimensions), ("value", wanted.value_dimensions)):
+            stays = _kept_dimensions(kept.attention, sizes_of(layer.attention)[axis], wanted.heads, dimensions)
+            kept = replace(kept, attention=mask(kept.attention, ("head", axis), stays))
+    if isinstance(kept.feed_forward, FeedForward):
+        stays = torch.zeros(kept.feed_forward.columns, dtype=torch.bool)
+        stays[list(wanted.columns)] = True
+        kept = replace(kept, feed_forward=mask(kept.feed_forward, ("intermediate",), stays))
+    return kept
+
+
+def _kept_dimensions(block: Attention, size: int, heads: Indices, dimensions: Mapping[int, Indices]) -> Tensor:
+    """Which dimensions of which heads stay: bool `[heads, size]`."""
+    stays = torch.zeros(len(block.heads), size, dtype=torch.bool)
     for position, head in enumerate(block.heads):
-        kept = dimensions.get(head, tuple(range(size))) if head in wanted.heads else ()
-        rows.extend(position * size + dimension for dimension in sorted(set(range(size)) - set(kept)))
-    return rows
+        if head in heads:
+            stays[position, list(dimensions.get(head, range(size)))] = True
+    return stays

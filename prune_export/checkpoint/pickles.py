@@ -1,4 +1,4 @@
-"""Pickled weights, checked before torch reads them: their directory, and what their pickles name.
+"""Checks of pickled weights before torch reads them: their directory, and the names in their pickles.
 
 torch's weights-only unpickler runs no foreign code, but makes any object of a few harmless types, however large.
 """
@@ -96,7 +96,7 @@ def _check_pickles(file: BinaryIO, path: Path, *, stop_at: int) -> None:
 
 
 def _check_global(argument: str, path: Path) -> None:
-    """Refuses what torch would make beside tensors and their dictionary: a `bytearray` of any length, say."""
+    """Refuses everything that torch would make beside tensors and their dictionary, such as a `bytearray` of any length."""
     module, _, name = argument.partition(" ")
     if module.partition(".")[0] != "torch" and (module, name) not in _HARMLESS:
         raise WeightsError(

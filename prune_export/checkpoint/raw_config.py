@@ -1,4 +1,4 @@
-"""config.json as it stands, checked before transformers sees it."""
+"""config.json, checked before transformers sees it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prune_export.files.reading import read_json
 
 
 def read_raw_config(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
+    """Reads the JSON object in `path`, and checks its keys and sizes.
 
     Raises:
         ReadingError: it cannot be read, or is none.

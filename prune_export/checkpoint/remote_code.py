@@ -1,4 +1,4 @@
-"""The last door: whatever a configuration made transformers do, Python that comes with a model is not imported."""
+"""The last barrier against remote code: Python that comes with a model is never imported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RemoteCodeError(Exception):
 def no_remote_code() -> Iterator[None]:
     """Makes transformers raise RemoteCodeError, while the block runs, where it would import a model's own code.
 
-    Every way there goes through one function of `transformers.dynamic_module_utils`, whatever `trust_remote_code` was on the
-    way: some classes ask by themselves, or hand a value of config.json on.
+    Every import of such code goes through one function of `transformers.dynamic_module_utils`, whatever `trust_remote_code`
+    was before: some classes ask by themselves, or pass on a value of config.json.
     """
     from transformers import dynamic_module_utils as module
 

@@ -1,7 +1,7 @@
-"""What sentence-transformers keeps beside a network: how its outputs become an embedding.
+"""The files of sentence-transformers beside a network, by which its outputs become an embedding.
 
-modules.json lists the modules; each but the network itself has a folder with a small configuration, and weights where it has
-any. Without them sentence-transformers takes the mean of the tokens, without a word.
+modules.json lists the modules; each but the network itself has a folder with a small configuration, and weights if it has
+any. Without them sentence-transformers silently takes the mean of the tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Module(msgspec.Struct):
 
 
 def sentence_files(folder: Path) -> tuple[str, ...]:
-    """Names the files of sentence-transformers in `folder`, relative to it, that go along with its network.
+    """Names the files of sentence-transformers in `folder`, relative to it, that are copied with its network.
 
     They are plain JSON and weights of known names, in the folders that modules.json lists.
 
@@ -40,14 +40,14 @@ def sentence_files(folder: Path) -> tuple[str, ...]:
             its own.
     """
     folders = {module.path for module in _modules(folder)}
-    found = [name for name in SENTENCE_FILES if name.rpartition("/")[0] in {"", *folders} and is_file(folder / name)]
-    for name in found:
+    names = [name for name in SENTENCE_FILES if name.rpartition("/")[0] in {"", *folders} and is_file(folder / name)]
+    for name in names:
         _check(folder, name)
-    return tuple(found)
+    return tuple(names)
 
 
 def left_behind(folder: Path) -> tuple[str, ...]:
-    """Names the folders of modules in `folder` whose files do not go along, because nothing is known of them."""
+    """Names the folders of modules in `folder` whose files are not copied, because their type is not known."""
     known = {name.rpartition("/")[0] for name in SENTENCE_FILES}
     paths = [module.path for module in _modules(folder) if module.path not in known]
     return tuple(clipped(path) for path in paths if (folder / path).is_dir() and any((folder / path).iterdir()))

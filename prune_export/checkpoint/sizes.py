@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import CheckpointError
 from prune_export.families.names import Dimensions, Family
-from prune_export.files.reading import shown
+from prune_export.files.reading import nested, shown
 
 # The largest encoders that were published have 48 layers, 64 heads, a hidden size of 4,096 and a million tokens.
 MOST_LAYERS = 1_000
@@ -33,7 +33,7 @@ _FLOAT32 = 4
 
 
 def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
-    """Checks the numbers of config.json as they stand there, before anything is made of them.
+    """Checks the numbers in config.json before anything is made of them.
 
     Raises:
         CheckpointError: a size is no whole number or beyond the limits, or a number anywhere is.
@@ -47,39 +47,29 @@ def check_raw_sizes(raw: dict[str, Any], path: Path) -> None:
     for name in ("id2label", "label2id"):
         labels = raw.get(name)
         if labels is not None and (not isinstance(labels, dict) or len(labels) > MOST_LABELS):
-            found = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
-            raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {found}")
+            count = f"{len(labels):,}" if isinstance(labels, dict) else shown(labels)
+            raise CheckpointError(f"{path}: expected {name} to map at most {MOST_LABELS:,} labels; found {count}")
     if not all(key.isdecimal() and len(key) <= 7 for key in raw.get("id2label") or ()):
         raise CheckpointError(f"{path}: expected id2label to map whole numbers to labels")
     padding = raw.get("pad_token_id")
     if padding is not None and type(padding) is not int:
         raise CheckpointError(f"{path}: expected a whole number for pad_token_id; found {shown(padding)}")
-    _check_numbers(raw, path)
-
-
-def _check_numbers(raw: dict[str, Any], path: Path) -> None:
-    rest: list[Any] = [raw]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-        elif (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
+    for _, value in nested(raw):
+        if (isinstance(value, int) and abs(value) > LARGEST_INTEGER) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
             raise CheckpointError(f"{path}: expected numbers of at most 64 bits; found {shown(value)}")
 
 
 def check_memory(family: Family, config: Any, sizes: Dimensions, path: Path) -> None:
-    """Checks that the network of full size fits into this machine's memory: the reference is laid out like that.
+    """Checks that the network of full size fits into this machine's memory: the reference model has that size.
 
     Raises:
         CheckpointError: it does not, or has too many layers.
     """
     if sizes.layers > MOST_LAYERS:
         raise CheckpointError(f"{path}: expected at most {MOST_LAYERS:,} layers; found {sizes.layers:,}")
-    distinct = len({family.layer(config, index) for index in range(sizes.layers)})
+    distinct = len(set(family.layer_paths(config)))
     layer = 4 * sizes.hidden**2 + 2 * sizes.hidden * sizes.intermediate
     tables = (sizes.vocabulary + sizes.positions + sizes.types) * sizes.embedding
     needed = _FLOAT32 * (distinct * layer + tables + sizes.hidden * (sizes.embedding + sizes.labels))

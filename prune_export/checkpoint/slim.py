@@ -14,45 +14,45 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import torch
 from torch import Tensor
 
+from exporters.axes import assemble, named_tensors, wrong_shapes
 from exporters.encoder import (
     Attention,
     ConstantBlock,
+    DotProduct,
     Embeddings,
     Encoder,
-    FeatureHead,
     FeedForward,
     Layer,
-    Linear,
     MaskedLanguageHead,
     Norm,
-    SequenceHead,
-    SpanHead,
-    Task,
     TaskHead,
-    TokenHead,
+    Ungated,
 )
 from exporters.errors import WeightsError
+from exporters.tasks import Task
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
-from prune_export.families.describe import norm_type
-from prune_export.families.names import Dimensions, Family
+from prune_export.facts.format import Format
+from prune_export.families.describe import epsilon_of
+from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, read_json
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import SLIM_CHECKPOINT
+from prune_export.outputs.folder_types import SLIM_CHECKPOINT
+from prune_export.tasks import SPECS
 
-FORMAT = "prune-export/slim"
-VERSION = 1
+P = TypeVar("P")
+
+FORMAT = Format("prune-export/slim", 1)
 
 
 def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
@@ -64,48 +64,30 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
     Raises:
         OutputError: the folder holds files of these names that are not of a slim checkpoint, or cannot be written.
     """
-    distinct = list({id(layer): layer for layer in encoder.layers}.values())
-    order = [next(place for place, layer in enumerate(distinct) if layer is one) for one in encoder.layers]
-    tensors = {
-        **_named(encoder.embeddings, "embeddings"),
-        **{
-            name: value
-            for place, layer in enumerate(distinct)
-            for name, value in _named(layer, f"layers.{place}").items()
-        },
-        **_named(encoder.head, "head"),
-    }
+    tensors = {f"embeddings.{path}": value for path, value in named_tensors(encoder.embeddings).items()}
+    for index, layer in enumerate(encoder.distinct_layers):
+        tensors |= {f"layers.{index}.{path}": value for path, value in named_tensors(layer).items()}
+    tensors |= {f"head.{path}": value for path, value in named_tensors(encoder.head).items()}
     if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
         del tensors["head.decoder.weight"]  # tied
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "files": [CONFIG, PLAN_FILE, SLIM],
-        "task": encoder.task,
-        "order": order,
-        "layers": [
-            {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
-            for layer in distinct
-        ],
-    }
+    record = FORMAT.marked(
+        {
+            "files": [CONFIG, PLAN_FILE, SLIM],
+            "task": encoder.task,
+            "order": list(encoder.order),
+            "layers": [
+                {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
+                for layer in encoder.distinct_layers
+            ],
+        }
+    )
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
-    with transaction(place.target) as aside:
+    with transaction(place.placement) as aside:
         config.to_json_file(aside / CONFIG, use_diff=False)
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         save_tensors(tensors, aside / SLIM)
-
-
-def _named(part: Any, name: str) -> dict[str, Tensor]:
-    if isinstance(part, Tensor):
-        return {name: part}
-    if is_dataclass(part):
-        found: dict[str, Tensor] = {}
-        for field in fields(part):
-            found.update(_named(getattr(part, field.name), f"{name}.{field.name}"))
-        return found
-    return {}
 
 
 class _Layer(msgspec.Struct):
@@ -130,134 +112,81 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
     try:
         record = read_json(path, _Record)
     except ReadingError as error:
-        raise WeightsError(
-            f"{path}: expected the record of a slim checkpoint ({FORMAT}, version {VERSION}): {error}"
-        ) from error
-    tensors = read_safetensors(folder / SLIM)
-    dimensions = family.dimensions(config)
-    reader = _Reader(tensors, family, dimensions, None if norm_type(config) == "no_norm" else dimensions.epsilon)
-    try:
-        distinct = [reader.layer(f"layers.{place}", layer.heads) for place, layer in enumerate(record.layers)]
-        embeddings = reader.embeddings()
-        layers = tuple(distinct[place] for place in record.order)
-        encoder = Encoder(record.task, embeddings, layers, reader.head(record.task, embeddings.word))
-    except (KeyError, IndexError) as error:
-        raise WeightsError(f"{folder / SLIM}: the tensor {error} is missing") from error
-    _check(encoder, tensors, dimensions, folder / SLIM)
-    return encoder
-
-
-def _check(encoder: Encoder, tensors: dict[str, Tensor], dimensions: Dimensions, path: Path) -> None:
-    """The same promises that other checkpoints are held to: finite values, and shapes that belong together."""
+        raise WeightsError(f"{path}: expected the record of a slim checkpoint ({FORMAT}): {error}") from error
+    path = folder / SLIM
+    tensors = read_safetensors(path)
     for name, values in tensors.items():
         if not torch.isfinite(values).all():
             count = int((~torch.isfinite(values)).sum())
             raise WeightsError(f"{path}: the tensor '{name}' holds {count} NaN or infinite values of {values.numel()}")
-    hidden = dimensions.hidden
-    for index, layer in enumerate(encoder.layers):
-        expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-            "attention_norm.weight": (layer.attention_norm.weight, (hidden,))
-        }
-        match layer.attention:
-            case ConstantBlock(bias):
-                expected["attention.bias"] = (bias, (hidden,))
-            case Attention() as block:
-                heads, query_key, value = len(block.heads), block.query_key_size, block.value_size
-                expected |= {
-                    "attention.query_weight": (block.query_weight, (heads, query_key, hidden)),
-                    "attention.query_bias": (block.query_bias, (heads, query_key)),
-                    "attention.key_weight": (block.key_weight, (heads, query_key, hidden)),
-                    "attention.value_weight": (block.value_weight, (heads, value, hidden)),
-                    "attention.output_weight": (block.output_weight, (hidden, heads, value)),
-                    "attention.output_bias": (block.output_bias, (hidden,)),
-                }
-        match layer.feed_forward:
-            case ConstantBlock(bias):
-                expected["feed_forward.bias"] = (bias, (hidden,))
-            case FeedForward(up, _, down):
-                columns = up.weight.shape[0]
-                expected |= {
-                    "feed_forward.up.weight": (up.weight, (columns, hidden)),
-                    "feed_forward.up.bias": (up.bias, (columns,)),
-                    "feed_forward.down.weight": (down.weight, (hidden, columns)),
-                    "feed_forward.down.bias": (down.bias, (hidden,)),
-                }
-        for name, (tensor, shape) in expected.items():
-            if tuple(tensor.shape) != shape:
-                raise WeightsError(
-                    f"{path}: layer {index}: '{name}' has shape {list(tensor.shape)}; expected {list(shape)} from "
-                    "config.json and pruning.json"
-                )
+    if any(place >= len(record.layers) for place in record.order):
+        raise WeightsError(f"{folder / PLAN_FILE}: the order names layer {max(record.order)} of {len(record.layers)}")
+    return _Reader(tensors, path, family, config).encoder(record)
 
 
 class _Reader:
-    def __init__(
-        self, tensors: dict[str, Tensor], family: Family, dimensions: Dimensions, epsilon: float | None
-    ) -> None:
+    """Reads parts of a description by the paths of their tensors in it."""
+
+    def __init__(self, tensors: dict[str, Tensor], path: Path, family: Family, config: Any) -> None:
         self.tensors = tensors
+        self.path = path
         self.family = family
-        self.dimensions = dimensions
-        self.epsilon = epsilon
+        self.dimensions = family.dimensions(config)
+        self.epsilon = epsilon_of(config, self.dimensions)
 
-    def linear(self, name: str) -> Linear:
-        return Linear(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
-
-    def norm(self, name: str) -> Norm:
-        return Norm(self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], self.epsilon)
-
-    def embeddings(self) -> Embeddings:
-        return Embeddings(
-            word=self.tensors["embeddings.word"],
-            position=self.tensors["embeddings.position"],
-            token_type=self.tensors.get("embeddings.token_type"),
-            norm=self.norm("embeddings.norm"),
-            projection=self.linear("embeddings.projection") if "embeddings.projection.weight" in self.tensors else None,
+    def encoder(self, record: _Record) -> Encoder:
+        layers = [self.layer(place, layer.heads) for place, layer in enumerate(record.layers)]
+        embeddings = self.part(
+            Embeddings,
+            "embeddings",
             positions="from_padding" if self.family.positions_from_padding else "absolute",
             pad_token_id=self.dimensions.pad_token_id,
         )
+        if "decoder.weight" in self.family.heads[record.task]:
+            self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
+        activation = self.family.activations.get(record.task) or self.dimensions.activation
+        head = self.part(SPECS[record.task].head, "head", activation=activation)
+        return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), head)
 
-    def layer(self, name: str, heads: list[int] | None) -> Layer:
-        return Layer(
-            attention=self.attention(f"{name}.attention", heads),
-            attention_norm=self.norm(f"{name}.attention_norm"),
-            feed_forward=self.feed_forward(f"{name}.feed_forward"),
-            feed_forward_norm=self.norm(f"{name}.feed_forward_norm"),
-        )
-
-    def attention(self, name: str, heads: list[int] | None) -> Attention | ConstantBlock:
+    def layer(self, place: int, heads: list[int] | None) -> Layer:
+        name = f"layers.{place}"
+        attention: Attention | ConstantBlock
         if heads is None:
-            return ConstantBlock(self.tensors[f"{name}.bias"])
-        return Attention(
-            heads=tuple(heads),
-            query_weight=self.tensors[f"{name}.query_weight"],
-            query_bias=self.tensors[f"{name}.query_bias"],
-            key_weight=self.tensors[f"{name}.key_weight"],
-            key_bias=self.tensors.get(f"{name}.key_bias"),
-            value_weight=self.tensors[f"{name}.value_weight"],
-            value_bias=self.tensors.get(f"{name}.value_bias"),
-            output_weight=self.tensors[f"{name}.output_weight"],
-            output_bias=self.tensors[f"{name}.output_bias"],
-            scale=self.dimensions.head_size**-0.5,
+            attention = self.part(ConstantBlock, f"{name}.attention")
+        else:
+            scores = DotProduct(self.dimensions.head_size**-0.5)
+            attention = self.part(Attention, f"{name}.attention", heads=tuple(heads), scores=scores)
+        feed_forward: FeedForward | ConstantBlock
+        if f"{name}.feed_forward.bias" in self.tensors:
+            feed_forward = self.part(ConstantBlock, f"{name}.feed_forward")
+        else:
+            gating = Ungated(self.dimensions.activation)
+            feed_forward = self.part(FeedForward, f"{name}.feed_forward", gating=gating)
+        layer = Layer(
+            attention=attention,
+            attention_norm=self.part(Norm, f"{name}.attention_norm"),
+            feed_forward=feed_forward,
+            feed_forward_norm=self.part(Norm, f"{name}.feed_forward_norm"),
         )
+        self.check(layer, f"layer {place}: ")
+        return layer
 
-    def feed_forward(self, name: str) -> FeedForward | ConstantBlock:
-        if f"{name}.bias" in self.tensors:
-            return ConstantBlock(self.tensors[f"{name}.bias"])
-        return FeedForward(self.linear(f"{name}.up"), self.dimensions.activation, self.linear(f"{name}.down"))
+    def part(self, kind: type[P], name: str, **values: Any) -> P:
+        prefix = f"{name}."
+        inside = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        try:
+            part = assemble(kind, inside, epsilon=self.epsilon, **values)
+        except KeyError as error:
+            raise WeightsError(f"{self.path}: the tensor '{prefix}{error.args[0]}' is missing") from error
+        if kind in (Embeddings, *get_args(TaskHead)):
+            self.check(part, prefix)
+        return part
 
-    def head(self, task: str, word: Tensor) -> TaskHead:
-        match task:
-            case "question-answering":
-                return SpanHead(self.linear("head.output"))
-            case "token-classification":
-                return TokenHead(self.linear("head.output"))
-            case "text-classification":
-                activation = self.family.sequence_head.activation
-                return SequenceHead(self.linear("head.dense"), activation, self.linear("head.output"))
-            case "fill-mask":
-                activation = self.family.masked_language_head.activation or self.dimensions.activation
-                weight = self.tensors.get("head.decoder.weight", word)
-                decoder = Linear(weight, self.tensors["head.decoder.bias"])
-                return MaskedLanguageHead(self.linear("head.dense"), activation, self.norm("head.norm"), decoder)
-            case _:
-                return FeatureHead()
+    def check(self, part: Any, where: str) -> None:
+        """Checks that the shapes in a part belong together and to config.json."""
+        known = {"hidden": self.dimensions.hidden, "embedding": self.dimensions.embedding}
+        for path, shape, expected in wrong_shapes(part, known):
+            raise WeightsError(
+                f"{self.path}: {where}'{path}' has shape {list(shape)}; expected {list(expected)} from config.json and "
+                "pruning.json"
+            )

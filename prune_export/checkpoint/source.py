@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a folder, or a repository on the model hub."""
+"""The source of a checkpoint: a folder, or a repository on the model hub."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Source:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether `folder` holds weights in one of the forms that are read."""
+    """Says whether `folder` holds weights in one of the forms that are read."""
     return any((folder / form[0]).is_file() for form in _FORMS)
 
 
@@ -61,7 +61,7 @@ def resolve(model: str | Path, hub: HubAccess = DEFAULT_HUB, *, progress: Progre
         CheckpointError: no such folder, repository or revision, the hub refuses access, the download fails, or the hub
             cannot be reached and the cache does not hold the checkpoint.
         WeightsError: the repository has no weights.
-        UsageError: the token is none, or stands in the model's name, or that is empty.
+        UsageError: the token is none, the model's name holds one, or that name is empty.
     """
     progress.pause()
     token = checked_token(hub.token)
@@ -74,7 +74,7 @@ def resolve(model: str | Path, hub: HubAccess = DEFAULT_HUB, *, progress: Progre
     try:
         path = user_path(model)
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of nobody
+    except (OSError, ReadingError) as error:  # no permission, a name too long, the home of an unknown user
         raise CheckpointError(f"'{clipped(str(model))}' cannot be looked at: {_one_line(error)}") from error
     if is_folder:
         if hub.revision is not None:
@@ -90,26 +90,26 @@ def resolve(model: str | Path, hub: HubAccess = DEFAULT_HUB, *, progress: Progre
 
 
 def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
-    """The snapshot's folder in the cache, filled from the hub where that can be reached."""
+    """Returns the snapshot's folder in the cache, filled from the hub if that can be reached."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import HFValidationError
 
-    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+    if cache_dir is None and not Path(HF_HUB_CACHE).is_absolute():  # it holds "~": a folder would be called that
         raise CheckpointError(
             f"'{repository}': there is no home to keep downloads in; give --cache-dir, or set HF_HOME"
         )
     register_stored_token()
     failures = _failures()
     try:
-        found = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
+        siblings = HfApi().model_info(repository, revision=revision, token=token, timeout=HF_HUB_ETAG_TIMEOUT).siblings
     except HFValidationError as error:
         raise CheckpointError(f"'{repository}': no such folder, and not a hub id (owner/name) either") from error
     except failures as error:
         if refusal := _refusal(error, repository, revision):
             raise CheckpointError(refusal) from error
         return _from_cache(repository, revision, cache_dir, error)
-    names = {file.rfilename for file in found or ()}
+    names = {file.rfilename for file in siblings or ()}
     form = next((form for form in _FORMS if form[0] in names), None)
     if form is None:
         expected = ", ".join(form[0] for form in _FORMS)
@@ -130,7 +130,7 @@ def _from_hub(repository: str, revision: str | None, cache_dir: Path | None, tok
 
 
 def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, cause: Exception) -> Path:
-    """The snapshot's folder in the cache as it is; `cause` is why the hub could not be asked."""
+    """Returns the snapshot's folder in the cache; `cause` is why the hub could not be asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -145,9 +145,9 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
     except LocalEntryNotFoundError:
         folder = None
     if folder is None or not holds_weights(Path(folder)):
-        wanted = f"revision '{revision}'" if revision is not None else "it"
+        missing = f"revision '{revision}'" if revision is not None else "it"
         raise CheckpointError(
-            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {wanted}. "
+            f"'{repository}': no such folder here, the hub cannot be reached, and the cache does not hold all of {missing}. "
             "Check the connection (or HF_HUB_OFFLINE, HF_ENDPOINT), or give --cache-dir the cache that has it. "
             f"The cause: {_root(cause)}"
         ) from cause
@@ -155,7 +155,7 @@ def _from_cache(repository: str, revision: str | None, cache_dir: Path | None, c
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What huggingface_hub lets through when a request fails, its own errors included.
+    """Returns the types of errors that huggingface_hub raises when a request fails.
 
     OSError covers requests (huggingface_hub 0.x), ValueError an answer that is not the hub's JSON (a login page, say),
     RuntimeError hf_xet's transfers; httpx (1.x) has a tree of its own.
@@ -168,7 +168,7 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _refusal(error: Exception, repository: str, revision: str | None) -> str | None:
-    """What the hub's refusal means for the user; None if `error` is not one."""
+    """Explains the hub's refusal; None if `error` is not one."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -188,7 +188,7 @@ def _refusal(error: Exception, repository: str, revision: str | None) -> str | N
 
 
 def _root(error: BaseException) -> str:
-    """The error that began it: the HTTP clients wrap "Connection refused" in up to three of their own."""
+    """Returns the message of the first error: the HTTP clients wrap "Connection refused" in up to three of their own."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return _one_line(error)

@@ -67,7 +67,7 @@ def named(
 
 def leads(names: Iterable[str], family: Family) -> Iterator[str]:
     """What stands before the names of word embeddings, the shortest first; empty where that is as it should be."""
-    word = f"{family.embeddings.word}.weight"
+    word = family.embeddings["word"].name
     for name in sorted(names, key=len):
         if name == word or name.endswith(f".{word}"):
             lead = name.removesuffix(word)

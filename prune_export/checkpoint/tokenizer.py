@@ -1,4 +1,4 @@
-"""The tokenizer that lies beside a model, and how long its inputs may be."""
+"""The tokenizer beside a model, and the longest input of the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model")
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`; a slow one where its class has nothing faster, which knows no character offsets.
+    """Loads the tokenizer in `folder`; a slow one if its class has nothing faster, which knows no character offsets.
 
     Raises:
         CheckpointError: there is none, it cannot be loaded, has no padding token, or more tokens than the model has rows
@@ -45,7 +45,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_fast(tokenizer: Any) -> None:
-    """Checks that `tokenizer` can say which characters a token stands for.
+    """Checks that `tokenizer` knows the characters of each token.
 
     Raises:
         CheckpointError: it cannot.
@@ -58,7 +58,7 @@ def check_fast(tokenizer: Any) -> None:
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder` as transformers makes it, by its own classes and of the folder's own files alone.
+    """Loads the tokenizer in `folder` by transformers' own classes, and of the folder's own files alone.
 
     Raises:
         CheckpointError: it cannot be loaded, would run its own code, or is of a class that is not known to be plain.
@@ -69,11 +69,11 @@ def open_tokenizer(folder: Path) -> Any:
     check_tokenizer(folder)
     files = own_files(folder)
     if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
-        kind = read_config(folder).get("model_type")
-        if kind not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
+        model_type = read_config(folder).get("model_type")
+        if model_type not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
             raise CheckpointError(
                 f"'{folder}': needs a tokenizer beside the model, for a model_type of {', '.join(_MODEL_TYPES)}; found "
-                f"{shown(kind)}"
+                f"{shown(model_type)}"
             )
     try:
         with no_remote_code():
@@ -87,7 +87,7 @@ def open_tokenizer(folder: Path) -> Any:
 
 
 def _missing_package(folder: Path) -> str | None:
-    """What has to be installed to read a SentencePiece vocabulary, where that is all there is of the tokenizer."""
+    """Says what to install to read a SentencePiece vocabulary, if that is all there is of the tokenizer."""
     if is_file(folder / "tokenizer.json") or not any(is_file(folder / name) for name in _SENTENCEPIECE):
         return None
     if find_spec("sentencepiece") is not None:
@@ -99,7 +99,7 @@ def _missing_package(folder: Path) -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as it stands.
+    """Reads config.json in `folder`.
 
     Raises:
         CheckpointError: there is none, it is not a JSON object, or its sizes are beyond the limits.
@@ -112,7 +112,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def longest_input(config: dict[str, Any]) -> int:
-    """The longest sequence, in tokens, for which a model with this configuration has positions."""
+    """Returns the longest sequence, in tokens, for which a model with this configuration has positions."""
     rows = int(config.get("max_position_embeddings") or 512)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is not None and family.positions_from_padding:

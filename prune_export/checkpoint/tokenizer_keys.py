@@ -51,7 +51,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What is there; transformers' own reader takes more (NaN, lone surrogates), which is refused here."""
+    """Reads a JSON file, if there is one; NaN and lone surrogates, which transformers takes, are refused."""
     try:
         return read_json(path, dict[str, Any])
     except ReadingError as error:
@@ -61,10 +61,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_fast(name: Any) -> bool:
-    """Whether transformers would load a tokenizer of the class `name` by the library `tokenizers`, or not at all.
+    """Says whether transformers loads a tokenizer of the class `name` by the library `tokenizers`, or not at all.
 
-    The other classes are Python that runs as it likes: some start programs, unpickle, or load further models. `_PLAIN` only
-    read their vocabulary.
+    The other classes are Python that runs freely: some start programs, unpickle, or load further models. Those of `_PLAIN`
+    only read their vocabulary.
     """
     from transformers import PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
@@ -74,5 +74,9 @@ def _is_fast(name: Any) -> bool:
     if name in _PLAIN:
         return True
     names = (f"{name.removesuffix('Fast')}Fast", name)
-    found = next((kind for kind in map(tokenizer_class_from_name, names) if kind is not None), None)
-    return found is None or (isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast))
+    tokenizer_class = next(
+        (candidate for candidate in map(tokenizer_class_from_name, names) if candidate is not None), None
+    )
+    return tokenizer_class is None or (
+        isinstance(tokenizer_class, type) and issubclass(tokenizer_class, PreTrainedTokenizerFast)
+    )

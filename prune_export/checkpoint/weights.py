@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read safely: nothing in the files is ever run."""
+"""The tensors of a checkpoint, read safely: nothing in the files is ever run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class _Index(msgspec.Struct):
 
 
 class Weights(Mapping[str, Tensor]):
-    """Named tensors, memory-mapped where the format allows, under the names of the family's classes for tasks.
+    """Named tensors, memory-mapped if the format allows, under the names of the family's classes for tasks.
 
-    `tensor` converts to float32 and checks; nothing is read before it is asked for. `renamed` says what was done to names
-    that transformers itself would not find; None where there are none.
+    `tensor` converts to float32 and checks; nothing is read before that. `renamed` says what was done to names that
+    transformers itself would not find; None if there are none.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], files: tuple[Path, ...], renamed: str | None = None) -> None:
@@ -55,7 +55,7 @@ class Weights(Mapping[str, Tensor]):
         self._converted: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor as it is stored, unchecked."""
+        """Returns the tensor as it is stored, unchecked."""
         return self._tensors[name]
 
     def __len__(self) -> int:
@@ -65,16 +65,16 @@ class Weights(Mapping[str, Tensor]):
         return iter(self._tensors)
 
     def replaced(self, changed: Mapping[str, Tensor]) -> Weights:
-        """The same weights with some tensors exchanged."""
+        """Returns the same weights with some tensors exchanged."""
         return Weights({**self._tensors, **changed}, self.files, self.renamed)
 
     @property
     def unused(self) -> list[str]:
-        """Names that nobody has asked for."""
+        """Names the tensors that were not requested."""
         return sorted(set(self._tensors) - self._asked)
 
     def tensor(self, name: str, shape: tuple[int, ...], *, reason: str = "") -> Tensor:
-        """The tensor `name` as float32; the same object each time.
+        """Returns the tensor `name` as float32; the same object each time.
 
         Raises:
             WeightsError: it is missing, of another shape (`reason` says why that shape), not of a floating-point type of 16
@@ -84,9 +84,9 @@ class Weights(Mapping[str, Tensor]):
         because = f" ({reason})" if reason else ""
         where = self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} and its shards"
         if name not in self._tensors:
-            found = clipped(", ".join(self._tensors))
+            listing = clipped(", ".join(self._tensors))
             raise WeightsError(
-                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}. It holds {found}"
+                f"{where}: the tensor '{name}' is missing; expected shape {list(shape)}{because}. It holds {listing}"
             )
         values = self._tensors[name]
         if tuple(values.shape) != shape:
@@ -140,7 +140,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
 
 
 def sha256(files: tuple[Path, ...]) -> dict[str, str]:
-    """The sha256 of each file, by name."""
+    """Returns the sha256 of each file, by name."""
     return {path.name: _digest(path) for path in files}
 
 
@@ -150,7 +150,7 @@ def _digest(path: Path) -> str:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, memory-mapped.
+    """Reads the tensors of a safetensors file, memory-mapped.
 
     Raises:
         WeightsError: the file is damaged or cannot be read.
@@ -161,19 +161,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except MemoryError:
         raise
-    except Exception as error:  # beside the two libraries' own, whatever torch raises for a type that it does not know
+    except Exception as error:  # the two libraries' own, and torch's for a type that it does not know
         raise _unreadable(path, error) from error
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         check_pickled(path)
-        found = _unpickle(path)
+        content = _unpickle(path)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):
-            found = next(filter(None, refused.groups()))[:60]
+            content = next(filter(None, refused.groups()))[:60]
             raise WeightsError(
-                f"{path}: refused, it holds Python objects beside tensors ({found!r}), and loading those could run any "
+                f"{path}: refused, it holds Python objects beside tensors ({content!r}), and loading those could run any "
                 "code. Convert it to safetensors where you trust it"
             ) from error
         raise _unreadable(path, ValueError("not what torch.save writes")) from error
@@ -181,9 +181,9 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise _unreadable(path, error) from error
-    if not isinstance(found, Mapping):
-        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(found).__name__}")
-    for name, value in found.items():
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: expected a mapping of names to tensors; found {type(content).__name__}")
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(
                 f"{path}: expected a mapping of names to tensors; found {type(value).__name__} under {shown(name)}. "
@@ -198,7 +198,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
                 f"{path}: the tensor '{clipped(name)}' of shape {shown(list(value.shape))} repeats its values; expected "
                 "plain ones"
             )
-    return {name: value.detach() for name, value in found.items()}  # a Parameter would ask for gradients
+    return {name: value.detach() for name, value in content.items()}  # a Parameter would ask for gradients
 
 
 def _unpickle(path: Path) -> Any:

@@ -24,7 +24,6 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.cli.command import Printing
 from prune_export.cli.printing import say
 from prune_export.cli.tables.export import export_lines, parity_table, summary_table, totals_table
@@ -34,13 +33,13 @@ from prune_export.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from prune_export.benchmark.results import BenchReport
+    from prune_export.checkpoint.inspection import Inspection
     from prune_export.evaluation.result import Evaluation
     from prune_export.exporting.checkpoint_export import ExportResult
     from prune_export.facts.summary import Summary
     from prune_export.parity.verdict import ParityReport
     from prune_export.pruning.latency import LatencyTable
     from prune_export.pruning.one_shot import PruneResult
-    from prune_export.surgeon.inspection import Inspection
     from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
 
@@ -157,7 +156,7 @@ def print_inspection(found: Inspection, printing: Printing) -> None:
     if printing.json:
         _print_json(
             {
-                "source": source_to_json(found.checkpoint),
+                "source": found.checkpoint.source_to_json(),
                 "notes": list(found.checkpoint.notes),
                 "task": found.slim.task,
                 "plan": plan_to_json(found.plan),

@@ -1,1 +1,1 @@
-"""Data sets: readers for what people have on disk, features for what networks take, batches without waste."""
+"""Data sets: readers of users' files, features for networks, and batches with little padding."""

@@ -1,6 +1,6 @@
-"""What the `datasets` library may be asked to read: the hub's data sets in plain formats, and folders that stay inside.
+"""The limits on the `datasets` library: the hub's data sets in plain formats, and folders that stay inside.
 
-It also takes names of its own builders, one of which unpickles files of the working directory, and paths.
+It would also take the names of its own builders, one of which unpickles files of the working directory, and paths.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def check_builder(builder: Any, name: str) -> None:
     """
     modules = {kind.__module__ for kind in type(builder).__mro__}
     if not modules & {f"datasets.packaged_modules.{kind}.{kind}" for kind in _BUILDERS}:
-        found = type(builder).__module__.rsplit(".", 1)[-1]
-        raise DataError(f"{name}: its files are of the kind '{found}'; expected one of {', '.join(_BUILDERS[:-1])}")
+        format_name = type(builder).__module__.rsplit(".", 1)[-1]
+        raise DataError(
+            f"{name}: its files are of the kind '{format_name}'; expected one of {', '.join(_BUILDERS[:-1])}"
+        )
     for files in (builder.config.data_files or {}).values():
         for file in files:
             if not str(file).startswith("hf://"):
@@ -78,7 +80,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    """The path `name` in `folder`: one plain component, and through no link out of it."""
+    """Returns the path `name` in `folder`: one plain component, and through no link out of it."""
     if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
         raise DataError(f"{folder}: names {str(name)[:200]!r}; expected a file or folder in it")
     path = folder / name
@@ -88,18 +90,18 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _listed(path: Path, key: str) -> list[Any]:
-    """The list that a JSON file holds by `key`; empty where there is no file.
+    """Returns the list that a JSON file holds by `key`; empty if there is no file.
 
-    What we cannot read is refused: `datasets` reads with Python's json, which takes more than JSON, and goes through any
-    object like a list.
+    A file that we cannot read is refused: `datasets` reads with Python's json, which takes more than JSON, and iterates over
+    any object like over a list.
     """
     try:
-        found = read_json(path, dict[str, Any])
+        content = read_json(path, dict[str, Any])
     except ReadingError as error:
         if error.missing:
             return []
         raise DataError(f"{path}: {error}; expected what save_to_disk writes") from error
-    listed = found.get(key)
+    listed = content.get(key)
     if not isinstance(listed, list):
         raise DataError(f"{path}: '{key}': expected a list; found {shown(listed)}")
     return listed

@@ -1,4 +1,4 @@
-"""Where answers stand in their contexts. What a data set says is believed only where the text really stands there."""
+"""Character ranges of answers in their contexts. A data set's offsets are used only if the text is really there."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ Span = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Placer:
-    """Finds answers, and counts those that had to be searched for."""
+class AnswerFinder:
+    """Finds answers in contexts, and counts those whose given offsets are wrong."""
 
     moved: int = 0
 
     def spans(self, context: str, answers: Iterable[tuple[str, int | None]]) -> tuple[Span, ...]:
-        """Character ranges of the answers that stand at their places, or else once in the context."""
-        found: dict[Span, None] = {}
+        """Returns the character ranges of the answers: at their given offsets, or where they occur once in the context."""
+        spans: dict[Span, None] = {}
         for text, start in answers:
             if text and start is not None and start >= 0 and context.startswith(text, start):
-                found[start, start + len(text)] = None
-            elif (span := only_place(context, text)) is not None:
-                self.moved += span not in found
-                found[span] = None
-        return tuple(found)
+                spans[start, start + len(text)] = None
+            elif (span := find_once(context, text)) is not None:
+                self.moved += span not in spans
+                spans[span] = None
+        return tuple(spans)
 
     def notes(self) -> tuple[str, ...]:
-        """What was mended, for people."""
+        """Returns notes on corrected offsets."""
         if not self.moved:
             return ()
         return (f"answers that do not stand where the data say, and were found once in their contexts: {self.moved:,}",)
 
 
-def only_place(context: str, text: str) -> Span | None:
-    """Where `text`, without spaces around it, stands in `context` as words; None where that is nowhere, or not once."""
+def find_once(context: str, text: str) -> Span | None:
+    """Returns the range where `text`, stripped, occurs in `context` as whole words; None unless that is exactly once."""
     text = text.strip()
-    places: list[Span] = []
+    spans: list[Span] = []
     start = context.find(text) if text else -1
-    while start >= 0 and len(places) < 2:
+    while start >= 0 and len(spans) < 2:
         end = start + len(text)
         if not (_inside_word(context, start) or _inside_word(context, end)):
-            places.append((start, end))
+            spans.append((start, end))
         start = context.find(text, start + 1)
-    return places[0] if len(places) == 1 else None
+    return spans[0] if len(spans) == 1 else None
 
 
-def _inside_word(context: str, place: int) -> bool:
-    """Whether a word or number of a script that parts words by spaces goes on across `place`."""
-    around = context[max(0, place - 1) : place + 1]
+def _inside_word(context: str, index: int) -> bool:
+    """Says whether a word or number continues across `index`, in scripts that separate words by spaces."""
+    around = context[max(0, index - 1) : index + 1]
     cased = all(letter.isdigit() or letter.lower() != letter.upper() for letter in around)
-    return 0 < place < len(context) and around.isalnum() and cased
+    return 0 < index < len(context) and around.isalnum() and cased
 
 
 def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
-    """A note where questions have answers that stand nowhere: the metric compares texts, and takes them all the same."""
+    """Returns a note if questions have answers that are not in the context: the metric compares their texts all the same."""
     lost = sum(bool(question.answers) and not question.spans for question in questions)
     if not lost:
         return ()
@@ -67,31 +67,34 @@ def judged_by_text(questions: Sequence[Question]) -> tuple[str, ...]:
     )
 
 
-def read_answers(found: Any, where: str) -> list[tuple[str, int | None]] | None:
-    """Texts with the characters at which they start, from lists of both (as `datasets` has them), a list of objects, or one
-    object; None where nothing says what the answers are.
+def read_answers(value: Any, where: str) -> list[tuple[str, int | None]] | None:
+    """Reads answers as texts with their character offsets; None if nothing says what the answers are.
+
+    `value` holds lists of both (as `datasets` has them), a list of objects, or one object.
 
     Raises:
         DataError: it has another form.
     """
-    if found is None:
+    if value is None:
         return None
-    if isinstance(found, dict) and {"text", "answer_start"} <= set(found):
-        texts, starts = found["text"], found["answer_start"]
+    if isinstance(value, dict) and {"text", "answer_start"} <= set(value):
+        texts, starts = value["text"], value["answer_start"]
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
             return _without_empty(_answer(text, start, where) for text, start in zip(texts, starts, strict=True))
-    if isinstance(found, list) and all(isinstance(one, dict) and {"text", "answer_start"} <= set(one) for one in found):
-        return _without_empty(_answer(one["text"], one["answer_start"], where) for one in found)
+    if isinstance(value, list) and all(
+        isinstance(answer, dict) and {"text", "answer_start"} <= set(answer) for answer in value
+    ):
+        return _without_empty(_answer(answer["text"], answer["answer_start"], where) for answer in value)
     raise DataError(
         f"{where}: 'answers' needs 'text' and 'answer_start': two lists of one length, or a list of objects; found "
-        f"{shown(found)}"
+        f"{shown(value)}"
     )
 
 
 def is_impossible(value: Any, where: str) -> bool:
-    """SQuAD 2.0's mark of a question without an answer.
+    """Reads SQuAD 2.0's mark of a question without an answer.
 
     Raises:
         DataError: it is neither true nor false.
@@ -103,7 +106,7 @@ def is_impossible(value: Any, where: str) -> bool:
 
 
 def _without_empty(answers: Iterable[tuple[str, int | None]]) -> list[tuple[str, int | None]]:
-    """An empty text, mostly at -1, is how some write that there is no answer."""
+    """Leaves out empty texts, mostly at -1, by which some data sets write that there is no answer."""
     return [(text, start) for text, start in answers if text.strip()]
 
 

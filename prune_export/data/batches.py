@@ -1,4 +1,4 @@
-"""Batches without waste: sequences of like length together, and as many as a budget of tokens allows."""
+"""Batches with little padding: sequences of similar length together, as many as a budget of tokens allows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prune_export.data.features import Feature, Ids
 def plan_batches(
     lengths: Sequence[int], *, max_tokens: int, max_rows: int | None = None
 ) -> tuple[tuple[int, ...], ...]:
-    """Which sequences go together: indices into `lengths`, each once, the longest first.
+    """Groups sequences into batches: indices into `lengths`, each once, the longest first.
 
-    A batch holds at most `max_tokens` tokens with its padding, and `max_rows` sequences; a sequence that is longer than
-    `max_tokens` is a batch of its own. The longest come first, so that memory runs out at once or not at all, and buffers
+    A batch holds at most `max_tokens` tokens, padding included, and `max_rows` sequences; a sequence that is longer than
+    `max_tokens` is a batch of its own. Because the longest come first, memory runs out at once or not at all, and buffers
     are allocated at their full size.
 
     Raises:
@@ -36,7 +36,7 @@ def plan_batches(
 
 
 def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None = None) -> dict[str, Any]:
-    """One batch of int64 arrays `[batch, length]`: `input_ids`, `attention_mask`, `token_type_ids`.
+    """Returns one batch of int64 arrays `[batch, length]`: `input_ids`, `attention_mask`, `token_type_ids`.
 
     Padded to `length` (None: the longest) on the tokenizer's side. Labelled features add `start_positions` and
     `end_positions`, or `labels` (float32 for a regression), all `[batch]`, as transformers' models take them.
@@ -48,16 +48,16 @@ def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None =
     types: Ids = np.full(shape, tokenizer.pad_token_type_id, dtype=np.int64)
     for row, feature in enumerate(features):
         first = padding_before(feature, width, tokenizer)
-        place = slice(first, first + len(feature.input_ids))
-        ids[row, place], mask[row, place], types[row, place] = feature.input_ids, 1, feature.token_type_ids
+        columns = slice(first, first + len(feature.input_ids))
+        ids[row, columns], mask[row, columns], types[row, columns] = feature.input_ids, 1, feature.token_type_ids
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     if features[0].start is not None:
         before = [padding_before(feature, width, tokenizer) for feature in features]
-        for name, places in (
+        for name, positions in (
             ("start_positions", [f.start for f in features]),
             ("end_positions", [f.end for f in features]),
         ):
-            batch[name] = np.array(places, dtype=np.int64) + before
+            batch[name] = np.array(positions, dtype=np.int64) + before
     if features[0].label is not None:
         regression = any(isinstance(feature.label, float) for feature in features)
         batch["labels"] = np.array([f.label for f in features], dtype=np.float32 if regression else np.int64)
@@ -65,5 +65,5 @@ def collate(features: Sequence[Feature], tokenizer: Any, *, length: int | None =
 
 
 def padding_before(feature: Feature, width: int, tokenizer: Any) -> int:
-    """How many padding tokens stand before the feature in a row of `width` tokens."""
+    """Counts the padding tokens before the feature in a row of `width` tokens."""
     return width - len(feature.input_ids) if tokenizer.padding_side == "left" else 0

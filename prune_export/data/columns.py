@@ -1,4 +1,4 @@
-"""Which columns of a table hold what, by their headings: without regard to case and spaces around them."""
+"""The meaning of a table's columns by their headings, without regard to case and spaces around them."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ EXPECTED = (
 
 
 def by_plain_name(columns: Sequence[str], name: str) -> dict[str, str]:
-    """Columns by their names in lower case.
+    """Returns the columns by their names in lower case.
 
     Raises:
         DataError: two have the same.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for column in columns:
         plain = column.strip().lower()
-        if plain and plain in found:
-            raise DataError(f"{name}: the columns '{clipped(found[plain])}' and '{clipped(column)}' have one name")
-        found[plain] = column
-    return found
+        if plain and plain in by_name:
+            raise DataError(f"{name}: the columns '{clipped(by_name[plain])}' and '{clipped(column)}' have one name")
+        by_name[plain] = column
+    return by_name
 
 
 def is_heading(cells: Sequence[str]) -> bool:
-    """Whether `cells` are headings of data that can be read."""
+    """Says whether `cells` are headings of data that can be read."""
     plain = {cell.strip().lower() for cell in cells}
     has_texts = bool(plain & set(_TEXTS)) or any(set(pair) <= plain for pair in _PAIRS)
     return set(QUESTIONS) <= plain or (has_texts and bool(plain & set(_LABELS)))
 
 
 def text_columns(plain: Sequence[str], name: str) -> tuple[str, ...]:
-    """The column of the text, or those of a pair.
+    """Returns the column of the text, or the two columns of a pair.
 
     Raises:
         DataError: there is none, or more than one would do.
@@ -62,7 +62,7 @@ def text_columns(plain: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 def label_column(plain: Sequence[str], name: str) -> str:
-    """The column of the labels.
+    """Returns the column of the labels.
 
     Raises:
         DataError: there is none, or more than one would do.
@@ -70,13 +70,13 @@ def label_column(plain: Sequence[str], name: str) -> str:
     return _only([(column,) for column in _LABELS if column in plain], plain, "labels", name)[0]
 
 
-def _only(fitting: Sequence[tuple[str, ...]], plain: Sequence[str], what: str, name: str) -> tuple[str, ...]:
+def _only(fitting: Sequence[tuple[str, ...]], plain: Sequence[str], content: str, name: str) -> tuple[str, ...]:
     if len(fitting) == 1:
         return fitting[0]
-    found = clipped(", ".join(plain), 200)
+    listing = clipped(", ".join(plain), 200)
     if fitting:
         choices = " or ".join(" and ".join(columns) for columns in fitting)
-        raise DataError(f"{name}: {what} may be {choices}; leave one of them, found the columns {found}")
+        raise DataError(f"{name}: {content} may be {choices}; leave one of them, found the columns {listing}")
     raise DataError(
-        f"{name}: has the columns {found}; expected those of SQuAD or GLUE, or of texts with labels: {EXPECTED}"
+        f"{name}: has the columns {listing}; expected those of SQuAD or GLUE, or of texts with labels: {EXPECTED}"
     )

@@ -1,15 +1,16 @@
-"""Examples as read, before any tokenizer: the plain form in which all readers and all users of data meet."""
+"""Examples as read, before any tokenizer: the form that all readers return and all users of data take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from exporters.errors import DataError, UsageError
+from exporters.tasks import Task
 from prune_export.data.glue_tasks import GlueTask
 
 Style = Literal["squad", "squad_v2", "mrqa"]
@@ -19,8 +20,8 @@ Style = Literal["squad", "squad_v2", "mrqa"]
 class Question:
     """One question about a context.
 
-    `answers` are the gold texts, none of them for an unanswerable question. `spans` are the character ranges
-    `(start, end)` of answers in `context`, `end` exclusive; answers that stand nowhere, or nobody knows where, have none.
+    `answers` are the gold texts, none for an unanswerable question. `spans` are the character ranges `(start, end)` of
+    answers in `context`, `end` exclusive; an answer whose range is not known has none.
     """
 
     id: str
@@ -34,8 +35,8 @@ class Question:
 class QuestionData:
     """Extractive question answering. `style` decides the official metric: "squad_v2" has unanswerable questions.
 
-    `split` is the part that was read, None where there are no parts; `name` then ends in it. `notes` say in a line each what
-    the reader left out or mended.
+    `split` is the split that was read, None if there are none; `name` then ends in it. `notes` say, one per line, what the
+    reader left out or corrected.
     """
 
     name: str
@@ -44,13 +45,16 @@ class QuestionData:
     split: str | None = None
     notes: tuple[str, ...] = ()
 
-    task = "question-answering"
+    task: ClassVar[Task] = "question-answering"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, or a pair of texts, and its label: an index into `GlueTask.labels`, a number for a regression, or in a user's
-    own data the word that stands there, which only a model's classes give a meaning (`with_classes`)."""
+    """A text, or a pair of texts, and its label.
+
+    The label is an index into `GlueTask.labels`, a number for a regression, or in a user's own data the word in the file, to
+    which a model's classes give a meaning (`with_classes`).
+    """
 
     id: str
     text: str
@@ -62,9 +66,9 @@ class Text:
 class TextData:
     """Classification (or regression) of texts; `split` and `notes` as for `QuestionData`.
 
-    `glue` says what labels mean and whose metrics judge. Where it is `OWN`, `words` are all labels of the whole data set, in
-    the order in which they stand there. `told`: the user said that it is. `unlabelled` are words in the column of
-    labels that were taken for "no label", `renumbered` names of classes that are numbers, but not those of their order.
+    `glue` says what labels mean and which metrics judge. If it is `OWN`, `words` are all labels of the whole data set, in
+    the order of their first use. `declared`: the user said that it is. `unlabelled` are words in the column of labels that
+    were read as "no label", `renumbered` names of classes that are numbers, but not those of their order.
     """
 
     name: str
@@ -73,11 +77,11 @@ class TextData:
     split: str | None = None
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
-    told: bool = False
+    declared: bool = False
     unlabelled: tuple[str, ...] = ()
     renumbered: tuple[str, ...] = ()
 
-    task = "text-classification"
+    task: ClassVar[Task] = "text-classification"
 
 
 Data = QuestionData | TextData
@@ -85,7 +89,7 @@ AnyData = TypeVar("AnyData", bound=Data)
 
 
 def answerable(data: QuestionData) -> QuestionData:
-    """The questions that have an answer, to be judged as SQuAD v1.1.
+    """Returns the questions that have an answer, to be judged as SQuAD v1.1.
 
     Raises:
         DataError: there are none.
@@ -97,7 +101,7 @@ def answerable(data: QuestionData) -> QuestionData:
 
 
 def trainable(data: AnyData) -> AnyData:
-    """Without the questions whose answers stand nowhere in their contexts: they would be learnt as unanswerable.
+    """Leaves out the questions whose answers are not in their contexts: they would be learnt as unanswerable.
 
     Raises:
         DataError: no question is left that has an answer.
@@ -116,7 +120,7 @@ def trainable(data: AnyData) -> AnyData:
 
 
 def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
-    """`count` examples drawn without replacement, the same for the same seed; all of them where there are no more.
+    """Draws `count` examples without replacement, the same for the same seed; all of them if there are no more.
 
     Raises:
         UsageError: `count` is below 1, or `seed` below 0.
@@ -129,40 +133,39 @@ def sample(data: AnyData, count: int, *, seed: int) -> AnyData:
 
 
 def part_of(data: AnyData, start: int, stop: int) -> AnyData:
-    """The examples from number `start` to before `stop`."""
+    """Returns the examples from number `start` to before `stop`."""
     return _with(data, data.examples[start:stop])
 
 
-def joined(found: Sequence[Data]) -> Data:
-    """All examples of several files of one task, in order. Each question says by itself whether it has an answer, so that
-    SQuAD v1 and v2 may be mixed.
+def joined(parts: Sequence[Data]) -> Data:
+    """Joins the examples of several files of one task, in order.
+
+    SQuAD v1 and v2 may be mixed: each question says by itself whether it has an answer.
 
     Raises:
         DataError: the tasks differ.
     """
-    first = found[0]
-    if len(found) == 1:
+    first = parts[0]
+    if len(parts) == 1:
         return replace(first, name=Path(first.name).name)
-    name = ", ".join(Path(data.name).name for data in found)
-    same = [
-        data
-        for data in found
-        if type(data) is type(first) and getattr(data, "glue", None) == getattr(first, "glue", None)
-    ]
-    if len(same) < len(found):
+    name = ", ".join(Path(data.name).name for data in parts)
+    if any((type(data), getattr(data, "glue", None)) != (type(first), getattr(first, "glue", None)) for data in parts):
         raise DataError(f"{name}: files of different tasks; expected data of one task")
-    examples: Any = tuple(example for data in found for example in data.examples)
-    notes = tuple(f"{Path(data.name).name}: {note}" for data in found for note in data.notes)
-    splits = {data.split for data in found}
-    split = splits.pop() if len(splits) == 1 else None
-    if isinstance(first, QuestionData):
-        return replace(first, name=name, examples=examples, split=split, notes=notes)
-    texts = [data for data in found if isinstance(data, TextData)]
-    words = tuple(dict.fromkeys(word for data in texts for word in data.words))
-    told = all(data.told for data in texts)
-    unlabelled = tuple(dict.fromkeys(word for data in texts for word in data.unlabelled))
-    renumbered = next((data.renumbered for data in texts if data.renumbered), ())
-    return TextData(name, first.glue, examples, split, notes, words, told, unlabelled, renumbered)
+    splits = {data.split for data in parts}
+    changes: dict[str, Any] = {
+        "name": name,
+        "examples": tuple(example for data in parts for example in data.examples),
+        "split": splits.pop() if len(splits) == 1 else None,
+        "notes": tuple(f"{Path(data.name).name}: {note}" for data in parts for note in data.notes),
+    }
+    if texts := [data for data in parts if isinstance(data, TextData)]:
+        changes |= {
+            "words": tuple(dict.fromkeys(word for data in texts for word in data.words)),
+            "declared": all(data.declared for data in texts),
+            "unlabelled": tuple(dict.fromkeys(word for data in texts for word in data.unlabelled)),
+            "renumbered": next((data.renumbered for data in texts if data.renumbered), ()),
+        }
+    return replace(first, **changes)
 
 
 def _with(data: AnyData, examples: Any) -> AnyData:

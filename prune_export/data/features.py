@@ -8,7 +8,7 @@ question keeps `max_query_length` tokens. Where the tokenizer pads left, the con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import UsageError
-from prune_export.checkpoint.tokenizer import check_fast
+from exporters.tasks import Task
+from prune_export.checkpoint.tokenizer import check_fast, longest_input
 from prune_export.data.examples import Data, Question, QuestionData, TextData
 from prune_export.options.evaluate import DOC_STRIDE
+from prune_export.tasks import SPECS
+from prune_export.tasks.question_answering import QUESTION_ANSWERING
 
-QUESTION_LENGTH = 384
-TEXT_LENGTH = 128
 MAX_QUERY_LENGTH = 64
 _LEAST_CONTEXT = 2  # tokens of context in a window; with fewer, windows that overlap would not move on
 
@@ -32,12 +33,11 @@ Ids = NDArray[np.int64]
 class Feature:
     """One sequence for the network, without padding.
 
-    `example` is the index of what it was made from. `input_ids` and `token_type_ids` are `[length]`. For question answering,
-    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the place of the
-    token that stands for "no answer"; `words` `[length, 2]`, where asked for, are the ranges of the whole words that tokens
-    belong to, (-1, -1) where there is none. The rest is for training, None unless asked for: `start` and `end`, the
-    answer's first and last token (both `cls` where the window does not hold the answer), or `label`, the model's class or a
-    number.
+    `example` is the index of its example. `input_ids` and `token_type_ids` are `[length]`. For question answering,
+    `offsets` `[length, 2]` are character ranges in the context, (-1, -1) for other tokens, and `cls` is the position of the
+    token for "no answer"; `words` `[length, 2]`, on request, are the ranges of the whole words that tokens belong to,
+    (-1, -1) if there is none. The rest is for training, None otherwise: `start` and `end`, the answer's first and last
+    token (both `cls` if the window does not hold the answer), or `label`, the model's class or a number.
     """
 
     example: int
@@ -51,6 +51,20 @@ class Feature:
     words: Ids | None = None
 
 
+def sequence_length(config: Mapping[str, Any], task: Task, wanted: int | None) -> int:
+    """How many tokens a sequence may have: `wanted`, or the task's usual length where the model has positions for it.
+
+    Raises:
+        UsageError: `wanted` is more than the model has positions for, or below 1.
+    """
+    longest = longest_input(dict(config))
+    if wanted is None:
+        return SPECS[task].length_for(longest)
+    if not 1 <= wanted <= longest:
+        raise UsageError(f"--max-seq-length {wanted}: expected 1 to {longest}, for which the model has positions")
+    return wanted
+
+
 def make_features(
     data: Data,
     tokenizer: Any,
@@ -61,7 +75,7 @@ def make_features(
     labelled: bool = False,
     classes: Sequence[int] = (),
 ) -> tuple[Feature, ...]:
-    """All features of `data`, in the order of its examples; a question gives one or more, a text one.
+    """Returns all features of `data`, in the order of its examples: one or more per question, one per text.
 
     `tokenizer` is a fast tokenizer (a slow one will do for texts). `max_seq_length` is in tokens (None: 384 for question
     answering, 128 for texts); longer texts are cut, contexts go on in further windows. `labelled` adds what training needs;
@@ -74,13 +88,13 @@ def make_features(
         features = question_features(
             [(example.question, example.context) for example in data.examples],
             tokenizer,
-            max_seq_length=max_seq_length or QUESTION_LENGTH,
+            max_seq_length=max_seq_length or SPECS[data.task].usual_length,
             doc_stride=doc_stride,
             max_query_length=max_query_length,
         )
         return tuple(_with_span(f, data.examples[f.example]) for f in features) if labelled else features
     pairs = [(example.text, example.pair) for example in data.examples]
-    features = text_features(pairs, tokenizer, max_seq_length=max_seq_length or TEXT_LENGTH)
+    features = text_features(pairs, tokenizer, max_seq_length=max_seq_length or SPECS[data.task].usual_length)
     if not labelled:
         return features
     labels = [_model_label(data, index, classes) for index in range(len(features))]
@@ -90,7 +104,7 @@ def make_features(
 def text_features(
     texts: Sequence[tuple[str, str | None]], tokenizer: Any, *, max_seq_length: int, with_offsets: bool = False
 ) -> tuple[Feature, ...]:
-    """One feature for each text or pair, cut at `max_seq_length` tokens (of a pair, the longer text first).
+    """Returns one feature per text or pair, cut at `max_seq_length` tokens (of a pair, the longer text first).
 
     `with_offsets`: with the character ranges of the (first) text's tokens.
 
@@ -125,12 +139,12 @@ def question_features(
     pairs: Sequence[tuple[str, str]],
     tokenizer: Any,
     *,
-    max_seq_length: int = QUESTION_LENGTH,
+    max_seq_length: int = QUESTION_ANSWERING.usual_length,
     doc_stride: int = DOC_STRIDE,
     max_query_length: int = MAX_QUERY_LENGTH,
     with_words: bool = False,
 ) -> tuple[Feature, ...]:
-    """The windows of questions with their contexts, in order; `with_words`: with the ranges of words.
+    """Returns the windows of questions with their contexts, in order; `with_words`: with the ranges of words.
 
     Raises:
         UsageError: a length is out of range, or leaves no room for a context.
@@ -152,28 +166,28 @@ def question_features(
                 f"for a context; expected {special + length + _LEAST_CONTEXT} or more"
             )
         by_stride.setdefault(min(doc_stride, room // 2), []).append(index)
-    found: list[list[Feature]] = [[] for _ in pairs]
+    windows_of: list[list[Feature]] = [[] for _ in pairs]
     for stride, indices in by_stride.items():
         texts = [(questions[index][0], pairs[index][1]) for index in indices]
         for feature in _windows(texts, tokenizer, max_seq_length, stride, with_words=with_words):
             index = indices[feature.example]
-            found[index].append(replace(feature, example=index))
-    return tuple(feature for windows in found for feature in windows)
+            windows_of[index].append(replace(feature, example=index))
+    return tuple(feature for windows in windows_of for feature in windows)
 
 
 def _short_questions(questions: Sequence[str], tokenizer: Any, most: int) -> list[tuple[str, int]]:
-    """Each question, cut after its token number `most`, and its number of tokens."""
+    """Returns each question, cut after `most` tokens, with its number of tokens."""
     # Leading white space would count as tokens with some tokenizers; run_qa.py strips it too.
     stripped = [question.lstrip() for question in questions]
     encoded = tokenizer(
         stripped, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
-    found = []
+    shortened = []
     for question, ids, offsets in zip(stripped, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if len(ids) > most:
             question = question[: offsets[most - 1][1]]
-        found.append((question, min(len(ids), most)))
-    return found
+        shortened.append((question, min(len(ids), most)))
+    return shortened
 
 
 def _windows(
@@ -206,44 +220,44 @@ def _windows(
 
 
 def _offsets(encoded: Any, index: int, part: int) -> Ids:
-    """Character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
-    inside = np.array([found == part for found in encoded.sequence_ids(index)])
+    """Returns the character ranges `[length, 2]` of the tokens of text number `part`, (-1, -1) for all others."""
+    inside = np.array([text == part for text in encoded.sequence_ids(index)])
     return np.where(inside[:, None], _ids(encoded["offset_mapping"][index]).reshape(-1, 2), -1)
 
 
 def _words(word_ids: Sequence[int | None], offsets: Ids) -> Ids:
-    """Character ranges `[length, 2]` of the words that tokens of the text with `offsets` belong to, else (-1, -1)."""
+    """Returns the character ranges `[length, 2]` of the words that the tokens with `offsets` belong to, or (-1, -1)."""
     numbers = np.array([-1 if number is None else number for number in word_ids])
-    found = np.full_like(offsets, -1)
-    places = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
-    _, first, which = np.unique(numbers[places], return_index=True, return_inverse=True)
-    last = len(places) - 1 - np.unique(numbers[places][::-1], return_index=True)[1]
-    found[places, 0] = offsets[places[first], 0][which]
-    found[places, 1] = offsets[places[last], 1][which]
-    return found
+    ranges = np.full_like(offsets, -1)
+    tokens = np.flatnonzero((offsets[:, 0] >= 0) & (numbers >= 0))
+    _, first, which = np.unique(numbers[tokens], return_index=True, return_inverse=True)
+    last = len(tokens) - 1 - np.unique(numbers[tokens][::-1], return_index=True)[1]
+    ranges[tokens, 0] = offsets[tokens[first], 0][which]
+    ranges[tokens, 1] = offsets[tokens[last], 1][which]
+    return ranges
 
 
 def _token_types(encoded: Any, tokenizer: Any) -> Any:
-    """Zeros where the tokenizer's models take none: RoBERTa has one row for them, whatever the tokenizer says."""
+    """Returns zeros if the tokenizer's models take no token types: RoBERTa has one row, whatever the tokenizer says."""
     if "token_type_ids" in tokenizer.model_input_names:
         return encoded["token_type_ids"]
     return [[0] * len(ids) for ids in encoded["input_ids"]]
 
 
 def _with_span(feature: Feature, example: Question) -> Feature:
-    """With the tokens of the example's first answer (`prepare_train_features` in run_qa.py)."""
+    """Adds the tokens of the example's first answer (`prepare_train_features` in run_qa.py)."""
     assert feature.offsets is not None
     nothing = replace(feature, start=feature.cls, end=feature.cls)
-    places = np.flatnonzero(feature.offsets[:, 0] >= 0)
-    if not example.spans or not len(places):
+    tokens = np.flatnonzero(feature.offsets[:, 0] >= 0)
+    if not example.spans or not len(tokens):
         return nothing
     first, last = example.spans[0]
-    starts, ends = feature.offsets[places, 0], feature.offsets[places, 1]
+    starts, ends = feature.offsets[tokens, 0], feature.offsets[tokens, 1]
     if starts[0] > first or ends[-1] < last:
         return nothing
     # The last token that begins at or before the answer, and the first that ends at or after its end.
-    start = places[np.searchsorted(starts, first, side="right") - 1]
-    end = places[np.searchsorted(ends, last, side="left")]
+    start = tokens[np.searchsorted(starts, first, side="right") - 1]
+    end = tokens[np.searchsorted(ends, last, side="left")]
     return replace(feature, start=int(start), end=int(end))
 
 

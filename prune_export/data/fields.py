@@ -12,7 +12,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole numb
 
 
 def field(parent: Any, key: str, kind: type[T], where: str) -> T:
-    """`parent[key]`, which must be of type `kind`; `where` names the parent in the message.
+    """Returns `parent[key]`, which must be of type `kind`; `where` names the parent in the message.
 
     Raises:
         DataError: it is missing or of another type.
@@ -28,13 +28,13 @@ def field(parent: Any, key: str, kind: type[T], where: str) -> T:
 
 
 def unique(ids: list[str], name: str) -> None:
-    """Checks that no question's id stands twice: predictions are matched by id.
+    """Checks that no question's id occurs twice: predictions are matched by id.
 
     Raises:
         DataError: one does.
     """
     seen: set[str] = set()
-    for found in ids:
-        if found in seen:
-            raise DataError(f"{name}: the id '{clipped(found)}' stands there twice; predictions are matched by id")
-        seen.add(found)
+    for identifier in ids:
+        if identifier in seen:
+            raise DataError(f"{name}: the id '{clipped(identifier)}' stands there twice; predictions are matched by id")
+        seen.add(identifier)

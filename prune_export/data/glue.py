@@ -1,4 +1,4 @@
-"""GLUE's TSV files as the official download has them: no quoting, one example a line."""
+"""GLUE's TSV files as the official download has them: no quoting, one example per line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporters.errors import DataError, UsageError
 from prune_export.data.examples import Text, TextData
-from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task, plain_name
+from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task, normalized
 from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note
 from prune_export.data.rows import label_of, number_note
 from prune_export.data.table import read_cells
@@ -16,7 +16,7 @@ _TWO_ORDERS = ("rte", "wnli")  # one set of headings, and two orders of the same
 
 
 def is_glue(text: str, name: str) -> bool:
-    """Whether a TSV has a GLUE task's form and that task's labels, and does not name the split of each row."""
+    """Says whether a TSV has a GLUE task's form and that task's labels, and does not name the split of each row."""
     lines = read_cells(text, "\t", name)
     header = lines[0][1]
     task = _fitting(header)
@@ -24,14 +24,14 @@ def is_glue(text: str, name: str) -> bool:
         return False
     if not task.header or not task.labels:
         return True
-    place = header.index(task.label)
-    words = {label_word(cells[place], name) for _, cells in lines[1:] if place < len(cells)}
-    known = set(map(plain_name, task.labels))
-    return are_numbers(word for word in words if word is not None and plain_name(word) not in known)
+    label_column = header.index(task.label)
+    words = {label_word(cells[label_column], name) for _, cells in lines[1:] if label_column < len(cells)}
+    known = set(map(normalized, task.labels))
+    return are_numbers(word for word in words if word is not None and normalized(word) not in known)
 
 
 def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
-    """The examples of a TSV file; which task it is shows in its headings, unless `dataset` says so ("sst2", "MNLI", …).
+    """Reads the examples of a TSV file of the task `dataset` ("sst2", "MNLI", …), or of the task that its headings tell.
 
     Raises:
         DataError: the headings are of no GLUE task or not of `dataset`, a line lacks columns, a label is unknown, the labels
@@ -40,18 +40,18 @@ def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
     """
     lines = read_cells(text, "\t", name)
     task = named_task(dataset) if dataset is not None else _recognised(lines[0][1], name)
-    places = _places(task, lines[0][1], name)
+    columns = _places(task, lines[0][1], name)
     examples: list[Text] = []
     words: set[str] = set()
     rows = lines[1:] if task.header else lines
     left_out = short = 0
     for number, cells in rows:
-        if max(places) >= len(cells):
+        if max(columns) >= len(cells):
             if task.skip_short:
                 short += 1
                 continue
-            raise DataError(f"{name}: line {number} has {len(cells)} columns; {task.name} needs {max(places) + 1}")
-        chosen = [cells[place] for place in places]
+            raise DataError(f"{name}: line {number} has {len(cells)} columns; {task.name} needs {max(columns) + 1}")
+        chosen = [cells[column] for column in columns]
         where = f"{name}: line {number}"
         word = label_word(chosen[0], where) if chosen[0].strip().lower() != "nan" else "nan"
         if word is None or (task.labels and word == "-1"):
@@ -70,14 +70,14 @@ def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:
         if task.name in _TWO_ORDERS:
             raise DataError(
                 f"{name}: numbers as labels under headings that {' and '.join(_TWO_ORDERS)} share, where 1 is "
-                f"{' and '.join(GLUE_TASKS[one].labels[1] for one in _TWO_ORDERS)}; say which with --dataset"
+                f"{' and '.join(GLUE_TASKS[task_name].labels[1] for task_name in _TWO_ORDERS)}; say which with --dataset"
             )
         notes = (*notes, number_note(task))
     return TextData(name, task, tuple(examples), notes=notes)
 
 
 def named_task(dataset: str) -> GlueTask:
-    """The task called `dataset`.
+    """Returns the task called `dataset`.
 
     Raises:
         UsageError: there is none.
@@ -93,7 +93,7 @@ def _columns(task: GlueTask) -> tuple[str, ...]:
 
 
 def _fitting(header: Sequence[str]) -> GlueTask | None:
-    """The task that has these headings."""
+    """Returns the task that has these headings."""
     fitting = [task for task in GLUE_TASKS.values() if task.header and set(_columns(task)) <= set(header)]
     if fitting:  # QNLI's headings include SST-2's
         return max(fitting, key=lambda task: len(_columns(task)))

@@ -21,14 +21,14 @@ _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote `folder`."""
+    """Says whether `save_to_disk` wrote `folder`."""
     return any((folder / name).is_file() for name in _SAVED)
 
 
 def read_saved(
     folder: Path, *, dataset: str | None = None, split: str | None = None, purpose: Purpose = "evaluation"
 ) -> Data:
-    """The examples of a saved data set; of a `DatasetDict`, those of `split` (None: of the one for `purpose`).
+    """Reads the examples of a saved data set; of a `DatasetDict`, those of `split` (None: of the one for `purpose`).
 
     Raises:
         DataError, UsageError, MissingDependencyError: as for `read_named`.
@@ -36,19 +36,19 @@ def read_saved(
     library = _library()
     check_saved(folder)
     try:
-        found = library.load_from_disk(str(folder))
+        loaded = library.load_from_disk(str(folder))
     except Exception as error:  # the library raises many kinds for what it cannot read
         raise DataError(f"{folder}: datasets cannot load it: {' '.join(str(error).split())[:300]}") from error
-    return _convert(found, str(folder), dataset, split, purpose)
+    return _convert(loaded, str(folder), dataset, split, purpose)
 
 
 def read_named(
     name: str, *, dataset: str | None = None, split: str | None = None, purpose: Purpose = "evaluation"
 ) -> Data:
-    """The examples of `name`, `name:split`, `name:config` or `name:config:split`, e.g. `squad`, `glue:sst2:validation`.
+    """Reads the examples of `name`, `name:split`, `name:config` or `name:config:split`: `squad`, `glue:sst2:validation`.
 
-    Without a split there, `split`, or else the one for `purpose`. `dataset` says which GLUE task it is where the name does
-    not.
+    Without a split in the name, `split` says which, and otherwise `purpose`. `dataset` is the GLUE task if the name does not
+    say it.
 
     Raises:
         DataError: it cannot be loaded, or has the columns of no task.
@@ -57,33 +57,33 @@ def read_named(
     """
     if holds_secret(name):
         raise DataError("the data set's name holds what looks like a token or a password; set HF_TOKEN instead")
-    path, *rest = name.split(":")
-    if len(rest) > 2 or not all([path, *rest]):
+    path, *parts = name.split(":")
+    if len(parts) > 2 or not all([path, *parts]):
         raise DataError(f"'{name}': expected NAME, NAME:SPLIT, NAME:CONFIG or NAME:CONFIG:SPLIT")
-    named = rest.pop() if rest and (len(rest) == 2 or is_split(rest[-1])) else None
+    named = parts.pop() if parts and (len(parts) == 2 or is_split(parts[-1])) else None
     if named is not None and split not in (None, named):
         raise UsageError(f"--split {split}: '{name}' names another, '{named}'")
-    config = rest[0] if rest else None
+    config = parts[0] if parts else None
     check_name(path, name)
     library = _library()
-    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # "~" stands in it: a folder would be called that
+    if not Path(library.config.HF_DATASETS_CACHE).is_absolute():  # it holds "~": a folder would be called that
         raise DataError(f"'{name}': there is no home to keep downloads in; set HF_HOME")
     register_stored_token()
     try:
         builder = library.load_dataset_builder(path, config)
         check_builder(builder, name)
         builder.download_and_prepare()
-        found = builder.as_dataset(split=named)
+        loaded = builder.as_dataset(split=named)
     except DataError:
         raise
     except Exception as error:  # from the network, the hub and the library: many kinds
         raise DataError(
             f"'{name}': no such file, and datasets cannot load it by that name: {' '.join(str(error).split())[:300]}"
         ) from error
-    told = dataset or (config if config and glue_task(config) else None)
+    declared = dataset or (config if config and glue_task(config) else None)
     if named is not None:
         name, purpose = name.removesuffix(f":{named}"), "training" if is_training(named) else purpose
-    return _convert(found, name, told, None if named else split, purpose)
+    return _convert(loaded, name, declared, None if named else split, purpose)
 
 
 def _library() -> Any:
@@ -96,40 +96,42 @@ def _library() -> Any:
     return datasets
 
 
-def _convert(found: Any, name: str, dataset: str | None, split: str | None, purpose: Purpose) -> Data:
+def _convert(loaded: Any, name: str, dataset: str | None, split: str | None, purpose: Purpose) -> Data:
     notes: tuple[str, ...] = ()
     chosen = None
-    if isinstance(found, dict):
-        wanted = split or ("validation_mismatched" if _mismatched(dataset, found) and purpose != "training" else None)
-        chosen = choose_split(list(found), wanted, purpose, name)
-        found, split = found[chosen], None
-    elif found.split is not None:  # the only one there is, and what was asked for
-        chosen = str(found.split)
-        if split is not None and "split" not in found.column_names:
+    if isinstance(loaded, dict):
+        split_name = split or (
+            "validation_mismatched" if _mismatched(dataset, loaded) and purpose != "training" else None
+        )
+        chosen = choose_split(list(loaded), split_name, purpose, name)
+        loaded, split = loaded[chosen], None
+    elif loaded.split is not None:  # the only one, and the requested one
+        chosen = str(loaded.split)
+        if split is not None and "split" not in loaded.column_names:
             chosen = choose_split([chosen], split, purpose, name)
             split = None
         if is_training(chosen) and split is None and purpose == "evaluation":
             notes = (f"it calls itself the split '{chosen}'; figures on what a model was trained on mean little",)
-    features = found.features
-    known = [column for column in found.column_names if column.strip().lower() in KNOWN]
+    features = loaded.features
+    known = [column for column in loaded.column_names if column.strip().lower() in KNOWN]
     data = rows_data(
-        list(_stored(found.select_columns(known) if is_heading(known) else found)),
+        list(_stored(loaded.select_columns(known) if is_heading(known) else loaded)),
         name,
         dataset=dataset,
         split=split,
         purpose=purpose,
-        class_names={column: kind.names for column, kind in features.items() if getattr(kind, "names", None)},
-        config_name=str(found.info.config_name),
+        class_names={column: feature.names for column, feature in features.items() if getattr(feature, "names", None)},
+        config_name=str(loaded.info.config_name),
         saved=True,
     )
     return replace(data, split=data.split or chosen, notes=(*notes, *data.notes))
 
 
-def _mismatched(dataset: str | None, found: dict[str, Any]) -> bool:
-    return dataset is not None and dataset.lower() in MISMATCHED and "validation_mismatched" in found
+def _mismatched(dataset: str | None, splits: dict[str, Any]) -> bool:
+    return dataset is not None and dataset.lower() in MISMATCHED and "validation_mismatched" in splits
 
 
 def _stored(rows: Any) -> Iterator[dict[str, Any]]:
-    """The rows as they are stored: a column of pictures or sounds names files and addresses, which decoding would open."""
+    """Yields the rows as they are stored: a column of pictures or sounds names files, which decoding would open."""
     for part in rows.with_format("arrow").iter(1000):
         yield from part.to_pylist()

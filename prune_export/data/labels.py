@@ -1,4 +1,4 @@
-"""Labels as they stand in files, as words: `None` where a row has none."""
+"""Labels of files as words; `None` for a row without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTHING = ("", "-", "nan", "null")  # "-" is SNLI's; "none" is a class of many
 
 
 def label_word(value: Any, where: str) -> str | None:
-    """A label as a word; whole numbers without a point ("1" for "1.0"), booleans as "true" and "false".
+    """Writes a label as a word; whole numbers without a point ("1" for "1.0"), booleans as "true" and "false".
 
     Raises:
         DataError: it is a list or an object.
@@ -36,27 +36,27 @@ def label_word(value: Any, where: str) -> str | None:
 
 
 def without_missing(words: Sequence[str | None]) -> list[str | None]:
-    """The same with None for -1, which many data sets write for "no label"; not among negative numbers or fractions."""
+    """Replaces -1, which many data sets write for "no label", by None; not among negative numbers or fractions."""
     numbers = [float(word) for word in set(words) if word is not None and word != "-1" and is_number(word)]
-    others = any(number < 0 or not number.is_integer() for number in numbers)
-    return list(words) if others else [None if word == "-1" else word for word in words]
+    is_regression = any(number < 0 or not number.is_integer() for number in numbers)
+    return list(words) if is_regression else [None if word == "-1" else word for word in words]
 
 
 def is_number(word: str) -> bool:
-    """Whether `word` is a finite number."""
+    """Says whether `word` is a finite number."""
     return len(word) < 40 and bool(_NUMBER.fullmatch(word)) and math.isfinite(float(word))
 
 
 def are_numbers(words: Iterable[str]) -> bool:
-    """Whether all of `words` are finite numbers."""
+    """Says whether all of `words` are finite numbers."""
     return all(map(is_number, words))
 
 
 def are_class_numbers(words: Iterable[str]) -> bool:
-    """Whether all of `words` are whole numbers that classes may have."""
+    """Says whether all of `words` are whole numbers that classes may have."""
     return all(word.isascii() and word.isdecimal() and len(word) < 7 for word in words)
 
 
 def unlabelled_note(left_out: int, total: int) -> tuple[str, ...]:
-    """What was left out, for people."""
+    """Returns a note on rows without a label."""
     return (f"{left_out:,} of {total:,} rows left out: they have no label",) if left_out else ()

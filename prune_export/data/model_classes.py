@@ -1,4 +1,4 @@
-"""Which class of a model is which label of the data."""
+"""The model's class for each label of the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import UnsupportedError, UsageError
 from prune_export.data.examples import TextData
-from prune_export.data.glue_tasks import OWN, OWN_NAME, OWN_NUMBERS, GlueTask, plain_name
+from prune_export.data.glue_tasks import OWN, OWN_NAME, OWN_NUMBERS, GlueTask, normalized
 from prune_export.data.labels import are_class_numbers, are_numbers
 from prune_export.files.reading import clipped
 
@@ -19,12 +19,11 @@ _MOST_UNSEEN = 10  # as many numbers of classes as labels that are there
 def with_classes(
     data: TextData, config: Mapping[str, Any], *, labels: Sequence[str] | None = None
 ) -> tuple[TextData, tuple[int, ...]]:
-    """`data` with labels that a model of this configuration understands, and for each of its labels the model's class (none
-    for a regression).
+    """Returns `data` with labels of the model's configuration, and the model's class per label (none for a regression).
 
-    Of GLUE's data nothing changes. Words of somebody's own data become the model's classes: by name, without regard to
-    case, spaces, `_` and `-`, or by number. Where the model has one output they are numbers to be predicted. `labels` are
-    the model's classes by name, in the model's order, in place of those in config.json.
+    GLUE's data do not change. The words of a user's own data become the model's classes: by name, without regard to case,
+    spaces, `_` and `-`, or by number. If the model has one output, they are numbers to be predicted. `labels` are the
+    model's classes by name, in the model's order, in place of those in config.json.
 
     Raises:
         UsageError: `labels` are not those of the task.
@@ -58,7 +57,7 @@ def with_classes(
 
 
 def refuse_labels(labels: Sequence[str] | None) -> None:
-    """For question answering data: checks that no `labels` are given.
+    """Refuses `labels` for question answering.
 
     Raises:
         UsageError: there are.
@@ -70,8 +69,8 @@ def refuse_labels(labels: Sequence[str] | None) -> None:
 def _own_classes(
     data: TextData, words: Sequence[str], names: Sequence[str], *, named: bool
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The model's class for each of `words`, and notes. `named`: the user gave the names."""
-    by_name = {word: place for word in words if (place := _named(word, names)) is not None}
+    """Returns the model's class per word, and notes. `named`: the user gave the names."""
+    by_name = {word: index for word in words if (index := _named(word, names)) is not None}
     unnamed = _say_nothing(names)
     if unnamed and len(names) == 2 and {word.lower() for word in words} <= {"false", "true"}:
         return {word: int(word.lower() == "true") for word in words}, ()
@@ -84,20 +83,20 @@ def _own_classes(
             )
         return by_name, ()
     by_number = {word: int(word) for word in words}
-    found = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
+    message = f"{data.name}: the labels are the numbers {_listed(sorted(words, key=int))}"
     if len(by_name) == len(words):
         if max(by_number.values()) < len(names) and by_name != by_number and not named:
             raise UnsupportedError(
-                f"{found}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
+                f"{message}, which are names of the model's classes and their numbers as well: {_listed(names)}; write "
                 "names that are no numbers"
             )
         return by_name, ()
     if max(by_number.values()) >= len(names):
-        raise UnsupportedError(f"{found}; the model has {len(names)} classes: {_listed(names)}")
-    if max(by_number.values()) + 1 < len(names) and not data.told:
+        raise UnsupportedError(f"{message}; the model has {len(names)} classes: {_listed(names)}")
+    if max(by_number.values()) + 1 < len(names) and not data.declared:
         raise UnsupportedError(
-            f"{found}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say so "
-            f"with --dataset {OWN_NAME}"
+            f"{message}; the model has {len(names)} classes: {_listed(names)}. If they are their numbers all the same, say "
+            f"so with --dataset {OWN_NAME}"
         )
     if unnamed and data.renumbered:
         raise UnsupportedError(
@@ -112,7 +111,7 @@ def _own_classes(
 
 
 def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]) -> None:
-    """Refuses data whose rows without a label may have one: a class or score of this model that is written like nothing."""
+    """Refuses data whose unlabelled rows may have a label: a class or score of this model that is written like none."""
     own = [word for word in data.unlabelled if _named(word, names) is not None]
     may_be_class = _say_nothing(names) and len(words) + 1 == len(names)
     if not own and "-1" in {word.removesuffix(".0") for word in data.unlabelled} and (len(names) == 1 or may_be_class):
@@ -126,16 +125,16 @@ def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]
 
 
 def _named(word: str, names: Sequence[str]) -> int | None:
-    """The place of the class called `word`: exactly, or else without regard to case and separators."""
-    exact = [place for place, name in enumerate(names) if name == word]
-    plain = [place for place, name in enumerate(names) if plain_name(name) == plain_name(word)]
-    found = exact or plain
-    return found[0] if len(found) == 1 else None
+    """Returns the index of the class called `word`: exactly, or otherwise without regard to case and separators."""
+    exact = [index for index, name in enumerate(names) if name == word]
+    plain = [index for index, name in enumerate(names) if normalized(name) == normalized(word)]
+    matches = exact or plain
+    return matches[0] if len(matches) == 1 else None
 
 
 def _say_nothing(names: Sequence[str]) -> bool:
-    """Whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
-    return all(re.fullmatch(rf"(label)?{place}", plain_name(name)) for place, name in enumerate(names))
+    """Says whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
+    return all(re.fullmatch(rf"(label)?{index}", normalized(name)) for index, name in enumerate(names))
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -143,11 +142,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[str] | None = None) -> tuple[int, ...]:
-    """For each label of `task`, in its order, the index of the model's class; empty for a regression.
+    """Returns the index of the model's class per label of `task`, in its order; empty for a regression.
 
-    `labels` are the model's classes by name, in the model's order. Without them config.json's `id2label` decides where it
-    has the labels' names (in any case, "NEG" for "negative" too); where it has none (`LABEL_0`, …), the model's order is
-    taken to be the task's own.
+    `labels` are the model's classes by name, in the model's order. Without them, config.json's `id2label` decides if it has
+    the labels' names (in any case, "NEG" for "negative" too); if it has none (`LABEL_0`, …), the model's order is taken to
+    be the task's own.
 
     Raises:
         UsageError: `labels` are not those of the task.
@@ -161,24 +160,24 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
             )
         return ()
     expected = ", ".join(task.labels)
-    wanted = [plain_name(label) for label in task.labels]
+    task_labels = [normalized(label) for label in task.labels]
     if labels is not None:
-        given = [plain_name(label) for label in labels]
-        if sorted(given) != sorted(wanted):
+        given = [normalized(label) for label in labels]
+        if sorted(given) != sorted(task_labels):
             raise UsageError(
                 f"--labels {' '.join(labels)}: expected the labels of {task.name} in some order: {expected}"
             )
         if len(given) != len(names):
             raise UnsupportedError(f"{task.name} has {len(given)} labels; the model has {len(names)} classes")
-        return tuple(given.index(label) for label in wanted)
+        return tuple(given.index(label) for label in task_labels)
     if len(names) != len(task.labels):
         raise UnsupportedError(
             f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: "
             f"{clipped(', '.join(names))}"
         )
-    plain = [plain_name(name) for name in names]
-    if sorted(plain) == sorted(wanted):
-        return tuple(plain.index(label) for label in wanted)
+    plain = [normalized(name) for name in names]
+    if sorted(plain) == sorted(task_labels):
+        return tuple(plain.index(label) for label in task_labels)
     if _say_nothing(names):
         return tuple(range(len(names)))
     raise UnsupportedError(
@@ -188,8 +187,7 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
 
 
 def new_classes(data: TextData) -> tuple[str, ...] | int:
-    """The classes of a head that is to be made for `data`: their names, or how many where the labels are numbers; 1 for a
-    regression.
+    """Returns the classes of a new head for `data`: their names, or their number if labels are numbers; 1 for a regression.
 
     Raises:
         UnsupportedError: the labels are numbers that no classes have.
@@ -199,7 +197,7 @@ def new_classes(data: TextData) -> tuple[str, ...] | int:
     if not are_numbers(data.words):
         by_plain: dict[str, str] = {}
         for word in sorted(data.words):
-            by_plain.setdefault(plain_name(word), word)
+            by_plain.setdefault(normalized(word), word)
         return tuple(by_plain.values())
     if not are_class_numbers(data.words):
         return 1
@@ -212,20 +210,20 @@ def new_classes(data: TextData) -> tuple[str, ...] | int:
 
 
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's classes by name, in order: `id2label`, or LABEL_0, … where config.json has none.
+    """Returns the model's classes by name, in order: `id2label`, or LABEL_0, … if config.json has none.
 
     Raises:
         UnsupportedError: the numbers in `id2label` are not 0, 1, … without gaps.
     """
-    found = config.get("id2label")
-    if isinstance(found, dict) and found:
-        keys = sorted(found, key=int)
+    id2label = config.get("id2label")
+    if isinstance(id2label, dict) and id2label:
+        keys = sorted(id2label, key=int)
         if [int(key) for key in keys] != list(range(len(keys))):
             numbers = clipped(", ".join(map(str, keys)))
             raise UnsupportedError(
                 f"config.json: expected the numbers 0 to {len(keys) - 1} in id2label, which names {len(keys)} classes; "
                 f"found {numbers}. Number them as the model's outputs are, from 0 and without gaps"
             )
-        return tuple(str(found[key]) for key in keys)
+        return tuple(str(id2label[key]) for key in keys)
     count = config.get("num_labels")
     return tuple(f"LABEL_{index}" for index in range(2 if count is None else int(count)))

@@ -1,7 +1,7 @@
-"""MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions a line.
+"""MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions per line.
 
-`detected_answers` are the places of answers in the context; their `char_spans` *include* the last character. The gold texts
-of the metric are `answers`, as in the official script.
+`detected_answers` are the positions of answers in the context; their `char_spans` *include* the last character. The gold
+texts of the metric are `answers`, as in the official script.
 """
 
 from __future__ import annotations
@@ -11,60 +11,60 @@ from collections.abc import Iterable
 from typing import Any
 
 from exporters.errors import DataError
-from prune_export.data.answers import Placer
+from prune_export.data.answers import AnswerFinder
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped, shown
 
 
 def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
-    """The questions of the parsed lines of an MRQA file; a line with `header` is left out.
+    """Reads the questions of the parsed lines of an MRQA file; a line with `header` is left out.
 
     Raises:
         DataError: a line has another shape, a question has no answer, or there is no question.
     """
     questions: list[Question] = []
-    placer = Placer()
+    finder = AnswerFinder()
     for number, line in enumerate(lines, 1):
         if isinstance(line, dict) and "header" in line:
             continue
         where = f"{name}: line {number}"
         context = field(line, "context", str, where)
         for index, entry in enumerate(field(line, "qas", list, where)):
-            questions.append(_question(entry, context, f"{where}: qas[{index}]", placer))
+            questions.append(_question(entry, context, f"{where}: qas[{index}]", finder))
     if not questions:
         raise DataError(f"{name}: no question in it")
     unique([question.id for question in questions], name)
-    return QuestionData(name, "mrqa", tuple(questions), notes=placer.notes())
+    return QuestionData(name, "mrqa", tuple(questions), notes=finder.notes())
 
 
-def _question(entry: Any, context: str, where: str, placer: Placer) -> Question:
+def _question(entry: Any, context: str, where: str, finder: AnswerFinder) -> Question:
     identifier = field(entry, "qid", str, where)
     answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
     if not answers:
         raise DataError(f"{where}: question '{clipped(identifier)}' has no answer; every question of MRQA has one")
     spans: list[tuple[int, int]] = []
     detected = field(entry, "detected_answers", list, where) if entry.get("detected_answers") else []
-    for number, found in enumerate(detected):
-        place = f"{where}.detected_answers[{number}]"
-        for span in field(found, "char_spans", list, place):
-            start, last = _pair(span, place)
+    for number, answer in enumerate(detected):
+        where_answer = f"{where}.detected_answers[{number}]"
+        for span in field(answer, "char_spans", list, where_answer):
+            start, last = _pair(span, where_answer)
             if not 0 <= start <= last < len(context):
                 raise DataError(
-                    f"{place}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
+                    f"{where_answer}: char_spans {shown(span)} lie outside the context of {len(context)} characters"
                 )
-            if "text" not in found or _alike(str(found["text"]), context[start : last + 1]):
+            if "text" not in answer or _alike(str(answer["text"]), context[start : last + 1]):
                 spans.append((start, last + 1))
     if not spans:
-        spans = list(placer.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
+        spans = list(finder.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
     return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether both are the same but for case, accents, spaces and punctuation, which MRQA's search took for the same."""
+def _alike(first: str, second: str) -> bool:
+    """Says whether both are equal but for case, accents, spaces and punctuation, which MRQA's search ignored."""
     plain = [
         [letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum()]
-        for text in (one, other)
+        for text in (first, second)
     ]
     return plain[0] == plain[1]
 

@@ -1,4 +1,4 @@
-"""Reads a data set whatever its form: the content decides, not the file's name."""
+"""The reader of data sets of any form: the content decides, not the file's name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from prune_export.data.splits import Purpose, choose_split, is_split
 from prune_export.data.squad import squad_questions
 from prune_export.data.table import read_table
 from prune_export.files.reading import ReadingError, clipped, decode_json, is_file, read_bytes, user_path
+from prune_export.tasks import LABELLED
 
-DATA_TASKS = ("question-answering", "text-classification")
 _LARGEST = 2 << 30  # of text; the largest set of MRQA has 1 GB
 _LARGEST_RATIO = 100  # of what gzip makes of text: 3 to 10
 _BEFORE_RATIO = 64 << 20
@@ -39,22 +39,22 @@ def read_examples(
     split: str | None = None,
     purpose: Purpose = "evaluation",
 ) -> Data:
-    """The examples of `source`.
+    """Reads the examples of `source`.
 
     `source` is a file (SQuAD JSON, nested or flat, MRQA JSON lines, a GLUE TSV, texts with labels as JSON, JSON lines, CSV
     or TSV; gzipped or not), a folder of such files by split (dev.tsv, train.csv), a folder of `datasets.save_to_disk`, or a
-    name for `datasets`: `squad`, `glue:sst2:validation`. Where there are several splits, `split` says which, as
-    `FOLDER:SPLIT` does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it.
-    `task` ("question-answering" or "text-classification") is what it must be for; None: whatever it is for. `dataset` names
-    the GLUE task where the content alone cannot tell, or is "own".
+    name for `datasets`: `squad`, `glue:sst2:validation`. If there are several splits, `split` says which, as `FOLDER:SPLIT`
+    does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it. `task`
+    ("question-answering" or "text-classification") is what it must be for; None: either. `dataset` names the GLUE task if
+    the content alone cannot tell, or is "own".
 
     Raises:
         DataError: it cannot be read, or is for another task.
         UsageError: `task` or `dataset` is unknown.
         MissingDependencyError: it is a `datasets` name or folder, and `datasets` is not installed.
     """
-    if task is not None and task not in DATA_TASKS:
-        raise UsageError(f"--task {task}: data can be read for {' and '.join(DATA_TASKS)}")
+    if task is not None and task not in LABELLED:
+        raise UsageError(f"--task {task}: data can be read for {' and '.join(LABELLED)}")
     data = _read(source, _Options(dataset, split, purpose))
     if task is not None and data.task != task:
         raise DataError(f"{source}: is for {data.task}; expected data for {task}")
@@ -76,7 +76,7 @@ def _read(source: str | Path, options: _Options) -> Data:
         if path.exists():
             return _parse(_text(path), str(source), options)
         base, colon, split = str(source).rpartition(":")
-        if colon and split and (place := user_path(base)).exists() and _has_splits(place):
+        if colon and split and (path_of_base := user_path(base)).exists() and _has_splits(path_of_base):
             if options.split not in (None, split):
                 raise UsageError(f"--split {options.split}: '{source}' names another")
             return _read(base, replace(options, split=split))
@@ -89,7 +89,7 @@ def _read(source: str | Path, options: _Options) -> Data:
 
 
 def _has_splits(path: Path) -> bool:
-    """Whether a split of `path` can be asked for: a file may have a column that says it."""
+    """Says whether a split of `path` may be given: a file may have a column that names it."""
     return path.is_file() or is_saved(path) or bool(_files_by_split(path))
 
 
@@ -103,26 +103,26 @@ def _read_folder(folder: Path, options: _Options) -> Data:
             "that are called after their splits, or one written by datasets.save_to_disk"
         )
     mismatched = options.dataset is not None and options.dataset.lower() in MISMATCHED
-    wanted = options.split
-    if wanted is None and mismatched and options.purpose == "evaluation" and "dev_mismatched" in files:
-        wanted = "dev_mismatched"
-    split = choose_split(list(files), wanted, options.purpose, str(folder))
+    split_name = options.split
+    if split_name is None and mismatched and options.purpose == "evaluation" and "dev_mismatched" in files:
+        split_name = "dev_mismatched"
+    split = choose_split(list(files), split_name, options.purpose, str(folder))
     if len(files[split]) > 1:
         names = " and ".join(path.name for path in files[split])
         raise DataError(f"{folder}: has {names}; give the one that is meant")
     (path,) = files[split]
-    found = _parse(_text(path), str(path), replace(options, split=None))
-    return replace(found, name=str(folder), split=split)
+    data = _parse(_text(path), str(path), replace(options, split=None))
+    return replace(data, name=str(folder), split=split)
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """The data files in `folder` that are called after a split, by that."""
-    found: dict[str, list[Path]] = {}
+    """Returns the data files in `folder` that are named after a split, by split."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         split = path.name.split(".", 1)[0]
         if path.suffix in _FILE_ENDINGS and is_split(split) and is_file(path):
-            found.setdefault(split, []).append(path)
-    return found
+            files.setdefault(split, []).append(path)
+    return files
 
 
 def _text(path: Path) -> str:
@@ -139,22 +139,22 @@ def _text(path: Path) -> str:
 
 
 def _decompressed(content: bytes, path: Path) -> bytes:
-    """What gzip made `content` of, as a stream: it ends where that is beyond any text."""
+    """Decompresses gzip as a stream, which is refused when it exceeds any text."""
     parts: list[bytes] = []
-    total, rest = 0, content
+    total, remaining = 0, content
     try:
-        while rest.startswith(_GZIP):  # a file may hold several streams
+        while remaining.startswith(_GZIP):  # a file may hold several streams
             stream = zlib.decompressobj(wbits=31)
             while not stream.eof:
-                parts.append(stream.decompress(rest, _CHUNK))
-                total, rest = total + len(parts[-1]), stream.unconsumed_tail
+                parts.append(stream.decompress(remaining, _CHUNK))
+                total, remaining = total + len(parts[-1]), stream.unconsumed_tail
                 if total > _LARGEST or total > max(_BEFORE_RATIO, _LARGEST_RATIO * len(content)):
                     raise DataError(
                         f"{path}: {len(content):,} bytes of gzip hold more than {total:,}; no text does that"
                     )
-                if not parts[-1] and not rest and not stream.eof:
+                if not parts[-1] and not remaining and not stream.eof:
                     raise DataError(f"{path}: the gzip file is damaged or cut off: it ends early; fetch it again")
-            rest = stream.unused_data
+            remaining = stream.unused_data
     except zlib.error as error:
         raise DataError(f"{path}: the gzip file is damaged or cut off: {error}; fetch it again") from error
     return b"".join(parts)
@@ -198,12 +198,12 @@ def _parse_table(text: str, name: str, options: _Options) -> Data:
             raise DataError(f"{name}: CSV without headings that are known; expected {EXPECTED}; {begins}")
         raise DataError(f"{name}: neither JSON nor tab-separated nor CSV: {begins}")
     rows, notes = table
-    found = _of_rows(rows, name, options)
-    return replace(found, notes=(*notes, *found.notes))
+    data = _of_rows(rows, name, options)
+    return replace(data, notes=(*notes, *data.notes))
 
 
 def _has_hub_columns(first: str, task: GlueTask) -> bool:
-    """Whether a TSV has the columns that `datasets` has for `task`, not those of the official files."""
+    """Says whether a TSV has the columns that `datasets` has for `task`, not those of the official files."""
     headings = set(first.split("\t"))
     return task.label not in headings and {*task.hub, "label"} <= headings
 
@@ -213,16 +213,16 @@ def _of_rows(rows: Sequence[dict[str, Any]], name: str, options: _Options, *, ve
 
 
 def _objects(lines: Iterable[Any], name: str) -> list[dict[str, Any]]:
-    found = []
+    objects = []
     for number, line in enumerate(lines, 1):
         if not isinstance(line, dict):
             raise DataError(f"{name}: line {number}: expected an object; found {type(line).__name__}")
-        found.append(line)
-    return found
+        objects.append(line)
+    return objects
 
 
 def _told_nothing(data: Data, options: _Options) -> Data:
-    """Checks that nothing was asked for that SQuAD's and MRQA's files do not have."""
+    """Refuses options that SQuAD's and MRQA's files do not have."""
     if options.dataset is not None:
         raise UsageError(f"--dataset {options.dataset} is for GLUE; {data.name} is JSON")
     if options.split is not None:

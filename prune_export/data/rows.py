@@ -1,4 +1,4 @@
-"""Rows by columns, from JSON, JSON lines, CSV, TSV and `datasets` alike, as examples."""
+"""Rows by columns, from JSON, JSON lines, CSV, TSV and `datasets`, as examples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from exporters.errors import DataError, UsageError
-from prune_export.data.answers import Placer, is_impossible, read_answers
+from prune_export.data.answers import AnswerFinder, is_impossible, read_answers
 from prune_export.data.columns import QUESTIONS, by_plain_name, label_column, text_columns
 from prune_export.data.examples import Data, Question, QuestionData, Text, TextData
 from prune_export.data.fields import unique
-from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, plain_name
+from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, normalized
 from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note, without_missing
 from prune_export.data.splits import Purpose, choose_split
 from prune_export.files.reading import ReadingError, clipped, decode_json, shown
@@ -31,12 +31,12 @@ def rows_data(
     saved: bool = False,
     version: str = "",
 ) -> Data:
-    """The examples in `rows`: questions where there are columns question, context and answers, else texts with labels.
+    """Returns the examples in `rows`: questions if they have question, context and answers, otherwise labelled texts.
 
-    Of rows with a column `split`, those of `split`, or without that those for `purpose`. `dataset` names the GLUE task, or
-    "own"; without it the columns' names and the labels tell, and `config_name`, which may be a GLUE task's. `class_names`
-    are the names of classes by column, where it holds their numbers. `saved`: headings are those of `datasets`. `version`
-    is that of SQuAD.
+    If there is a column `split`, only rows of `split` count, or without that those for `purpose`. `dataset` names the GLUE
+    task, or "own"; without it the columns' names and the labels tell, and `config_name`, which may be a GLUE task's.
+    `class_names` are the names of classes by column, for columns that hold their numbers. `saved`: headings are those of
+    `datasets`. `version` is that of SQuAD.
 
     Raises:
         DataError: the columns are of no task, fit several, or a row is wrong.
@@ -61,18 +61,18 @@ def rows_data(
         rows = kept
     elif split is not None:
         raise DataError(f"{name}: has no parts, so no split '{clipped(split)}'; expected a column 'split'")
-    found: Data
+    data: Data
     if set(QUESTIONS) <= set(columns) or {"question", "context"} <= set(columns):
         if dataset is not None:
             raise UsageError(f"--dataset {dataset} is for classification; {name} holds questions about contexts")
-        found = _questions(rows, columns, name, version)
+        data = _questions(rows, columns, name, version)
     else:
-        found = _texts(rows, columns, name, dataset, names, config_name, saved)
-    return replace(found, split=chosen, notes=(*notes, *found.notes))
+        data = _texts(rows, columns, name, dataset, names, config_name, saved)
+    return replace(data, split=chosen, notes=(*notes, *data.notes))
 
 
 def task_of(dataset: str) -> GlueTask:
-    """The task called `dataset`; `OWN` for "own".
+    """Returns the task called `dataset`; `OWN` for "own".
 
     Raises:
         UsageError: there is none.
@@ -84,7 +84,7 @@ def task_of(dataset: str) -> GlueTask:
 
 
 def _class_name(value: Any, names: Sequence[str] | None) -> Any:
-    """What the number of a class means."""
+    """Returns the name of a class's number."""
     if not names or not isinstance(value, int) or isinstance(value, bool):
         return value
     return names[value] if 0 <= value < len(names) else None if value == -1 else value
@@ -100,42 +100,48 @@ def _questions(rows: Sequence[Row], columns: Mapping[str, str], name: str, versi
     impossible, identifier = columns.get("is_impossible"), columns.get("id")
     second, first = version.lstrip("vV").startswith("2"), version.lstrip("vV").startswith("1")
     marked = second or impossible is not None
-    placer, found, left_out = Placer(), [], 0
+    finder, examples, left_out = AnswerFinder(), [], 0
     for number, row in enumerate(rows):
         where = f"{name}: example {number}"
         texts = read_answers(_parsed(row.get(answers)), where)
         if impossible is not None and is_impossible(row.get(impossible), where):
-            texts = []  # what stands there then are "plausible answers", which are wrong
+            texts = []  # any answers there are "plausible answers", which are wrong
         if texts is None:
             left_out += 1
             continue
-        asked, about = (_text(row, column, where) for column in (question, context))
-        spans = placer.spans(about, texts)
+        question_text, context_text = (_text(row, column, where) for column in (question, context))
+        spans = finder.spans(context_text, texts)
         key = row.get(identifier) if identifier is not None else None
         if not isinstance(key, str | int | None) or isinstance(key, bool):
             raise DataError(f"{where}: id: expected a string or a whole number; found {shown(key)}")
-        found.append(
-            Question(str(number if key is None else key), asked, about, tuple(text for text, _ in texts), spans)
+        examples.append(
+            Question(
+                str(number if key is None else key),
+                question_text,
+                context_text,
+                tuple(text for text, _ in texts),
+                spans,
+            )
         )
-    without = sum(not question.answers for question in found)
-    if not found:
+    without = sum(not question.answers for question in examples)
+    if not examples:
         raise DataError(f"{name}: no question in it has answers (a test set?)")
-    if without and (first or (without == len(found) and not marked)):
+    if without and (first or (without == len(examples) and not marked)):
         raise DataError(
-            f"{name}: {without} of {len(found)} questions have no answer, and neither 'version' nor 'is_impossible' says "
+            f"{name}: {without} of {len(examples)} questions have no answer, and neither 'version' nor 'is_impossible' says "
             "that this is SQuAD 2.0"
         )
-    unique([question.id for question in found], name)
-    notes = placer.notes()
+    unique([question.id for question in examples], name)
+    notes = finder.notes()
     if left_out:
         notes = (*notes, f"{left_out:,} of {len(rows):,} questions left out: nothing says what their answers are")
     if without and not marked:
-        notes = (*notes, f"{without:,} of {len(found):,} questions have no answer; judged as SQuAD 2.0")
-    return QuestionData(name, "squad_v2" if marked or without else "squad", tuple(found), notes=notes)
+        notes = (*notes, f"{without:,} of {len(examples):,} questions have no answer; judged as SQuAD 2.0")
+    return QuestionData(name, "squad_v2" if marked or without else "squad", tuple(examples), notes=notes)
 
 
 def _parsed(value: Any) -> Any:
-    """A cell of CSV holds lists as JSON."""
+    """Parses a cell of CSV, which holds lists as JSON."""
     if not isinstance(value, str):
         return value
     if not value.strip():
@@ -165,13 +171,15 @@ def _texts(
     config_name: str | None,
     saved: bool,
 ) -> TextData:
-    told = task_of(dataset) if dataset is not None else glue_task(config_name or "")
+    declared = task_of(dataset) if dataset is not None else glue_task(config_name or "")
     plain = list(columns)
-    texts = told.hub if told is not None and set(told.hub or ("",)) <= set(plain) else text_columns(plain, name)
-    label = columns["label" if told is not None and "label" in columns else label_column(plain, name)]
-    if told is not None and told is not OWN and told.hub != texts and len(told.hub) != len(texts):
+    texts = (
+        declared.hub if declared is not None and set(declared.hub or ("",)) <= set(plain) else text_columns(plain, name)
+    )
+    label = columns["label" if declared is not None and "label" in columns else label_column(plain, name)]
+    if declared is not None and declared is not OWN and declared.hub != texts and len(declared.hub) != len(texts):
         raise DataError(
-            f"{name}: no column {', '.join(told.hub)}, which {told.name} has; found {clipped(', '.join(plain))}"
+            f"{name}: no column {', '.join(declared.hub)}, which {declared.name} has; found {clipped(', '.join(plain))}"
         )
     names = class_names.get(label)
     words: list[str | None] = [
@@ -182,7 +190,7 @@ def _texts(
     distinct = tuple(dict.fromkeys(word for word in words if word is not None))
     if not distinct:
         raise DataError(f"{name}: no row has a label (test sets often have none; use the validation set)")
-    task = told or _recognised(distinct if names is None else tuple(names), texts, name, saved=saved)
+    task = declared or _recognised(distinct if names is None else tuple(names), texts, name, saved=saved)
     examples, without_text = [], 0
     for number, (row, word) in enumerate(zip(rows, words, strict=True)):
         if word is None:
@@ -201,10 +209,10 @@ def _texts(
         "None",
         "",
     }
-    numbered = names is not None and are_class_numbers(names) and any(int(w) != place for place, w in enumerate(names))
+    numbered = names is not None and are_class_numbers(names) and any(int(w) != index for index, w in enumerate(names))
     if without_text:
         notes = (*notes, f"{without_text:,} of {len(rows):,} rows left out: they have no text")
-    if task.labels and told is None and are_numbers(distinct):
+    if task.labels and declared is None and are_numbers(distinct):
         notes = (*notes, number_note(task))
     return TextData(
         name,
@@ -212,20 +220,20 @@ def _texts(
         tuple(examples),
         notes=notes,
         words=distinct if task is OWN else (),
-        told=dataset is not None,
+        declared=dataset is not None,
         unlabelled=() if names is not None else tuple(sorted(nothing)),
         renumbered=tuple(names) if names is not None and numbered else (),
     )
 
 
 def number_note(task: GlueTask) -> str:
-    """What the numbers in a file are taken for, for people."""
+    """Returns a note on how numbers are read as labels."""
     meant = ", ".join(f"{number} = {label}" for number, label in enumerate(task.labels))
     return f"labels are read as {task.name}'s: {meant}"
 
 
 def label_of(task: GlueTask, word: str, where: str) -> int | float:
-    """A label's word as a GLUE task's: its name, its index, or the number of a regression.
+    """Reads a word as a label of a GLUE task: its name, its index, or the number of a regression.
 
     Raises:
         DataError: it is none of them.
@@ -234,9 +242,9 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
         if not are_numbers([word]):
             raise DataError(f"{where}: the score '{clipped(word)}' is no number")
         return float(word)
-    plain = [plain_name(label) for label in task.labels]
-    if plain_name(word) in plain:
-        return plain.index(plain_name(word))
+    plain = [normalized(label) for label in task.labels]
+    if normalized(word) in plain:
+        return plain.index(normalized(word))
     if are_class_numbers([word]) and int(word) < len(plain):
         return int(word)
     raise DataError(
@@ -246,13 +254,13 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
 
 
 def _recognised(words: Sequence[str], texts: tuple[str, ...], name: str, *, saved: bool) -> GlueTask:
-    """The GLUE task whose text columns and labels these are, or `OWN`."""
+    """Returns the GLUE task that has these text columns and labels, or `OWN`."""
     if texts == ("sentence",) and not saved:  # a heading that anybody writes
         return OWN
     fitting = [task for task in GLUE_TASKS.values() if task.hub == texts]
     if not are_numbers(words):
-        named = {plain_name(word) for word in words}
-        return next((task for task in fitting if named <= set(map(plain_name, task.labels))), OWN)
+        named = {normalized(word) for word in words}
+        return next((task for task in fitting if named <= set(map(normalized, task.labels))), OWN)
     fitting = [
         task for task in fitting if are_class_numbers(words) and max(int(word) for word in words) < len(task.labels)
     ]

@@ -1,4 +1,4 @@
-"""The parts of a data set: which one is read for what."""
+"""The splits of a data set, and the one that is read for a purpose."""
 
 from __future__ import annotations
 
@@ -29,39 +29,42 @@ _SLICED = re.compile(r"[\[+].*", re.DOTALL)
 
 
 def is_split(name: str) -> bool:
-    """Whether `name` is one that parts of data sets have, `datasets`' slices of them included (`train[:100]`)."""
+    """Says whether `name` is a split's, a slice for `datasets` included (`train[:100]`)."""
     return _plain(_SLICED.sub("", name)) in (*_TRAIN, *_VALIDATION, *_TEST)
 
 
 def is_training(name: str | None) -> bool:
-    """Whether the split is for training."""
+    """Says whether the split is for training."""
     return name is not None and _plain(_SLICED.sub("", name)) in _TRAIN
 
 
 def without_split(source: str | Path) -> str:
-    """The file or folder in `source`, which may be `FILE:SPLIT`; `source` itself where nothing is there."""
+    """Returns the file or folder in `source`, which may be `FILE:SPLIT`; `source` itself if there is none."""
     base, _, _ = str(source).rpartition(":")
     return base if base and not os.path.lexists(source) and os.path.lexists(base) else str(source)
 
 
-def choose_split(names: Sequence[str], wanted: str | None, purpose: Purpose, where: str) -> str:
-    """The one of `names` that is `wanted` ("validation" is "valid" or "dev", too), or without that, the one for `purpose`:
-    never a training split to evaluate on.
+def choose_split(names: Sequence[str], split: str | None, purpose: Purpose, where: str) -> str:
+    """Returns `split` of `names` ("validation" is "valid" or "dev", too), or without that the one for `purpose`.
+
+    A training split is never chosen to evaluate on.
 
     Raises:
         DataError: there is none.
     """
-    found = clipped(", ".join(map(str, names)), 200)
-    if wanted is not None:
-        if wanted in names:
-            return wanted
-        plain = _plain(wanted)
+    listing = clipped(", ".join(map(str, names)), 200)
+    if split is not None:
+        if split in names:
+            return split
+        plain = _plain(split)
         groups = [(plain,), *(group for group in (_TRAIN, _VALIDATION, _TEST) if plain in group)]
         if (name := _first(names, groups)) is None:
-            raise DataError(f"{where}: has no split '{clipped(wanted)}'; found {found}")
+            raise DataError(f"{where}: has no split '{clipped(split)}'; found {listing}")
         return name
     if (name := _first(names, _GROUPS[purpose])) is None:
-        raise DataError(f"{where}: has no split for {purpose}, found {found}; say which with --split, or {where}:SPLIT")
+        raise DataError(
+            f"{where}: has no split for {purpose}, found {listing}; say which with --split, or {where}:SPLIT"
+        )
     return name
 
 

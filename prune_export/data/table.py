@@ -19,9 +19,9 @@ _HEADLESS = {2: ("text", "label"), 3: ("text1", "text2", "label")}  # where the 
 
 
 def read_table(text: str, name: str) -> tuple[list[dict[str, str]], tuple[str, ...]] | None:
-    """The rows of a table by its headings, and notes; None where the text is no table with headings that are known.
+    """Reads the rows of a table by its headings, and notes; None if the text is no table with headings that are known.
 
-    Without headings, rows of a text or a pair of texts and then a number are read.
+    A table without headings is read if its rows are a text or a pair of texts and then a number.
 
     Raises:
         DataError: a row has more or fewer cells than the headings, or quotes that do not end.
@@ -62,10 +62,10 @@ def _rows(rows: Sequence[tuple[int, list[str]]], headings: Sequence[str], name: 
 
 
 def read_cells(text: str, delimiter: str, name: str) -> list[tuple[int, list[str]]]:
-    """Every row with the number of its last line; empty lines are left out. A TSV is read with quotes where those are CSV's.
+    """Reads every row with the number of its last line, without empty lines; a TSV with quotes if they are CSV's.
 
     Raises:
-        DataError: quotes do not end, or stand where none may.
+        DataError: quotes do not end, or are misplaced.
     """
     if delimiter == "\t" and not has_quoted_cells(text):
         lines = enumerate(text.split("\n"), 1)
@@ -81,10 +81,10 @@ def read_cells(text: str, delimiter: str, name: str) -> list[tuple[int, list[str
 
 
 def has_quoted_cells(text: str) -> bool:
-    """Whether a TSV is quoted as CSV is: no quote stands outside of cells that are quoted as a whole.
+    """Says whether a TSV is quoted as CSV is: there are no quotes outside of cells that are quoted as a whole.
 
-    A quoted cell with tabs or line breaks in it is believed only where the lines as they stand are no table: a quote at the
-    start of one cell and one at the end of another, rows later, would otherwise swallow all that stands between.
+    A quoted cell with tabs or line breaks in it counts only if the unquoted lines are no table: a quote at the start of one
+    cell and one at the end of another, rows later, would otherwise swallow everything between.
     """
     if '"' not in text or '"' in _QUOTED.sub("", text):
         return False

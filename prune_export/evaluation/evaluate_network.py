@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from exporters.errors import UnsupportedError, UsageError
-from exporters.providers import CPU, PROVIDERS
-from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
+from exporters.errors import UnsupportedError
+from exporters.providers import CPU, find_provider
+from exporters.tasks import Task
+from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data, QuestionData, TextData
-from prune_export.data.features import (
-    QUESTION_LENGTH,
-    TEXT_LENGTH,
-    Feature,
-    make_features,
-)
+from prune_export.data.features import Feature, make_features, sequence_length
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.evaluation.glue import glue_scores
 from prune_export.evaluation.result import ModelResult, metric_of
 from prune_export.evaluation.running import Row, run_features
-from prune_export.evaluation.spans import Answer, best_answer
+from prune_export.evaluation.spans import SquadAnswer, best_answer, windows_of
 from prune_export.evaluation.squad import squad_scores, squad_v2_scores
 from prune_export.network.opening import Network
 from prune_export.options.evaluate import EvaluationSettings
 from prune_export.progress import SILENT, Progress
+from prune_export.tasks import SPECS
 
 DEFAULT_SETTINGS = EvaluationSettings()
 
@@ -49,16 +46,17 @@ def evaluate_network(
     check_outputs(network, data.task)
     tokenizer, notes = load_tokenizer(network.folder), data.notes
     data, classes, features = evaluation_features(data, network.folder, tokenizer, settings)
+    batch_tokens = settings.batch_tokens
+    if batch_tokens is None:
+        batch_tokens = find_provider(provider or CPU.name).batch_tokens
     progress.stage(f"Running {network.name}", len(features))
     start = time.perf_counter()
     rows = run_features(
         network,
         features,
         tokenizer,
-        max_tokens=PROVIDERS[provider or CPU.name].batch_tokens
-        if settings.batch_tokens is None
-        else settings.batch_tokens,
-        per_token=isinstance(data, QuestionData),
+        max_tokens=batch_tokens,
+        per_token=not SPECS[data.task].head.reads_first_token_only,
         advance=progress.advance,
     )
     seconds = time.perf_counter() - start
@@ -98,42 +96,26 @@ def evaluation_features(
     return data, classes, features
 
 
-def check_outputs(network: Network, task: str) -> None:
+def check_outputs(network: Network, task: Task) -> None:
     """Checks that the network has the outputs of `task`.
 
     Raises:
         UnsupportedError: it has not.
     """
-    needed = {"start_logits", "end_logits"} if task == "question-answering" else {"logits"}
+    needed = set(SPECS[task].head.outputs)
     if not needed <= set(network.outputs):
         raise UnsupportedError(
             f"{network.name}: {task} needs the outputs {', '.join(sorted(needed))}; found {', '.join(network.outputs)}"
         )
 
 
-def sequence_length(config: Mapping[str, Any], task: str, wanted: int | None) -> int:
-    """How many tokens a sequence may have: `wanted`, or the task's usual length where the model has positions for it.
-
-    Raises:
-        UsageError: `wanted` is more than the model has positions for, or below 1.
-    """
-    longest = longest_input(dict(config))
-    if wanted is None:
-        return min(QUESTION_LENGTH if task == "question-answering" else TEXT_LENGTH, longest)
-    if not 1 <= wanted <= longest:
-        raise UsageError(f"--max-seq-length {wanted}: expected 1 to {longest}, for which the model has positions")
-    return wanted
-
-
-def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[Answer]:
-    windows: list[list[tuple[Feature, Any, Any]]] = [[] for _ in data.examples]
-    for feature, row in zip(features, rows, strict=True):
-        windows[feature.example].append((feature, row["start_logits"], row["end_logits"]))
+def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[SquadAnswer]:
+    windows = windows_of(features, rows, len(data.examples))
     return [best_answer(example.context, found) for example, found in zip(data.examples, windows, strict=True)]
 
 
 def _judge_answers(
-    data: QuestionData, answers: Sequence[Answer], threshold: float
+    data: QuestionData, answers: Sequence[SquadAnswer], threshold: float
 ) -> tuple[dict[str, float], dict[str, str], dict[str, float] | None]:
     named = list(zip(data.examples, answers, strict=True))
     if data.style != "squad_v2":

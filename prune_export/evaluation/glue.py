@@ -9,8 +9,10 @@ from prune_export.data.glue_tasks import GlueTask
 
 
 def glue_scores(task: GlueTask, labels: Sequence[int | float], predictions: Sequence[int | float]) -> dict[str, float]:
-    """The figures of `task`, times 100, as on GLUE's leaderboard: `accuracy`, `f1` (of label 1), `matthews_correlation`, or
-    `pearson` and `spearmanr`. Correlations with a constant, which are not defined, are 0.
+    """Returns the metrics of `task`, times 100, as on GLUE's leaderboard.
+
+    These are `accuracy`, `f1` (of label 1), `matthews_correlation`, or `pearson` and `spearmanr`. Correlations with a
+    constant, which are not defined, are 0.
 
     Raises:
         MissingDependencyError: scikit-learn or scipy is not installed.

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_export.data.features import Feature
+from prune_export.evaluation.spans import Window
 from prune_export.options.session import MAX_ANSWER_LENGTH
+from prune_export.tasks.classes import softmax
+from prune_export.tasks.question_answering import Logits
 
 _BEST = 12
 
@@ -22,7 +25,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(slots=True)
-class Answer:
+class PipelineAnswer:
     """`start` and `end` are characters of the context, `end` exclusive; `score` is from 0 to 1."""
 
     answer: str
@@ -31,19 +34,19 @@ class Answer:
     end: int
 
 
-def best_answer(
+def pipeline_answer(
     context: str,
-    windows: Sequence[tuple[Feature, NDArray[np.float32], NDArray[np.float32]]],
+    windows: Sequence[Window],
     *,
     max_answer_length: int = MAX_ANSWER_LENGTH,
     may_be_nothing: bool = False,
-) -> Answer:
-    """The best answer over all `windows` of one context, each with its start and end logits `[length]`, not padded.
+) -> PipelineAnswer:
+    """The best answer over all `windows` of one context.
 
     The windows hold the ranges of words. An answer has at most `max_answer_length` tokens before it is widened. "" is the
     answer where no span is possible, and with `may_be_nothing` where that scores more than every span.
     """
-    answers: dict[str, Answer] = {}
+    answers: dict[str, PipelineAnswer] = {}
     nothing = 1.0
     for feature, start_logits, end_logits in windows:
         start, end = _probabilities(feature, start_logits), _probabilities(feature, end_logits)
@@ -52,20 +55,18 @@ def best_answer(
         for first, last, score in _best_spans(start, end, max_answer_length):
             place = _characters(feature, first, last)
             text = context[slice(*place)]
-            answers.setdefault(text.lower(), Answer(text, 0.0, *place)).score += score
-    found = list(answers.values()) or [Answer("", 0.0, 0, 0)]
+            answers.setdefault(text.lower(), PipelineAnswer(text, 0.0, *place)).score += score
+    found = list(answers.values()) or [PipelineAnswer("", 0.0, 0, 0)]
     if may_be_nothing:
-        found.append(Answer("", nothing, 0, 0))
+        found.append(PipelineAnswer("", nothing, 0, 0))
     return max(found, key=lambda answer: answer.score)
 
 
-def _probabilities(feature: Feature, logits: NDArray[np.float32]) -> Numbers:
+def _probabilities(feature: Feature, logits: Logits) -> Numbers:
     assert feature.offsets is not None
     allowed = feature.offsets[:, 0] >= 0
     allowed[feature.cls] = True
-    masked = np.where(allowed, logits.astype(np.float64), -np.inf)
-    weights = np.exp(masked - masked.max())
-    return np.asarray(weights / weights.sum())
+    return softmax(np.where(allowed, logits, -np.inf))
 
 
 def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, int, float]]:

@@ -18,8 +18,8 @@ def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite
     Raises:
         OutputError: a file is there already, and `overwrite` is not given; it is one that is read; or it cannot be written.
     """
-    for place in _paths(models, path):
-        for name in (place, _odds(place)):
+    for report_path in _paths(models, path):
+        for name in (report_path, _odds(report_path)):
             check_report(name, overwrite=overwrite, read=(without_split(data), *models))
 
 
@@ -33,11 +33,11 @@ def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = F
         OutputError: a file is there already, and `overwrite` is not given, or it cannot be written.
     """
     written: list[Path] = []
-    places = _paths([result.model for result in evaluation.results], path)
-    for place, result in zip(places, evaluation.results, strict=True):
-        written.append(_write(result.predictions, place, overwrite))
+    paths = _paths([result.model for result in evaluation.results], path)
+    for report_path, result in zip(paths, evaluation.results, strict=True):
+        written.append(_write(result.predictions, report_path, overwrite))
         if result.null_odds is not None:
-            written.append(_write(result.null_odds, _odds(place), overwrite))
+            written.append(_write(result.null_odds, _odds(report_path), overwrite))
     return tuple(written)
 
 
@@ -52,14 +52,14 @@ def _odds(path: Path) -> Path:
 
 
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
-    """What to call the models beside each other: the last part of their paths where that tells them apart.
+    """Returns names of the models for tables: the last part of their paths if that is unique, otherwise the whole path.
 
     A model that stands there twice gets a number.
     """
     last = [Path(model).name or model for model in models]
-    found = last if len(set(last)) == len(set(models)) else [model.strip("/.") for model in models]
+    short = last if len(set(last)) == len(set(models)) else [model.strip("/.") for model in models]
     counts, names = Counter[str](), []
-    for name in found:
+    for name in short:
         counts[name] += 1
         names.append(name if counts[name] == 1 else f"{name}-{counts[name]}")
     return tuple(names)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.data.examples import Data, QuestionData
 from prune_export.files.reading import clipped
 from prune_export.options.checking import checked
@@ -38,7 +39,7 @@ class ModelResult:
     form: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Without predictions and odds, which have files of their own."""
+        """Returns the result without predictions and odds, which have files of their own."""
         return {
             "model": self.model,
             "kind": self.kind,
@@ -60,7 +61,7 @@ class Evaluation:
     """
 
     data: str
-    task: str
+    task: Task
     metric: str
     examples: int
     results: tuple[ModelResult, ...]
@@ -70,7 +71,7 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Returns the evaluation as `--json` prints it."""
         return {
             "data": self.data,
             "split": self.split,
@@ -85,7 +86,7 @@ class Evaluation:
 
     @checked
     def below(self, limits: Mapping[str, float]) -> tuple[str, ...]:
-        """Where a model scores less than `limits` by metric, one line each.
+        """Lists, one per line, where a model scores less than `limits` by metric.
 
         Raises:
             UsageError: there is no such metric.
@@ -104,7 +105,7 @@ class Evaluation:
 
 
 def metric_of(data: Data) -> str:
-    """Whose figures `data` is judged by."""
+    """Names the source of the metrics by which `data` is judged."""
     return data.style if isinstance(data, QuestionData) else data.glue.name
 
 
@@ -114,14 +115,14 @@ def percentages(data: Data) -> tuple[str, ...]:
         return data.glue.metrics
     if data.style != "squad_v2":
         return ("exact_match", "f1")
-    found = ["exact", "f1"]
+    keys = ["exact", "f1"]
     if any(example.answers for example in data.examples):
-        found += ["HasAns_exact", "HasAns_f1"]
+        keys += ["HasAns_exact", "HasAns_f1"]
     if not all(example.answers for example in data.examples):
-        found += ["NoAns_exact", "NoAns_f1"]
-    return (*found, "best_exact", "best_f1")
+        keys += ["NoAns_exact", "NoAns_f1"]
+    return (*keys, "best_exact", "best_f1")
 
 
 def is_count(metric: str) -> bool:
-    """Whether `metric` is a total or a threshold, not a percentage."""
+    """Says whether `metric` is a total or a threshold, not a percentage."""
     return metric in _COUNTS

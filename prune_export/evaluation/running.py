@@ -25,7 +25,7 @@ def run_features(
     per_token: bool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Row]:
-    """The network's outputs for each feature, in their order.
+    """Returns the network's outputs per feature, in the order of the features.
 
     A row is `[length, …]` without the padding where the outputs are `per_token`, else what there is for a sequence.
     `advance` is told how many features are done.
@@ -41,9 +41,9 @@ def run_features(
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 raise OutputError(f"{network.name}: {name} holds numbers that are not finite; the model is of no use")
-            for place, index in enumerate(batch):
+            for row, index in enumerate(batch):
                 before = padding_before(features[index], width, tokenizer)
                 last = before + len(features[index].input_ids)
-                rows[index][name] = values[place, before:last] if per_token else values[place]
+                rows[index][name] = values[row, before:last] if per_token else values[row]
         advance(len(batch))
     return rows

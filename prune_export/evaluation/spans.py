@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_export.data.features import Feature
+from prune_export.evaluation.running import Row
+from prune_export.tasks.question_answering import MAX_ANSWER_TOKENS, Logits
 
 BEST = 20
-MAX_ANSWER_TOKENS = 30
 
-Logits = NDArray[np.float32]
+# One window of a context with its start and end logits `[length]`, not padded.
+Window = tuple[Feature, Logits, Logits]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SquadAnswer:
     """The best answer to a question.
 
     `start` and `end` are characters of the context, `end` exclusive; `probability` is the softmax over the 20 best spans
@@ -44,22 +46,28 @@ class Answer:
         return "" if self.null_odds > threshold else self.text
 
 
-def best_answer(
-    context: str, windows: Sequence[tuple[Feature, Logits, Logits]], *, may_be_nothing: bool = False
-) -> Answer:
-    """The best span over all `windows` of one context, each with its start and end logits `[length]`, not padded."""
+def windows_of(features: Sequence[Feature], rows: Sequence[Row], examples: int) -> list[list[Window]]:
+    """The windows of each of `examples` contexts, with their rows of a network's outputs."""
+    windows: list[list[Window]] = [[] for _ in range(examples)]
+    for feature, row in zip(features, rows, strict=True):
+        windows[feature.example].append((feature, row["start_logits"], row["end_logits"]))
+    return windows
+
+
+def best_answer(context: str, windows: Sequence[Window], *, may_be_nothing: bool = False) -> SquadAnswer:
+    """The best span over all `windows` of one context."""
     null = min(float(start[f.cls]) + float(end[f.cls]) for f, start, end in windows)
     parts = [_spans(feature, start, end) for feature, start, end in windows]
     scores = np.concatenate([part[0] for part in parts])
     places = np.concatenate([part[1] for part in parts])  # [spans, 2], characters
     if not len(scores):
-        return Answer("", 0, 0, 0.0, null)
+        return SquadAnswer("", 0, 0, 0.0, null)
     order = np.argsort(-scores, kind="stable")[:BEST]
     best = float(scores[order[0]])
     kept = np.append(scores[order], null) if may_be_nothing else scores[order]
     probability = float(np.exp(best - kept.max()) / np.exp(kept - kept.max()).sum())
     start, end = (int(place) for place in places[order[0]])
-    return Answer(context[start:end], start, end, probability, null - best)
+    return SquadAnswer(context[start:end], start, end, probability, null - best)
 
 
 def _spans(feature: Feature, start: Logits, end: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -24,17 +24,17 @@ _PUNCTUATION = dict.fromkeys(map(ord, string.punctuation))  # ASCII only: typogr
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, then without the words "a", "an", "the"; white space becomes single spaces."""
+    """Normalizes a text: lower case, without ASCII punctuation and the words "a", "an", "the", with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(gold: str, predicted: str) -> int:
-    """1 where both are the same after normalisation, else 0."""
+    """Returns 1 if both are the same after normalization, otherwise 0."""
     return int(normalize_answer(gold) == normalize_answer(predicted))
 
 
 def token_f1(gold: str, predicted: str) -> float:
-    """F1 of the words of both, as multisets; 0 where they share none, two empty answers included (version 1.1)."""
+    """Returns F1 of the words of both, as multisets; 0 if they share none, two empty answers included (version 1.1)."""
     gold_words, words = normalize_answer(gold).split(), normalize_answer(predicted).split()
     shared = sum((Counter(words) & Counter(gold_words)).values())
     if shared == 0:
@@ -44,14 +44,14 @@ def token_f1(gold: str, predicted: str) -> float:
 
 
 def token_f1_or_empty(gold: str, predicted: str) -> float:
-    """As `token_f1`, but 1 for two empty answers (version 2.0)."""
+    """Returns F1 as `token_f1`, but 1 for two empty answers (version 2.0)."""
     if not normalize_answer(gold) and not normalize_answer(predicted):
         return 1.0
     return token_f1(gold, predicted)
 
 
 def squad_scores(questions: Sequence[Question], predictions: Mapping[str, str]) -> Scores:
-    """`exact_match` and `f1` of SQuAD 1.1: the best over a question's answers, averaged over all questions.
+    """Returns `exact_match` and `f1` of SQuAD 1.1: the best over a question's answers, averaged over all questions.
 
     `predictions` are texts by the questions' ids; a question without one counts 0.
 
@@ -77,7 +77,7 @@ def squad_v2_scores(
     *,
     threshold: float = 1.0,
 ) -> Scores:
-    """The figures of SQuAD 2.0 under the official script's keys and in its order.
+    """Returns the metrics of SQuAD 2.0 under the official script's keys and in its order.
 
     `predictions` are texts by the questions' ids, "" for "no answer". `null_odds` say how sure the model is that there is
     no answer (--na-prob-file): above `threshold` (--na-prob-thresh, 1.0 there) that counts as its answer, and `best_*` are
@@ -101,14 +101,14 @@ def squad_v2_scores(
     has_answer = {question.id: bool(question.answers) for question in questions}
     judged_exact = _with_threshold(exact, odds, has_answer, threshold)
     judged_f1 = _with_threshold(f1, odds, has_answer, threshold)
-    found: Scores = _averages(judged_exact, judged_f1, list(has_answer))
-    for prefix, wanted in (("HasAns", True), ("NoAns", False)):
-        if part := [identifier for identifier, has in has_answer.items() if has is wanted]:
-            found |= {f"{prefix}_{key}": value for key, value in _averages(judged_exact, judged_f1, part).items()}
+    totals: Scores = _averages(judged_exact, judged_f1, list(has_answer))
+    for prefix, answerable in (("HasAns", True), ("NoAns", False)):
+        if part := [identifier for identifier, has in has_answer.items() if has is answerable]:
+            totals |= {f"{prefix}_{key}": value for key, value in _averages(judged_exact, judged_f1, part).items()}
     if null_odds is not None:
         for key, scores in (("best_exact", exact), ("best_f1", f1)):
-            found[key], found[f"{key}_thresh"] = _best_threshold(predictions, scores, null_odds, has_answer)
-    return found
+            totals[key], totals[f"{key}_thresh"] = _best_threshold(predictions, scores, null_odds, has_answer)
+    return totals
 
 
 def _best(metric: Callable[[str, str], float], golds: Sequence[str], predicted: str) -> float:
@@ -136,7 +136,7 @@ def _averages(exact: Scores, f1: Scores, part: Sequence[str]) -> Scores:
 def _best_threshold(
     predictions: Mapping[str, str], scores: Scores, odds: Mapping[str, float], has_answer: Mapping[str, bool]
 ) -> tuple[float, float]:
-    """The best score that any threshold on `odds` reaches, and the threshold (`find_best_thresh`).
+    """Returns the best score that any threshold on `odds` reaches, and the threshold (`find_best_thresh`).
 
     Begins with "no answer" everywhere and lets questions answer one by one, in the order of their odds. Equal odds keep
     their order in `odds`, and the score between two of them counts though no threshold parts them: the script does so too.

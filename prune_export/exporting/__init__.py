@@ -1,1 +1,1 @@
-"""Exports of checkpoints that have been read."""
+"""The export of a checkpoint that has been read."""

@@ -1,4 +1,4 @@
-"""A checkpoint that has been read, written as ONNX and proven."""
+"""The export of a checkpoint that has been read: written as ONNX, and compared with the original."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from exporters.errors import ParityError
 from exporters.onnx import serialize
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision
-from exporters.onnx.targets.choice import cuda_or_cpu
+from exporters.onnx.targets.choice import available_provider
 from exporters.onnx.writer import build
-from exporters.providers import CPU
 from exporters.session import Session, SessionSettings
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside, why_no_tokenizer
+from prune_export.checkpoint.inspection import Inspection, operate_on
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.sentence import left_behind
 from prune_export.checkpoint.weights import sha256
 from prune_export.facts.file_names import RECORD, TOKENIZER_FILES
@@ -28,7 +27,6 @@ from prune_export.facts.summary import Summary
 from prune_export.files.transaction import transaction
 from prune_export.options.export import QuantizationOptions
 from prune_export.outputs.destination import Destination, check_space
-from prune_export.parity.inputs import why_no_text
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.reference import Reference, load_reference
 from prune_export.parity.run import ONNX_COMPARISON, SLIM_COMPARISON, run_parity, slim_candidate
@@ -38,14 +36,13 @@ from prune_export.parity.workers import workers
 from prune_export.progress import SILENT, Progress
 from prune_export.quantization.attempts import Attempt, attempts
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import Inspection, operate_on
 
 _log = logging.getLogger("prune_export")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """A finished export. `parity` is None if it was not asked for; `notes` are things the user should know."""
+    """A finished export. `parity` is None if it was not requested; `notes` are what the user should know."""
 
     folder: Path
     model: Path
@@ -58,7 +55,7 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How parity is judged before a model is put in place: `samples` and `seed` as for `load_reference`."""
+    """The conditions of the parity check before a model is put in place; `samples` and `seed` as for `load_reference`."""
 
     tolerance: Tolerance
     samples: int | None
@@ -66,24 +63,24 @@ class Proof:
     goal: QualityGoal | None
 
 
-def copied_files(checkpoint: Checkpoint, place: Destination) -> tuple[str, ...]:
-    """Names the files beside the weights that go along, and checks that `place` can take them.
+def copied_files(checkpoint: Checkpoint, destination: Destination) -> tuple[str, ...]:
+    """Names the files that are copied with the weights, and checks that `destination` can take them.
 
     Raises:
         CheckpointError: one of them is a link that leads out of the checkpoint's folder.
-        OutputError: `place` is the checkpoint's own folder, or holds what is not to be replaced.
+        OutputError: `destination` is the checkpoint's own folder, or holds what is not to be replaced.
     """
     folder = checkpoint.source.folder
-    place.refuse_source(folder)
+    destination.refuse_source(folder)
     copied = files_beside(folder)
     check_beside(folder, copied)
-    place.check(copied)
+    destination.check(copied)
     return copied
 
 
 def export_checkpoint(
     checkpoint: Checkpoint,
-    place: Destination,
+    destination: Destination,
     copied: tuple[str, ...],
     target: Target,
     precision: Precision,
@@ -93,7 +90,7 @@ def export_checkpoint(
     opset: int | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
-    """Writes the slim network of `checkpoint` as ONNX to `place`, with the files `copied` and the record.
+    """Writes the slim network of `checkpoint` as ONNX to `destination`, with the files `copied` and the record.
 
     Everything is prepared aside, compared with the Hugging Face model as `proof` says (None: not at all), and then moved
     into place.
@@ -103,25 +100,25 @@ def export_checkpoint(
     """
     with workers(1) as hashing, workers(1) as pool:
         digest = hashing.submit(sha256, checkpoint.weights_files)  # takes as long as surgery and writing together
-        found = operate_on(checkpoint, progress=progress)
-        settings = target.settings(precision, found.slim.embeddings.max_length)
+        inspection = operate_on(checkpoint, progress=progress)
+        settings = target.settings(precision, inspection.slim.embeddings.max_length)
         reference = None
         if proof is not None:
             reference = load_reference(
                 checkpoint, pool, samples=proof.samples, seed=proof.seed, goal=proof.goal, progress=progress
             )
-        with transaction(place.target) as folder:
+        with transaction(destination.placement) as folder:
             parity = None
-            for attempt in attempts(found, target, precision, quantization, progress=progress):
-                graph = build(found.slim, target, precision, opset=opset, quantization=attempt.quantization)
+            for attempt in attempts(inspection, target, precision, quantization, progress=progress):
+                graph = build(inspection.slim, target, precision, opset=opset, quantization=attempt.quantization)
                 size = serialize.weights_size(graph)
-                check_space(place, size)
+                check_space(destination, size)
                 progress.stage("Writing ONNX", size)
-                written = serialize.save(graph, folder / place.kind.last, progress=progress.advance)
+                written = serialize.save(graph, folder / destination.kind.last, progress=progress.advance)
                 if proof is None or reference is None:
                     break
                 parity = _compare(
-                    found, reference, folder / place.kind.last, target, settings, proof.tolerance, progress
+                    inspection, reference, folder / destination.kind.last, target, settings, proof.tolerance, progress
                 )
                 if parity.passed or not parity.first_alone_failed:
                     break
@@ -130,37 +127,39 @@ def export_checkpoint(
                     f"the ONNX model does not answer like the original; nothing was written.\n  {parity.explain()}"
                 )
             copy_beside(checkpoint.source.folder, folder, copied)
-            summary = replace(found.summary, bytes_after=sum(path.stat().st_size for path in written))
+            summary = replace(inspection.summary, bytes_after=sum(path.stat().st_size for path in written))
             progress.stage("Moving into place")
             files = (*(path.name for path in written), *copied)
             record = {
-                "source": source_to_json(checkpoint) | {"weights_sha256": digest.result()},
-                "task": found.slim.task,
+                "source": checkpoint.source_to_json() | {"weights_sha256": digest.result()},
+                "task": inspection.slim.task,
                 "target": target.name,
                 "dtype": precision.name,
                 "opset": graph.opset_imports[""],
-                "model": place.kind.last,
+                "model": destination.kind.last,
                 "files": list(files),
                 "session": settings.to_json(),
                 "quantization": attempt.to_json() if precision.quantized else None,
                 "plan_given": checkpoint.given_plan is not None,
-                "plan": plan_to_json(found.plan),
+                "plan": plan_to_json(inspection.plan),
                 "summary": summary.to_json(),
                 "parity": parity.to_json() if parity is not None else None,
                 "versions": versions(),
             }
             write_record(record, folder)
+    has_tokenizer = any(name in TOKENIZER_FILES for name in copied)
+    why_no_text = reference.why_no_text if reference is not None else None
     notes = (
         *checkpoint.notes,
-        *_notes(found, target, parity, attempt, has_tokenizer=any(name in TOKENIZER_FILES for name in copied)),
+        *_notes(inspection, target, parity, attempt, has_tokenizer=has_tokenizer, why_no_text=why_no_text),
     )
     for note in notes:
         _log.info("%s", note)
-    return ExportResult(place.folder, place.path, (*files, RECORD), record, summary, parity, notes)
+    return ExportResult(destination.folder, destination.path, (*files, RECORD), record, summary, parity, notes)
 
 
 def _compare(
-    found: Inspection,
+    inspection: Inspection,
     reference: Reference,
     path: Path,
     target: Target,
@@ -169,7 +168,7 @@ def _compare(
     progress: Progress,
 ) -> ParityReport:
     """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
-    provider = CPU.name if target.provider is CPU else cuda_or_cpu()
+    provider = available_provider().name if target.provider.is_gpu else target.provider.name
     # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
     entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
     session = Session(path, provider=provider, settings=replace(settings, entries=entries))
@@ -177,7 +176,7 @@ def _compare(
         reference,
         {
             ONNX_COMPARISON: (session.run, tolerance),
-            SLIM_COMPARISON: slim_candidate(module_of(found.checkpoint, found.slim), found.slim),
+            SLIM_COMPARISON: slim_candidate(module_of(inspection.checkpoint, inspection.slim), inspection.slim),
         },
         provider=provider,
         padding=target.layout != "packed",
@@ -186,12 +185,18 @@ def _compare(
 
 
 def _notes(
-    found: Inspection, target: Target, parity: ParityReport | None, attempt: Attempt, *, has_tokenizer: bool
+    inspection: Inspection,
+    target: Target,
+    parity: ParityReport | None,
+    attempt: Attempt,
+    *,
+    has_tokenizer: bool,
+    why_no_text: str | None,
 ) -> Iterator[str]:
-    """What the user should know."""
-    if found.summary.is_dense:
-        yield f"nothing is pruned in '{found.checkpoint.source.name}': it was exported as it is"
-    folder = found.checkpoint.source.folder
+    """Yields what the user should know."""
+    if inspection.summary.is_dense:
+        yield f"nothing is pruned in '{inspection.checkpoint.source.name}': it was exported as it is"
+    folder = inspection.checkpoint.source.folder
     if names := left_behind(folder):
         yield (
             f"{', '.join(names)} of modules.json did not go along, because nothing is known of such modules: "
@@ -199,11 +204,11 @@ def _notes(
         )
     if not has_tokenizer:
         yield (
-            f"no tokenizer of '{found.checkpoint.source.name}' was copied, and parity saw no real text: "
+            f"no tokenizer of '{inspection.checkpoint.source.name}' was copied, and parity saw no real text: "
             f"{why_no_tokenizer(folder)}. Save one beside the checkpoint, or into the output, for pipelines"
         )
-    elif parity is not None and (reason := why_no_text(folder, found.checkpoint.encoder)):
-        yield f"parity saw no real text: {reason}"
+    elif why_no_text is not None:
+        yield f"parity saw no real text: {why_no_text}"
     if attempt.worst:
         yield "in 8 bits these blocks lose most, and stay in fp32: " + ", ".join(loss.block for loss in attempt.worst)
     if attempt.maps and parity is not None and parity.quality is None:

@@ -1,1 +1,1 @@
-"""What every stage knows: plans, records, summaries, and the names of files."""
+"""Facts that every stage uses: plans, records, summaries, formats, the machine, and the names of files."""

@@ -25,16 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
+from prune_export.facts.format import Format
 from prune_export.files.reading import ReadingError, clipped, read_json, user_path
 from prune_export.options.checking import checked
 
-FORMAT = "prune-export/plan"
-VERSION = 1
+FORMAT = Format("prune-export/plan", 1)
 
 # More than any network has; a mistyped range must not fill the memory.
 _LARGEST_INDEX = 1 << 20
@@ -64,76 +61,27 @@ class Plan:
     layers: tuple[LayerPlan, ...]
 
 
-# --- read from zeros ------------------------------------------------------------------------------------------------
-
-
-def plan_from_zeros(encoder: Encoder) -> Plan:
-    """The smallest plan that removes only what exact rules allow.
-
-    "Zero" means that every weight is exactly 0. With softmax rows that sum to 1:
-
-    - a value dimension goes if its row of the value weights or its column of the output weights is zero (what its bias
-      contributes is a constant);
-    - a head goes if all of its value dimensions go;
-    - a query/key dimension goes if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is zero (with a bias, it is one score per key, which the surgeon keeps apart in one merged dimension);
-    - a column goes if its row of `up` is zero (a constant) or its column of `down` is.
-    """
-    seen: dict[int, LayerPlan] = {}
-    for layer in encoder.layers:
-        if id(layer) not in seen:
-            seen[id(layer)] = _layer_from_zeros(layer)
-    return Plan(tuple(seen[id(layer)] for layer in encoder.layers))
-
-
-def _layer_from_zeros(layer: Layer) -> LayerPlan:
-    heads: list[int] = []
-    query_key: dict[int, Indices] = {}
-    value: dict[int, Indices] = {}
-    if isinstance(layer.attention, Attention):
-        block = layer.attention
-        value_stays = block.value_weight.ne(0).any(dim=2) & block.output_weight.ne(0).any(dim=0)  # [heads, value_size]
-        query_key_stays = block.query_weight.ne(0).any(dim=2) & block.key_weight.ne(0).any(dim=2)
-        for position, head in enumerate(block.heads):
-            if not value_stays[position].any():
-                continue
-            heads.append(head)
-            if not value_stays[position].all():
-                value[head] = _indices(value_stays[position])
-            if not query_key_stays[position].all():
-                query_key[head] = _indices(query_key_stays[position])
-    columns: Indices = ()
-    if isinstance(layer.feed_forward, FeedForward):
-        up, down = layer.feed_forward.up.weight, layer.feed_forward.down.weight
-        columns = _indices(up.ne(0).any(dim=1) & down.ne(0).any(dim=0))
-    return LayerPlan(tuple(heads), columns, query_key, value)
-
-
-def _indices(stays: Tensor) -> Indices:
-    return tuple(torch.nonzero(stays).flatten().tolist())
-
-
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data."""
-    return {"format": FORMAT, "version": VERSION, "layers": [_layer_to_json(layer) for layer in plan.layers]}
+    """Returns the plan as JSON data."""
+    return FORMAT.marked({"layers": [_layer_to_json(layer) for layer in plan.layers]})
 
 
 def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
-    found: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
+    data: dict[str, Any] = {"heads": ranges(layer.heads), "columns": ranges(layer.columns)}
     for key, dimensions in (
         ("query_key_dimensions", layer.query_key_dimensions),
         ("value_dimensions", layer.value_dimensions),
     ):
         if dimensions:
-            found[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
-    return found
+            data[key] = {str(head): ranges(indices) for head, indices in dimensions.items()}
+    return data
 
 
 def ranges(indices: Indices) -> str:
-    """Ascending indices as "0,3-5"."""
+    """Writes ascending indices as "0,3-5"."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -158,7 +106,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def plan_from_json(data: Any, *, source: str) -> Plan:
-    """The plan in JSON data; `source` names it in messages.
+    """Reads the plan in JSON data; `source` names it in messages.
 
     Raises:
         PlanError: the data is not a plan.
@@ -166,10 +114,10 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
     if isinstance(data, dict) and "layers" not in data and "plan" in data:
         data = data["plan"]  # a record (prune_export.json) or what inspect --json prints
     if not isinstance(data, dict) or not isinstance(data.get("layers"), list):
-        raise PlanError(f'{source}: expected an object with "format": "{FORMAT}" and a list "layers"')
-    if data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise PlanError(f'{source}: expected an object with "format": "{FORMAT.name}" and a list "layers"')
+    if not FORMAT.marks(data):
         raise PlanError(
-            f'{source}: expected "format": "{FORMAT}", "version": {VERSION}; found "format": '
+            f'{source}: expected "format": "{FORMAT.name}", "version": {FORMAT.version}; found "format": '
             f'{clipped(json.dumps(data.get("format")))}, "version": {clipped(json.dumps(data.get("version")))}'
         )
     allowance = _Allowance()
@@ -204,7 +152,7 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
         entries = data.get(key, {})
         if not isinstance(entries, dict) or not all(head.isdecimal() and len(head) <= 7 for head in entries):
             raise PlanError(f'{place}: expected "{key}" to map head indices to dimensions')
-        dimensions[key] = {int(head): _parse(found, f"{place}, {key}", allowance) for head, found in entries.items()}
+        dimensions[key] = {int(head): _parse(entry, f"{place}, {key}", allowance) for head, entry in entries.items()}
     return LayerPlan(
         heads=_parse(data["heads"], f"{place}, heads", allowance),
         columns=_parse(data["columns"], f"{place}, columns", allowance),
@@ -213,17 +161,17 @@ def _layer_from_json(data: Any, place: str, allowance: _Allowance) -> LayerPlan:
 
 
 def _parse(value: Any, place: str, allowance: _Allowance) -> Indices:
-    found: list[int] = []
+    indices: list[int] = []
     for first, last in _runs(value, place):
         allowance.take(last - first + 1, place)
-        found.extend(range(first, last + 1))
-    if len(set(found)) != len(found):
+        indices.extend(range(first, last + 1))
+    if len(set(indices)) != len(indices):
         raise PlanError(f"{place}: expected distinct indices of 0 or more; found {_quoted(value)}")
-    return tuple(sorted(found))
+    return tuple(sorted(indices))
 
 
 def _runs(value: Any, place: str) -> Iterator[tuple[int, int]]:
-    """The first and the last index of each run."""
+    """Yields the first and the last index of each run."""
     try:
         if isinstance(value, str):
             for part in filter(None, value.split(",")):
@@ -261,34 +209,34 @@ def check_fits(plan: Plan, encoder: Encoder) -> None:
     """
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
-    first: dict[int, int] = {}
-    for index, (wanted, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
-        other = first.setdefault(id(layer), index)
-        if plan.layers[other] != wanted:
+    order = encoder.order
+    for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
+        other = order.index(order[index])
+        if plan.layers[other] != layer_plan:
             raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
-        _check_layer(wanted, layer, index)
+        _check_layer(layer_plan, layer, index)
 
 
-def _check_layer(wanted: LayerPlan, layer: Layer, index: int) -> None:
+def _check_layer(layer_plan: LayerPlan, layer: Layer, index: int) -> None:
     heads: Iterable[int] = layer.attention.heads if isinstance(layer.attention, Attention) else ()
     columns = layer.feed_forward.columns if isinstance(layer.feed_forward, FeedForward) else 0
-    if missing := sorted(set(wanted.heads) - set(heads)):
+    if missing := sorted(set(layer_plan.heads) - set(heads)):
         raise PlanError(
             f"layer {index}: the plan keeps head{'s' * (len(missing) > 1)} {clipped(ranges(tuple(missing)))}, "
             f"but the model's heads there are {ranges(tuple(heads)) or 'none'}"
         )
-    if wanted.columns and wanted.columns[-1] >= columns:
+    if layer_plan.columns and layer_plan.columns[-1] >= columns:
         raise PlanError(
-            f"layer {index}: the plan keeps column {wanted.columns[-1]}, but the model has {columns} columns"
+            f"layer {index}: the plan keeps column {layer_plan.columns[-1]}, but the model has {columns} columns"
         )
     if not isinstance(layer.attention, Attention):
         return
     for kind, dimensions, size in (
-        ("query/key", wanted.query_key_dimensions, layer.attention.query_key_size),
-        ("value", wanted.value_dimensions, layer.attention.value_size),
+        ("query/key", layer_plan.query_key_dimensions, layer.attention.query_key_size),
+        ("value", layer_plan.value_dimensions, layer.attention.value_size),
     ):
         for head, indices in dimensions.items():
-            if head not in wanted.heads:
+            if head not in layer_plan.heads:
                 raise PlanError(f"layer {index}: the plan has {kind} dimensions for head {head}, which does not stay")
             if indices and indices[-1] >= size:
                 raise PlanError(

@@ -1,4 +1,4 @@
-"""`prune_export.json`: what lies beside an exported model and says how it came to be."""
+"""`prune_export.json`: the record beside an exported model, which says how it was made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from exporters.encoder import Task
 from exporters.errors import OutputError, UsageError
-from exporters.session import SessionSettings, settings_from_json
+from exporters.session import SessionSettings
+from exporters.tasks import Task
 from prune_export.facts.file_names import RECORD
+from prune_export.facts.format import Format
 from prune_export.files.links import file_inside
 from prune_export.files.reading import SMALL_FILE, ReadingError, clipped, decode_json, is_file, read_bytes, user_path
 from prune_export.version import __version__
 
-FORMAT = "prune-export/record"
-VERSION = 1
+FORMAT = Format("prune-export/record", 1)
 _MOST_TOKENS = 1 << 31
 # Others of ONNX Runtime's entries name files and libraries.
 _HARMLESS = r"^(mlas\.|session\.(intra_op|inter_op|set_denormal_as_zero|disable_prepacking))"
@@ -28,18 +28,18 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxrun
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that took part: ours, then those of the others that are installed."""
-    found = {"prune-export": __version__}
+    installed = {"prune-export": __version__}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def write_record(record: dict[str, Any], folder: Path) -> None:
     """Writes the record into `folder`."""
-    text = json.dumps({"format": FORMAT, "version": VERSION, **record}, indent=1, ensure_ascii=False)
+    text = json.dumps(FORMAT.marked(record), indent=1, ensure_ascii=False)
     # A path's bytes that are no UTF-8 become JSON's own escapes.
     (folder / RECORD).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
@@ -65,8 +65,8 @@ class Exported:
 
     @property
     def settings(self) -> SessionSettings:
-        """How the graph runs fastest, as found when it was exported."""
-        return settings_from_json(self.record.get("session") or {})
+        """Returns the settings with which the graph runs fastest, as found when it was exported."""
+        return msgspec.convert(self.record.get("session") or {}, SessionSettings)
 
     @property
     def plan_given(self) -> bool:
@@ -74,7 +74,7 @@ class Exported:
 
 
 def find_exported(onnx: str | Path) -> Exported:
-    """The model in a folder, or the model file itself, with its record if there is one.
+    """Finds the model in a folder, or the model file itself, with its record if there is one.
 
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
@@ -97,8 +97,8 @@ def find_exported(onnx: str | Path) -> Exported:
         return Exported(_inside(path, record["model"]), record)
     models = [model for model in sorted(path.glob("*.onnx")) if is_file(model)]
     if len(models) != 1:
-        found = clipped(", ".join(model.name for model in models)) or "none"
-        raise OutputError(f"{path}: expected one .onnx file; found {found}")
+        listing = clipped(", ".join(model.name for model in models)) or "none"
+        raise OutputError(f"{path}: expected one .onnx file; found {listing}")
     return Exported(models[0], {})
 
 
@@ -107,10 +107,10 @@ def _inside(folder: Path, name: str) -> Path:
         return file_inside(folder, name)
     except ReadingError as error:
         if error.missing:
-            found = f"{clipped(name)}, but that file is not there"
+            problem = f"{clipped(name)}, but that file is not there"
         else:
-            found = f"'{clipped(name)}', which is {error}; expected a file of the folder itself"
-        raise OutputError(f"{folder / RECORD} names {found}; export again") from error
+            problem = f"'{clipped(name)}', which is {error}; expected a file of the folder itself"
+        raise OutputError(f"{folder / RECORD} names {problem}; export again") from error
 
 
 class _Session(msgspec.Struct):
@@ -122,7 +122,7 @@ class _Session(msgspec.Struct):
 
 
 class _Record(msgspec.Struct):
-    """What is read back out of a record; the rest is for people."""
+    """The part of a record that is read back."""
 
     format: Literal["prune-export/record"]
     version: Literal[1]
@@ -135,7 +135,7 @@ class _Record(msgspec.Struct):
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """The record in `path` as it stands; empty where there is none."""
+    """Reads the record in `path`; empty if there is none."""
     try:
         content = read_bytes(path, limit=SMALL_FILE)
         decode_json(content, _Record)
@@ -143,4 +143,4 @@ def _read_record(path: Path) -> dict[str, Any]:
     except ReadingError as error:
         if error.missing:
             return {}
-        raise OutputError(f"{path}: damaged, or not of format {FORMAT}, version {VERSION}: {error}") from error
+        raise OutputError(f"{path}: damaged, or not of format {FORMAT}: {error}") from error

@@ -1,4 +1,4 @@
-"""What was there and what stays, in numbers."""
+"""The sizes of a network before and after surgery."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Summary:
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing is pruned."""
+        """Says whether nothing is pruned."""
         return len(self.layers) == self.layers_before and all(layer.before == layer.after for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prune_export.families.common import bert_like_dimensions
-from prune_export.families.names import (
-    Dimensions,
-    EmbeddingNames,
-    Family,
-    LayerNames,
-    MaskedLanguageHeadNames,
-    SequenceHeadNames,
-)
+from prune_export.families.common import bert_like_dimensions, heads
+from prune_export.families.names import EMBEDDINGS, Dimensions, Family, masked_language_head
+from prune_export.families.table import linear
 
 
 def _dimensions(config: Any) -> Dimensions:
@@ -39,22 +33,27 @@ ALBERT = Family(
     prefix="albert",
     dimensions=_dimensions,
     layer=_layer,
-    embeddings=EmbeddingNames(projection="encoder.embedding_hidden_mapping_in", projection_always=True),
-    layers=LayerNames(
-        query="attention.query",
-        key="attention.key",
-        value="attention.value",
-        attention_output="attention.dense",
-        attention_norm="attention.LayerNorm",
-        up="ffn",
-        down="ffn_output",
-        feed_forward_norm="full_layer_layer_norm",
+    heads=heads(
+        dense="albert.pooler",
+        output="classifier",
+        fill_mask=masked_language_head(
+            dense="predictions.dense",
+            norm="predictions.LayerNorm",
+            decoder="predictions.decoder",
+            bias="predictions.bias",
+        ),
     ),
-    sequence_head=SequenceHeadNames(dense="pooler", activation="tanh", output="classifier", dense_in_body=True),
-    masked_language_head=MaskedLanguageHeadNames(
-        dense="predictions.dense",
-        norm="predictions.LayerNorm",
-        decoder="predictions.decoder",
-        bias="predictions.bias",
-    ),
+    activations={"text-classification": "tanh", "fill-mask": None},
+    embeddings={**EMBEDDINGS, **linear("projection", "encoder.embedding_hidden_mapping_in")},
+    projects_always=True,
+    layers={
+        **linear("feed_forward.up", "ffn"),
+        **linear("feed_forward.down", "ffn_output"),
+        **linear("attention.query_", "attention.query"),
+        **linear("attention.key_", "attention.key"),
+        **linear("attention.value_", "attention.value"),
+        **linear("attention.output_", "attention.dense"),
+        **linear("attention_norm", "attention.LayerNorm"),
+        **linear("feed_forward_norm", "full_layer_layer_norm"),
+    },
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prune_export.families.common import bert_like_dimensions, own_layer
-from prune_export.families.names import Family, MaskedLanguageHeadNames, SequenceHeadNames
+from prune_export.families.common import bert_like_dimensions, heads, own_layer
+from prune_export.families.names import Family, masked_language_head
 
 BERT = Family(
     model_type="bert",
@@ -11,11 +11,15 @@ BERT = Family(
     prefix="bert",
     dimensions=bert_like_dimensions,
     layer=own_layer("encoder.layer"),
-    sequence_head=SequenceHeadNames(dense="pooler.dense", activation="tanh", output="classifier", dense_in_body=True),
-    masked_language_head=MaskedLanguageHeadNames(
-        dense="cls.predictions.transform.dense",
-        norm="cls.predictions.transform.LayerNorm",
-        decoder="cls.predictions.decoder",
-        bias="cls.predictions.bias",
+    heads=heads(
+        dense="bert.pooler.dense",
+        output="classifier",
+        fill_mask=masked_language_head(
+            dense="cls.predictions.transform.dense",
+            norm="cls.predictions.transform.LayerNorm",
+            decoder="cls.predictions.decoder",
+            bias="cls.predictions.bias",
+        ),
     ),
+    activations={"text-classification": "tanh", "fill-mask": None},
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prune_export.families.names import Dimensions
+from exporters.tasks import Task
+from prune_export.families.names import SPAN_HEAD, TOKEN_HEAD, Dimensions
+from prune_export.families.table import Table, linear
 
 
 def bert_like_dimensions(config: Any) -> Dimensions:
-    """The numbers of a configuration that uses BERT's names."""
+    """Returns the numbers of a configuration that uses BERT's names."""
     dropout = getattr(config, "classifier_dropout", None)
     return Dimensions(
         vocabulary=config.vocab_size,
@@ -31,5 +33,16 @@ def bert_like_dimensions(config: Any) -> Dimensions:
 
 
 def own_layer(folder: str) -> Callable[[object, int], str]:
-    """Every layer has weights of its own: `folder.0`, `folder.1`, …"""
+    """Returns the paths of layers with weights of their own: `folder.0`, `folder.1` and so on."""
     return lambda _, index: f"{folder}.{index}"
+
+
+def heads(*, dense: str, output: str, fill_mask: Table) -> Mapping[Task, Table]:
+    """Returns the tables of all heads; `dense` and `output` are the modules of text classification."""
+    return {
+        "question-answering": SPAN_HEAD,
+        "token-classification": TOKEN_HEAD,
+        "text-classification": linear("dense", dense) | linear("output", output),
+        "feature-extraction": {},
+        "fill-mask": fill_mask,
+    }

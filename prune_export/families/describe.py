@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from exporters.axes import Sizes, assemble, axes_of
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
+    DotProduct,
     Embeddings,
     Encoder,
-    FeatureHead,
     FeedForward,
     Layer,
-    Linear,
     MaskedLanguageHead,
     Norm,
-    SequenceHead,
     SpanHead,
-    Task,
     TaskHead,
-    TokenHead,
+    Ungated,
 )
 from exporters.errors import UnsupportedError
+from exporters.tasks import Task
 from prune_export.families.names import Dimensions, Family
+from prune_export.families.table import Stored, Table, read, section
 from prune_export.files.reading import clipped
+from prune_export.tasks import SPECS
+
+P = TypeVar("P")
 
 
 class TensorSource(Protocol):
     """Named tensors of a checkpoint."""
 
     def tensor(self, name: str, shape: tuple[int, ...], *, reason: str = "") -> Tensor:
-        """The float32 tensor `name`; raises WeightsError where it is missing, not finite, or of another shape."""
+        """Returns the float32 tensor `name`; raises WeightsError where it is missing, not finite, or of another shape."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -86,12 +90,19 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
         )
 
 
+def epsilon_of(config: Any, dimensions: Dimensions) -> float | None:
+    """Returns the norms' epsilon; None where they are `x * weight + bias` (`norm_type`)."""
+    return None if norm_type(config) == "no_norm" else dimensions.epsilon
+
+
 def norm_type(config: Any) -> str:
-    """ "layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
+    """Returns "layer_norm", or "no_norm" where nn_pruning replaced every LayerNorm by `x * weight + bias`."""
     return getattr(config, "layer_norm_type", None) or "layer_norm"
 
 
 class _Reader:
+    """Reads parts of a description out of a checkpoint by the tables of its family."""
+
     def __init__(
         self,
         family: Family,
@@ -105,126 +116,84 @@ class _Reader:
         self.dimensions = dimensions
         self.source = source
         self.kept_heads = kept_heads
-        self.epsilon = None if norm_type(config) == "no_norm" else dimensions.epsilon
+        self.epsilon = epsilon_of(config, dimensions)
 
-    def body(self, path: str) -> str:
-        """The absolute path of a module of the base model."""
-        return f"{self.family.prefix}.{path}"
+    def tensors(
+        self, kind: type[Any], table: Table, sizes: Sizes, *, prefix: str = "", reason: str = ""
+    ) -> dict[str, Tensor]:
+        """Reads the tensors of a part by their paths in it; `prefix` stands before the names of `table`."""
 
-    def for_task(self, task: Task) -> str:
-        """Why a task head's tensor is expected, and what the checkpoint says to be."""
-        listed = getattr(self.config, "architectures", None)
-        saved = clipped(", ".join(map(str, listed))) if listed and isinstance(listed, list) else "no architecture"
-        return f"the task '{task}' needs it; config.json says {saved}"
+        def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+            return self.source.tensor(f"{prefix}{name}", shape, reason=reason)
 
-    def linear(self, path: str, out_features: int, in_features: int, *, reason: str = "") -> Linear:
-        return Linear(
-            weight=self.source.tensor(f"{path}.weight", (out_features, in_features), reason=reason),
-            bias=self.source.tensor(f"{path}.bias", (out_features,), reason=reason),
-        )
-
-    def norm(self, path: str, features: int) -> Norm:
-        weight, bias = (self.source.tensor(f"{path}.{name}", (features,)) for name in ("weight", "bias"))
-        return Norm(weight, bias, self.epsilon)
+        return read(table, axes_of(kind), sizes, tensor)
 
     def encoder(self, task: Task) -> Encoder:
         embeddings = self.embeddings()
         layers: dict[str, Layer] = {}
-        paths = [self.body(self.family.layer(self.config, index)) for index in range(self.dimensions.layers)]
+        paths = self.family.layer_paths(self.config)
         for index, path in enumerate(paths):
             if path not in layers:
                 layers[path] = self.layer(path, index)
         return Encoder(task, embeddings, tuple(layers[path] for path in paths), self.head(task, embeddings))
 
     def embeddings(self) -> Embeddings:
-        names, sizes = self.family.embeddings, self.dimensions
-        position = self.source.tensor(f"{self.body(names.position)}.weight", (sizes.positions, sizes.embedding))
-        token_type = None
-        if names.token_type is not None and sizes.types:
-            token_type = self.source.tensor(f"{self.body(names.token_type)}.weight", (sizes.types, sizes.embedding))
-            if sizes.types == 1:  # no input chooses it (RoBERTa): it is a part of every position
-                position, token_type = position + token_type, None
-        projection = None
-        if names.projection is not None and (names.projection_always or sizes.embedding != sizes.hidden):
-            projection = self.linear(self.body(names.projection), sizes.hidden, sizes.embedding)
-        return Embeddings(
-            word=self.source.tensor(f"{self.body(names.word)}.weight", (sizes.vocabulary, sizes.embedding)),
-            position=position,
-            token_type=token_type,
-            norm=self.norm(self.body(names.norm), sizes.embedding),
-            projection=projection,
+        sizes, table = self.dimensions, dict(self.family.embeddings)
+        if not sizes.types:
+            table.pop("token_type", None)
+        if sizes.embedding == sizes.hidden and not self.family.projects_always:
+            table = {path: row for path, row in table.items() if not path.startswith("projection.")}
+        part = assemble(
+            Embeddings,
+            self.tensors(Embeddings, table, sizes.sizes, prefix=self.family.body("")),
+            epsilon=self.epsilon,
             positions="from_padding" if self.family.positions_from_padding else "absolute",
             pad_token_id=sizes.pad_token_id,
         )
+        if part.token_type is not None and sizes.types == 1:
+            # No input chooses it (RoBERTa): it is a part of every position.
+            part = replace(part, position=part.position + part.token_type, token_type=None)
+        return part
 
     def layer(self, path: str, index: int) -> Layer:
-        names, sizes = self.family.layers, self.dimensions
-        up = self.linear(f"{path}.{names.up}", sizes.intermediate, sizes.hidden)
-        down = self.linear(f"{path}.{names.down}", sizes.hidden, sizes.intermediate)
-        return Layer(
-            attention=self.attention(path, index),
-            attention_norm=self.norm(f"{path}.{names.attention_norm}", sizes.hidden),
-            feed_forward=FeedForward(up, sizes.activation, down),
-            feed_forward_norm=self.norm(f"{path}.{names.feed_forward_norm}", sizes.hidden),
-        )
+        dimensions, table = self.dimensions, self.family.layers
+        sizes = {**dimensions.sizes, "features": dimensions.hidden}
+        heads, reason = tuple(range(dimensions.heads)), ""
+        if index in self.kept_heads:
+            heads = self.kept_heads[index]
+            reason = f"config.json's pruned_heads leave {len(heads)} of {dimensions.heads} heads of layer {index}"
+        sizes["head"] = len(heads)
 
-    def attention(self, path: str, index: int) -> Attention:
-        names, hidden, size = self.family.layers, self.dimensions.hidden, self.dimensions.head_size
-        heads = self.kept_heads.get(index, tuple(range(self.dimensions.heads)))
-        count = len(heads)
-        reason = f"config.json's pruned_heads leave {count} of {self.dimensions.heads} heads of layer {index}"
-        reason = reason if index in self.kept_heads else ""
-        query, key, value = (
-            self.linear(f"{path}.{name}", count * size, hidden, reason=reason)
-            for name in (names.query, names.key, names.value)
-        )
-        output = self.linear(f"{path}.{names.attention_output}", hidden, count * size, reason=reason)
-        return Attention(
-            heads=heads,
-            query_weight=query.weight.view(count, size, hidden),
-            query_bias=query.bias.view(count, size),
-            key_weight=key.weight.view(count, size, hidden),
-            key_bias=key.bias.view(count, size),
-            value_weight=value.weight.view(count, size, hidden),
-            value_bias=value.bias.view(count, size),
-            output_weight=output.weight.view(hidden, count, size),
-            output_bias=output.bias,
-            scale=size**-0.5,
+        def part(kind: type[P], name: str, reason: str = "", **values: Any) -> P:
+            tensors = self.tensors(kind, section(table, name), sizes, prefix=f"{path}.", reason=reason)
+            return assemble(kind, tensors, epsilon=self.epsilon, **values)
+
+        return Layer(
+            feed_forward=part(FeedForward, "feed_forward", gating=Ungated(dimensions.activation)),
+            attention=part(Attention, "attention", reason, heads=heads, scores=DotProduct(dimensions.head_size**-0.5)),
+            attention_norm=part(Norm, "attention_norm"),
+            feed_forward_norm=part(Norm, "feed_forward_norm"),
         )
 
     def head(self, task: Task, embeddings: Embeddings) -> TaskHead:
-        family, sizes = self.family, self.dimensions
-        match task:
-            case "feature-extraction":
-                return FeatureHead()
-            case "question-answering":
-                return SpanHead(self.linear(family.span_output, 2, sizes.hidden, reason=self.for_task(task)))
-            case "token-classification":
-                return TokenHead(
-                    self.linear(family.token_output, sizes.labels, sizes.hidden, reason=self.for_task(task))
-                )
-            case "text-classification":
-                names = family.sequence_head
-                dense = self.body(names.dense) if names.dense_in_body else names.dense
-                return SequenceHead(
-                    dense=self.linear(dense, sizes.hidden, sizes.hidden, reason=self.for_task(task)),
-                    activation=names.activation,
-                    output=self.linear(names.output, sizes.labels, sizes.hidden, reason=self.for_task(task)),
-                )
-            case "fill-mask":
-                return self.masked_language_head(embeddings)
+        """Reads the task's head; a tied decoder is the word embeddings' own tensor."""
+        kind, table = SPECS[task].head, dict(self.family.heads[task])
+        sizes = {**self.dimensions.sizes, **({"label": 2} if kind is SpanHead else {})}
+        is_tied = kind is MaskedLanguageHead and getattr(self.config, "tie_word_embeddings", True)
+        if is_tied:
+            del table["decoder.weight"]
+        elif kind is MaskedLanguageHead:
+            own_bias = f"{table['decoder.weight'].module}.bias"
+            if own_bias in self.source:  # transformers 5 then unties the bias, too
+                table["decoder.bias"] = Stored(own_bias)
+        tensors = self.tensors(kind, table, sizes, reason=self.for_task(task))
+        if is_tied:
+            tensors["decoder.weight"] = embeddings.word
+        activation = self.family.activations.get(task) or self.dimensions.activation
+        return assemble(kind, tensors, activation=activation, epsilon=self.epsilon)
 
-    def masked_language_head(self, embeddings: Embeddings) -> MaskedLanguageHead:
-        names, sizes, reason = self.family.masked_language_head, self.dimensions, self.for_task("fill-mask")
-        width = sizes.embedding
-        decoder, bias = embeddings.word, names.bias
-        if not getattr(self.config, "tie_word_embeddings", True):
-            decoder = self.source.tensor(f"{names.decoder}.weight", (sizes.vocabulary, width), reason=reason)
-            if f"{names.decoder}.bias" in self.source:  # transformers 5 then unties the bias, too
-                bias = f"{names.decoder}.bias"
-        return MaskedLanguageHead(
-            dense=self.linear(names.dense, width, sizes.hidden, reason=reason),
-            activation=names.activation or sizes.activation,
-            norm=self.norm(names.norm, width),
-            decoder=Linear(decoder, self.source.tensor(bias, (sizes.vocabulary,), reason=reason)),
-        )
+    def for_task(self, task: Task) -> str:
+        """Says why a task head's tensor is expected, and what the checkpoint says to be."""
+        listed = getattr(self.config, "architectures", None)
+        saved = clipped(", ".join(map(str, listed))) if listed and isinstance(listed, list) else "no architecture"
+        return f"the task '{task}' needs it; config.json says {saved}"

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from prune_export.families.common import own_layer
-from prune_export.families.names import (
-    Dimensions,
-    EmbeddingNames,
-    Family,
-    LayerNames,
-    MaskedLanguageHeadNames,
-    SequenceHeadNames,
-)
+from prune_export.families.common import heads, own_layer
+from prune_export.families.names import EMBEDDINGS, Dimensions, Family, masked_language_head
+from prune_export.families.table import linear
 
 
 def _dimensions(config: Any) -> Dimensions:
@@ -41,19 +35,23 @@ DISTILBERT = Family(
     prefix="distilbert",
     dimensions=_dimensions,
     layer=own_layer("transformer.layer"),
-    embeddings=EmbeddingNames(token_type=None),
-    layers=LayerNames(
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
-        attention_output="attention.out_lin",
-        attention_norm="sa_layer_norm",
-        up="ffn.lin1",
-        down="ffn.lin2",
-        feed_forward_norm="output_layer_norm",
+    heads=heads(
+        dense="pre_classifier",
+        output="classifier",
+        fill_mask=masked_language_head(
+            "vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector.bias"
+        ),
     ),
-    sequence_head=SequenceHeadNames(dense="pre_classifier", activation="relu", output="classifier"),
-    masked_language_head=MaskedLanguageHeadNames(
-        dense="vocab_transform", norm="vocab_layer_norm", decoder="vocab_projector", bias="vocab_projector.bias"
-    ),
+    activations={"text-classification": "relu", "fill-mask": None},
+    embeddings={path: row for path, row in EMBEDDINGS.items() if path != "token_type"},
+    layers={
+        **linear("feed_forward.up", "ffn.lin1"),
+        **linear("feed_forward.down", "ffn.lin2"),
+        **linear("attention.query_", "attention.q_lin"),
+        **linear("attention.key_", "attention.k_lin"),
+        **linear("attention.value_", "attention.v_lin"),
+        **linear("attention.output_", "attention.out_lin"),
+        **linear("attention_norm", "sa_layer_norm"),
+        **linear("feed_forward_norm", "output_layer_norm"),
+    },
 )

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prune_export.families.common import bert_like_dimensions, own_layer
-from prune_export.families.names import (
-    Dimensions,
-    EmbeddingNames,
-    Family,
-    MaskedLanguageHeadNames,
-    SequenceHeadNames,
-)
+from prune_export.families.common import bert_like_dimensions, heads, own_layer
+from prune_export.families.names import EMBEDDINGS, Dimensions, Family, masked_language_head
+from prune_export.families.table import linear
 
 
 def _dimensions(config: Any) -> Dimensions:
@@ -25,13 +20,16 @@ ELECTRA = Family(
     prefix="electra",
     dimensions=_dimensions,
     layer=own_layer("encoder.layer"),
-    embeddings=EmbeddingNames(projection="embeddings_project"),
-    sequence_head=SequenceHeadNames(dense="classifier.dense", activation="gelu", output="classifier.out_proj"),
-    masked_language_head=MaskedLanguageHeadNames(
-        dense="generator_predictions.dense",
-        norm="generator_predictions.LayerNorm",
-        decoder="generator_lm_head",
-        bias="generator_lm_head.bias",
-        activation="gelu",
+    heads=heads(
+        dense="classifier.dense",
+        output="classifier.out_proj",
+        fill_mask=masked_language_head(
+            dense="generator_predictions.dense",
+            norm="generator_predictions.LayerNorm",
+            decoder="generator_lm_head",
+            bias="generator_lm_head.bias",
+        ),
     ),
+    activations={"text-classification": "gelu", "fill-mask": "gelu"},
+    embeddings={**EMBEDDINGS, **linear("projection", "embeddings_project")},
 )

@@ -1,15 +1,14 @@
-"""Where a family keeps its tensors: the names of its modules, as paths inside a Hugging Face model.
-
-Paths of the body are relative to the base model (`bert.` and the like); paths of task heads are absolute. One table reads
-a checkpoint into an Encoder and writes an Encoder back under Hugging Face's names.
-"""
+"""A model family of Hugging Face transformers as data: its numbers, its layers, and where its tensors are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from exporters.encoder import Task
+from exporters.tasks import Task
+from prune_export.families.table import Stored, Table, linear
+from prune_export.tasks import SPECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,85 +35,94 @@ class Dimensions:
     def head_size(self) -> int:
         return self.hidden // self.heads
 
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingNames:
-    """Paths of the embedding modules; `projection` is there where embedding and hidden size may differ."""
-
-    word: str = "embeddings.word_embeddings"
-    position: str = "embeddings.position_embeddings"
-    token_type: str | None = "embeddings.token_type_embeddings"
-    norm: str = "embeddings.LayerNorm"
-    projection: str | None = None
-    projection_always: bool = False  # ALBERT projects even where the sizes are equal
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNames:
-    """Paths of one layer's modules, relative to the layer."""
-
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attention_output: str = "attention.output.dense"
-    attention_norm: str = "attention.output.LayerNorm"
-    up: str = "intermediate.dense"
-    down: str = "output.dense"
-    feed_forward_norm: str = "output.LayerNorm"
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The full size of every axis of the description."""
+        return {
+            "vocabulary": self.vocabulary,
+            "position": self.positions,
+            "token_type": self.types,
+            "embedding": self.embedding,
+            "hidden": self.hidden,
+            "pooled": self.hidden,
+            "head": self.heads,
+            "query_key": self.head_size,
+            "value": self.head_size,
+            "intermediate": self.intermediate,
+            "label": self.labels,
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceHeadNames:
-    """Text classification; `dense_in_body` where the first linear is the base model's pooler."""
+# BERT's tables. Names of embeddings are relative to the base model, those of a layer to the layer, those of heads to the
+# whole model.
+EMBEDDINGS: Table = {
+    "word": Stored("embeddings.word_embeddings.weight"),
+    "position": Stored("embeddings.position_embeddings.weight"),
+    "token_type": Stored("embeddings.token_type_embeddings.weight"),
+    **linear("norm", "embeddings.LayerNorm"),
+}
+LAYER: Table = {
+    **linear("feed_forward.up", "intermediate.dense"),
+    **linear("feed_forward.down", "output.dense"),
+    **linear("attention.query_", "attention.self.query"),
+    **linear("attention.key_", "attention.self.key"),
+    **linear("attention.value_", "attention.self.value"),
+    **linear("attention.output_", "attention.output.dense"),
+    **linear("attention_norm", "attention.output.LayerNorm"),
+    **linear("feed_forward_norm", "output.LayerNorm"),
+}
+SPAN_HEAD: Table = linear("output", "qa_outputs")
+TOKEN_HEAD: Table = linear("output", "classifier")
 
-    dense: str
-    activation: str
-    output: str
-    dense_in_body: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class MaskedLanguageHeadNames:
-    """Fill-mask. `bias` is the decoder's bias as saved; `activation` None means the encoder's own."""
-
-    dense: str
-    norm: str
-    decoder: str
-    bias: str
-    activation: str | None = None
+def masked_language_head(dense: str, norm: str, decoder: str, bias: str) -> Table:
+    """Returns the table of a fill-mask head; `bias` is the name of the decoder's bias where it is tied."""
+    return {
+        **linear("dense", dense),
+        **linear("norm", norm),
+        "decoder.weight": Stored(f"{decoder}.weight"),
+        "decoder.bias": Stored(bias),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """One model family of Hugging Face transformers.
 
-    `layer(dimensions, index)` is the path of layer `index`; layers that share a path share their weights.
-    `architecture` is the stem of its class names: `BertForQuestionAnswering` has `Bert`.
+    `layer(config, index)` is the path of layer `index` in the base model; layers that share a path share their weights.
+    `architecture` is the stem of its class names: `BertForQuestionAnswering` has `Bert`. `heads` holds the table of each
+    task head, `activations` the activation of those that have one (None: the encoder's own). `projects_always`: embeddings
+    are projected even where they are as wide as the encoder.
     """
 
     model_type: str
     architecture: str
     prefix: str
-    dimensions: Callable[[object], Dimensions]
-    layer: Callable[[object, int], str]
-    sequence_head: SequenceHeadNames
-    masked_language_head: MaskedLanguageHeadNames
-    embeddings: EmbeddingNames = EmbeddingNames()
-    layers: LayerNames = LayerNames()
-    span_output: str = "qa_outputs"
-    token_output: str = "classifier"
+    dimensions: Callable[[Any], Dimensions]
+    layer: Callable[[Any, int], str]
+    heads: Mapping[Task, Table]
+    activations: Mapping[Task, str | None]
+    embeddings: Table = field(default_factory=lambda: EMBEDDINGS)
+    layers: Table = field(default_factory=lambda: LAYER)
+    projects_always: bool = False
     positions_from_padding: bool = False
 
     def class_name(self, task: Task) -> str:
-        """The Hugging Face class of this family for `task`."""
-        return f"{self.architecture}{TASK_SUFFIXES[task]}"
+        """Returns the Hugging Face class of this family for `task`."""
+        return f"{self.architecture}{SPECS[task].suffix}"
 
+    def layer_paths(self, config: Any, *, task: Task | None = None) -> tuple[str, ...]:
+        """Returns the path of every layer, in order, as checkpoints name it; with `task` as its class does."""
+        count = self.dimensions(config).layers
+        return tuple(self.body(self.layer(config, index), task=task) for index in range(count))
 
-# The end of the Hugging Face class name for each task.
-TASK_SUFFIXES: dict[Task, str] = {
-    "question-answering": "ForQuestionAnswering",
-    "text-classification": "ForSequenceClassification",
-    "token-classification": "ForTokenClassification",
-    "feature-extraction": "Model",
-    "fill-mask": "ForMaskedLM",
-}
+    def body(self, path: str, *, task: Task | None = None) -> str:
+        """Returns the path of a part of the base model as checkpoints name it; with `task` as its class does.
+
+        The class for features is the base model itself, and has no prefix.
+        """
+        return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
+
+    def module(self, field: str) -> str:
+        """Returns the path in a layer of the module that holds a tensor of the description ("attention.query_weight")."""
+        return self.layers[field].module

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prune_export.families.common import bert_like_dimensions, own_layer
-from prune_export.families.names import Family, MaskedLanguageHeadNames, SequenceHeadNames
+from prune_export.families.common import bert_like_dimensions, heads, own_layer
+from prune_export.families.names import Family, masked_language_head
 
 ROBERTA = Family(
     model_type="roberta",
@@ -11,13 +11,11 @@ ROBERTA = Family(
     prefix="roberta",
     dimensions=bert_like_dimensions,
     layer=own_layer("encoder.layer"),
-    sequence_head=SequenceHeadNames(dense="classifier.dense", activation="tanh", output="classifier.out_proj"),
-    masked_language_head=MaskedLanguageHeadNames(
-        dense="lm_head.dense",
-        norm="lm_head.layer_norm",
-        decoder="lm_head.decoder",
-        bias="lm_head.bias",
-        activation="gelu",
+    heads=heads(
+        dense="classifier.dense",
+        output="classifier.out_proj",
+        fill_mask=masked_language_head("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
     ),
+    activations={"text-classification": "tanh", "fill-mask": "gelu"},
     positions_from_padding=True,
 )

@@ -1,8 +1,8 @@
-"""What transactions are under way, kept in the user's state folder: no folder that was downloaded can speak in it.
+"""The journal of transactions, in the user's state folder: no folder that was downloaded can write there.
 
-An entry names its hidden folder by a secret that nobody knew before the folder was made, so no folder can be made to fit an
-entry. A run holds a lock on its entry; an entry that nobody has locked is that of a killed run. What cannot be read is not
-believed.
+An entry names its hidden folder by a secret that nobody knew before the folder was made, so no folder can be made to fit
+an entry. A run holds a lock on its entry; an entry that nobody has locked belongs to a killed run. An entry that cannot
+be read is ignored.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Entry(msgspec.Struct):
     version: Literal[1] = 1
 
     def is_plain(self) -> bool:
-        """Whether all names are ones that we write: single names, and relative paths of them, and absolute folders."""
+        """Says whether all names are of the form that we write: single names, relative paths, absolute folders."""
         names = (*self.away, *self.placed, *(part for path in self.removable for part in path.split("/")))
         paths = Path(self.aside), Path(self.folder)
         return all(map(is_plain_name, names)) and all(path.is_absolute() and ".." not in path.parts for path in paths)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is one component of a path, and names something inside of a folder."""
+    """Says whether `name` is one component of a path, and names something inside of a folder."""
     return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
@@ -67,7 +67,7 @@ def new_token() -> str:
 
 
 def write(entry: Entry) -> bool:
-    """Brings `entry` onto the disk; False where it cannot be kept."""
+    """Writes `entry` to the disk; returns False if it cannot be kept."""
     folder = state_folder("transactions")
     if folder is None:
         return False
@@ -81,7 +81,7 @@ def write(entry: Entry) -> bool:
 
 
 def lock(token: str) -> int | None:
-    """Locks the entry `token`, which need not be there yet; returns the lock's descriptor, None where there are no locks.
+    """Locks the entry `token`, which need not exist yet; returns the lock's descriptor, None on a system without locks.
 
     Raises:
         BlockingIOError: a run that is alive holds the lock.
@@ -114,7 +114,7 @@ def remove(entry: Entry) -> None:
 
 
 def entries() -> list[Entry]:
-    """All transactions that were begun and not ended, alive or not."""
+    """Reads all transactions that were begun and not ended, alive or not."""
     folder = state_folder("transactions")
     if folder is None:
         return []
@@ -122,7 +122,7 @@ def entries() -> list[Entry]:
 
 
 def read(token: str) -> Entry | None:
-    """The entry of that token; None where there is none that can be read."""
+    """Reads the entry of `token`; None if there is none that can be read."""
     folder = state_folder("transactions")
     if folder is None:
         return None

@@ -1,4 +1,4 @@
-"""Where a file of a downloaded folder really lies: links must not lead out of it."""
+"""The real location of a downloaded folder's files: links must not lead out of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from prune_export.files.reading import ReadingError, is_file
 
 
 def plain_name(name: str) -> bool:
-    """Whether `name` is one component of a path and nothing more."""
+    """Says whether `name` is one component of a path and nothing more."""
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"} and len(os.fsencode(name)) <= 255
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """The regular file `name` of `folder`: a plain name, and if it is a link, one that stays in the folder.
+    """Returns the path of the regular file `name` of `folder`; if it is a link, it must stay in the folder.
 
     A snapshot in the hub's cache consists of links into the blobs of the same repository; those stay inside, too.
 
@@ -37,19 +37,19 @@ def file_inside(folder: Path, name: str) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The same for a file of `folder`, or of a folder in it ("1_Pooling/config.json"), which must be no link.
+    """Returns the path of a file of `folder`, or of a folder in it ("1_Pooling/config.json"), which must be no link.
 
     Raises:
         ReadingError: it is not one.
     """
-    place, _, plain = name.rpartition("/")
-    if place and (not plain_name(place) or (folder / place).is_symlink()):
+    subfolder, _, plain = name.rpartition("/")
+    if subfolder and (not plain_name(subfolder) or (folder / subfolder).is_symlink()):
         raise ReadingError("not in a folder of the folder itself")
-    return file_inside(folder / place, plain)
+    return file_inside(folder / subfolder, plain)
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """The blobs of the repository `models--owner--name/snapshots/<commit>` that `folder` is, or lies in."""
+    """Lists the blobs of the repository `models--owner--name/snapshots/<commit>` that `folder` is, or lies in."""
     return [
         repository / "blobs"
         for repository in folder.parents

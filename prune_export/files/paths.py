@@ -9,10 +9,10 @@ from prune_export.files.reading import ReadingError, clipped, user_path
 
 
 def expanded(path: str | Path) -> Path:
-    """`path` with the user's home in place of `~`.
+    """Replaces `~` in `path` by the user's home.
 
     Raises:
-        UsageError: no path can be of that form, as with the home of nobody.
+        UsageError: no path can be of that form, as with the home of an unknown user.
     """
     try:
         return user_path(path)

@@ -1,7 +1,7 @@
-"""The one way in which files that others wrote are read: regular files, bounded, decoded by a schema.
+"""The reader of files that others wrote: regular files, bounded, decoded by a schema.
 
-Whatever is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line. Its callers
-say which file it was, what was expected and what to do.
+Everything that is wrong with such a file becomes one exception, `ReadingError`, whose message is a reason on one line.
+Its callers say which file it was, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from exporters.errors import printable
+from prune_export.files.errors import file_type
 
 T = TypeVar("T")
 
-# Sizes beyond anything that the formats hold in earnest.
+# Limits beyond the size of any real file of its kind.
 SMALL_FILE = 8 << 20  # configurations, plans, records, recipes
 LARGE_FILE = 64 << 20  # indices, vocabularies, logs
 
@@ -35,7 +37,6 @@ _REASONS = {
     errno.ELOOP: "a link that leads to itself",
     errno.ENXIO: "not a regular file",  # a socket
 }
-_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 class ReadingError(Exception):
@@ -47,12 +48,12 @@ class ReadingError(Exception):
 
 
 def clipped(text: str, length: int = _QUOTED) -> str:
-    """`text` as it may stand in a message: on one line, control characters escaped, about `length` characters."""
+    """Prepares `text` for a message: on one line, control characters escaped, about `length` characters."""
     return printable(text if len(text) <= length else f"{text[: length - 1]}…")
 
 
 def shown(value: object) -> str:
-    """`value` as Python writes it, as it may stand in a message."""
+    """Prepares `value`, as Python writes it, for a message."""
     try:
         return clipped(repr(value))
     except ValueError:  # Python writes out no integer of thousands of digits
@@ -60,15 +61,15 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """What `error` says, on one line of at most `length` characters."""
+    """Returns the message of `error` on one line of at most `length` characters."""
     return clipped(" ".join(str(error).split()), length) or type(error).__name__
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that a user means, `~` replaced.
+    """Returns the path that a user means, with `~` replaced.
 
     Raises:
-        ReadingError: no path can be of that form: an empty string, the home of nobody, a NUL byte, a name too long.
+        ReadingError: no path can be of that form: an empty string, the home of an unknown user, a NUL byte, a name too long.
     """
     if not str(text):
         raise ReadingError("expected a path; found an empty string")
@@ -83,7 +84,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file is there; False, too, where nobody can tell."""
+    """Says whether `path` is a regular file; False also if that cannot be known."""
     return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
 
 
@@ -100,12 +101,11 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise ReadingError(_reason(error), missing=missing) from error
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
-            raise ReadingError(f"not a regular file but {kind}")
-        if limit is not None and found.st_size > limit:
-            raise ReadingError(f"too large: {found.st_size:,} bytes; at most {limit:,} are read")
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadingError(f"not a regular file but {file_type(status.st_mode)}")
+        if limit is not None and status.st_size > limit:
+            raise ReadingError(f"too large: {status.st_size:,} bytes; at most {limit:,} are read")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     except OSError as error:
@@ -115,7 +115,7 @@ def opened(path: Path, *, limit: int | None = None) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """Reads a regular file of at most `limit` bytes.
 
     Raises:
         ReadingError: it is not one, or cannot be read.
@@ -130,7 +130,7 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
 
 
 def read_text(path: Path, *, limit: int) -> str:
-    """The same as text.
+    """Reads a regular file of at most `limit` bytes as text.
 
     Raises:
         ReadingError: as for `read_bytes`, or it is no UTF-8.
@@ -142,7 +142,7 @@ def read_text(path: Path, *, limit: int) -> str:
 
 
 def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
-    """The content of a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
+    """Reads a JSON file as `kind`, a `msgspec.Struct` or any type that msgspec decodes.
 
     Raises:
         ReadingError: as for `read_bytes`, or it is not JSON, or not of that form.
@@ -151,7 +151,7 @@ def read_json(path: Path, kind: type[T], *, limit: int = SMALL_FILE) -> T:
 
 
 def decode_json(content: bytes | str, kind: type[T]) -> T:
-    """`content` as `kind`. NaN, Infinity and integers of more than 4,300 digits are no JSON here.
+    """Decodes `content` as `kind`; NaN, Infinity and integers of more than 4,300 digits are no JSON here.
 
     Raises:
         ReadingError: it is not JSON, or not of that form.
@@ -169,6 +169,18 @@ def decode_json(content: bytes | str, kind: type[T]) -> T:
         raise ReadingError(f"not readable as JSON: {one_line(error).removeprefix('JSON is ')}") from error
     except RecursionError as error:
         raise ReadingError("not readable as JSON: nested too deep") from error
+
+
+def nested(data: Any, *, closed: str | None = None) -> Iterator[tuple[str | None, Any]]:
+    """Yields every value in JSON data at any depth, with its key if it is an object's; not those in the object `closed`."""
+    waiting: deque[tuple[str | None, Any]] = deque([(None, data)])
+    while waiting:
+        key, value = waiting.popleft()
+        yield key, value
+        if isinstance(value, dict) and (key is None or key != closed):
+            waiting.extend(value.items())
+        elif isinstance(value, list):
+            waiting.extend((None, item) for item in value)
 
 
 def _reason(error: OSError | RuntimeError | ValueError) -> str:

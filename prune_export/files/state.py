@@ -1,4 +1,4 @@
-"""The folder where this user's runs note what they are about to move: `prune-export` among the user's state files."""
+"""The user's state folder for this program, where runs note what they are about to move."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def state_folder(name: str) -> Path | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether `folder`, made if needed, is a real folder of this user that nobody else writes in."""
+    """Says whether `folder`, made if needed, is a real folder of this user that nobody else writes in."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return False
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
     return is_ours and os.access(folder, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Tensors written as safetensors, with the operating system's own errors."""
+"""The writer of safetensors files, with the operating system's own errors."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def safetensors_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
+        match = re.search(r"os error (\d+)", str(error))
+        number = int(match[1]) if match else errno.EIO
         raise OSError(number, os.strerror(number), str(path)) from error

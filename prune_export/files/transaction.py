@@ -1,12 +1,12 @@
-"""A folder's files, prepared aside and put in place in one step: whatever stops the run, all is there or all is as before.
+"""A folder's files, prepared aside and put in place in one step: in the end all is there, or all is as before.
 
 Two cases. Where the folder does not exist, is empty, or holds an earlier output and nothing else, the files are prepared
 in a hidden folder beside it, and the two folders are exchanged at once. Where it holds other things, they are prepared in a
 hidden folder inside it and placed one by one; what they replace is kept in the hidden folder until all are placed, so that
 any interruption can be undone, by this run or, after a kill, by the next one.
 
-A hidden folder is believed to be the rest of a killed run only if the user's journal (`prune_export.files.journal`) knows
-its name and nobody holds the entry's lock; all others are left alone. Everything stays on one file system, so each move is
+A hidden folder is taken for the rest of a killed run only if the user's journal (`prune_export.files.journal`) knows
+its name and no run holds the entry's lock; all others are left alone. Everything stays on one file system, so each move is
 atomic.
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.files import journal
-from prune_export.files.errors import explained, kind_of
+from prune_export.files.errors import file_type, write_error
 from prune_export.files.journal import Entry, Identity
 from prune_export.files.writing import sync_files, sync_folder
 
@@ -44,12 +44,13 @@ _completed: list[Path] = []  # what this process has put in place, in order
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Placement:
     """Where files go, and what they may replace.
 
     `whole`: the folder is put in place as a whole. `overwrite`: files of the same names are replaced, and
-    `removable(folder)`, the files of an earlier output as paths relative to it, go. `last` is the file that is placed after
-    all others. Files of the names `siblings` would be read together with what is placed: where one stays, nothing is placed.
+    `removable(folder)`, the files of an earlier output as paths relative to it, are removed. `last` is the file that is
+    placed after all others. Files of the names `siblings` would be read together with what is placed: if one stays, nothing
+    is placed.
     """
 
     folder: Path
@@ -61,13 +62,13 @@ class Target:
 
     @property
     def parent(self) -> Path:
-        """The folder that holds the hidden one."""
+        """Returns the folder that holds the hidden one."""
         return self.folder.parent if self.whole else self.folder
 
 
 @contextmanager
-def transaction(target: Target) -> Iterator[Path]:
-    """Gives a folder to prepare files in; when the block ends without an error they are moved into place.
+def transaction(placement: Placement) -> Iterator[Path]:
+    """Yields a folder to prepare files in; when the block ends without an error they are moved into place.
 
     Whatever goes wrong (an error, Ctrl-C), the target is left as it was and the prepared files are removed. Ctrl-C and
     SIGTERM wait while the files are moved; the exception that they then raise carries a note that all is in place.
@@ -78,38 +79,39 @@ def transaction(target: Target) -> Iterator[Path]:
     made: list[Path] = []
     complete = False
     try:
-        _make_parents(target.parent, made)
-        recover(target.folder)
-        with _begun(target) as work:
+        _make_parents(placement.parent, made)
+        recover(placement.folder)
+        with _begun(placement) as work:
             try:
                 yield work.staged
                 _finish_files(work.staged)
                 with _uninterrupted():
-                    if target.whole:
-                        _exchange(work, target)
+                    if placement.whole:
+                        _exchange(work, placement)
                     else:
-                        _place(work, target)
+                        _place(work, placement)
                     complete = True
-                    _completed.append(target.folder / target.last)
+                    _completed.append(placement.folder / placement.last)
                     work.settle()
             except BrokenPipeError:
-                raise  # from whoever reads our output
+                raise  # from the reader of our output
             except OSError as error:
-                raise explained(error, target.parent) from error  # while the full disk is still full
+                raise write_error(error, placement.parent) from error  # while the full disk is still full
     except BrokenPipeError:
         _remove_empty(made)
         raise
     except OSError as error:
         _remove_empty(made)
-        raise explained(error, target.parent) from error
+        raise write_error(error, placement.parent) from error
     except BaseException as error:
-        error.add_note(f"{target.folder / target.last} was complete before that" if complete else "nothing was changed")
+        main_file = placement.folder / placement.last
+        error.add_note(f"{main_file} was complete before that" if complete else "nothing was changed")
         _remove_empty(made)
         raise
 
 
 def last_completed() -> Path | None:
-    """Returns the file by which the last transaction of this process was complete, for whoever is stopped after it."""
+    """Returns the main file of this process's last complete transaction, to be named if it is stopped after that."""
     return _completed[-1] if _completed else None
 
 
@@ -122,20 +124,20 @@ def recover(folder: Path) -> None:
         OutputError: what a killed run replaced cannot be put back.
     """
     proven = set()
-    places = {os.path.realpath(place) for place in (folder, folder.parent)}
+    parents = {os.path.realpath(parent) for parent in (folder, folder.parent)}
     for entry in journal.entries():
-        if os.path.dirname(entry.aside) not in places:  # noqa: PTH120 - a name, not a file
+        if os.path.dirname(entry.aside) not in parents:  # noqa: PTH120 - a name, not a file
             continue
         try:
             with ExitStack() as stack:
                 if (lock := journal.lock(entry.token)) is None:
                     raise BlockingIOError  # who knows
                 stack.callback(os.close, lock)
-                if (found := journal.read(entry.token)) is not None:  # as it is now that nobody changes it
-                    aside = stack.enter_context(_opened_folder(Path(found.aside).name, _parent_of(found, stack)))
-                    if found.inode not in (0, os.fstat(aside).st_ino):
+                if (current := journal.read(entry.token)) is not None:  # read again, now that no run can change it
+                    aside = stack.enter_context(_opened_folder(Path(current.aside).name, _parent_of(current, stack)))
+                    if current.inode not in (0, os.fstat(aside).st_ino):
                         continue  # another folder of that name
-                    _Work(found, aside, Path(found.aside) / _NEW).settle()
+                    _Work(current, aside, Path(current.aside) / _NEW).settle()
         except BlockingIOError:
             pass  # its run is alive
         except OSError:
@@ -143,9 +145,9 @@ def recover(folder: Path) -> None:
                 journal.remove(entry)  # somebody removed the hidden folder
             continue
         proven.add(entry.aside)
-    for place in places:
+    for parent in parents:
         with suppress(OSError):
-            for path in sorted(Path(place).glob(f"{ASIDE}*")):
+            for path in sorted(Path(parent).glob(f"{ASIDE}*")):
                 if str(path) not in proven | _named:
                     _named.add(str(path))
                     _log.warning(
@@ -172,7 +174,7 @@ class _Work:
         return Path(self.entry.aside)
 
     def enter(self, **changes: object) -> bool:
-        """Notes in the journal what is about to be done; False where it cannot be noted."""
+        """Notes in the journal what is about to be done; returns False if it cannot be noted."""
         for name, value in changes.items():
             setattr(self.entry, name, value)
         return journal.write(self.entry)
@@ -215,11 +217,11 @@ class _Work:
 
 
 @contextmanager
-def _begun(target: Target) -> Iterator[_Work]:
+def _begun(placement: Placement) -> Iterator[_Work]:
     """Makes and locks a hidden folder while the block runs; then what is half done is undone, and it is removed."""
-    parent = Path(os.path.realpath(target.parent))
+    parent = Path(os.path.realpath(placement.parent))
     token = journal.new_token()
-    folder = parent / target.folder.name if target.whole else parent
+    folder = parent / placement.folder.name if placement.whole else parent
     entry = Entry(token, str(parent / f"{ASIDE}{token}"), str(folder))
     aside = Path(entry.aside)
     with ExitStack() as stack:
@@ -230,7 +232,7 @@ def _begun(target: Target) -> Iterator[_Work]:
         aside.mkdir(mode=0o700)
         descriptor = stack.enter_context(_opened_folder(aside.name, _parent_of(entry, stack)))
         entry.inode = os.fstat(descriptor).st_ino
-        work = _Work(entry, descriptor, aside / _NEW / target.folder.name if target.whole else aside / _NEW)
+        work = _Work(entry, descriptor, aside / _NEW / placement.folder.name if placement.whole else aside / _NEW)
         stack.callback(_settle, work)
         work.enter()
         work.staged.mkdir(parents=True)
@@ -258,8 +260,8 @@ def _settle(work: _Work) -> None:
 # --- a whole folder -------------------------------------------------------------------------------------------------
 
 
-def _exchange(work: _Work, target: Target) -> None:
-    folder, name = target.folder, target.folder.name
+def _exchange(work: _Work, placement: Placement) -> None:
+    folder, name = placement.folder, placement.folder.name
     if folder.is_dir():
         shutil.copymode(folder, work.staged)
     existing = _names(folder)
@@ -268,8 +270,8 @@ def _exchange(work: _Work, target: Target) -> None:
             os.rename(name, name, src_dir_fd=new, dst_dir_fd=parent)  # POSIX: also onto an empty folder
             sync_folder(parent)
             return
-        removable = target.removable(folder)
-        if not target.overwrite or _tops(removable) != existing:
+        removable = placement.removable(folder)
+        if not placement.overwrite or _tops(removable) != existing:
             raise OutputError(f"{folder} appeared or changed while the run went on; nothing was changed there")
         work.enter(phase="exchanging", staged=work.staged.stat().st_ino, removable=tuple(sorted(removable)))
         if swap(new, parent, name):
@@ -279,21 +281,21 @@ def _exchange(work: _Work, target: Target) -> None:
     os.rename(work.staged, work.path / "files")
     os.rmdir(_NEW, dir_fd=work.aside)
     os.rename("files", _NEW, src_dir_fd=work.aside, dst_dir_fd=work.aside)
-    _place(work, target)
+    _place(work, placement)
 
 
-def swap(one: int, other: int, name: str) -> bool:
-    """Exchanges the folders `name` in two open folders at once (Linux, renameat2); False where that is not to be had."""
+def swap(first: int, second: int, name: str) -> bool:
+    """Exchanges the folders `name` in two open folders at once (Linux, renameat2); returns False if it cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    result: int = renameat2(one, os.fsencode(name), other, os.fsencode(name), _RENAME_EXCHANGE)
+    result: int = renameat2(first, os.fsencode(name), second, os.fsencode(name), _RENAME_EXCHANGE)
     return result == 0
 
 
 def _finish_exchange(work: _Work) -> None:
-    """Removes the earlier output, if the folders were exchanged; what is not of it goes to the new folder, or is kept."""
+    """Removes the earlier output, if the folders were exchanged; its other files go to the new folder, or are kept."""
     name, staged = Path(work.entry.folder).name, work.entry.staged
     with _opened_folder(_NEW, work.aside) as new, _opened_folder(_OLD, work.aside) as kept:
         if not _is_there(name, new):
@@ -304,9 +306,9 @@ def _finish_exchange(work: _Work) -> None:
             with suppress(OSError), _opened_folder(Path(work.entry.folder), follow=False) as folder:
                 if os.fstat(folder).st_ino == staged:
                     remove_files(old, work.entry.removable)
-                    for rest in os.listdir(old):
-                        if not _is_there(rest, folder):
-                            os.rename(rest, rest, src_dir_fd=old, dst_dir_fd=folder)
+                    for remaining in os.listdir(old):
+                        if not _is_there(remaining, folder):
+                            os.rename(remaining, remaining, src_dir_fd=old, dst_dir_fd=folder)
             if not os.listdir(old):
                 return
         os.rename(name, name, src_dir_fd=new, dst_dir_fd=kept)
@@ -317,29 +319,29 @@ def _finish_exchange(work: _Work) -> None:
 # --- single files ---------------------------------------------------------------------------------------------------
 
 
-def _place(work: _Work, target: Target) -> None:
+def _place(work: _Work, placement: Placement) -> None:
     """Moves the prepared files into a folder that holds other things."""
-    names = sorted(os.listdir(work.path / _NEW), key=lambda name: (name == target.last, name))
-    with _opened_folder(target.folder) as folder, _turn(folder):
+    names = sorted(os.listdir(work.path / _NEW), key=lambda name: (name == placement.last, name))
+    with _opened_folder(placement.folder) as folder, _turn(folder):
         existing = _names(folder) - {work.path.name}
-        removable = target.removable(target.folder) if target.overwrite else frozenset[str]()
+        removable = placement.removable(placement.folder) if placement.overwrite else frozenset[str]()
         taken = [name for name in names if name in existing]
-        if taken and not target.overwrite:
+        if taken and not placement.overwrite:
             raise OutputError(
-                f"{target.folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another "
-                "--output"
+                f"{placement.folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose "
+                "another --output"
             )
-        stale = sorted((existing & target.siblings) - _tops(removable) - set(names))
+        stale = sorted((existing & placement.siblings) - _tops(removable) - set(names))
         if stale:
             raise OutputError(
-                f"{target.folder.resolve()} holds {', '.join(stale)}, which would be read as a part of what is written "
+                f"{placement.folder.resolve()} holds {', '.join(stale)}, which would be read as a part of what is written "
                 "there; move it away, or choose another --output"
             )
         for name in taken:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if name not in _tops(removable) and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
                 raise OutputError(
-                    f"{target.folder / name} is {kind_of(mode)}; expected a file or nothing. Nothing was changed"
+                    f"{placement.folder / name} is {file_type(mode)}; expected a file or nothing. Nothing was changed"
                 )
         away = [*taken, *sorted((_tops(removable) & existing) - set(names))]
         _move(work, folder, away, names, removable)
@@ -363,7 +365,7 @@ def _move(work: _Work, folder: int, away: list[str], placed: list[str], removabl
             if name in placed:
                 os.rename(name, name, src_dir_fd=new, dst_dir_fd=folder)
         sync_folder(folder)
-        if not work.enter(phase="discarding"):  # from here on it is done; else a later run would undo it
+        if not work.enter(phase="discarding"):  # from here on it is done; otherwise a later run would undo it
             work.entry.phase = "placing"
             raise OutputError("the journal cannot be written: no space for it, or no permission; nothing was changed")
 
@@ -421,7 +423,7 @@ def remove_files(folder: int, paths: tuple[str, ...]) -> None:
 
 @contextmanager
 def _turn(folder: int) -> Iterator[None]:
-    """One run at a time places files in `folder`. The lock is on the folder itself: no file to leave behind."""
+    """Locks `folder`, so that one run at a time places files there; a lock on the folder itself leaves no file behind."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
@@ -432,7 +434,7 @@ def _turn(folder: int) -> Iterator[None]:
             time.sleep(0.02)
             continue
         except OSError:
-            pass  # where there are no such locks, two runs may meet
+            pass  # without such locks, two runs may meet
         break
     yield
 
@@ -442,7 +444,7 @@ def _turn(folder: int) -> Iterator[None]:
 
 @contextmanager
 def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool = True) -> Iterator[int]:
-    """A folder's descriptor; a link at the name itself is followed only where the user gave the path just now."""
+    """Opens a folder, and yields its descriptor; `follow` follows a link at the name itself."""
     flags = _DIRECTORY if inside is None and follow else _DIRECTORY | os.O_NOFOLLOW
     descriptor = os.open(path, flags, dir_fd=inside)
     try:
@@ -452,7 +454,7 @@ def _opened_folder(path: Path | str, inside: int | None = None, *, follow: bool 
 
 
 def _names(folder: Path | str | int) -> set[str]:
-    """What lies in `folder`; nothing where it is not there."""
+    """Lists the names in `folder`; none if it does not exist."""
     try:
         return set(os.listdir(folder))
     except FileNotFoundError:
@@ -472,8 +474,8 @@ def _is_there(name: str, folder: int) -> bool:
 
 
 def _identity(name: str, folder: int) -> Identity:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_filled(folder: int, name: str) -> bool:
@@ -510,7 +512,7 @@ def _finish_files(folder: Path) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM where the program handles it, wait until the few moves are done."""
+    """Delays Ctrl-C, and SIGTERM if the program handles it, until the few moves are done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A single file, written in one step: nobody sees half of it, and a kill leaves the old one or the new one."""
+"""The writer of a single file in one step: a kill leaves the old file or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 def write_file(path: Path, content: bytes, *, overwrite: bool, mode: int = 0o666) -> None:
     """Writes `content` to `path`, through a file aside; the umask is taken from `mode`.
 
-    With `overwrite` it takes the place of a file that is there. A link there is replaced itself, not followed.
+    With `overwrite` it replaces an existing file. A link is replaced itself, not followed.
 
     Raises:
         FileExistsError: something is there, and `overwrite` is not given.
@@ -35,7 +35,7 @@ def write_file(path: Path, content: bytes, *, overwrite: bool, mode: int = 0o666
 
 
 def _place_new(aside: Path, path: Path) -> None:
-    """Moves `aside` to `path`, where nothing may be."""
+    """Moves `aside` to `path`, and replaces nothing."""
     try:
         os.link(aside, path)  # unlike a rename it replaces nothing
     except FileExistsError:
@@ -47,7 +47,7 @@ def _place_new(aside: Path, path: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Brings the files in `folder`, and in folders there, onto the disk."""
+    """Writes the files in `folder`, and in folders there, to the disk."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
@@ -58,7 +58,7 @@ def sync_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path | int) -> None:
-    """Brings the names in `folder`, a path or a descriptor, onto the disk where its file system can do that."""
+    """Writes the names in `folder`, a path or a descriptor, to the disk if its file system can do that."""
     with suppress(OSError):
         if isinstance(folder, int):
             os.fsync(folder)

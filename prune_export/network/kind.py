@@ -1,4 +1,4 @@
-"""What kind of network ran, as tables say it."""
+"""Names of networks that ran, for tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FORMS = {"plain": "", "slim": "", "hub": "hub format"}
 def network_kind(kind: str, form: str | None = None) -> str:
     """Says what a network of `kind` is: "ONNX, int8", "PyTorch, masked", "slim PyTorch".
 
-    `form` is a checkpoint's form (`prune_export.checkpoint.load.Form`), or an exported model's dtype; None: nobody knows.
+    `form` is a checkpoint's form (`prune_export.checkpoint.load.Form`), or an exported model's dtype; None: not known.
     """
     name, more = _KINDS.get(kind, kind), _FORMS.get(form or "", form)
     return f"{name}, {more}" if more else name

@@ -1,4 +1,4 @@
-"""One way to run whatever a user has: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
+"""One interface to run networks: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exporters.encoder import Task
-from exporters.errors import ProviderError
-from exporters.providers import ProviderName
+from exporters.providers import CPU, Provider, ProviderName, find_provider
 from exporters.runtime import check_threads
+from exporters.tasks import Task
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import DEFAULT_HUB, holds_weights, resolve
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.record import find_exported
@@ -25,7 +25,6 @@ from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.network.session import open_session
 from prune_export.options.checkpoint import HubAccess
 from prune_export.slim_model.model import module_of
-from prune_export.surgeon.inspection import operate_on
 
 Kind = Literal["onnx", "pytorch", "slim"]
 Batch = Mapping[str, NDArray[np.int64]]
@@ -38,7 +37,7 @@ class Network:
 
     `run` takes int64 arrays `[batch, sequence]` by input name (more than `inputs` is allowed) and gives float32 arrays by
     output name. `folder` holds config.json and the tokenizer. `task` is None for an ONNX model without a record of ours.
-    `form` is the checkpoint's form, or the exported model's dtype (None: nobody knows).
+    `form` is the checkpoint's form, or the exported model's dtype (None: not known).
     """
 
     name: str
@@ -52,7 +51,7 @@ class Network:
 
 
 def is_exported(model: str | Path) -> bool:
-    """Whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
+    """Says whether `model` is an ONNX file, or a folder to be run as one: with our record, or without weights."""
     try:
         path = user_path(model)
     except ReadingError:
@@ -87,34 +86,35 @@ def open_network(
     checkpoint = load_checkpoint(source, task=task)
     kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"
     encoder = checkpoint.encoder
-    run = torch_runner(torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, device=provider or "cpu")
+    run = torch_runner(
+        torch_module(checkpoint, kind), encoder.inputs, encoder.outputs, provider=find_provider(provider or CPU.name)
+    )
     inputs, outputs = encoder.inputs, encoder.outputs
     return Network(str(model), kind, checkpoint.task, source.folder, inputs, outputs, run, checkpoint.form)
 
 
 def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
-    """The checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
+    """Returns the checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
     if kind == "pytorch":
-        return load_oracle(checkpoint)
+        return load_reference_model(checkpoint)
     return module_of(checkpoint, operate_on(checkpoint).slim)
 
 
 def torch_runner(
-    module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, device: str = "cpu"
+    module: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], *, provider: Provider = CPU
 ) -> Callable[[Batch], Outputs]:
-    """Runs a PyTorch module that returns transformers outputs on `device`.
+    """Returns a function that runs a PyTorch module, which returns transformers outputs, on the device of `provider`.
 
     Raises:
         ProviderError: PyTorch has no such device here.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ProviderError("PyTorch finds no CUDA device here; use --provider cpu")
-    module = module.to(device)
+    provider.check_torch()
+    module = module.to(provider.device)
 
     def run(batch: Batch) -> Outputs:
         with torch.inference_mode():
-            found = module(**{name: torch.from_numpy(batch[name]).to(device) for name in inputs})
-        return {name: found[name].float().cpu().numpy() for name in outputs}
+            result = module(**{name: torch.from_numpy(batch[name]).to(provider.device) for name in inputs})
+        return {name: result[name].float().cpu().numpy() for name in outputs}
 
     return run
 
@@ -124,6 +124,6 @@ def _open_exported(path: Path, *, task: str | None, provider: ProviderName | Non
     chosen: Any = provider
     session = open_session(path, provider=chosen, threads=threads)
     folder = exported.model.parent
-    found: Any = exported.task if task is None else task
+    chosen_task: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None
-    return Network(str(path), "onnx", found, folder, session.inputs, session.outputs, session.run, form)
+    return Network(str(path), "onnx", chosen_task, folder, session.inputs, session.outputs, session.run, form)

@@ -4,12 +4,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from exporters.tasks import TASKS
 from prune_export.options.option import Option, Options
 
 if TYPE_CHECKING:
     from prune_export.facts.plan import Plan
-
-TASK_NAMES = "question-answering, text-classification, token-classification, feature-extraction, fill-mask"
 
 
 class HubAccess(Options, title="checkpoint"):
@@ -27,7 +26,7 @@ class ModelOption(Options, title="checkpoint"):
 
 
 class TaskOption(Options, title="checkpoint"):
-    task: Annotated[str | None, Option(f"one of {TASK_NAMES}", "TASK", default="from the checkpoint")] = None
+    task: Annotated[str | None, Option(f"one of {', '.join(TASKS)}", "TASK", default="from the checkpoint")] = None
 
 
 class PlanOption(Options, title="checkpoint"):

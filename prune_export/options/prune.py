@@ -5,6 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
+from exporters.providers import CPU, PROVIDERS
 from prune_export.options.checkpoint import HubAccess, ModelOption, TaskOption
 from prune_export.options.listening import Listening
 from prune_export.options.option import Option, Options
@@ -82,7 +83,7 @@ class PruningMethod(Options, title="method"):
         Option("refit weights that stay, one scale a unit, or nothing", choices=get_args(Reconstruction)),
     ] = "full"
     gradual: Annotated[bool, Option("prune in one step, however far")] = True
-    device: Annotated[str, Option("where to calibrate", choices=("cpu", "cuda"))] = "cpu"
+    device: Annotated[str, Option("where to calibrate", choices=tuple(PROVIDERS))] = CPU.name
 
 
 class PruningRules(Options, title="method"):

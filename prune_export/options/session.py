@@ -10,7 +10,7 @@ from prune_export.options.option import ApiOnly, Options
 from prune_export.options.ranges import COUNT, COUNT_OR_NONE
 
 if TYPE_CHECKING:
-    from exporters.encoder import Task
+    from exporters.tasks import Task
 
 _REASON = "what it loads lives in the calling program"
 MAX_ANSWER_LENGTH = 15

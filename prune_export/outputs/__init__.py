@@ -1,1 +1,1 @@
-"""What this tool writes: each kind of folder, its files, and what may be replaced."""
+"""The folders and files that this program writes, and what they may replace."""

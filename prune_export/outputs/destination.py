@@ -1,4 +1,4 @@
-"""Where an output goes: decided, and checked as far as possible, before the work."""
+"""The place of an output: decided, and checked as far as possible, before the work."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.facts.file_names import DEFAULT_MODEL
-from prune_export.files.transaction import Target, recover
-from prune_export.outputs.kinds import OutputKind, exported, tops
+from prune_export.files.transaction import Placement, recover
+from prune_export.outputs.folder_types import FolderType, exported, top_names
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A folder of a kind: `target` is for `prune_export.files.transaction`."""
+    """A folder of a type: `placement` is for `prune_export.files.transaction`."""
 
-    kind: OutputKind
-    target: Target
+    kind: FolderType
+    placement: Placement
 
     @property
     def folder(self) -> Path:
-        return self.target.folder
+        return self.placement.folder
 
     @property
     def path(self) -> Path:
-        """The main file."""
-        return self.target.folder / self.kind.last
+        """Returns the path of the main file."""
+        return self.placement.folder / self.kind.last
 
     def refuse_source(self, source: Path) -> None:
         """Refuses to write over the checkpoint that is read.
@@ -47,17 +47,17 @@ class Destination:
         Raises:
             OutputError: a file would stay that would be read as a part of the output.
         """
-        if self.target.whole or not self.folder.is_dir():
+        if self.placement.whole or not self.folder.is_dir():
             return
-        existing, removable = set(os.listdir(self.folder)), tops(self.kind.removable(self.folder))
+        existing, removable = set(os.listdir(self.folder)), top_names(self.kind.removable(self.folder))
         written = {*self.kind.required, *optional}
-        folders = tops(name for name in written if "/" in name)
+        folders = top_names(name for name in written if "/" in name)
         if taken := sorted(existing & folders - removable):
             raise OutputError(
                 f"{self.folder.resolve()} already holds {', '.join(taken)}, with files that are not of an earlier "
                 f"{self.kind.name}; move it away, or choose another --output"
             )
-        stale = existing & tops(self.kind.optional) - tops(written) - removable
+        stale = existing & top_names(self.kind.optional) - top_names(written) - removable
         if stale:
             raise OutputError(
                 f"{self.folder.resolve()} holds {', '.join(sorted(stale))}, which would be read as a part of "
@@ -72,7 +72,7 @@ def model_destination(output: str | Path, *, overwrite: bool) -> Destination:
         OutputError: something is there already and `overwrite` is not given, or the place cannot be written.
     """
 
-    def decide(path: Path) -> tuple[Path, OutputKind]:
+    def decide(path: Path) -> tuple[Path, FolderType]:
         is_file = path.suffix == ".onnx" and not path.is_dir()
         if is_file and path.name.encode(errors="replace").decode() != path.name:  # the record could not hold it
             raise OutputError(f"{str(output)!r}: expected a file name in UTF-8")
@@ -83,14 +83,14 @@ def model_destination(output: str | Path, *, overwrite: bool) -> Destination:
     )
 
 
-def folder_destination(output: str | Path, kind: OutputKind, *, overwrite: bool) -> Destination:
+def folder_destination(output: str | Path, kind: FolderType, *, overwrite: bool) -> Destination:
     """Decides where the folder `output` of `kind` goes.
 
     Raises:
         OutputError: something is there already and `overwrite` is not given, or the place cannot be written.
     """
 
-    def decide(path: Path) -> tuple[Path, OutputKind]:
+    def decide(path: Path) -> tuple[Path, FolderType]:
         if any(part.suffix == ".onnx" and not part.is_dir() for part in (path, path.parent)):
             raise OutputError(f"{output}: a {kind.name} is a folder; expected a folder's name")
         return path, kind
@@ -99,45 +99,45 @@ def folder_destination(output: str | Path, kind: OutputKind, *, overwrite: bool)
 
 
 def _explained(
-    output: str | Path, decide: Callable[[Path], tuple[Path, OutputKind]], expected: str, overwrite: bool
+    output: str | Path, decide: Callable[[Path], tuple[Path, FolderType]], expected: str, overwrite: bool
 ) -> Destination:
     if not str(output):
         raise OutputError(f"--output is empty; {expected}")
     try:
         folder, kind = decide(Path(output).expanduser())
         return _destination(folder, kind, overwrite)
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, the home of nobody, a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, the home of an unknown user, a zero byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OutputError(f"cannot write to {str(output)!r}: {reason}; choose another --output") from error
 
 
-def _destination(folder: Path, kind: OutputKind, overwrite: bool) -> Destination:
+def _destination(folder: Path, kind: FolderType, overwrite: bool) -> Destination:
     folder = folder.resolve() if folder.is_symlink() or ".." in folder.parts else folder
     anchor = existing_parent(folder)
     if not anchor.is_dir():
         raise OutputError(f"{anchor} is a file; expected a folder, or a file name that ends in .onnx")
     if not _can_write(anchor):
         raise OutputError(f"no permission to write in {anchor.resolve()}; choose another --output")
-    recover(folder)  # which may bring back what stood there before a run that was killed
+    recover(folder)  # which may bring back the files before a run that was killed
     existing = set(os.listdir(folder)) if folder.exists() else set()
     removable = kind.removable(folder) if existing else frozenset[str]()
     if not overwrite and removable:
         raise OutputError(f"{folder} holds an earlier {kind.name}; --overwrite replaces it")
-    if not overwrite and (taken := sorted(existing & tops(kind.files))):
+    if not overwrite and (taken := sorted(existing & top_names(kind.files))):
         raise OutputError(
             f"{folder.resolve()} already holds {', '.join(taken)}; --overwrite replaces them, or choose another --output"
         )
-    whole = not folder.exists() or (existing == tops(removable) and can_exchange(folder))
-    return Destination(kind, Target(folder, kind.last, whole, overwrite, kind.removable, tops(kind.optional)))
+    whole = not folder.exists() or (existing == top_names(removable) and can_exchange(folder))
+    return Destination(kind, Placement(folder, kind.last, whole, overwrite, kind.removable, top_names(kind.optional)))
 
 
-def check_space(place: Destination, needed: int) -> None:
+def check_space(destination: Destination, needed: int) -> None:
     """Refuses before the work what would fill the disk; `needed` is in bytes.
 
     Raises:
         OutputError: less than that is free.
     """
-    anchor = existing_parent(place.folder)
+    anchor = existing_parent(destination.folder)
     free = shutil.disk_usage(anchor).free
     if free < needed:
         raise OutputError(
@@ -151,7 +151,7 @@ def can_exchange(folder: Path) -> bool:
 
 
 def _is_working_directory(folder: Path) -> bool:
-    """Exchanging the folder that a shell stands in would leave the shell in the old one."""
+    """Says whether `folder` is the working directory: an exchange would leave the shell in the old folder."""
     try:
         return Path.cwd().is_relative_to(folder.resolve())
     except OSError:
@@ -159,7 +159,7 @@ def _is_working_directory(folder: Path) -> bool:
 
 
 def _is_mount_point(folder: Path) -> bool:
-    """A mount point, such as a container's volume, cannot be renamed, and its parent is another file system."""
+    """Says whether `folder` is a mount point, which cannot be renamed, and whose parent is another file system."""
     if folder.is_mount():
         return True
     try:  # Path.is_mount does not see a folder that is mounted from the same file system (bind mounts)
@@ -177,7 +177,7 @@ def _can_write(folder: Path) -> bool:
 
 
 def existing_parent(folder: Path) -> Path:
-    """Returns `folder`, or the nearest above it that is there."""
+    """Returns `folder`, or the nearest existing folder above it."""
     if folder.exists():
         return folder
     return next(parent for parent in folder.absolute().parents if parent.exists())

@@ -1,16 +1,18 @@
-"""Single files beside a result: JUnit, predictions, benchmarks, pictures. They replace nothing but their own kind."""
+"""Single files beside a result: JUnit, predictions, benchmarks, pictures. They replace only earlier ones of their own."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import OutputError
-from prune_export.files.errors import kind_of
-from prune_export.files.known import is_known, remember
-from prune_export.files.reading import ReadingError, user_path
+from prune_export.files.errors import file_type
+from prune_export.files.reading import LARGE_FILE, ReadingError, read_bytes, user_path
+from prune_export.files.state import state_folder
 from prune_export.files.writing import write_file
 
 
@@ -35,10 +37,12 @@ def check_report(path: Path, *, overwrite: bool = False, read: Iterable[str | Pa
         raise OutputError(f"cannot make {path.parent}: {error.strerror or error}; choose another file name") from error
     mode = path.lstat().st_mode if os.path.lexists(path) else None
     if mode is not None and not stat.S_ISREG(mode):
-        raise OutputError(f"cannot write {path}: it is {kind_of(mode)}; expected a file name, of a file or of nothing")
+        raise OutputError(
+            f"cannot write {path}: it is {file_type(mode)}; expected a file name, of a file or of nothing"
+        )
     if not path.name or not os.access(path.parent if mode is None else path, os.W_OK):
         raise OutputError(f"cannot write {path}: expected a file name in a folder that can be written")
-    if mode is not None and not overwrite and not is_known(path):
+    if mode is not None and not overwrite and not _is_known(path):
         raise OutputError(
             f"{path} is there already, and is not as an earlier run wrote it; choose another name, or give --overwrite"
         )
@@ -60,15 +64,33 @@ def write_report(path: Path, content: bytes, *, overwrite: bool = False) -> Path
         write_file(path, content, overwrite=path.exists())
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    remember(content)
+    _remember(content)
     return path
 
 
 def _is_read(path: Path, source: Path) -> bool:
-    """Whether the existing `path` is `source`, or lies in it or beside it, if that is a model, and is no report of ours."""
+    """Says whether the existing `path` is `source`, or a file of the model `source` that is no report of ours."""
     try:
         folder = source if source.is_dir() else source.parent if source.suffix == ".onnx" else None
-        beside = folder is not None and path.parent.samefile(folder) and not is_known(path)
+        beside = folder is not None and path.parent.samefile(folder) and not _is_known(path)
         return path.samefile(source) or beside
     except OSError:
+        return False
+
+
+def _remember(content: bytes) -> None:
+    """Notes in the user's state folder that `content` was written, as far as that is possible."""
+    folder = state_folder("reports")
+    if folder is not None:
+        with suppress(OSError):
+            (folder / hashlib.sha256(content).hexdigest()).touch(mode=0o600)
+
+
+def _is_known(path: Path) -> bool:
+    """Says whether the file at `path` is as an earlier run wrote it."""
+    folder = state_folder("reports")
+    try:
+        digest = hashlib.sha256(read_bytes(path, limit=LARGE_FILE)).hexdigest()
+        return folder is not None and (folder / digest).is_file()
+    except (ReadingError, OSError):
         return False

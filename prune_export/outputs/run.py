@@ -1,4 +1,4 @@
-"""The folder of a training: known by its marker, and begun anew only where all of it was written by a training.
+"""The folder of a training: known by its marker, and replaced only if a training wrote all of it.
 
 run.json        the marker
 recipe.toml     the recipe as it was used
@@ -20,21 +20,21 @@ from pathlib import Path
 
 from exporters.errors import OutputError
 from prune_export.facts.file_names import PLAN_FILE
-from prune_export.files.errors import kind_of
+from prune_export.facts.format import Format
+from prune_export.files.errors import file_type
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
-from prune_export.files.transaction import Target, remove_files
+from prune_export.files.transaction import Placement, remove_files
 from prune_export.outputs.destination import can_exchange
-from prune_export.outputs.kinds import DENSE, MASKED, Marker, OutputKind, is_regular
+from prune_export.outputs.folder_types import DENSE, MASKED, FolderType, Marker, is_regular
 
-MARKER, FORMAT = "run.json", "prune-export/run"
+MARKER, FORMAT = "run.json", Format("prune-export/run", 1)
 RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
 FINAL, CHECKPOINTS, STAGES, BOARD = "final", "checkpoints", "stages", "tensorboard"
 
 # Beside a checkpoint of the Trainer, written last: without it, the checkpoint is the rest of a killed run.
 COMPLETE = "complete"
 
-VERSION = 1
-RUN = OutputKind("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT)
+RUN = FolderType("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT.name)
 
 _FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
 _MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
@@ -64,18 +64,18 @@ class ResultMarker(Marker):
 
 
 def marker_of(folder: Path) -> RunMarker | None:
-    """Reads what marks `folder` as that of a training; None where nothing does."""
+    """Reads the marker of a training's folder; None if there is none."""
     if not is_regular(folder / MARKER):
         return None
     try:
         marker = read_json(folder / MARKER, RunMarker)
     except ReadingError:
         return None
-    return marker if marker.format == FORMAT else None
+    return marker if marker.format == FORMAT.name else None
 
 
 def is_untouched(folder: Path, marker: RunMarker) -> bool:
-    """Says whether the run in `folder` failed before anything was made, and its recipe is as it was written."""
+    """Says whether the run in `folder` failed before anything was made, with its recipe as it was written."""
     if {path.name for path in folder.iterdir()} != {MARKER, RECIPE} or not is_regular(folder / RECIPE):
         return False
     return hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest() == marker.recipe_sha256
@@ -93,7 +93,7 @@ def is_result(folder: Path) -> bool:
 
 
 def refuse_links(folder: Path, results: Iterable[str]) -> None:
-    """Refuses a run in whose place for files or results lies a link, a pipe, a device or a socket.
+    """Refuses a run with a link, a pipe, a device or a socket among its files or results.
 
     What is written to one of them would land elsewhere, or nowhere.
 
@@ -106,29 +106,29 @@ def refuse_links(folder: Path, results: Iterable[str]) -> None:
             mode = path.lstat().st_mode if os.path.lexists(path) else None
             if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise OutputError(
-                    f"{path} is {kind_of(mode)}; expected a file or folder of the run itself. Move it away, or choose "
+                    f"{path} is {file_type(mode)}; expected a file or folder of the run itself. Move it away, or choose "
                     "another output"
                 )
 
 
-def run_target(folder: Path, *, overwrite: bool) -> Target:
+def run_placement(folder: Path, *, overwrite: bool) -> Placement:
     """Decides how the files of a new run are put into `folder`; with `overwrite` those of an earlier run there go."""
     existing = set(os.listdir(folder)) if folder.is_dir() else set()
     whole = not folder.exists() or (
         {path.split("/")[0] for path in run_files(folder)} == existing and can_exchange(folder)
     )
-    return Target(folder, MARKER, whole, overwrite, run_files)
+    return Placement(folder, MARKER, whole, overwrite, run_files)
 
 
 def run_files(folder: Path) -> frozenset[str]:
-    """Names the files of the run in `folder`, relative to it; none where it is no run. What lies beside them does not count.
+    """Names the files of the run in `folder`, relative to it; none if it is no run. Other files there do not count.
 
     Raises:
         OutputError: a folder of the run holds a file that no training writes.
     """
     if marker_of(folder) is None:
         return frozenset()
-    found = {name for name in _FILES if is_regular(folder / name)}
+    files = {name for name in _FILES if is_regular(folder / name)}
     for entry in os.scandir(folder):
         if not entry.is_dir(follow_symlinks=False):
             continue
@@ -147,8 +147,8 @@ def run_files(folder: Path) -> frozenset[str]:
                     f"{path}: no training writes that; expected nothing but a run's files in {folder / entry.name}. Move it "
                     "away, or choose another output"
                 )
-            found.add(name)
-    return frozenset(found)
+            files.add(name)
+    return frozenset(files)
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Parity: whether an exported model answers like the original."""
+"""Parity: whether an exported model gives the answers of the original."""

@@ -1,4 +1,4 @@
-"""The comparison itself."""
+"""The comparison of outputs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_export.network.opening import Batch, Outputs
-from prune_export.parity.answers import Agreement, compare_answers, compare_labels
 from prune_export.parity.inputs import Case
 from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import CaseResult, OutputResult
 from prune_export.parity.workers import workers
+from prune_export.tasks.spec import TaskSpec
 
 Runner = Callable[[Batch], Outputs]
-Select = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
-Answered = tuple[Case, Outputs]  # a case, and what the oracle says to it
+Answered = tuple[Case, Outputs]  # a case with the reference's outputs
 
 
-def check(
-    oracle: Runner,
-    candidates: Mapping[str, tuple[Runner, Tolerance]],
-    cases: Iterable[Case],
-    *,
-    select: Select | None = None,
-    progress: Callable[[], None] | None = None,
-) -> tuple[CaseResult, ...]:
-    """Runs every case through the oracle and every candidate, and compares: `compare` of what `one_ahead` gives."""
-    return compare(one_ahead(oracle, cases), candidates, select=select, progress=progress)
-
-
-def one_ahead(oracle: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
-    """Every case with the oracle's outputs; while one is being compared, the oracle runs the next in a thread of its own."""
+def one_ahead(reference: Runner, cases: Iterable[Case]) -> Iterator[Answered]:
+    """Yields every case with the reference's outputs, which are computed one case ahead in a thread of its own."""
     with workers(1) as pool:
         waiting = None
         for case in cases:
-            following = case, pool.submit(oracle, case.inputs)
+            following = case, pool.submit(reference, case.inputs)
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = following
@@ -48,74 +35,58 @@ def compare(
     answered: Iterable[Answered],
     candidates: Mapping[str, tuple[Runner, Tolerance]],
     *,
-    select: Select | None = None,
+    spec: TaskSpec,
+    padding: bool = True,
     progress: Callable[[], None] | None = None,
 ) -> tuple[CaseResult, ...]:
-    """Runs every case through every candidate, and compares with the oracle's outputs; `progress` is called after each case.
+    """Runs every case through every candidate, and compares with the reference's outputs.
 
-    `select` picks what is compared of an output (None: all).
+    `progress` is called after each case. `spec` is that of the task. Without `padding`, only the values of
+    real tokens are compared.
     """
     results: list[CaseResult] = []
     for case, reference in answered:
         for name, (candidate, tolerance) in candidates.items():
-            results.append(_compare(name, case, reference, candidate, tolerance, select))
+            results.append(_compare(name, case, reference, candidate, tolerance, spec, padding))
         if progress is not None:
             progress()
     return tuple(results)
 
 
-def real_tokens(values: NDArray[np.float32], mask: NDArray[np.int64], *, by_token: bool) -> NDArray[np.float32]:
-    """Of an output, what belongs to real tokens: `[tokens, …]` of `[batch, sequence, …]`, or with `by_token` False of
-    `[batch, …]`, which reads the first token, the rows whose first token is real."""
-    chosen = mask == 1 if by_token else mask[:, 0] == 1
-    return np.asarray(values[chosen])
-
-
 def _compare(
-    name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, select: Select | None
+    name: str, case: Case, reference: Outputs, candidate: Runner, tolerance: Tolerance, spec: TaskSpec, padding: bool
 ) -> CaseResult:
     try:
-        found = candidate(case.inputs)
+        outputs = candidate(case.inputs)
     except Exception as error:  # a model that cannot run its input has failed; onnxruntime's errors have no common base
         return CaseResult(name, case.name, (), None, problem=f"does not run: {' '.join(str(error).split())[:300]}")
-    missing = sorted(set(reference) - set(found))
+    missing = sorted(set(reference) - set(outputs))
     if missing:
-        problem = f"has no output {', '.join(missing)}; it has {', '.join(found)}"
+        problem = f"has no output {', '.join(missing)}; it has {', '.join(outputs)}"
         return CaseResult(name, case.name, (), None, problem=problem)
-    outputs = []
+    results = []
     for output, expected in reference.items():
-        if expected.shape != found[output].shape:
-            problem = f"{output} has shape {list(found[output].shape)}; expected {list(expected.shape)}"
+        if expected.shape != outputs[output].shape:
+            problem = f"{output} has shape {list(outputs[output].shape)}; expected {list(expected.shape)}"
             return CaseResult(name, case.name, (), None, problem=problem)
         mask = case.inputs["attention_mask"]
-        pair = (expected, found[output]) if select is None else (select(expected, mask), select(found[output], mask))
+        pair = (expected, outputs[output])
+        if not padding:
+            pair = (spec.real_tokens(expected, mask), spec.real_tokens(outputs[output], mask))
         if pair[0].size:
-            outputs.append(_output(output, *pair, tolerance))
-    return CaseResult(name, case.name, tuple(outputs), _agreement(case, reference, found, tolerance))
+            results.append(_output(output, *pair, tolerance))
+    agreement = None
+    if spec.agree is not None and case.counts is not None:  # real text: random tokens have no answers
+        tie = tolerance.limit if tolerance.tie is None else tolerance.tie
+        agreement = spec.agree(reference, outputs, case.counts, tie=tie, least=tolerance.agreement)
+    return CaseResult(name, case.name, tuple(results), agreement)
 
 
-def _agreement(case: Case, reference: Outputs, found: Outputs, tolerance: Tolerance) -> Agreement | None:
-    """Of the answers to real text; None where there is none, or where the outputs are features."""
-    if case.counts is None:
-        return None
-    tie = tolerance.limit if tolerance.tie is None else tolerance.tie
-    if "logits" in reference:
-        return compare_labels(reference["logits"], found["logits"], case.counts, tie=tie, least=tolerance.agreement)
-    spans = ("start_logits", "end_logits")
-    if spans[0] not in reference:
-        return None
-    return compare_answers(
-        (reference[spans[0]], reference[spans[1]]),
-        (found[spans[0]], found[spans[1]]),
-        case.counts,
-        tie=tie,
-        least=tolerance.agreement,
-    )
-
-
-def _output(name: str, expected: NDArray[np.float32], found: NDArray[np.float32], tolerance: Tolerance) -> OutputResult:
-    error = float(np.abs(found.astype(np.float64) - expected).max())
+def _output(
+    name: str, expected: NDArray[np.float32], values: NDArray[np.float32], tolerance: Tolerance
+) -> OutputResult:
+    error = float(np.abs(values.astype(np.float64) - expected).max())
     largest = float(np.abs(expected).max())
     # NaN compares as false, so it can never pass.
-    passed = bool(np.isfinite(found).all()) and tolerance.allows(error, largest)
+    passed = bool(np.isfinite(values).all()) and tolerance.allows(error, largest)
     return OutputResult(name, error, error / largest if largest else error, largest, tolerance.allowed(largest), passed)

@@ -1,4 +1,4 @@
-"""What a thorough comparison feeds: every batch size and length, both kinds of padding, and real text."""
+"""The inputs of a thorough comparison: every batch size and length, both kinds of padding, and real text."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
 from exporters.errors import CheckpointError
-from prune_export.checkpoint import tokenizer as data_tokenizer
+from prune_export.checkpoint.tokenizer import check_fast, load_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
+from prune_export.tasks import SPECS
 
 Batch = dict[str, NDArray[np.int64]]
 Padding = Literal["none", "right", "left"]
 
 MAX_BATCH = 8
-# The longest inputs at the largest batch would take minutes for a large network and show nothing that fewer tokens do
-# not: a batch holds at most so many tokens, and the longest length comes with the batches that fit.
+# The most tokens of a batch: the longest inputs at the largest batch would take minutes for a large network and show nothing
+# more. The longest length comes with the batches that fit.
 MAX_TOKENS = 2048
-TEXT_LENGTH = 384
+LONGEST_TEXT = 384
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One batch, int64 arrays `[batch, sequence]`.
 
-    Real text has answers: there `counts`, `[batch, sequence]`, marks the tokens that an answer may hold: those of the
-    context for question answering, of the text otherwise.
+    Real text has answers: `counts`, `[batch, sequence]`, marks the tokens that an answer may hold: those of the context for
+    question answering, of the text otherwise.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """How many the batch holds, padding counted."""
+        """Counts the tokens of the batch, padding included."""
         return int(self.inputs["input_ids"].size)
 
     @property
@@ -48,12 +49,12 @@ class Case:
 
 
 def count_cases(samples: int, tokenizer: Any) -> int:
-    """How many cases `cases` gives."""
+    """Counts the cases that `cases` yields."""
     return samples + (1 if tokenizer is not None else 0)
 
 
 def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Iterator[Case]:
-    """`samples` batches of random tokens, then one batch of real text where there is a tokenizer.
+    """Yields `samples` batches of random tokens, then one batch of real text if there is a tokenizer.
 
     The first four cover the corners (length 1, the model's maximum, right and left padding in a batch of 8); the rest
     draw batch size, length and padding at random.
@@ -80,12 +81,7 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
 
 
 def random_case(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Case:
-    """`batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
-    name = f"batch {batch}, length {length}, padding {padding}"
-    return Case(name, _random_batch(encoder, random, batch, length, padding))
-
-
-def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, length: int, padding: Padding) -> Batch:
+    """Returns `batch` rows of `length` random tokens; with padding, each row keeps a random number of them, at least one."""
     vocabulary, pad = encoder.embeddings.word.shape[0], encoder.embeddings.pad_token_id
     mask = np.ones((batch, length), dtype=np.int64)
     if padding != "none":
@@ -99,13 +95,13 @@ def _random_batch(encoder: Encoder, random: np.random.Generator, batch: int, len
     if encoder.embeddings.token_type is not None:
         types = encoder.embeddings.token_type.shape[0]
         inputs["token_type_ids"] = random.integers(0, types, (batch, length), dtype=np.int64)
-    return inputs
+    return Case(f"batch {batch}, length {length}, padding {padding}", inputs)
 
 
-def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -> Case:
-    """Eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
+def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = LONGEST_TEXT) -> Case:
+    """Returns eight rows of real text, cut to `longest` tokens: questions and contexts, or sentences."""
     length = min(encoder.embeddings.max_length, longest)
-    pairs = encoder.task == "question-answering"
+    pairs = SPECS[encoder.task].takes_questions
     texts: dict[str, Any] = {"text": [question for question, _ in QUESTIONS] if pairs else list(SENTENCES)}
     if pairs:
         texts["text_pair"] = [context for _, context in QUESTIONS]
@@ -128,25 +124,16 @@ def text_case(encoder: Encoder, tokenizer: Any, *, longest: int = TEXT_LENGTH) -
     return Case(name, inputs, counts)
 
 
-def load_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    """The tokenizer in `folder`, or None where there is none that is of use; `why_no_text` says why."""
-    try:
-        return _fitting_tokenizer(folder, encoder)
-    except CheckpointError:  # whatever is wrong with it, parity can do without
-        return None
+def text_tokenizer(folder: Path, encoder: Encoder) -> tuple[Any | None, str | None]:
+    """Loads the tokenizer in `folder` for real text.
 
-
-def why_no_text(folder: Path, encoder: Encoder) -> str | None:
-    """Says why parity cannot feed real text to the network of `folder`; None where it can."""
+    Returns:
+        The tokenizer and None, or None and the reason why parity has to do without real text.
+    """
     try:
-        _fitting_tokenizer(folder, encoder)
+        tokenizer = load_tokenizer(folder)
+        if SPECS[encoder.task].takes_questions:
+            check_fast(tokenizer)
     except CheckpointError as error:
-        return str(error)
-    return None
-
-
-def _fitting_tokenizer(folder: Path, encoder: Encoder) -> Any:
-    tokenizer = data_tokenizer.load_tokenizer(folder)
-    if encoder.task == "question-answering":
-        data_tokenizer.check_fast(tokenizer)
-    return tokenizer
+        return None, str(error)
+    return tokenizer, None

@@ -10,7 +10,7 @@ from prune_export.parity.verdict import ParityReport
 
 
 def write_junit(report: ParityReport, path: Path, *, overwrite: bool = False) -> None:
-    """One test case a case, named after its comparison; failures carry their figures.
+    """Writes one test case per case and comparison; failures carry their measurements.
 
     Raises:
         OutputError: the file cannot be written, or is there and no earlier report.

@@ -1,4 +1,4 @@
-"""Whether a model is as good as the original on real data, by the task's official metric."""
+"""The comparison with the original on real data, by the task's official metric."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from prune_export.network.opening import Network
 from prune_export.options.export import QuantizationOptions
 from prune_export.options.parity import EXAMPLES, MAX_LOSS, QualityOptions
 from prune_export.progress import SILENT, Progress
+from prune_export.tasks import LABELLED, SPECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class QualityGoal:
     max_loss: float
 
     def metric(self, reference: ModelResult) -> str:
-        """The metric that decides: F1 for questions, the first that the original has for texts."""
-        return "f1" if self.data.task == "question-answering" else next(iter(reference.metrics))
+        """Returns the metric that decides: F1 for questions, the first of the original's for texts."""
+        return SPECS[self.data.task].metric or next(iter(reference.metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Quality:
 
     @property
     def loss(self) -> float:
-        """Points lost; negative where the model does better."""
+        """Returns the points lost; negative if the model does better."""
         return self.reference - self.found
 
     @property
@@ -55,7 +56,7 @@ class Quality:
         return self.loss <= self.max_loss
 
     def explain(self) -> str:
-        """The verdict in one line."""
+        """Returns the verdict in one line."""
         return (
             f"{self.metric} on {self.examples} examples of {self.data}: {self.found:.2f}, the original has "
             f"{self.reference:.2f}; {max(0.0, self.loss):.2f} points lost, allowed {self.max_loss:g}; "
@@ -112,7 +113,7 @@ def read_sample(
         DataError: it cannot be read, or is for another task.
     """
     if isinstance(data, str | Path):
-        if task not in ("question-answering", "text-classification"):
+        if task not in LABELLED:
             raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
         data = read_examples(data, task=task, dataset=options.dataset, purpose=purpose)
     return sample(data, EXAMPLES if options.limit is None else options.limit, seed=options.seed)
@@ -122,16 +123,16 @@ def judge(
     goal: QualityGoal, reference: ModelResult, network: Network, *, provider: str, progress: Progress = SILENT
 ) -> Quality:
     """Evaluates `network` and compares it with `reference`, the original's result on the same data."""
-    found = evaluate_network(network, goal.data, provider=provider, progress=progress)
+    result = evaluate_network(network, goal.data, provider=provider, progress=progress)
     metric = goal.metric(reference)
-    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else found.notes
-    same = sum(found.predictions[key] == answer for key, answer in reference.predictions.items())
+    notes = judged_by_text(goal.data.examples) if isinstance(goal.data, QuestionData) else result.notes
+    same = sum(result.predictions[key] == answer for key, answer in reference.predictions.items())
     return Quality(
         goal.data.name,
         len(goal.data.examples),
         metric,
         reference.metrics[metric],
-        found.metrics[metric],
+        result.metrics[metric],
         same,
         goal.max_loss,
         goal.data.split,

@@ -1,4 +1,4 @@
-"""The reference: what the untouched Hugging Face model answers."""
+"""The answers of the reference model, the untouched Hugging Face model."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network, torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, one_ahead
-from prune_export.parity.inputs import cases, count_cases, load_tokenizer
+from prune_export.parity.inputs import cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
 from prune_export.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the untouched Hugging Face model answers.
+    """The answers of the untouched Hugging Face model.
 
-    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False where these are the
-    budget's. `result` is what it scores on the data of `goal`; None where no goal was set.
+    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False if these are the
+    budget's. `why_no_text` is the reason why there is no real text among them. `result` is its score on the data of `goal`;
+    None without a goal.
     """
 
     checkpoint: Checkpoint
@@ -32,7 +33,7 @@ class Reference:
     count: int
     longest: int
     thorough: bool
-    sees_text: bool
+    why_no_text: str | None
     seed: int
     goal: QualityGoal | None
     result: ModelResult | None
@@ -47,15 +48,15 @@ def load_reference(
     goal: QualityGoal | None,
     progress: Progress,
 ) -> Reference:
-    """Loads the Hugging Face model of `checkpoint`, and evaluates it where there is a goal.
+    """Loads the Hugging Face model of `checkpoint`, and evaluates it if there is a goal.
 
-    `samples` random batches, and real text, are run when they are compared. With None, the cases of the budget are run by
-    `pool` from now on; their outputs are kept, and the model is not.
+    `samples` random batches, and real text, are run when they are compared. With None, `pool` starts to run the cases of the
+    budget; their outputs are kept, and the model is not.
     """
     encoder = checkpoint.encoder
     progress.stage("Loading the Hugging Face model")
-    run = torch_runner(load_oracle(checkpoint), encoder.inputs, encoder.outputs)
-    tokenizer = load_tokenizer(checkpoint.source.folder, encoder)
+    run = torch_runner(load_reference_model(checkpoint), encoder.inputs, encoder.outputs)
+    tokenizer, why_no_text = text_tokenizer(checkpoint.source.folder, encoder)
     result = None
     if goal is not None:
         original = Network("the original", "pytorch", encoder.task, *interface(checkpoint), run)
@@ -66,15 +67,15 @@ def load_reference(
         longest = max(case.length for case in few)
 
         def kept() -> Iterable[Answered]:
-            return ((case, found.result()) for case, found in zip(few, outputs, strict=True))
+            return ((case, output.result()) for case, output in zip(few, outputs, strict=True))
 
-        return Reference(checkpoint, kept, len(few), longest, False, tokenizer is not None, seed, goal, result)
+        return Reference(checkpoint, kept, len(few), longest, False, why_no_text, seed, goal, result)
 
     def anew() -> Iterable[Answered]:
         return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
 
     count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
-    return Reference(checkpoint, anew, count, longest, True, tokenizer is not None, seed, goal, result)
+    return Reference(checkpoint, anew, count, longest, True, why_no_text, seed, goal, result)
 
 
 def interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:

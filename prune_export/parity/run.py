@@ -1,4 +1,4 @@
-"""Candidates beside the reference: the whole comparison."""
+"""The whole comparison of candidates with the reference model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from functools import partial
 
 from torch import nn
 
-from exporters.encoder import Encoder, SequenceHead
+from exporters.encoder import Encoder
 from exporters.providers import PROVIDERS
 from prune_export.network.opening import Network, torch_runner
 from prune_export.parity.budget import SMALL
-from prune_export.parity.check import Runner, compare, real_tokens
+from prune_export.parity.check import Runner, compare
 from prune_export.parity.quality import judge
 from prune_export.parity.reference import Reference, interface
 from prune_export.parity.tolerance import TOLERANCES, Tolerance
 from prune_export.parity.verdict import ParityReport
 from prune_export.progress import Progress
+from prune_export.tasks import SPECS
 
 # What is compared with the untouched Hugging Face model.
 ONNX_COMPARISON = "ONNX"
@@ -34,18 +35,18 @@ def run_parity(
 ) -> ParityReport:
     """Compares `candidates` with `reference`; the first one's tolerance is the report's, and its quality is judged.
 
-    Of a budget's cases, all others see the small ones only. Without `padding`, only what belongs to real tokens is compared.
+    The other candidates see only the small cases of a budget. Without `padding`, only values of real tokens are compared.
     """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
     progress.stage("Comparing with PyTorch", reference.count)
-    select = None if padding else partial(real_tokens, by_token=not isinstance(encoder.head, SequenceHead))
+    compared = partial(compare, spec=SPECS[encoder.task], padding=padding)
     name, (run, tolerance) = next(iter(candidates.items()))
     if reference.thorough:
-        results = compare(reference.answered(), candidates, select=select, progress=progress.advance)
+        results = compared(reference.answered(), candidates, progress=progress.advance)
     else:
-        results = compare(reference.answered(), {name: candidates[name]}, select=select, progress=progress.advance)
+        results = compared(reference.answered(), {name: candidates[name]}, progress=progress.advance)
         small = [(case, outputs) for case, outputs in reference.answered() if case.tokens <= SMALL]
-        results += compare(small, {other: candidates[other] for other in candidates if other != name}, select=select)
+        results += compared(small, {other: candidates[other] for other in candidates if other != name})
     quality = None
     if reference.goal is not None and reference.result is not None:
         network = Network(name, "onnx", encoder.task, *interface(checkpoint), run)
@@ -57,5 +58,5 @@ def run_parity(
 
 
 def slim_candidate(slim: nn.Module, encoder: Encoder) -> tuple[Runner, Tolerance]:
-    """The slim PyTorch network as a candidate for `run_parity`."""
+    """Returns the slim PyTorch network as a candidate for `run_parity`."""
     return torch_runner(slim, encoder.inputs, encoder.outputs), TOLERANCES["slim"]

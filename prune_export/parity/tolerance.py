@@ -1,4 +1,4 @@
-"""The one table of tolerances, each with its reason."""
+"""The table of tolerances, each with its reason."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """An output passes if `max|Δ| <= limit * max(1, max|reference|)`.
+    """A limit of errors: an output passes if `max|Δ| <= limit * max(1, max|reference|)`.
 
-    Of the answers to real text a share of `agreement` must be the same; where the reference itself scores two answers
-    within `tie` logits of each other (None: `limit`), either will do.
+    A share of `agreement` of the answers to real text must be the same; if the reference itself scores two answers within
+    `tie` logits of each other (None: `limit`), both are right.
     """
 
     limit: float
@@ -19,7 +19,7 @@ class Tolerance:
     tie: float | None = None
 
     def allows(self, largest_error: float, largest_reference: float) -> bool:
-        """NaN is never allowed."""
+        """Says whether an error is allowed; NaN never is."""
         return largest_error <= self.allowed(largest_reference)
 
     def allowed(self, largest_reference: float) -> float:
@@ -59,11 +59,11 @@ TOLERANCES: dict[str, Tolerance] = {
 
 
 def tolerance_for(dtype: str, limit: float | None = None, *, metric_judged: bool = False) -> Tolerance:
-    """The tolerance for a dtype, with the caller's own limit (`--atol`) if there is one.
+    """Returns the tolerance for a dtype, with the caller's own limit (`--atol`) if there is one.
 
     With `metric_judged`, the task's metric on real data is judged as well.
     """
-    found = TOLERANCES["int8, metric judged" if dtype == "int8" and metric_judged else dtype]
+    tolerance = TOLERANCES["int8, metric judged" if dtype == "int8" and metric_judged else dtype]
     if limit is None:
-        return found
-    return replace(found, limit=limit, reason="given by --atol")
+        return tolerance
+    return replace(tolerance, limit=limit, reason="given by --atol")

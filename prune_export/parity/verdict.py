@@ -1,4 +1,4 @@
-"""What parity found: per output and case, and as a whole."""
+"""The results of parity: per output and case, and as a whole."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from prune_export.parity.answers import Agreement
 from prune_export.parity.quality import Quality
 from prune_export.parity.tolerance import Tolerance
+from prune_export.tasks.spec import Agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class CaseResult:
 
     @property
     def failure(self) -> str:
-        """What failed, in one line."""
+        """Says what failed, in one line."""
         if self.problem is not None:
             return f"{self.comparison}: {self.case}: {self.problem}"
         wrong = [
@@ -63,10 +63,8 @@ class CaseResult:
 class ParityReport:
     """All cases, and the tolerance that judged them. `provider` ran the ONNX model.
 
-    `thorough` is False where the cases were those of a budget of tokens. `longest` is the length of the longest case,
-    `max_length` what the model takes, both in tokens.
-
-    `quality` is what the task's metric says, None where no data were given to judge by.
+    `thorough` is False if the cases were those of a budget of tokens. `longest` is the length of the longest case,
+    `max_length` the model's, both in tokens. `quality` is the verdict of the task's metric, None without data to judge by.
     """
 
     results: tuple[CaseResult, ...]
@@ -85,7 +83,7 @@ class ParityReport:
 
     @property
     def first_alone_failed(self) -> bool:
-        """Whether the first comparison, or its quality, failed, and all others passed."""
+        """Says whether the first comparison, or its quality, failed, and all others passed."""
         first = self.comparisons()[0]
         return not self.passed and all(result.comparison == first for result in self.failures)
 
@@ -98,27 +96,27 @@ class ParityReport:
 
     def worst(self, comparison: str) -> dict[str, tuple[float, float]]:
         """Returns per output the largest absolute and relative error over all cases of `comparison`; NaN is the largest."""
-        found: dict[str, tuple[float, float]] = {}
+        errors: dict[str, tuple[float, float]] = {}
         for result in self.results:
             if result.comparison != comparison:
                 continue
             for output in result.outputs:
-                absolute, relative = found.get(output.name, (0.0, 0.0))
-                found[output.name] = (
+                absolute, relative = errors.get(output.name, (0.0, 0.0))
+                errors[output.name] = (
                     float(np.maximum(absolute, output.max_absolute)),
                     float(np.maximum(relative, output.max_relative)),
                 )
-        return found
+        return errors
 
     def agreement(self, comparison: str) -> Agreement | None:
-        """Answers of all cases of `comparison` together; None where there were none to decode."""
+        """Counts the answers of all cases of `comparison` together; None if there were none to decode."""
         parts = [r.agreement for r in self.results if r.comparison == comparison and r.agreement is not None]
         if not parts:
             return None
         return Agreement(sum(part.questions for part in parts), sum(part.same for part in parts), parts[0].least)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the figures for the record; None where an error is NaN or infinite, which JSON has no words for."""
+        """Returns the measurements for the record; None for an error that is NaN or infinite, which JSON cannot hold."""
         comparisons = {}
         for name in self.comparisons():
             agreement = self.agreement(name)
@@ -144,14 +142,14 @@ class ParityReport:
         }
 
     def problems(self) -> list[str]:
-        """Everything that failed, in one line each."""
+        """Lists everything that failed, in one line each."""
         failed = [result.failure for result in self.failures]
         if self.quality is not None and not self.quality.passed:
             failed.insert(0, self.quality.explain())
         return failed
 
     def explain(self) -> str:
-        """What failed, most telling first, in a few lines."""
+        """Explains what failed, the most important first, in a few lines."""
         problems = self.problems()
         more = len(problems) - 3
         return "\n  ".join(problems[:3] + ([f"and {more} more, of {len(self.results)} cases"] if more > 0 else []))

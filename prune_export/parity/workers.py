@@ -1,4 +1,4 @@
-"""Work in threads beside the caller's."""
+"""Threads beside the caller's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def workers(count: int) -> Iterator[Executor]:
-    """`count` threads; at the end, also after an error, what has not begun is dropped and what runs is waited for."""
+    """Starts `count` threads; at the end, also after an error, drops work that has not begun and waits for the rest."""
     pool = ThreadPoolExecutor(max_workers=count)
     try:
         yield pool

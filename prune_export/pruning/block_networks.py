@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
+from exporters.axes import Sizes, assemble, axes_of, sizes_of
 from exporters.cost import LayerShape, layer_shape
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeatureHead, FeedForward, Layer, Linear
+from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeatureHead, FeedForward, Layer, Ungated
+
+P = TypeVar("P")
 
 COPIES = 4  # blocks in a row: one alone is too short to time, and would stay in the cache
 
@@ -21,7 +24,7 @@ def largest_layer(encoder: Encoder) -> LayerShape:
 
 
 def _constant(layer: Layer) -> Layer:
-    nothing = ConstantBlock(torch.zeros(layer.attention_norm.weight.shape[0]))
+    nothing = ConstantBlock(torch.zeros(sizes_of(layer)["hidden"]))
     return replace(layer, attention=nothing, feed_forward=nothing)
 
 
@@ -29,13 +32,12 @@ class Blocks:
     """Networks to be timed, made of blocks with random weights."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._encoder, self._shape = encoder, largest_layer(encoder)
+        largest = largest_layer(encoder)
+        self._encoder = encoder
+        self._sizes = {"hidden": encoder.hidden_size, "query_key": largest.query_key_size, "value": largest.value_size}
         self._body = replace(encoder, task="feature-extraction", head=FeatureHead())
         self._generator = torch.Generator().manual_seed(0)
-        self._activation = next(
-            (layer.feed_forward.activation for layer in encoder.layers if isinstance(layer.feed_forward, FeedForward)),
-            "gelu",
-        )
+        self._activation = encoder.activation or "gelu"
 
     def nothing(self) -> Encoder:
         """Embeddings, norms and task head."""
@@ -54,32 +56,21 @@ class Blocks:
     def _layer(self, heads: int, columns: int) -> Layer:
         layer = _constant(self._encoder.layers[0])
         if heads:
-            layer = replace(layer, attention=self._attention(heads))
-        if columns:
-            up, down = (
-                self._linear(columns, self._encoder.hidden_size),
-                self._linear(self._encoder.hidden_size, columns),
+            scores = DotProduct(self._sizes["query_key"] ** -0.5)
+            attention = self._random(
+                Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=scores
             )
-            layer = replace(layer, feed_forward=FeedForward(up, self._activation, down))
+            layer = replace(layer, attention=attention)
+        if columns:
+            sizes = {**self._sizes, "intermediate": columns}
+            layer = replace(layer, feed_forward=self._random(FeedForward, sizes, gating=Ungated(self._activation)))
         return layer
 
-    def _attention(self, heads: int) -> Attention:
-        hidden, size, value_size = self._encoder.hidden_size, self._shape.query_key_size, self._shape.value_size
-        return Attention(
-            heads=tuple(range(heads)),
-            query_weight=self._weights(heads, size, hidden),
-            query_bias=self._weights(heads, size),
-            key_weight=self._weights(heads, size, hidden),
-            key_bias=None,
-            value_weight=self._weights(heads, value_size, hidden),
-            value_bias=None,
-            output_weight=self._weights(hidden, heads, value_size),
-            output_bias=self._weights(hidden),
-            scale=size**-0.5,
-        )
-
-    def _linear(self, to: int, width: int) -> Linear:
-        return Linear(self._weights(to, width), self._weights(to))
-
-    def _weights(self, *sizes: int) -> Tensor:
-        return torch.randn(*sizes, generator=self._generator) * 0.02
+    def _random(self, kind: type[P], sizes: Sizes, **values: Any) -> P:
+        """A block of random weights, with the biases that surgery leaves."""
+        tensors = {
+            path: torch.randn(*axes.shape(sizes), generator=self._generator) * 0.02
+            for path, axes in axes_of(kind).items()
+            if path not in ("key_bias", "value_bias")
+        }
+        return assemble(kind, tensors, **values)

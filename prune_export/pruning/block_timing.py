@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,9 @@ from exporters.onnx.writer import build
 from exporters.session import Session
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, Blocks, largest_layer
-from prune_export.pruning.latency import LatencyTable, latency_costs, reads_first_token
+from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.speed import Speed
+from prune_export.timing import median_time, timed
 
 _WIDTHS = 16  # feed-forward widths that are measured, beside 0
 _ROUNDS = 7
@@ -47,7 +47,7 @@ def measure_blocks(encoder: Encoder, settings: dict[str, Any], *, progress: Prog
     """
     shape = largest_layer(encoder)
     head_counts = list(range(1, shape.heads + 1))
-    short = reads_first_token(encoder)
+    short = encoder.head.reads_first_token_only
     widths = sorted({max(1, round(shape.columns * part / _WIDTHS)) for part in range(1, _WIDTHS + 1)})
     last_widths = sorted({widths[0], widths[len(widths) // 2], widths[-1]}) if short else []
     blocks = Blocks(encoder)
@@ -114,24 +114,18 @@ def _time(
     lengths: list[float] = []
     fractions: list[list[float]] = [[] for _ in runs]
     for _ in range(_ROUNDS):
-        before = _once(yardstick)
+        before = _median(yardstick)
         for start in range(0, len(runs), _GROUP):
-            group = [_once(run) for run in runs[start : start + _GROUP]]
-            after = _once(yardstick)
-            for place, seconds in enumerate(group, start):
-                fractions[place].append(2 * seconds / (before + after))
+            group = [_median(run) for run in runs[start : start + _GROUP]]
+            after = _median(yardstick)
+            for index, milliseconds in enumerate(group, start):
+                fractions[index].append(2 * milliseconds / (before + after))
             lengths.append(after)
             before = after
         advance()
-    whole = 1000 * statistics.median(lengths)
+    whole = statistics.median(lengths)
     return whole, [whole * statistics.median(found) for found in fractions]
 
 
-def _once(run: Callable[[], object]) -> float:
-    """Seconds: the median of a few runs."""
-    times: list[float] = []
-    while sum(times) < _SECONDS or len(times) < 3:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def _median(run: Callable[[], object]) -> float:
+    return median_time(timed(run), _SECONDS, fewest=3)[0]

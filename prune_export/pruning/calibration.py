@@ -17,11 +17,11 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Data, QuestionData, TextData, joined, sample, trainable
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature, make_features
+from prune_export.data.features import Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.options.prune import CalibrationData
-from prune_export.pruning.objective import LABELLED
+from prune_export.tasks import LABELLED, SPECS
 
 Source = str | Path | Data
 
@@ -57,10 +57,10 @@ def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibr
     data = joined([_read(source, wanted, options.dataset) for source in _as_sequence(options.calibration)])
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
-    usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
-    length = min(usual, longest_input(config)) if options.max_seq_length is None else options.max_seq_length
-    if length > longest_input(config):
-        raise UsageError(f"--max-seq-length {length}: the model has positions for {longest_input(config)} tokens")
+    longest = longest_input(config)
+    length = SPECS[data.task].length_for(longest) if options.max_seq_length is None else options.max_seq_length
+    if length > longest:
+        raise UsageError(f"--max-seq-length {length}: the model has positions for {longest} tokens")
     classes: tuple[int, ...] = ()
     if labelled:
         data = trainable(data)
@@ -81,7 +81,7 @@ def make_calibration(
     name: str, features: Sequence[Feature], tokenizer: Any, inputs: Sequence[str], *, seed: int
 ) -> Calibration:
     """Two or more labelled features as batches for a network that takes `inputs`, in an order that `seed` decides."""
-    names = {*inputs, "attention_mask", "start_positions", "end_positions", "labels"}
+    names = {*inputs, "attention_mask", *(name for task in LABELLED for name in SPECS[task].label_names)}
     batches = [
         {
             name: torch.from_numpy(values)

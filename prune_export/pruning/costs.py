@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
-from exporters.encoder import ConstantBlock, Encoder, Layer, tensors
-from prune_export.pruning.scores import applications, distinct_layers
+from exporters.cost import LayerShape, flops_per_token, layer_shape
+from exporters.encoder import Encoder, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,8 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
         return flops_per_token((shape,), hidden_size=encoder.hidden_size, sequence_length=sequence_length)
 
     heads, columns = [], []
-    for layer, times in zip(distinct_layers(encoder), applications(encoder), strict=True):
-        shape = layer_shape(layer)
+    for place, layer in enumerate(encoder.distinct_layers):
+        times, shape = encoder.order.count(place), layer_shape(layer)
         one_head = times * flops(LayerShape(1, shape.query_key_size, shape.value_size, 0))
         one_column = times * flops(LayerShape(0, 0, 0, 1))
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
@@ -62,7 +59,7 @@ def parameter_costs(encoder: Encoder) -> Costs:
     hidden = encoder.hidden_size
     heads, columns = [], []
     fixed = 0
-    for layer in distinct_layers(encoder):
+    for layer in encoder.distinct_layers:
         shape = layer_shape(layer)
         one_head = 2 * (shape.query_key_size + shape.value_size) * hidden + shape.query_key_size
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
@@ -73,12 +70,7 @@ def parameter_costs(encoder: Encoder) -> Costs:
 
 def layer_parameters(encoder: Encoder) -> int:
     """Parameters of the encoder layers, shared ones once."""
-    return count_parameters(encoder) - sum(part.numel() for part in _outside(encoder))
-
-
-def _outside(encoder: Encoder) -> list[Tensor]:
-    inside = {id(part) for part in tensors(encoder.layers)}
-    return [part for part in tensors(encoder) if id(part) not in inside]
+    return sum(part.numel() for part in tensors(encoder.layers))
 
 
 def _norm_parameters(layer: Layer) -> int:
@@ -87,10 +79,5 @@ def _norm_parameters(layer: Layer) -> int:
 
 def counts_of(encoder: Encoder) -> tuple[tuple[int, int], ...]:
     """Heads and columns of each distinct layer."""
-    return tuple(
-        (
-            0 if isinstance(layer.attention, ConstantBlock) else len(layer.attention.heads),
-            0 if isinstance(layer.feed_forward, ConstantBlock) else layer.feed_forward.columns,
-        )
-        for layer in distinct_layers(encoder)
-    )
+    shapes = [layer_shape(layer) for layer in encoder.distinct_layers]
+    return tuple((shape.heads, shape.columns) for shape in shapes)

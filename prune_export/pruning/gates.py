@@ -34,13 +34,12 @@ def hugging_face_layers(checkpoint: Checkpoint, model: nn.Module) -> tuple[Gated
     """The distinct layers of `checkpoint`'s Hugging Face model, found by the paths of its family."""
     family, config = checkpoint.family, checkpoint.config
     sizes = family.dimensions(config)
-    body = model if checkpoint.task == "feature-extraction" else model.get_submodule(family.prefix)
-    paths = dict.fromkeys(family.layer(config, index) for index in range(sizes.layers))
+    paths = dict.fromkeys(family.layer_paths(config, task=checkpoint.task))
     return tuple(
         GatedLayer(
-            body.get_submodule(f"{path}.{family.layers.attention_output}"),
+            model.get_submodule(f"{path}.{family.module('attention.output_weight')}"),
             sizes.heads,
-            body.get_submodule(f"{path}.{family.layers.down}"),
+            model.get_submodule(f"{path}.{family.module('feed_forward.down.weight')}"),
             sizes.intermediate,
         )
         for path in paths

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.cost import layer_shape
-from exporters.encoder import Encoder, SequenceHead
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH
+from exporters.encoder import Encoder
+from prune_export.facts.format import Format
 from prune_export.options.checking import checked
 from prune_export.options.ranges import Range
 from prune_export.options.timing import TimingConditions
 from prune_export.pruning.costs import Costs
-from prune_export.pruning.scores import distinct_layers
+from prune_export.tasks import usual_length
 
-FORMAT = "prune-export/latency"
-VERSION = 3  # another with each way of measuring, so that no older table is taken for one of this
+# Each way of measuring has another version, so that no older table is taken for one of this.
+FORMAT = Format("prune-export/latency", 3)
 
 
 Pairs = tuple[tuple[int, float], ...]
@@ -42,9 +42,7 @@ class LatencyTable:
     last_columns: Pairs = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "settings": self.settings,
             "rest_ms": self.rest,
             "heads_ms": [list(pair) for pair in self.heads],
@@ -52,6 +50,7 @@ class LatencyTable:
             "last_heads_ms": [list(pair) for pair in self.last_heads],
             "last_columns_ms": [list(pair) for pair in self.last_columns],
         }
+        return FORMAT.marked(data)
 
     @checked
     def scaled(self, factor: float) -> LatencyTable:
@@ -61,11 +60,6 @@ class LatencyTable:
             for name in ("heads", "columns", "last_heads", "last_columns")
         }
         return replace(self, **parts)
-
-
-def reads_first_token(encoder: Encoder) -> bool:
-    """Whether the task reads the first token only."""
-    return isinstance(encoder.head, SequenceHead)
 
 
 def latency_costs(table: LatencyTable, encoder: Encoder) -> Costs:
@@ -84,7 +78,7 @@ def _case(table: LatencyTable, encoder: Encoder, last: int) -> Costs:
     """
     heads: list[list[float]] = []
     columns: list[list[float]] = []
-    for layer in distinct_layers(encoder):
+    for layer in encoder.distinct_layers:
         shape = layer_shape(layer)
         full, short = (_by_count(pairs, shape.heads) for pairs in (table.heads, table.last_heads))
         wide, narrow = (_by_count(pairs, shape.columns) for pairs in (table.columns, table.last_columns))
@@ -115,12 +109,6 @@ def _by_count(pairs: Pairs, most: int) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.maximum.accumulate(found)])
 
 
-def usual_length(encoder: Encoder) -> int:
-    """Tokens for which time and FLOPs count where nothing is said: 384 for question answering, else 128, or what it has."""
-    usual = QUESTION_LENGTH if encoder.task == "question-answering" else TEXT_LENGTH
-    return min(usual, encoder.embeddings.max_length)
-
-
 def length_of(conditions: TimingConditions, encoder: Encoder) -> int:
     """Returns the length that time is measured at, in tokens.
 
@@ -129,7 +117,7 @@ def length_of(conditions: TimingConditions, encoder: Encoder) -> int:
     """
     if conditions.sequence_length is None:
         return usual_length(encoder)
-    found: int = Range(1, encoder.embeddings.max_length, whole=True).checked(
+    length: int = Range(1, encoder.embeddings.max_length, whole=True).checked(
         "--sequence-length", conditions.sequence_length
     )
-    return found
+    return length

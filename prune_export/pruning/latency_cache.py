@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from exporters import runtime
-from exporters.encoder import Encoder, FeedForward, tensors
+from exporters.encoder import Encoder, tensors
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets.choice import resolve_target
 from exporters.onnx.writer import check_precision
-from exporters.providers import CUDA, Provider
+from exporters.providers import Provider
 from prune_export.facts.machine import processor
 from prune_export.facts.record import versions
 from prune_export.files.caches import cache_folder, kept
@@ -27,7 +27,7 @@ from prune_export.options.timing import TimingConditions
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
-from prune_export.pruning.latency import FORMAT, VERSION, LatencyTable, length_of
+from prune_export.pruning.latency import FORMAT, LatencyTable, length_of
 
 DEFAULT_CONDITIONS = TimingConditions()
 _MOST_BYTES = 1 << 20  # a table has some thousand
@@ -86,9 +86,7 @@ def _settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
         "heads": shape.heads,
         "head_size": shape.value_size,
         "columns": shape.columns,
-        "activation": next(
-            (part.feed_forward.activation for part in encoder.layers if isinstance(part.feed_forward, FeedForward)), ""
-        ),
+        "activation": encoder.activation,
         "vocabulary": list(embeddings.word.shape),
         "task": encoder.task,
         "outputs": sum(part.numel() for part in _head_weights(encoder)),
@@ -100,7 +98,7 @@ def _head_weights(encoder: Encoder) -> list[Tensor]:
 
 
 def _hardware(provider: Provider) -> str:
-    if provider is CUDA and torch.cuda.is_available():
+    if provider.is_gpu and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor()}, {available} cores"
@@ -128,7 +126,7 @@ def _read(path: Path, settings: dict[str, Any]) -> LatencyTable | None:
         same = _canonical(data.settings) == _canonical(settings)
     except (OSError, msgspec.DecodeError, RecursionError, ValueError):
         return None
-    if not same or (data.format, data.version) != (FORMAT, VERSION) or not _is_time(data.rest_ms):
+    if not same or not FORMAT.marks({"format": data.format, "version": data.version}) or not _is_time(data.rest_ms):
         return None
     heads, columns = list(range(settings["heads"] + 1)), settings["columns"]
     last = bool(data.last_heads_ms)

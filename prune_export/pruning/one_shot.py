@@ -9,10 +9,10 @@ from typing import Any
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.provenance import source_to_json
+from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.file_names import SAFETENSORS
-from prune_export.facts.plan import Plan, plan_from_zeros
+from prune_export.facts.plan import Plan
 from prune_export.facts.record import versions
 from prune_export.facts.summary import Summary
 from prune_export.options.prune import PruneOptions
@@ -25,7 +25,7 @@ from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.speed import Speed, asked_ms, corrected_ms, overrun, why_missed
 from prune_export.pruning.stepping import Pruner, Settings, Step
 from prune_export.surgeon import operate
-from prune_export.surgeon.summarize import summarize
+from prune_export.surgeon.zeros import plan_from_zeros
 
 TIMED = ("speedup", "latency-ms")
 
@@ -172,7 +172,7 @@ def record_of(
             "sha256": calibration.digest,
             "notes": list(calibration.notes),
         },
-        "source": source_to_json(checkpoint) | {"weights_sha256": digest, "weights": SAFETENSORS},
+        "source": checkpoint.source_to_json() | {"weights_sha256": digest, "weights": SAFETENSORS},
         "steps": [_step_to_json(step) for step in found.steps],
         "speed": _speed_to_json(budget, found, tolerance),
         "versions": versions(),
@@ -207,5 +207,4 @@ def _step_to_json(step: Step) -> dict[str, Any]:
                 "columns": {"total": float(scores.columns.sum()), "kept": float(scores.columns[list(columns)].sum())},
             }
         )
-    fits = [{"layer": part.layer, "part": part.part, "before": part.before, "after": part.after} for part in step.fits]
-    return {"fraction": step.fraction, "scores": layers, "held_out_errors": fits}
+    return {"fraction": step.fraction, "scores": layers, "held_out_errors": step.held_out_errors()}

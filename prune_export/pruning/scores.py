@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporters.encoder import Attention, Encoder, FeedForward, Layer, Task
+from exporters.axes import leaves, sizes_of
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import GatedLayer, gated
-from prune_export.pruning.objective import sample_losses
+from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]
 
@@ -62,7 +64,7 @@ def gate_gradients(
             there = {name: value.to(device) for name, value in batch.items()}
             factors = gates.open(len(there["input_ids"]), device)
             outputs = network(**{name: there[name] for name in inputs})
-            loss = sample_losses(task, outputs, there, generator).sum()
+            loss = SPECS[task].sample_losses(outputs, there, generator).sum()
             gradients = torch.autograd.grad(loss, factors, allow_unused=True, materialize_grads=True)
             for index, (heads, columns) in enumerate(found):
                 heads.append(gradients[2 * index].cpu())
@@ -100,42 +102,30 @@ def taylor(gradients: Sequence[LayerGradients]) -> tuple[LayerScores, ...]:
 
 def magnitude(encoder: Encoder) -> tuple[LayerScores, ...]:
     """Sum of squares of all weights that a unit has, biases left out."""
-    return tuple(_magnitude(layer) for layer in distinct_layers(encoder))
+    return tuple(_magnitude(layer) for layer in encoder.distinct_layers)
 
 
 def _magnitude(layer: Layer) -> LayerScores:
-    heads = columns = torch.zeros(0, dtype=torch.float64)
-    if isinstance(layer.attention, Attention):
-        block = layer.attention
-        rows = (block.query_weight, block.key_weight, block.value_weight, block.output_weight.transpose(0, 1))
-        heads = torch.stack([part.double().square().sum(dim=(1, 2)) for part in rows]).sum(dim=0)
-    if isinstance(layer.feed_forward, FeedForward):
-        up, down = layer.feed_forward.up.weight, layer.feed_forward.down.weight
-        columns = up.double().square().sum(dim=1) + down.double().square().sum(dim=0)
-    return LayerScores(heads, columns)
+    return LayerScores(_squares(layer.attention, "head"), _squares(layer.feed_forward, "intermediate"))
+
+
+def _squares(block: Attention | FeedForward | ConstantBlock, axis: str) -> Tensor:
+    """Sums of squares `[size of axis]` over all matrices of a block; empty where the block has no such axis."""
+    sums = [
+        value.double().square().sum(dim=[index for index, name in enumerate(axes.names) if name != axis])
+        for _, value, axes in leaves(block)
+        if isinstance(value, Tensor) and {axis, "hidden"} <= set(axes.names)
+    ]
+    return torch.stack(sums).sum(dim=0) if sums else torch.zeros(0, dtype=torch.float64)
 
 
 def chance(encoder: Encoder, *, seed: int) -> tuple[LayerScores, ...]:
     """Uniform random numbers times the number of weights of the unit: what method has to beat."""
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for layer in distinct_layers(encoder):
-        heads, columns, size = 0, 0, 1
-        if isinstance(layer.attention, Attention):
-            heads, size = len(layer.attention.heads), 2 * layer.attention.value_size
-        if isinstance(layer.feed_forward, FeedForward):
-            columns = layer.feed_forward.columns
+    for layer in encoder.distinct_layers:
+        sizes = sizes_of(layer)
+        heads, columns, size = sizes.get("head", 0), sizes.get("intermediate", 0), 2 * sizes.get("value", 0.5)
         drawn = torch.rand(heads + columns, generator=generator, dtype=torch.float64)
         found.append(LayerScores(drawn[:heads] * size, drawn[heads:]))
     return tuple(found)
-
-
-def distinct_layers(encoder: Encoder) -> tuple[Layer, ...]:
-    """The layers, shared ones once, in the order in which they first stand."""
-    return tuple({id(layer): layer for layer in encoder.layers}.values())
-
-
-def applications(encoder: Encoder) -> tuple[int, ...]:
-    """How often each distinct layer runs."""
-    ids = [id(layer) for layer in encoder.layers]
-    return tuple(ids.count(key) for key in dict.fromkeys(ids))

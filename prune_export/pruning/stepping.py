@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.options.prune import PruningMethod
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import Budget, ladder
@@ -58,6 +60,10 @@ class Step:
     scores: tuple[LayerScores, ...]
     kept: Kept
     fits: tuple[BlockFit, ...]
+
+    def held_out_errors(self) -> list[dict[str, Any]]:
+        """Return the fits as they are recorded."""
+        return [{"layer": fit.layer, "part": fit.part, "before": fit.before, "after": fit.after} for fit in self.fits]
 
 
 class Pruner:
@@ -116,27 +122,17 @@ class Pruner:
 
     def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
         scores, gradients = self._scores(network)
-        kept = self._select(network, scores, budget, costs, fraction)
-        if gradients is not None and self.settings.rearrangement:
-            self.progress.stage("Rearranging", len(kept))
-            rearranged = []
-            for index, (heads, columns) in enumerate(kept):
-                rearranged.append(
-                    (rearrange(gradients[index].heads, heads), rearrange(gradients[index].columns, columns))
-                )
-                self.progress.advance()
-            kept = tuple(rearranged)
-        smaller = cut(network, kept)
-        self.progress.stage(f"Reconstructing at {fraction:.3g}", len(smaller.encoder.layers))
-        encoder, fits = reconstruct(
+        return prune_step(
+            network,
             self.checkpoint.encoder,
-            smaller.encoder,
+            scores,
+            gradients,
+            self._select(network, scores, budget, costs, fraction),
             self.calibration.batches if last else self._half,
-            method=self.settings.reconstruction,
-            device=self.settings.device,
+            fraction=fraction,
+            settings=self.settings,
             progress=self.progress,
         )
-        return Step(fraction, Pruned(encoder, smaller.heads, smaller.columns), scores, kept, fits)
 
     def _select(
         self, network: Pruned, scores: tuple[LayerScores, ...] | None, budget: Budget, costs: Costs, fraction: float
@@ -178,7 +174,7 @@ class Pruner:
         self.progress.stage("Scoring heads and columns", sum(len(batch["input_ids"]) for batch in batches))
         encoder = network.encoder
         if network is self._start:
-            model: nn.Module = load_oracle(self.checkpoint)
+            model: nn.Module = load_reference_model(self.checkpoint)
             layers = hugging_face_layers(self.checkpoint, model)
         else:
             slim = module_of(self.checkpoint, encoder)
@@ -195,3 +191,40 @@ class Pruner:
         )
         self._gradients[id(network)] = found
         return found
+
+
+def prune_step(
+    network: Pruned,
+    reference: Encoder,
+    scores: tuple[LayerScores, ...],
+    gradients: tuple[LayerGradients, ...] | None,
+    kept: Kept,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    fraction: float,
+    settings: Settings,
+    progress: Progress = SILENT,
+) -> Step:
+    """Prune `network` to the units `kept`, which `scores` chose for `fraction` of the cost.
+
+    Exchanges pairs of units first, if the settings ask for it and `gradients` are there. Reconstruction then brings the
+    outputs for `batches` near to those of `reference`.
+    """
+    if gradients is not None and settings.rearrangement:
+        progress.stage("Rearranging", len(kept))
+        rearranged = []
+        for layer, (heads, columns) in zip(gradients, kept, strict=True):
+            rearranged.append((rearrange(layer.heads, heads), rearrange(layer.columns, columns)))
+            progress.advance()
+        kept = tuple(rearranged)
+    smaller = cut(network, kept)
+    progress.stage(f"Reconstructing at {fraction:.3g}", len(smaller.encoder.layers))
+    encoder, fits = reconstruct(
+        reference,
+        smaller.encoder,
+        batches,
+        method=settings.reconstruction,
+        device=settings.device,
+        progress=progress,
+    )
+    return Step(fraction, Pruned(encoder, smaller.heads, smaller.columns), scores, kept, fits)

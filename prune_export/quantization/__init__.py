@@ -1,1 +1,1 @@
-"""What int8 needs to know before the graph is written: ranges of activations, and which linear maps lose too much."""
+"""Preparation of int8: ranges of activations, and the linear maps that lose too much accuracy."""

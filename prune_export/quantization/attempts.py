@@ -1,4 +1,4 @@
-"""The ways to quantize a network that an export tries, in order, until one is good enough."""
+"""The attempts of an export to quantize a network, in order, until one is good enough."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from exporters.errors import UsageError
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.writer import quantizable_maps
+from prune_export.checkpoint.inspection import Inspection
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.options.export import QuantizationOptions
 from prune_export.options.option import fields_of
-from prune_export.parity import inputs
-from prune_export.parity.inputs import Batch
+from prune_export.parity.inputs import Batch, text_tokenizer
 from prune_export.parity.quality import read_sample
 from prune_export.progress import Progress
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
 from prune_export.quantization.sensitivity import BlockLoss, quantized_blocks, rank_blocks, with_worst_in_float
-from prune_export.surgeon.inspection import Inspection
 
 RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
 
@@ -39,7 +38,7 @@ def check_options(options: QuantizationOptions, precision: Precision) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One way. `worst` are the blocks that were measured to lose most, and stay in fp32."""
+    """One attempt. `worst` are the blocks that were measured to lose most, and stay in fp32."""
 
     quantization: Quantization
     maps: int
@@ -47,7 +46,7 @@ class Attempt:
     worst: tuple[BlockLoss, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For the record."""
+        """Returns the attempt for the record."""
         kept = self.quantization.keep_float
         return {
             "activations": "static" if self.quantization.ranges is not None else "dynamic",
@@ -60,9 +59,9 @@ class Attempt:
 
 
 def attempts(
-    found: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
+    inspection: Inspection, target: Target, precision: Precision, options: QuantizationOptions, *, progress: Progress
 ) -> Iterator[Attempt]:
-    """The first is what was asked for; the rest, which are costly to find, leave ever more of the worst blocks in fp32.
+    """Yields the attempts: the requested quantization, then ever more of the worst blocks in fp32, which are costly to find.
 
     One attempt where `precision` is floating point.
 
@@ -73,12 +72,12 @@ def attempts(
     if not precision.quantized:
         yield Attempt(Quantization(), 0)
         return
-    encoder = found.slim
+    encoder = inspection.slim
     maps = quantizable_maps(encoder)
     ranges, calibrated_on, batches = None, None, None
     if options.calibration is not None:
         data = read_sample(options.calibration, encoder.task, options, purpose="calibration")
-        folder = found.checkpoint.source.folder
+        folder = inspection.checkpoint.source.folder
         batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
         calibrated_on = "; ".join((f"{len(data.examples)} examples of {data.name}", *data.notes))
         progress.stage("Observing ranges", len(batches))
@@ -87,28 +86,28 @@ def attempts(
     first = Attempt(base, len(maps), calibrated_on)
     yield first
     progress.stage("Finding the blocks that lose most", len(quantized_blocks(encoder, base)))
-    seen = _few(batches) if batches is not None else _texts(found, options.seed)
+    seen = _few(batches) if batches is not None else _texts(inspection, options.seed)
     ranked = rank_blocks(encoder, target, base, seen, advance=progress.advance)
     for quantization, worst in with_worst_in_float(base, ranked):
         yield replace(first, quantization=quantization, worst=worst)
 
 
-def _named(wanted: Sequence[str], maps: tuple[str, ...]) -> frozenset[str]:
-    """The linear maps under the names `wanted`: maps, blocks or layers."""
-    found: set[str] = set()
-    for name in wanted:
-        under = {place for place in maps if place == name or place.startswith(f"{name}/")}
-        if not under:
+def _named(keep_float: Sequence[str], maps: tuple[str, ...]) -> frozenset[str]:
+    """Returns the linear maps that `keep_float` names: maps, blocks or layers."""
+    names: set[str] = set()
+    for name in keep_float:
+        matches = {linear_map for linear_map in maps if linear_map == name or linear_map.startswith(f"{name}/")}
+        if not matches:
             raise UsageError(
                 f"--keep-float {name}: no linear map, block or layer has this name; expected names such as "
                 f"{maps[0]}, {maps[0].rsplit('/', 1)[0]} or {maps[0].split('/', maxsplit=1)[0]}"
             )
-        found |= under
-    return frozenset(found)
+        names |= matches
+    return frozenset(names)
 
 
 def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """The first batches, up to so many rows."""
+    """Returns the first batches, until they have enough rows."""
     chosen: list[Batch] = []
     rows = 0
     for batch in batches:
@@ -119,6 +118,7 @@ def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
     return tuple(chosen)
 
 
-def _texts(found: Inspection, seed: int) -> tuple[Batch, ...]:
-    encoder = found.checkpoint.encoder
-    return text_batches(encoder, inputs.load_tokenizer(found.checkpoint.source.folder, encoder), seed=seed)
+def _texts(inspection: Inspection, seed: int) -> tuple[Batch, ...]:
+    encoder = inspection.checkpoint.encoder
+    tokenizer, _ = text_tokenizer(inspection.checkpoint.source.folder, encoder)
+    return text_batches(encoder, tokenizer, seed=seed)

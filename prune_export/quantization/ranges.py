@@ -16,14 +16,14 @@ from prune_export.quantization.trials import trial_session
 def observe_ranges(
     encoder: Encoder, target: Target, batches: Sequence[Batch], *, advance: Callable[[], None] = lambda: None
 ) -> dict[str, tuple[float, float]]:
-    """The least and the largest value that the input of each linear map takes on `batches`, padding included, in float32."""
+    """Returns the least and largest value of each linear map's input on `batches`, padding included, in float32."""
     maps = quantizable_maps(encoder)
     ranges = dict.fromkeys(maps, (float("inf"), float("-inf")))
     with trial_session(encoder, target, FP32, observe=True) as session:
         for batch in batches:
-            found = runtime.run(session, batch)
+            outputs = runtime.run(session, batch)
             for name in maps:
                 low, high = ranges[name]
-                ranges[name] = (min(low, float(found[f"{name}:min"])), max(high, float(found[f"{name}:max"])))
+                ranges[name] = (min(low, float(outputs[f"{name}:min"])), max(high, float(outputs[f"{name}:max"])))
             advance()
     return ranges

@@ -1,4 +1,4 @@
-"""What the network is fed while ranges and losses are measured."""
+"""The inputs on which ranges and losses are measured."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Any
 from exporters.encoder import Encoder
 from prune_export.data.batches import collate, plan_batches
 from prune_export.data.examples import Data
-from prune_export.data.features import make_features
-from prune_export.evaluation.evaluate_network import sequence_length
+from prune_export.data.features import make_features, sequence_length
 from prune_export.parity.inputs import Batch, cases
 
 BATCH_TOKENS = 2048
 
 
 def data_batches(data: Data, encoder: Encoder, config: dict[str, Any], tokenizer: Any) -> tuple[Batch, ...]:
-    """All of `data` as int64 arrays `[batch, sequence]` by input name, with little padding."""
+    """Returns all of `data` as int64 arrays `[batch, sequence]` by input name, with little padding."""
     features = make_features(data, tokenizer, max_seq_length=sequence_length(config, data.task, None))
     plan = plan_batches([len(feature.input_ids) for feature in features], max_tokens=BATCH_TOKENS)
     batches = (collate([features[index] for index in rows], tokenizer) for rows in plan)
@@ -23,6 +22,8 @@ def data_batches(data: Data, encoder: Encoder, config: dict[str, Any], tokenizer
 
 
 def text_batches(encoder: Encoder, tokenizer: Any, *, seed: int) -> tuple[Batch, ...]:
-    """Without data: the real text that parity uses, or its random tokens where there is no tokenizer."""
-    found = tuple(cases(encoder, tokenizer, samples=4, seed=seed))
-    return tuple(case.inputs for case in found if case.counts is not None) or tuple(case.inputs for case in found)
+    """Returns the real text that parity uses, or its random tokens if there is no tokenizer: for exports without data."""
+    all_cases = tuple(cases(encoder, tokenizer, samples=4, seed=seed))
+    return tuple(case.inputs for case in all_cases if case.counts is not None) or tuple(
+        case.inputs for case in all_cases
+    )

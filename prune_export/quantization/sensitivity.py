@@ -1,4 +1,4 @@
-"""Which blocks lose most when their linear maps multiply 8-bit integers, found by measuring."""
+"""The blocks that lose most when their linear maps multiply 8-bit integers, found by measuring."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class BlockLoss:
 
 
 def quantized_blocks(encoder: Encoder, quantization: Quantization) -> dict[str, tuple[str, ...]]:
-    """The linear maps that `quantization` has in 8 bits, by block."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Returns the linear maps that `quantization` has in 8 bits, by block."""
+    blocks: dict[str, tuple[str, ...]] = {}
     for name in quantizable_maps(encoder):
         if name in quantization.keep_float:
             continue
         block = name.rsplit("/", 1)[0]
-        found[block] = (*found.get(block, ()), name)
-    return found
+        blocks[block] = (*blocks.get(block, ()), name)
+    return blocks
 
 
 def rank_blocks(
@@ -50,11 +50,11 @@ def rank_blocks(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[BlockLoss, ...]:
-    """The own loss on `batches` of every block that `quantization` has in 8 bits, the largest first.
+    """Measures the loss on `batches` of every block that `quantization` has in 8 bits, each alone; largest first.
 
     `advance` is called after each block.
     """
-    every = frozenset(quantizable_maps(encoder))
+    every, by_token = frozenset(quantizable_maps(encoder)), not encoder.head.reads_first_token_only
     with trial_session(encoder, target, FP32) as session:
         exact = [runtime.run(session, batch) for batch in batches]
     losses = []
@@ -62,28 +62,31 @@ def rank_blocks(
         alone = replace(quantization, keep_float=every - set(maps), embeddings=False)
         with trial_session(encoder, target, INT8, quantization=alone) as session:
             rounded = [runtime.run(session, batch) for batch in batches]
-        losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches)))
+        losses.append(BlockLoss(block, maps, _relative_error(exact, rounded, batches, by_token=by_token)))
         advance()
     return tuple(sorted(losses, key=lambda loss: -loss.error))
 
 
-def _relative_error(exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch]) -> float:
-    """Over tokens that are no padding, where outputs are by token."""
+def _relative_error(
+    exact: Sequence[Outputs], rounded: Sequence[Outputs], batches: Sequence[Batch], *, by_token: bool
+) -> float:
+    """Returns the error over real tokens, if outputs are per token, or over all values."""
     change = size = 0.0
-    for reference, found, batch in zip(exact, rounded, batches, strict=True):
+    for reference, outputs, batch in zip(exact, rounded, batches, strict=True):
         counts = batch["attention_mask"] == 1
         for name, expected in reference.items():
-            by_token = expected.shape[:2] == counts.shape
-            wanted, got = (expected[counts], found[name][counts]) if by_token else (expected, found[name])
-            change += float(np.square(got - wanted, dtype=np.float64).sum())
-            size += float(np.square(wanted, dtype=np.float64).sum())
+            exact_values, rounded_values = (
+                (expected[counts], outputs[name][counts]) if by_token else (expected, outputs[name])
+            )
+            change += float(np.square(rounded_values - exact_values, dtype=np.float64).sum())
+            size += float(np.square(exact_values, dtype=np.float64).sum())
     return float(np.sqrt(change / size)) if size else 0.0
 
 
 def with_worst_in_float(
     quantization: Quantization, losses: Sequence[BlockLoss]
 ) -> Iterator[tuple[Quantization, tuple[BlockLoss, ...]]]:
-    """`quantization` with the worst 1, 2, 4, … blocks in floating point, down to one block in 8 bits."""
+    """Yields `quantization` with the worst 1, 2, 4, … blocks in floating point, down to one block in 8 bits."""
     count = 1
     while count < len(losses):
         worst = tuple(losses[:count])

@@ -1,4 +1,4 @@
-"""Graphs that are written only to be run here."""
+"""Graphs that are written only to be run once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from exporters.onnx.writer import build
 
 @contextmanager
 def trial_session(encoder: Encoder, target: Target, precision: Precision, **options: Any) -> Iterator[Any]:
-    """An ONNX Runtime session on the CPU of `encoder` as `build(encoder, target, precision, **options)` writes it."""
+    """Opens an ONNX Runtime session on the CPU for `build(encoder, target, precision, **options)`."""
     with tempfile.TemporaryDirectory(prefix="prune-export-") as folder:
         path = Path(folder) / "trial.onnx"
         serialize.save(build(encoder, target, precision, **options), path)

@@ -87,7 +87,7 @@ class SlimAttention(nn.Module):
 
     def __init__(self, part: description.Attention, dropout: float) -> None:
         super().__init__()
-        self.heads, self.scale, self.dropout_prob = part.heads, part.scale, dropout
+        self.heads, self.scores, self.dropout_prob = part.heads, part.scores, dropout
         self.query = make_linear(description.Linear(part.query_weight.flatten(0, 1), part.query_bias.flatten()))
         self.key = make_parameter(part.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
         self.value = make_parameter(part.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
@@ -105,7 +105,7 @@ class SlimAttention(nn.Module):
             )
         )
         contexts = functional.scaled_dot_product_attention(
-            query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scale
+            query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
@@ -122,7 +122,7 @@ class SlimAttention(nn.Module):
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
             output_weight=self.output.weight.detach().view(hidden, count, -1),
             output_bias=self.output.bias.detach(),
-            scale=self.scale,
+            scores=self.scores,
         )
 
 
@@ -131,14 +131,14 @@ class SlimFeedForward(nn.Module):
 
     def __init__(self, part: description.FeedForward) -> None:
         super().__init__()
-        self.up, self.activation, self.down = make_linear(part.up), part.activation, make_linear(part.down)
+        self.up, self.gating, self.down = make_linear(part.up), part.gating, make_linear(part.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        output: Tensor = self.down(ACTIVATIONS[self.gating.activation](self.up(x)))
         return output
 
     def describe(self) -> description.FeedForward:
-        return description.FeedForward(describe_linear(self.up), self.activation, describe_linear(self.down))
+        return description.FeedForward(describe_linear(self.up), self.gating, describe_linear(self.down))
 
 
 class SlimConstant(nn.Module):

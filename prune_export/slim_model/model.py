@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import modeling_outputs
 
 from exporters.encoder import Encoder
+from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
@@ -22,7 +24,7 @@ from prune_export.files.paths import expanded
 from prune_export.options.checking import checked
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head
-from prune_export.slim_model.loss import task_output
+from prune_export.tasks import SPECS
 
 
 class SlimModel(nn.Module):
@@ -35,12 +37,11 @@ class SlimModel(nn.Module):
 
     def __init__(self, encoder: Encoder, config: Any, dimensions: Dimensions) -> None:
         super().__init__()
+        check_kinds(encoder.layers, "the slim PyTorch network")
         self.task, self.config, self.dimensions = encoder.task, config, dimensions
         self.embeddings = SlimEmbeddings(encoder.embeddings, dimensions.hidden_dropout)
-        distinct = {id(layer): layer for layer in encoder.layers}
-        places = {key: index for index, key in enumerate(distinct)}
-        self.order = tuple(places[id(layer)] for layer in encoder.layers)  # layer of each step; shared ones repeat
-        self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in distinct.values())
+        self.order = encoder.order  # layer of each step; shared ones repeat
+        self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
         self.eval()
@@ -60,7 +61,10 @@ class SlimModel(nn.Module):
             else:
                 x = self.layers[index](x, attends)
         logits = self.head(x, self.embeddings.word)
-        return task_output(self.task, logits, labels, self.config)
+        spec = SPECS[self.task]
+        outputs = spec.outputs_of(logits)
+        loss = spec.loss(outputs, labels, self.config)
+        return getattr(modeling_outputs, spec.output_class)(**outputs, **({} if loss is None else {"loss": loss}))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Layers run again for the backward pass while training, which saves the memory of their activations.

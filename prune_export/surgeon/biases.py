@@ -7,26 +7,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention
+from exporters.encoder import Attention, DotProduct
+from prune_export.surgeon.exactness import exact_for
 
 
-def fold_biases(block: Attention) -> Attention:
-    """Drops the key bias and moves the value bias into the output bias; exact.
+@exact_for(DotProduct)
+def drop_key_bias(block: Attention) -> Attention:
+    """Drops the key bias: it adds `query · key_bias` to all scores of a query alike, and softmax ignores a common shift."""
+    return replace(block, key_bias=None)
 
-    1. Key bias: it adds `query · key_bias` to all scores of a query alike, and softmax ignores a common shift.
-    2. Value bias: softmax rows sum to 1, so each context is shifted by `value_bias` whatever the scores, and the output
-       by `output_weight @ value_bias`.
 
-    Not for scores with more terms in the key (`relative_key_query`): families refuse those.
+def fold_value_bias(block: Attention) -> Attention:
+    """Moves the value bias into the output bias.
+
+    Softmax rows sum to 1, whatever the scores: each context is shifted by `value_bias`, and the output by
+    `output_weight @ value_bias`.
     """
-    output_bias = block.output_bias
-    if block.value_bias is not None:
-        output_bias = shifted(output_bias, block.output_weight.flatten(1), block.value_bias.flatten())
-    return replace(block, key_bias=None, value_bias=None, output_bias=output_bias)
+    if block.value_bias is None:
+        return block
+    output_bias = shifted(block.output_bias, block.output_weight.flatten(1), block.value_bias.flatten())
+    return replace(block, value_bias=None, output_bias=output_bias)
 
 
 def shifted(bias: Tensor, weight: Tensor, constant: Tensor) -> Tensor:
-    """`bias + weight @ constant`, summed in float64: a fold may add thousands of terms."""
+    """Returns `bias + weight @ constant`, summed in float64: a fold may add thousands of terms."""
     if not constant.any():
         return bias
     used = torch.nonzero(constant).flatten()

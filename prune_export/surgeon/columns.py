@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from exporters.encoder import ACTIVATIONS, FeedForward, Linear
+from exporters.axes import take
+from exporters.encoder import ACTIVATIONS, FeedForward, Ungated
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
 from prune_export.surgeon.biases import shifted
+from prune_export.surgeon.exactness import exact_for
 
 
+@exact_for(Ungated)
 def remove_columns(block: FeedForward, keep: Indices) -> FeedForward:
-    """Keeps the columns in `keep`, possibly none (see `replace_emptied`).
+    """Keeps the columns in `keep`, possibly none (see `replace_emptied_feed_forward`).
 
     1. Column of `down` zero: nothing of it reaches the output.
     2. Row of `up` zero: the column is the constant `activation(up_bias)`, and `down` carries that into its bias.
@@ -31,11 +36,8 @@ def remove_columns(block: FeedForward, keep: Indices) -> FeedForward:
             f"column {wrong[0]} (and {len(wrong) - 1} more) depends on the input and reaches the output, and cannot be "
             "removed exactly: expected zeros in its row of the up projection or its column of the down projection"
         )
-    constant = torch.where(~stays & reaches, ACTIVATIONS[block.activation](block.up.bias.double()), 0.0)
+    activation = ACTIVATIONS[block.gating.activation]
+    constant = torch.where(~stays & reaches, activation(block.up.bias.double()), 0.0)
     bias = shifted(block.down.bias, block.down.weight, constant)
-    kept = torch.nonzero(stays).flatten()
-    return FeedForward(
-        up=Linear(block.up.weight[kept], block.up.bias[kept]),
-        activation=block.activation,
-        down=Linear(block.down.weight[:, kept], bias),
-    )
+    kept = take(block, "intermediate", torch.nonzero(stays).flatten().tolist())
+    return replace(kept, down=replace(kept.down, bias=bias))

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from exporters.encoder import Attention
+from exporters.axes import concatenate, pad, sizes_of, take
+from exporters.encoder import Attention, DotProduct
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
+from prune_export.surgeon.exactness import exact_for
+from prune_export.surgeon.zeros import contributing_dimensions, scoring_dimensions
 
 
+@exact_for(DotProduct)
 def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
     """Keeps, of each head in `keep`, only the query/key dimensions listed there; needs a dropped key bias.
 
@@ -20,7 +23,7 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
 
     1. key row zero: it adds the same to all scores of a query, which softmax ignores;
     2. query row zero, query bias zero: it adds nothing;
-    3. query row zero, query bias not: it adds `query_bias * (key_row · x)` to the scores of a key, whoever asks. All such
+    3. query row zero, query bias not: it adds `query_bias * (key_row · x)` to the scores of a key, for every query. All such
        dimensions of a head become one: a query of constant 1 against the sum of those key rows.
 
     A head whose dimensions all go attends uniformly; it stays, with one dimension of zeros if no head needs more. The
@@ -32,48 +35,42 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
     """
     if not keep:
         return block
-    assert block.key_bias is None, "fold_biases first"
-    size = block.query_key_size
-    query_is_zero = ~block.query_weight.ne(0).any(dim=2)  # [heads, query_key_size]
-    key_is_zero = ~block.key_weight.ne(0).any(dim=2)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    assert block.key_bias is None, "drop_key_bias first"
+    scoring = scoring_dimensions(block)
+    heads = []
     for position, head in enumerate(block.heads):
-        kept = keep.get(head, tuple(range(size)))
-        gone = sorted(set(range(size)) - set(kept))
+        one = take(block, "head", [position])
+        kept = keep.get(head, tuple(range(block.query_key_size)))
+        gone = sorted(set(range(block.query_key_size)) - set(kept))
         for dimension in gone:
-            if not (query_is_zero[position, dimension] or key_is_zero[position, dimension]):
+            if scoring[position, dimension]:
                 raise SurgeryError(
                     f"head {head}: query/key dimension {dimension} has both a query and a key row, and cannot be "
                     "removed exactly"
                 )
-        rows = list(kept)
-        query_weight, query_bias = block.query_weight[position, rows], block.query_bias[position, rows]
-        key_weight = block.key_weight[position, rows]
-        constant = [
-            dimension
-            for dimension in gone
-            if not key_is_zero[position, dimension] and block.query_bias[position, dimension] != 0
-        ]
-        if constant:
-            weights = block.query_bias[position, constant].double()
-            merged = (weights @ block.key_weight[position, constant].double()).to(key_weight.dtype)
-            query_weight = torch.cat([query_weight, torch.zeros_like(merged)[None]])
-            query_bias = torch.cat([query_bias, query_bias.new_ones(1)])
-            key_weight = torch.cat([key_weight, merged[None]])
-        parts.append((query_weight, query_bias, key_weight))
-    common = max(1, max(len(bias) for _, bias, _ in parts))
-    if common == size:
-        return block
+        heads.append(_with_constant_query(take(one, "query_key", kept), take(one, "query_key", gone)))
+    return _with_common_size(block, heads, "query_key")
+
+
+def _with_constant_query(kept: Attention, gone: Attention) -> Attention:
+    """One head with rule 3 applied to the dimensions that go; tensors `[1, dimensions, …]`."""
+    constant = gone.query_bias[0].ne(0) & gone.key_weight[0].ne(0).any(dim=1)
+    if not constant.any():
+        return kept
+    weights = gone.query_bias[0, constant].double()
+    merged = (weights @ gone.key_weight[0, constant].double()).to(kept.key_weight.dtype)[None, None]
     return replace(
-        block,
-        query_weight=torch.stack([_grown(weight, common) for weight, _, _ in parts]),
-        query_bias=torch.stack([_grown(bias, common) for _, bias, _ in parts]),
-        key_weight=torch.stack([_grown(weight, common) for _, _, weight in parts]),
+        kept,
+        query_weight=torch.cat([kept.query_weight, torch.zeros_like(merged)], dim=1),
+        query_bias=torch.cat([kept.query_bias, kept.query_bias.new_ones(1, 1)], dim=1),
+        key_weight=torch.cat([kept.key_weight, merged], dim=1),
     )
 
 
 def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
-    """Keeps, of each head in `keep`, only the value dimensions listed there; needs folded value biases.
+    """Keeps, of each head in `keep`, only the value dimensions listed there. Exact for all scores.
+
+    Needs a folded value bias.
 
     A dimension may go if its row of the value weights or its column of the output weights is zero. The heads of a block
     get one common size, the largest that any needs; missing dimensions are zeros.
@@ -83,30 +80,23 @@ def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> At
     """
     if not keep:
         return block
-    assert block.value_bias is None, "fold_biases first"
-    size = block.value_size
-    contributes = block.value_weight.ne(0).any(dim=2) & block.output_weight.ne(0).any(dim=0)  # [heads, value_size]
-    values: list[Tensor] = []
-    outputs: list[Tensor] = []
+    assert block.value_bias is None, "fold_value_bias first"
+    contributing = contributing_dimensions(block)
+    heads = []
     for position, head in enumerate(block.heads):
-        kept = list(keep.get(head, tuple(range(size))))
-        for dimension in set(range(size)) - set(kept):
-            if contributes[position, dimension]:
+        kept = keep.get(head, tuple(range(block.value_size)))
+        for dimension in set(range(block.value_size)) - set(kept):
+            if contributing[position, dimension]:
                 raise SurgeryError(
                     f"head {head}: value dimension {dimension} contributes to the output and cannot be removed exactly"
                 )
-        values.append(block.value_weight[position, kept])
-        outputs.append(block.output_weight[:, position, kept].t())
-    common = max(1, max(len(value) for value in values))
-    if common == size:
+        heads.append(take(take(block, "head", [position]), "value", kept))
+    return _with_common_size(block, heads, "value")
+
+
+def _with_common_size(block: Attention, heads: list[Attention], axis: str) -> Attention:
+    """The heads as one block, padded to the largest size; `block` itself where that is as before."""
+    common = max(1, *(sizes_of(head)[axis] for head in heads))
+    if common == sizes_of(block)[axis]:
         return block
-    return replace(
-        block,
-        value_weight=torch.stack([_grown(value, common) for value in values]),
-        output_weight=torch.stack([_grown(output, common) for output in outputs]).permute(2, 0, 1).contiguous(),
-    )
-
-
-def _grown(rows: Tensor, count: int) -> Tensor:
-    """`rows` with zeros appended along the first dimension up to `count`."""
-    return torch.cat([rows, rows.new_zeros(count - rows.shape[0], *rows.shape[1:])])
+    return concatenate([pad(head, axis, common) for head in heads], "head")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, map_layers
+from dataclasses import replace
+
+from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeedForward, Layer, map_layers
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import LayerPlan, Plan, check_fits
-from prune_export.surgeon.biases import fold_biases
+from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.emptied_blocks import replace_emptied_attention, replace_emptied_feed_forward
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
@@ -33,25 +35,21 @@ def operate(encoder: Encoder, plan: Plan) -> Encoder:
 
 
 def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
-    return Layer(
-        attention=_operate_on_attention(layer.attention, plan),
-        attention_norm=layer.attention_norm,
-        feed_forward=_operate_on_feed_forward(layer.feed_forward, plan),
-        feed_forward_norm=layer.feed_forward_norm,
-    )
+    attention, feed_forward = layer.attention, layer.feed_forward
+    if isinstance(attention, Attention):
+        attention = _operate_on_attention(attention, plan)
+    if isinstance(feed_forward, FeedForward):
+        feed_forward = replace_emptied_feed_forward(remove_columns(feed_forward, plan.columns))
+    return replace(layer, attention=attention, feed_forward=feed_forward)
 
 
-def _operate_on_attention(block: Attention | ConstantBlock, plan: LayerPlan) -> Attention | ConstantBlock:
-    if isinstance(block, ConstantBlock):
-        return block
-    block = remove_heads(fold_biases(block), plan.heads)
+def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | ConstantBlock:
+    block = fold_value_bias(block)
+    if isinstance(block.scores, DotProduct):
+        block = drop_key_bias(block)
+    block = remove_heads(block, plan.heads)
     if block.heads:
-        block = remove_query_key_dimensions(block, plan.query_key_dimensions)
+        if plan.query_key_dimensions:
+            block = remove_query_key_dimensions(block, plan.query_key_dimensions)
         block = remove_value_dimensions(block, plan.value_dimensions)
     return replace_emptied_attention(block)
-
-
-def _operate_on_feed_forward(block: FeedForward | ConstantBlock, plan: LayerPlan) -> FeedForward | ConstantBlock:
-    if isinstance(block, ConstantBlock):
-        return block
-    return replace_emptied_feed_forward(remove_columns(block, plan.columns))

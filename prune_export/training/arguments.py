@@ -1,14 +1,13 @@
-"""A recipe's numbers as `transformers.TrainingArguments`."""
+"""A recipe's numbers as `transformers.TrainingArguments`, and the processes that share a run."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -19,7 +18,7 @@ from transformers.training_args import trainer_log_levels
 
 from exporters.errors import PruneExportError, UsageError
 from prune_export.files.reading import ReadingError, clipped, one_line, read_json
-from prune_export.training.keys import MOST
+from prune_export.training.keys import MOST, nearest
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
@@ -80,6 +79,8 @@ _REFUSED = {
 # DeepSpeed's monitors write where they like, or send figures away.
 _MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "elasticity", "autotuning")
 
+# The first process may be at work alone for long: it prunes, reads data, writes.
+_PATIENCE = timedelta(hours=12)
 
 _WORDS: dict[type, str] = {
     bool: "true or false",
@@ -104,7 +105,7 @@ _CHOICES = {
 
 
 def _refusal(key: str) -> str | None:
-    """Why [trainer] may not have `key`."""
+    """Return why [trainer] may not have `key`; None: it may."""
     for name, reason in _REFUSED.items():
         if key == name or (name.endswith("*") and key.startswith(name[:-1])):
             return reason
@@ -112,7 +113,7 @@ def _refusal(key: str) -> str | None:
 
 
 def _check_table(key: str, value: Any) -> None:
-    """A table, or the JSON file that holds one; one for DeepSpeed without monitors."""
+    """Check that `value` is a table, or the JSON file that holds one; one for DeepSpeed without monitors."""
     if isinstance(value, str) and (key == "deepspeed" or not value.lstrip().startswith("{")):
         try:
             value = read_json(Path(value), dict[str, Any])
@@ -120,12 +121,12 @@ def _check_table(key: str, value: Any) -> None:
             raise UsageError(f"trainer.{key}: {clipped(value)}: cannot be read: {error}") from error
     if not isinstance(value, Mapping | str):
         raise UsageError(f"trainer.{key}: expected a table or a JSON file with one; found {type(value).__name__}")
-    if key == "deepspeed" and (found := sorted(set(_MONITORS) & set(value))):
-        raise UsageError(f"trainer.deepspeed: {found[0]}: {_REPORTS}")
+    if key == "deepspeed" and (monitors := sorted(set(_MONITORS) & set(value))):
+        raise UsageError(f"trainer.deepspeed: {monitors[0]}: {_REPORTS}")
 
 
 def check_trainer_section(section: Mapping[str, Any]) -> None:
-    """Checks that [trainer] holds TrainingArguments that the recipe does not say elsewhere.
+    """Check that [trainer] holds TrainingArguments that the recipe does not say elsewhere.
 
     Raises:
         UsageError: the message names the key, without its value, and what to write instead.
@@ -137,9 +138,9 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
         if key in _TABLES:
             _check_table(key, value)
         if key not in known:
-            near = max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
             raise UsageError(
-                f"trainer.{clipped(key)}: transformers.TrainingArguments has no such field; the nearest is '{near}'"
+                f"trainer.{clipped(key)}: transformers.TrainingArguments has no such field; the nearest is "
+                f"'{nearest(key, known)}'"
             )
         if key in _ELSEWHERE:
             instead = f"set {_ELSEWHERE[key]} instead" if _ELSEWHERE[key] else "it is decided by prune-export"
@@ -148,8 +149,8 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
 
 
 def _check_value(key: str, value: Any) -> None:
-    """Checks the type that TrainingArguments says its field has, and that a number is one that can be meant."""
-    kinds = _kinds(get_type_hints(TrainingArguments)[key])
+    """Check the type that TrainingArguments says its field has, and that a number is one that can be meant."""
+    kinds = _toml_types(get_type_hints(TrainingArguments)[key])
     if kinds and value is not None and type(value) not in kinds:
         expected = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
         raise UsageError(f"trainer.{key}: expected {expected}; found {_WORDS.get(type(value), 'something else')}")
@@ -161,10 +162,10 @@ def _check_value(key: str, value: Any) -> None:
             raise UsageError(f"trainer.{key}: expected a number from {least:g} to {most:g}")
 
 
-def _kinds(hint: Any) -> frozenset[type]:
-    """The types of TOML values that fit an annotation; empty where it takes anything."""
+def _toml_types(hint: Any) -> frozenset[type]:
+    """Return the types of TOML values that fit an annotation; empty where it takes anything."""
     if get_origin(hint) in (Union, types.UnionType):
-        parts = [_kinds(part) for part in get_args(hint) if part is not types.NoneType]
+        parts = [_toml_types(part) for part in get_args(hint) if part is not types.NoneType]
         return frozenset().union(*parts) if all(parts) else frozenset()
     kind = get_origin(hint) or hint
     if kind is float:
@@ -174,8 +175,26 @@ def _kinds(hint: Any) -> frozenset[type]:
     return frozenset({kind}) if kind in _WORDS else frozenset()
 
 
+def process_state() -> Any:
+    """Return accelerate's `PartialState`: the processes that share a run (torchrun, accelerate launch), or this one alone.
+
+    Raises:
+        UsageError: the environment names processes that cannot be found.
+    """
+    from accelerate import PartialState
+
+    try:
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+    except Exception as error:  # accelerate and torch raise many kinds
+        PartialState._reset_state()
+        raise UsageError(
+            f"the environment names several processes, which cannot be found: {one_line(error, 300)}; start them with "
+            "torchrun or accelerate launch, or unset LOCAL_RANK and WORLD_SIZE"
+        ) from error
+
+
 def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
-    """The optimiser steps of a stage with so many features, one or more.
+    """Return the optimiser steps of a stage with `features` examples, one or more.
 
     Raises:
         UsageError: they are too many.
@@ -186,7 +205,8 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
         return recipe.schedule.steps
     epochs = stage.epochs if stage.epochs is not None else recipe.schedule.epochs
     assert epochs is not None
-    batch = recipe.optimiser.batch_size * int(os.environ.get("WORLD_SIZE", "1")) * recipe.optimiser.accumulation
+    processes: int = process_state().num_processes
+    batch = recipe.optimiser.batch_size * processes * recipe.optimiser.accumulation
     total = max(1, round(epochs * math.ceil(features / batch)))
     if total > MOST:
         raise UsageError(f"stage {stage.name}: {epochs:g} epochs are {total:,} steps; expected {MOST:,} at most")
@@ -194,7 +214,7 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
 
 
 def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *, seed: int) -> TrainingArguments:
-    """What the Trainer needs to know; [trainer] has the last word.
+    """Return what the Trainer needs to know; [trainer] has the last word.
 
     Raises:
         UsageError: transformers refuses the arguments.
@@ -242,7 +262,7 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What transformers, accelerate and torch say where they are made from arguments that they cannot take, in one line.
+    """Say in one line what transformers, accelerate and torch say of arguments that they cannot take.
 
     Raises:
         UsageError: they refuse.

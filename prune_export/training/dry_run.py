@@ -11,19 +11,18 @@ from typing import Any
 
 import torch
 
+from exporters.providers import find_provider
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.paths import expanded
 from prune_export.options.keywords import from_keywords
 from prune_export.options.train import TrainOptions
 from prune_export.training.arguments import total_steps, training_arguments
-from prune_export.training.dropout import set_dropout
 from prune_export.training.features import Collator, Features
-from prune_export.training.folder import check_run
 from prune_export.training.network import make_network
-from prune_export.training.order import Order
 from prune_export.training.recipe import Recipe
-from prune_export.training.run import make_context, opened, recipe_errors
-from prune_export.training.space import Space, check_space, space_needed
+from prune_export.training.run import load_recipe, make_context, recipe_errors
+from prune_export.training.run_folder import DiskSpace, check_run, check_space, space_needed
+from prune_export.training.sampler import TrainingSampler
 from prune_export.training.stage import Context, Stage
 
 _BATCHES = 3  # the first, which is slower, does not count
@@ -40,20 +39,21 @@ class PlannedStage:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a recipe would do: `examples` features a pass, the stages, and the disk that they need."""
+    """The plan of a run: its stages, the `features` of an epoch, and the disk `space` that the stages need."""
 
     folder: Path
     task: str
     features: int
     stages: tuple[PlannedStage, ...]
-    space: Space
+    space: DiskSpace
 
     @property
     def seconds(self) -> float:
-        """About how long all stages train."""
+        """Return about how long all stages train, in seconds."""
         return sum(stage.seconds for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the dry run as `--json` prints it."""
         return {
             "folder": str(self.folder),
             "task": self.task,
@@ -73,13 +73,13 @@ def dry_run(options: TrainOptions) -> DryRun:
     Raises:
         PruneExportError: what `train` would raise before its first step.
     """
-    read, recipe, stages = opened(options.recipe, options.changes)
+    recipe_path, recipe, stages = load_recipe(options.recipe, options.changes)
     folder = expanded(recipe.output)
     with recipe_errors(folder), TemporaryDirectory(prefix="prune-export-") as aside:
         results = [stage.name for stage in stages if stage.publish]
-        check_run(folder, recipe, read, results, resume=options.resume, overwrite=options.overwrite)
+        check_run(folder, recipe, recipe_path, results, resume=options.resume, overwrite=options.overwrite)
         head = Path(aside) / "head"
-        context, features = make_context(recipe, head, options.progress, is_kept=False)
+        context, features = make_context(recipe, head, options.progress, use_cache=False)
         for stage in stages:
             if stage.check is not None:
                 stage.check(context)
@@ -97,67 +97,64 @@ def dry_run(options: TrainOptions) -> DryRun:
         for stage in stages:
             steps = total_steps(recipe, stage, len(features))
             training_arguments(recipe, stage, Path(aside) / "checkpoints", steps, seed=recipe.seed)
-            kind = (stage.method, stage.objective, stage.slim)
-            if kind not in tried:
-                tried[kind] = _seconds(stage, start, context, features)
-            own, teaching = tried[kind]
-            seconds = steps * recipe.optimiser.accumulation * (stage.share * own + teaching)
+            key = (stage.method, stage.objective, stage.slim)
+            if key not in tried:
+                tried[key] = _seconds(stage, start, context, features)
+            own, teaching = tried[key]
+            seconds = steps * recipe.optimiser.accumulation * (stage.flops_fraction * own + teaching)
             planned.append(PlannedStage(stage.name, steps, round(seconds, 3)))
             options.progress.advance()
     return DryRun(folder, context.original.task, len(features), tuple(planned), space)
 
 
 def _seconds(stage: Stage, start: Path, context: Context, features: Features) -> tuple[float, float]:
-    """How long a batch of `stage` takes: the network, tried with the checkpoint in `start`, and what it is taught by."""
+    """Return the seconds of a batch of `stage` in the network, made of the checkpoint in `start`, and in its teacher."""
     recipe, device = context.recipe, context.device
     part = recipe.optimiser
     checkpoint = load_checkpoint(start, task=context.original.task)
     network = make_network(stage, context, checkpoint)
-    if part.dropout is not None:
-        set_dropout(network.model, part.dropout)
     objective = None if stage.objective is None else stage.objective(context, checkpoint)
     model = network.model.to(device).train()
     if objective is not None:
         objective.attach(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    order = Order(
+    sampler = TrainingSampler(
         len(features),
         step=part.batch_size * part.accumulation,
         seed=recipe.seed,
         lengths=features.lengths() if recipe.data.group_by_length else None,
     )
-    drawn = [index for index, _ in zip(order, range(_BATCHES * part.batch_size), strict=False)]
+    drawn = [index for index, _ in zip(sampler, range(_BATCHES * part.batch_size), strict=False)]
     collator = Collator(context.tokenizer, checkpoint.encoder.inputs)
     dtype = torch.bfloat16 if part.bf16 else torch.float16
-    own, others = [], []
-    for place in range(_BATCHES):
-        chosen = [features[index] for index in drawn[place * part.batch_size :][: part.batch_size]]
+    own, teaching = [], []
+    for step in range(_BATCHES):
+        chosen = [features[index] for index in drawn[step * part.batch_size :][: part.batch_size]]
         if not chosen:  # little data
             break
         batch = {name: value.to(device) for name, value in collator(chosen).items()}
         began = _now(device)
         if network.method is not None:
-            network.method.set_step(place, _BATCHES)
+            network.method.set_step(step, _BATCHES)
         with torch.autocast(device, dtype, enabled=part.bf16 or part.fp16):
             outputs = model(**batch)
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
-            asked = _now(device)
+            before_teacher = _now(device)
             if objective is not None:
                 loss, _ = objective.loss(loss, outputs, batch)
-            answered = _now(device)
+            after_teacher = _now(device)
         if network.method is not None:
             loss = loss + network.method.penalty()
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        others.append(answered - asked)
-        own.append(_now(device) - began - others[-1])
+        teaching.append(after_teacher - before_teacher)
+        own.append(_now(device) - began - teaching[-1])
     if objective is not None:
         objective.detach()
-    return median(own[1:] or own), median(others[1:] or others)
+    return median(own[1:] or own), median(teaching[1:] or teaching)
 
 
 def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    find_provider(device).synchronize()
     return time.perf_counter()

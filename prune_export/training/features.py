@@ -1,4 +1,8 @@
-"""Labelled features of training data: made once, in several processes, and cached by what they follow from."""
+"""Labelled features of training data: made once, in several processes, and cached by what they follow from.
+
+The cache is not that of `datasets.map`, which maps Arrow files into memory without checking them: a damaged byte in one is a
+wrong feature, or ends the process.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,14 @@ from exporters.errors import DataError, UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate
-from prune_export.data.examples import Data, QuestionData, TextData, joined, part_of, sample, trainable
-from prune_export.data.features import QUESTION_LENGTH, TEXT_LENGTH, Feature
+from prune_export.data.examples import Data, TextData, joined, part_of, sample, trainable
+from prune_export.data.features import Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import TOKENIZER_FILES
 from prune_export.files.caches import cache_folder, kept
 from prune_export.progress import SILENT, Progress
-from prune_export.training.labelled import labelled_features, labelled_features_of
+from prune_export.tasks import SPECS
 from prune_export.training.recipe import DataSection
 
 _FORMAT = "1"
@@ -40,8 +44,10 @@ _PARALLEL_FROM = 4000  # fewer examples are ready before other processes have st
 
 
 class Features(Dataset[Feature]):
-    """Features as a data set for the Trainer; `digest` is the sha256 of what they were made from, `notes` what the reader
-    left out or mended."""
+    """Features as a data set for the Trainer.
+
+    `digest` is the sha256 of what they were made from, `notes` say what the reader left out or mended.
+    """
 
     def __init__(self, features: tuple[Feature, ...], digest: str, name: str, notes: tuple[str, ...] = ()) -> None:
         self.features, self.digest, self.name, self.notes = features, digest, name, notes
@@ -53,12 +59,12 @@ class Features(Dataset[Feature]):
         return self.features[index]
 
     def lengths(self) -> list[int]:
-        """Tokens of each feature, without padding."""
+        """Return the tokens of each feature, without padding."""
         return [len(feature.input_ids) for feature in self.features]
 
 
 class Collator:
-    """Batches as the model takes them: int64 `[batch, longest]`, and the labels."""
+    """Makes batches as the model takes them: int64 `[batch, longest]`, and the labels."""
 
     def __init__(self, tokenizer: Any, inputs: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -75,9 +81,9 @@ def training_features(
     *,
     seed: int,
     progress: Progress = SILENT,
-    is_kept: bool = True,
+    use_cache: bool = True,
 ) -> Features:
-    """The labelled features of the recipe's training data, from the cache where they are there (`is_kept`).
+    """Return the labelled features of the recipe's training data; `use_cache`: from the cache, or into it.
 
     Raises:
         DataError: the data cannot be read, is for another task, or has no labels.
@@ -90,8 +96,8 @@ def training_features(
         data = sample(data, section.samples, seed=seed)
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
-    usual = QUESTION_LENGTH if isinstance(data, QuestionData) else TEXT_LENGTH
-    length = min(usual, longest_input(config)) if section.max_seq_length is None else section.max_seq_length
+    usual = SPECS[data.task].length_for(longest_input(config))
+    length = usual if section.max_seq_length is None else section.max_seq_length
     if length > longest_input(config):
         raise UsageError(f"data.max_seq_length = {length}: the model has positions for {longest_input(config)} tokens")
     classes: tuple[int, ...] = ()
@@ -104,22 +110,22 @@ def training_features(
     options = {"max_seq_length": length, "doc_stride": section.doc_stride, "classes": classes}
     digest = _digest(data, folder, options, tokenizer)
     _refuse_while_starting()
-    cache = cache_folder("features") if is_kept else None
+    cache = cache_folder("features") if use_cache else None
     path = None if cache is None else cache / f"{digest}.npz"
     with _alone(path):  # of several processes one makes them
-        found = None if path is None else _read(path, len(data.examples))
-        if found is None:
-            found = _make(data, folder, options, tokenizer, progress)
+        features = None if path is None else _read(path, len(data.examples))
+        if features is None:
+            features = _make(data, folder, options, tokenizer, progress)
             if path is not None:
                 with suppress(OSError):
-                    _write(path, found)
-    if not found:
+                    _write(path, features)
+    if not features:
         raise DataError(f"{data.name}: no example in it")
-    return Features(found, digest, data.name, data.notes)
+    return Features(features, digest, data.name, data.notes)
 
 
 def training_data(section: DataSection, task: str | None) -> Data:
-    """All that the recipe's `data.train` names.
+    """Read all that the recipe's `data.train` names.
 
     Raises:
         DataError: none is named, one cannot be read, or their tasks differ.
@@ -133,7 +139,7 @@ def training_data(section: DataSection, task: str | None) -> Data:
 
 @contextmanager
 def _alone(path: Path | None) -> Iterator[None]:
-    """Waits for other processes that are at `path`; where nothing can be locked, nobody is waited for."""
+    """Wait for other processes that are at `path`, unless nothing can be locked there."""
     lock = None if path is None else FileLock(f"{path}.lock")
     try:
         if lock is not None:
@@ -150,13 +156,13 @@ def _alone(path: Path | None) -> Iterator[None]:
 def _digest(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any) -> str:
     # What a tokenizer does follows from its files and its class, which may come from the model's config.json.
     kind = (type(tokenizer).__name__, tuple(tokenizer.model_input_names), tokenizer.padding_side)
-    found = hashlib.sha256(f"{_FORMAT} {options!r} {kind!r}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {options!r} {kind!r}".encode())
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            found.update((folder / name).read_bytes())
+            digest.update((folder / name).read_bytes())
     for example in data.examples:
-        found.update(repr(example).encode())
-    return found.hexdigest()
+        digest.update(repr(example).encode())
+    return digest.hexdigest()
 
 
 def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, progress: Progress) -> tuple[Feature, ...]:
@@ -164,35 +170,49 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
     progress.stage("Making features", count)
     starts = range(0, count, _CHUNK)
     parts = [part_of(data, start, start + _CHUNK) for start in starts]
-    found: list[Feature] = []
+    made: list[Feature] = []
 
     def take(start: int, features: tuple[Feature, ...]) -> None:
-        found.extend(replace(feature, example=feature.example + start) for feature in features)
+        made.extend(replace(feature, example=feature.example + start) for feature in features)
         progress.advance(min(_CHUNK, count - start))
 
     processes = min(len(parts), _processors())
     if count < _PARALLEL_FROM or processes < 2:
         for start, part in zip(starts, parts, strict=True):
             take(start, labelled_features(part, options, tokenizer))
-        return tuple(found)
+        return tuple(made)
     # Spawned, not forked: tokenizers and torch have threads of their own already.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
-            for start, features in zip(starts, made, strict=True):
+            parts_made = pool.map(labelled_features_of, parts, [folder] * len(parts), [options] * len(parts))
+            for start, features in zip(starts, parts_made, strict=True):
                 take(start, features)
     except BrokenProcessPool:  # as in a script that trains without asking whether it is the main module
-        found.clear()
+        made.clear()
         progress.stage("Making features", count)
         for start, part in zip(starts, parts, strict=True):
             take(start, labelled_features(part, options, tokenizer))
-    return tuple(found)
+    return tuple(made)
+
+
+def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
+    """Return `make_features` with labels and without character offsets; `options` are its lengths and classes."""
+    features = make_features(part, tokenizer, labelled=True, **options)
+    return tuple(replace(feature, offsets=None) for feature in features)
+
+
+def labelled_features_of(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
+    """Return the same with the tokenizer in `folder`, in one thread: other processors have processes of their own."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return labelled_features(part, options, load_tokenizer(folder))
 
 
 def _refuse_while_starting() -> None:
-    """Ends a process of our own pool that runs the user's script again because it does not ask whether it is the main
-    module: it would wait for the lock that its parent holds while the parent waits for it."""
+    """End a process of our own pool that runs the user's script again, which does not ask whether it is the main module.
+
+    It would wait for the lock that its parent holds while the parent waits for it.
+    """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError("training features are being made already by the process that started this one")
 
@@ -227,7 +247,7 @@ def _joined(parts: Sequence[Any], dtype: Any) -> Any:
 
 
 def _read(path: Path, examples: int) -> tuple[Feature, ...] | None:
-    """The features there, of so many examples; None where there are none, or what is there cannot be them."""
+    """Return the features in the file, of `examples` examples; None where there are none, or the file cannot hold them."""
     try:
         if not path.is_file():
             return None
@@ -241,18 +261,18 @@ def _read(path: Path, examples: int) -> tuple[Feature, ...] | None:
     except Exception:  # numpy and zipfile raise many kinds for what is damaged; it is made anew
         return None
     ids, types = ids.astype(np.int64), types.astype(np.int64)
-    found = []
+    features = []
     end = 0
     for index, (example, length, cls, start, last) in enumerate(rows.tolist()):
-        place, end = slice(end, end + length), end + length
+        tokens, end = slice(end, end + length), end + length
         label = labels[index].item() if len(labels) else None
         span = (start, last) if start >= 0 else (None, None)
-        found.append(Feature(example, ids[place], types[place], None, cls, span[0], span[1], label))
-    return tuple(found)
+        features.append(Feature(example, ids[tokens], types[tokens], None, cls, span[0], span[1], label))
+    return tuple(features)
 
 
 def _check(ids: Any, types: Any, rows: Any, labels: Any, examples: int) -> None:
-    """Checks that the arrays are what `_write` writes.
+    """Check that the arrays are what `_write` writes.
 
     Raises:
         ValueError: they are not.

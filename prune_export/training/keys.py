@@ -1,10 +1,18 @@
-"""What a recipe's keys mean and which numbers they take: said once, in the type of each field."""
+"""The types of a recipe's keys, each with its range and its meaning, and the strict reading of values into them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
+
+from exporters.errors import UsageError
+from prune_export.files.reading import clipped, shown
 
 MOST = 10**9  # steps, tokens, examples: more is a slip of the pen
 
@@ -20,12 +28,12 @@ NotNegative = Annotated[float, Meta(ge=0)]
 
 
 def key(meaning: str) -> Meta:
-    """Returns what stands beside a field's type: the meaning, for docs/recipes.md."""
+    """Return what stands beside a field's type: its meaning, for docs/recipes.md."""
     return Meta(description=meaning)
 
 
 def range_words(limits: Meta, value: float = 0) -> str:
-    """Says which numbers `limits` allow, as in "of 1 or more"; the highest only where it is near, or `value` is above it."""
+    """Say which numbers `limits` allow, as in "of 1 or more"; the highest only where it is near, or `value` is above it."""
     low = limits.ge if limits.ge is not None else limits.gt
     high = limits.le if limits.le is not None else limits.lt
     if high is not None and high >= 10**6 and value <= high:
@@ -40,8 +48,82 @@ def range_words(limits: Meta, value: float = 0) -> str:
     return ""
 
 
-def is_within(limits: Meta, value: float) -> bool:
-    """Whether a number lies within the limits."""
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) -> Any:
+    """Return the dataclass `kind` with the values `data`; whole numbers serve as floats, one value as a list of one.
+
+    `source` and `prefix` (a section and a dot) name the values in messages.
+
+    Raises:
+        UsageError: a key is unknown or missing, or a value is of the wrong type or out of its range.
+    """
+    known = {field.name: field for field in fields(kind)}
+    for key in data:
+        if key not in known:
+            raise UsageError(
+                f"{source}: unknown key '{prefix}{clipped(key)}'; the nearest known one is '{prefix}{nearest(key, known)}'"
+            )
+    for name, field in known.items():
+        if name not in data and field.default is MISSING and field.default_factory is MISSING:
+            raise UsageError(f"{source}: '{prefix}{name}' is missing")
+    hints = get_type_hints(kind, include_extras=True)
+    return kind(**{key: _value(hints[key], value, source, f"{prefix}{key}") for key, value in data.items()})
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Return the name in `known` that is most like `key`."""
+    return max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
+
+
+def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Meta, ...] = ()) -> Any:
+    """Return `value` as the annotation `hint` asks for it."""
+
+    def refused(expected: str) -> UsageError:
+        return UsageError(f"{source}: {where}: expected {expected}; found {shown(value)}")
+
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _value(options[0], value, source, where, (*limits, *options[1:]))
+    if origin in (Union, types.UnionType):  # a type, or None
+        return _value(options[0], value, source, where, limits)
+    if origin is Literal:
+        if value in options:
+            return value
+        raise refused(f"one of {', '.join(map(str, options))}")
+    if origin is tuple:
+        is_open = options[-1] is Ellipsis
+        items = value if isinstance(value, list) or not is_open else [value]
+        if not isinstance(items, list) or (not is_open and len(items) != len(options)):
+            raise refused(f"a list of {len(options)}")
+        kinds = [options[0]] * len(items) if is_open else options
+        return tuple(_value(kind, item, source, where) for kind, item in zip(kinds, items, strict=True))
+    if origin is Mapping:
+        if isinstance(value, dict):
+            return value
+        raise refused("a table")
+    if is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):  # [method], which is read already
+            return value
+        if isinstance(value, dict):
+            return build(hint, value, source, f"{where}.")
+        raise refused("a table")
+    if hint is float and type(value) is int:
+        value = float(value) if abs(value) < 2**1023 else math.inf
+    if type(value) is not hint:
+        raise refused(_NAMES[hint])
+    if hint is int or hint is float:
+        is_finite = hint is int or math.isfinite(value)  # Python's whole numbers may be larger than any float
+        if not is_finite or not all(_is_within(limit, value) for limit in limits):
+            kind = "whole number" if hint is int else "number" if is_finite else "finite number"
+            raise refused(" ".join(["a", kind, *filter(None, (range_words(limit, value) for limit in limits))]))
+    return value
+
+
+def _is_within(limits: Meta, value: float) -> bool:
     return (
         (limits.ge is None or value >= limits.ge)
         and (limits.gt is None or value > limits.gt)

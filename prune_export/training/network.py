@@ -1,26 +1,30 @@
-"""The network that a stage trains, and what becomes of it."""
+"""The network that a stage trains: with a method's masks, or slim; and its weights at full size afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from exporters.encoder import ACTIVATIONS, Attention, FeedForward, Layer
 from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.oracle import load_oracle
+from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
-from prune_export.facts.plan import Plan, plan_from_zeros
+from prune_export.facts.plan import Indices, Plan
 from prune_export.families.describe import describe
+from prune_export.families.state_dict import state_dict
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.cutting import Pruned
-from prune_export.slim_model.model import SlimModel
-from prune_export.training.layers import layer_modules
-from prune_export.training.method import Method
-from prune_export.training.slim_network import slim_model, standing, trained, trained_tensors
-from prune_export.training.stage import Context, Stage
+from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
+from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.tasks import SPECS
+from prune_export.training.stage import Context, MaskingMethod, Stage, layer_modules
+
+_ALMOST_NOTHING = 0.01  # of the FLOPs or weights
+_MUCH = 0.1  # of what is gone at the end
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,29 +33,51 @@ class StageNetwork:
 
     checkpoint: Checkpoint
     model: nn.Module
-    method: Method | None
+    method: MaskingMethod | None
     pruned: Pruned | None
 
 
 def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
-    """The network of `stage`, from the weights of `checkpoint`."""
+    """Make the network of `stage` from the weights of `checkpoint`, with the recipe's dropout."""
+    network = _make_network(stage, context, checkpoint)
+    if (probability := context.recipe.optimiser.dropout) is not None:
+        set_dropout(network.model, probability)
+    return network
+
+
+def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
     if stage.method is None:
-        pruned = standing(checkpoint)
+        pruned = remaining_network(checkpoint)
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)
         if stage.slim or (stage.slim is None and not is_dense):
-            return StageNetwork(checkpoint, slim_model(checkpoint, pruned), None, pruned)
-        return StageNetwork(checkpoint, load_oracle(checkpoint), None, None)
-    model = load_oracle(checkpoint)
+            return StageNetwork(checkpoint, module_of(checkpoint, pruned.encoder), None, pruned)
+        return StageNetwork(checkpoint, load_reference_model(checkpoint), None, None)
+    model = load_reference_model(checkpoint)
     method = stage.method(context, checkpoint)
     method.attach(model, layer_modules(checkpoint, model))
     return StageNetwork(checkpoint, model, method, None)
 
 
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set every dropout of `model`, a transformers model or a slim one, to `probability`.
+
+    Attention that is one operation keeps its probability as a number (`dropout_prob`: transformers 4's name, and ours).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        if isinstance(getattr(module, "dropout_prob", None), float):
+            module.dropout_prob = probability  # type: ignore[assignment]
+
+
+# --- the end of a stage -----------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """`changed` are the trained weights at full size under Hugging Face's names, zeros in place; `plan` is what zeros say.
+    """The end of a training: `changed` are the weights at full size by Hugging Face's names, `plan` says what is zero.
 
-    `at_last_step` and `left` are the method's statistics before and after its masks were folded in (empty: no method).
+    `at_last_step` and `left` are the method's statistics before and after its masks were applied (empty: no method).
     """
 
     changed: dict[str, Tensor]
@@ -61,16 +87,14 @@ class Finished:
 
 
 def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: int) -> Finished:
-    """What a training ended in.
+    """Return what a training ended in.
 
     `network` is a fresh one of the stage, `state` the state dict at its end, after `total` steps.
 
     Raises:
         WeightsError: the state dict is not of such a network.
     """
-    missing, _ = network.model.load_state_dict(
-        dict(state), strict=False
-    )  # beside, it may hold what only training needs
+    missing, _ = network.model.load_state_dict(dict(state), strict=False)  # it may also hold what only training needs
     if missing:
         raise WeightsError(f"the training's checkpoint lacks {missing[0]} (and {len(missing) - 1} more)")
     checkpoint = network.checkpoint
@@ -79,7 +103,7 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
     left: dict[str, float] = {}
     if network.pruned is not None:
         assert isinstance(network.model, SlimModel)
-        changed = trained_tensors(checkpoint, weights, trained(network.pruned, network.model))
+        changed = full_size_weights(checkpoint, weights, with_weights_of(network.pruned, network.model))
     else:
         if network.method is not None:
             network.model.eval()
@@ -87,10 +111,88 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
             at_last_step = network.method.statistics()
             network.method.set_step(total, total)
             with torch.no_grad():
-                network.method.fold()
+                network.method.apply_masks()
             left = network.method.statistics()
-        prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
-        found = {f"{prefix}{name}": value for name, value in network.model.state_dict().items()}
-        changed = {name: value.to(weights[name].dtype) for name, value in found.items() if name in weights}
+        prefix = f"{checkpoint.family.prefix}." if SPECS[checkpoint.task].base_model else ""
+        trained = {f"{prefix}{name}": value for name, value in network.model.state_dict().items()}
+        changed = {name: value.to(weights[name].dtype) for name, value in trained.items() if name in weights}
     encoder = describe(checkpoint.family, checkpoint.config, weights.replaced(changed), checkpoint.task, kept_heads={})
     return Finished(changed, plan_from_zeros(encoder), at_last_step, left)
+
+
+def cut_without_training(at_last_step: Mapping[str, float], left: Mapping[str, float]) -> float:
+    """Return the fraction of the FLOPs that the network still had at its last step and has no more.
+
+    Both arguments are a method's `statistics()`.
+    """
+    return max(0.0, at_last_step["flops_left"] - left["flops_left"])
+
+
+def cut_warning(stage: str, at_last_step: Mapping[str, float], left: Mapping[str, float]) -> str | None:
+    """Return what somebody should know who expects a network that was trained as it is; None: nothing."""
+    gone, cut = 1 - left["flops_left"], cut_without_training(at_last_step, left)
+    if gone < _ALMOST_NOTHING and left.get("sparsity", 0.0) < _ALMOST_NOTHING:
+        return (
+            f"stage {stage}: nothing was pruned: {1 - gone:.1%} of the FLOPs are left. Train longer, raise what pushes "
+            "scores down (method.penalty_weight, optimiser.score_learning_rate), or give budget.flops, which is met exactly"
+        )
+    if gone < _ALMOST_NOTHING:
+        return (
+            f"stage {stage}: {left['sparsity']:.1%} of the weights are zero, but no head and no column goes: the exported "
+            "network will not be faster"
+        )
+    if cut > _MUCH * gone:
+        return (
+            f"stage {stage}: {at_last_step['flops_left']:.1%} of the FLOPs were left at its last step, {1 - gone:.1%} are "
+            f"now: {cut:.1%} were cut without training. Train longer, raise optimiser.score_learning_rate, or let "
+            "schedule.cooldown begin earlier"
+        )
+    return None
+
+
+# --- slim networks ----------------------------------------------------------------------------------------------------
+
+
+def remaining_network(checkpoint: Checkpoint) -> Pruned:
+    """Return what is left of a checkpoint of full size, without the units that add nothing whatever the input.
+
+    Zeros inside a head that is left (blocks, head dimensions) stay where they are, as weights that training may change.
+    """
+    kept = tuple((_kept_heads(layer), _kept_columns(layer)) for layer in checkpoint.encoder.distinct_layers)
+    return cut(unpruned(checkpoint.encoder), kept)
+
+
+def _kept_heads(layer: Layer) -> Indices:
+    block = layer.attention
+    if not isinstance(block, Attention):
+        return ()
+    values = block.value_weight.ne(0).any(dim=2)  # [heads, value_size]
+    if block.value_bias is not None:
+        values |= block.value_bias.ne(0)
+    return _indices((values & block.output_weight.ne(0).any(dim=0)).any(dim=1))
+
+
+def _kept_columns(layer: Layer) -> Indices:
+    block = layer.feed_forward
+    if not isinstance(block, FeedForward):
+        return ()
+    active = block.up.weight.ne(0).any(dim=1) | ACTIVATIONS[block.gating.activation](block.up.bias).ne(0)
+    return _indices(active & block.down.weight.ne(0).any(dim=0))
+
+
+def _indices(kept: Tensor) -> Indices:
+    return tuple(torch.nonzero(kept).flatten().tolist())
+
+
+def with_weights_of(network: Pruned, model: SlimModel) -> Pruned:
+    """Return `network` with the weights that `model`, made of it, has now (copies, on the CPU)."""
+    return replace(network, encoder=model.describe())
+
+
+def full_size_weights(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: Pruned) -> dict[str, Tensor]:
+    """Return what `network` changes of the checkpoint's `tensors`: its layers, embeddings, norms and head."""
+    changed = full_size_tensors(checkpoint, tensors, network)
+    for name, value in state_dict(checkpoint.family, checkpoint.config, network.encoder).items():
+        if name in tensors and name not in changed:
+            changed[name] = value.to(tensors[name].dtype)
+    return changed

@@ -11,12 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from prune_export.training.distillation.config import Distillation
-from prune_export.training.distillation.student_config import StudentConfig
-from prune_export.training.gradual.config import GradualConfig
-from prune_export.training.keys import Count, CountOrZero, Epochs, Fraction, NotNegative, Positive, Share, key
-from prune_export.training.l0.config import L0Config
-from prune_export.training.movement.config import MovementConfig
+from prune_export.training.keys import MOST, Count, CountOrZero, Epochs, Fraction, NotNegative, Positive, Share, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +85,34 @@ class OptimiserSection:
 
 
 @dataclass(frozen=True, slots=True)
-class NoMethod:
-    """`kind = "none"`: trains on, or distils; nothing is pruned further."""
+class Distillation:
+    """`[distillation]`: the loss is (1 - `weight`) · task + `weight` · logits + `hidden_weight` · hidden states.
 
+    The teacher is the recipe's `teacher`, or, without one, the network that the recipe starts from.
+    """
 
-Method = NoMethod | MovementConfig | L0Config | GradualConfig | StudentConfig
-
-# The name after `kind =` in the section [method], and its parameters.
-METHODS: dict[str, type[Method]] = {
-    "none": NoMethod,
-    "movement": MovementConfig,
-    "l0": L0Config,
-    "gradual": GradualConfig,
-    "student": StudentConfig,
-}
-
-# Keys of a section that exclude each other: one that is set on the command line takes the place of the others.
-ALTERNATIVES: dict[str, tuple[tuple[str, str], ...]] = {
-    "schedule": (("steps", "epochs"),),
-    "budget": (("flops", "heads"), ("flops", "columns")),
-    "optimiser": (("bf16", "fp16"),),
-    "method": (
-        *(
-            (f"{part}_steps", f"{part}_epochs")
-            for part in ("fill", "retrain", "recovery", "intermediate", "prediction", "fine_tuning")
+    weight: Annotated[Fraction, key("how much the teacher's logits count; the task counts the rest")] = 0.9
+    temperature: Annotated[
+        Positive, key("softens the logits of both networks; their loss is multiplied by its square")
+    ] = 2.0
+    hidden_weight: Annotated[NotNegative, key("how much the teacher's hidden states count")] = 0.0
+    layer_map: Annotated[
+        tuple[Annotated[int, Meta(ge=-1, le=MOST)], ...],
+        key(
+            "the teacher's hidden state for each of the network's: its embeddings' first, then each layer's, from 1 "
+            "(0: the embeddings'; -1: none); empty: at even distances"
         ),
-        ("layers", "keep"),
-    ),
-}
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """`[method]`: the keys of one kind of method (`prune_export.training.methods`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoMethod(MethodConfig):
+    """`kind = "none"`: trains on, or distils; nothing is pruned further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +132,7 @@ class Recipe:
         str | None, key("the network to learn from: a folder or a hub id; none: the model as it was")
     ] = None
     seed: Annotated[Annotated[int, Meta(ge=0, le=2**31)], key("of everything that is drawn at random")] = 0
-    method: Method = field(default_factory=NoMethod)
+    method: MethodConfig = field(default_factory=NoMethod)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     budget: BudgetSection = field(default_factory=BudgetSection)
     distillation: Distillation | None = None

@@ -1,10 +1,10 @@
-"""Recipes in TOML: read strictly, changed by `--set`, written as they were used."""
+"""Recipes in TOML: read strictly, changed by `--set`, checked for contradictions, written as they were used."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from exporters.secrets import holds_secret
 from prune_export.files.reading import ReadingError, one_line, read_text, shown, user_path
 from prune_export.hub_token import register_stored_token
 from prune_export.options.checking import checked
-from prune_export.training.recipe import ALTERNATIVES, METHODS, Method, Recipe
-from prune_export.training.values import build, nearest
+from prune_export.training.keys import build, nearest
+from prune_export.training.methods import ALTERNATIVES, METHODS, method_of
+from prune_export.training.recipe import MethodConfig, Recipe
 
 _LARGEST_RECIPE = 1 << 20
 _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
@@ -22,7 +23,9 @@ _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 @checked
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in the TOML file `path`, with `changes` ("section.key=value", the value in TOML's form or a bare string).
+    """Read the recipe in the TOML file `path`, with `changes`.
+
+    A change is "section.key=value", the value in TOML's form or a bare string.
 
     Raises:
         UsageError: it cannot be read, a key is unknown (the message names the nearest known one), or a value is of the wrong
@@ -39,10 +42,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 def _toml(text: str) -> dict[str, Any]:
     try:
         data = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # beside TOMLDecodeError: integers of thousands of digits, no such day
+    except (ValueError, RecursionError) as error:  # ValueError: integers of thousands of digits, no such day
         reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise ReadingError(f"not readable as TOML: {reason}") from error
     level: list[Any] = [data]
@@ -59,7 +59,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """The recipe in parsed TOML; `source` names it in messages.
+    """Return the recipe in parsed TOML; `source` names it in messages.
 
     Raises:
         UsageError: as for `read_recipe`.
@@ -69,12 +69,12 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     method = data.pop("method", {"kind": "none"})
     if not isinstance(method, dict):
         raise UsageError(f"{source}: [method] is a table; found {shown(method)}")
-    made: Recipe = build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
-    return made
+    recipe: Recipe = build(Recipe, {**data, "method": _method(dict(method), source)}, source, "")
+    return recipe
 
 
 def check_no_secret(data: Any, source: str) -> None:
-    """Checks that nothing in a recipe, at any depth, looks like an access token or is one that is known.
+    """Check that nothing in a recipe, at any depth, looks like an access token or is one that is known.
 
     A run's recipe.toml, its records and every checkpoint hold the recipe.
 
@@ -84,41 +84,73 @@ def check_no_secret(data: Any, source: str) -> None:
     register_stored_token()
     waiting = [("", data)]
     while waiting:
-        where, found = waiting.pop()
-        if isinstance(found, Mapping):
-            waiting += [(f"{where}.{key}".strip("."), value) for key, value in found.items()]
-            waiting += [(f"a key of {where}" if where else "a key", str(key)) for key in found]
-        elif isinstance(found, list | tuple):
-            waiting += [(where, value) for value in found]
-        elif isinstance(found, str) and holds_secret(found):
+        where, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(f"{where}.{key}".strip("."), inner) for key, inner in value.items()]
+            waiting += [(f"a key of {where}" if where else "a key", str(key)) for key in value]
+        elif isinstance(value, list | tuple):
+            waiting += [(where, inner) for inner in value]
+        elif isinstance(value, str) and holds_secret(value):
             raise UsageError(
                 f"{source}: {where}: holds what looks like an access token or a password, and recipes are copied into every "
                 "run; leave it out, and set HF_TOKEN instead"
             )
 
 
-def _method(data: dict[str, Any], source: str) -> Method:
+def _method(data: dict[str, Any], source: str) -> MethodConfig:
     kind = data.pop("kind", None)
     if not isinstance(kind, str) or kind not in METHODS:
         near = f"; did you mean {nearest(str(kind), METHODS)}?" if kind is not None else ""
         raise UsageError(f"{source}: method.kind: expected one of {', '.join(METHODS)}; found {shown(kind)}{near}")
-    made: Method = build(METHODS[kind], data, source, "method.")
-    return made
+    config: MethodConfig = build(METHODS[kind].config, data, source, "method.")
+    return config
 
 
-def checked_recipe(recipe: Recipe) -> Recipe:
-    """A recipe that was made in Python, read as one from a file is: whole numbers serve as floats, lists as tuples.
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Check every value of a recipe, and that none contradicts another; return it as it would be read from a file.
 
     Raises:
-        UsageError: as for `read_recipe`.
+        UsageError: a value is of the wrong type or out of its range, two contradict each other, or one would do nothing.
     """
-    if not is_dataclass(recipe.method) or type(recipe.method) not in METHODS.values():
+    recipe = _normalized(recipe)
+    schedule, budget, method = recipe.schedule, recipe.budget, method_of(recipe)
+    for section, pairs in ALTERNATIVES.items():
+        for one, other in pairs:
+            values = [getattr(getattr(recipe, section), name, None) for name in (one, other)]
+            if all(value is not None and value is not False and value != () for value in values):
+                raise UsageError(f"{section}: expected either {one} or {other}; found both")
+    if schedule.steps is None and schedule.epochs is None and method.uses_schedule:
+        raise UsageError("schedule: expected either steps or epochs; found neither")
+    for unit in ("steps", "epochs"):
+        if not method.uses_schedule and getattr(schedule, unit) is not None:
+            *first, last = (f"{length}_{unit}" for length in method.lengths)
+            keys = f"{', '.join(first)} and {last}" if first else last
+            raise UsageError(f"schedule.{unit}: method.kind = '{method.kind}' has lengths of its own: method.{keys}")
+    if schedule.warmup + schedule.cooldown > 1:
+        raise UsageError(
+            f"schedule.warmup + schedule.cooldown = {schedule.warmup + schedule.cooldown:g}: expected at most 1"
+        )
+    for name in ("flops", "heads", "columns"):
+        if not method.prunes and getattr(budget, name) not in (None, ()):
+            raise UsageError(
+                f"budget.{name}: method.kind = '{method.kind}' prunes to no budget; expected another kind, or no budget"
+            )
+    if recipe.teacher is not None and recipe.distillation is None and not method.distils:
+        raise UsageError("teacher: nothing is learnt from it; add the section [distillation], or leave the teacher out")
+    if recipe.data.eval is None and recipe.data.eval_samples is not None:
+        raise UsageError("data.eval_samples: there is no data.eval to take them from")
+    return recipe
+
+
+def _normalized(recipe: Recipe) -> Recipe:
+    """Return a recipe that was made in Python as one from a file is read: numbers as floats, lists as tuples."""
+    if type(recipe.method) not in {method.config for method in METHODS.values()}:
         raise UsageError(f"recipe: method: expected one of prune_export's; found {shown(recipe.method)}")
     return recipe_from(_tables(recipe))
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The recipe with every default written out; `read_recipe` gives the same one back.
+    """Return the recipe as TOML with every default written out; `read_recipe` gives the same one back.
 
     Raises:
         MissingDependencyError: tomli-w is not installed.
@@ -136,14 +168,12 @@ def _writer() -> Any:
 
 def _tables(recipe: Recipe) -> dict[str, Any]:
     data = asdict(recipe)
-    kind = next(name for name, config in METHODS.items() if type(recipe.method) is config)
-    data["method"] = {"kind": kind, **data["method"]}
-    plain: dict[str, Any] = _plain(data)
-    return plain
+    data["method"] = {"kind": method_of(recipe).kind, **data["method"]}
+    return {key: _plain(value) for key, value in data.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """Without None, which TOML has no word for, and with lists."""
+    """Return `value` without None, which TOML has no word for, and with lists."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
@@ -152,7 +182,7 @@ def _plain(value: Any) -> Any:
 
 
 def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
-    """Sets what `changes` say; of keys that exclude each other, one that is set takes the place of the others.
+    """Set what `changes` say; of keys that exclude each other, one that is set replaces the others.
 
     Raises:
         UsageError: a change is of the wrong form, or two exclude each other.
@@ -170,7 +200,7 @@ def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
 
 
 def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
-    """Sets one value; returns its key, without spaces, and the value."""
+    """Set one value; return its key, without spaces, and the value."""
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -179,11 +209,11 @@ def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
         value = _toml(f"value = {text}")["value"]
     except ReadingError:
         value = text.strip()  # a string without quotes
-    place = data
+    table = data
     for part in path[:-1]:
-        inner = place.setdefault(part, {})
+        inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
             raise UsageError(f"--set {key}: {part} is a value, not a section")
-        place = inner
-    place[path[-1]] = value
+        table = inner
+    table[path[-1]] = value
     return ".".join(path), value

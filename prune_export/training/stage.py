@@ -1,24 +1,24 @@
-"""A recipe as a row of stages: each starts from a checkpoint, trains it, and ends in a masked checkpoint."""
+"""The contract of training methods: stages, masks on linear maps, objectives, and the registry's entries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from exporters.errors import UnsupportedError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.features import Feature
 from prune_export.progress import Progress
-from prune_export.training.method import Method
-from prune_export.training.recipe import Recipe
+from prune_export.training.recipe import MethodConfig, Recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What a stage can use. `original` is the recipe's model; `features` are the labelled training features."""
+    """Everything that a stage can use; `original` is the recipe's model, `features` are labelled training features."""
 
     recipe: Recipe
     original: Checkpoint
@@ -28,46 +28,199 @@ class Context:
     progress: Progress
 
 
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerModules:
+    """The linear maps of one distinct layer of a Hugging Face model (layers that share weights are one).
+
+    `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`
+    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself, `times` how often it runs.
+    """
+
+    path: str
+    module: nn.Module
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_output: nn.Linear
+    up: nn.Linear
+    down: nn.Linear
+    heads: int
+    head_size: int
+    columns: int
+    times: int
+
+    @property
+    def hidden(self) -> int:
+        """Return the hidden size."""
+        return int(self.query.in_features)
+
+
+def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModules, ...]:
+    """Return the distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run.
+
+    Raises:
+        UnsupportedError: the family keeps query, key and value in one matrix.
+    """
+    family, config = checkpoint.family, checkpoint.config
+    sizes, paths = family.dimensions(config), family.layer_paths(config, task=checkpoint.task)
+    if any(row.parts > 1 for row in family.layers.values()):
+        raise UnsupportedError(
+            f"masks cannot be trained on fused projections, which {family.model_type} has; use prune-export prune"
+        )
+
+    def linear(path: str, field: str) -> nn.Linear:
+        module = model.get_submodule(f"{path}.{family.module(field)}")
+        assert isinstance(module, nn.Linear)
+        return module
+
+    return tuple(
+        LayerModules(
+            path=path,
+            module=model.get_submodule(path),
+            query=linear(path, "attention.query_weight"),
+            key=linear(path, "attention.key_weight"),
+            value=linear(path, "attention.value_weight"),
+            attention_output=linear(path, "attention.output_weight"),
+            up=linear(path, "feed_forward.up.weight"),
+            down=linear(path, "feed_forward.down.weight"),
+            heads=sizes.heads,
+            head_size=sizes.head_size,
+            columns=sizes.intermediate,
+            times=paths.count(path),
+        )
+        for path in dict.fromkeys(paths)
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterGroup:
+    """Parameters of a method (scores, gates, multipliers) with settings of their own.
+
+    They are registered in the model, each under one name, so that the Trainer's checkpoints hold them. `learning_rate` is
+    the peak; it follows the schedule of the model's own unless `constant_rate`. `maximize`: gradient ascent (multipliers).
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    learning_rate: float
+    weight_decay: float = 0.0
+    maximize: bool = False
+    constant_rate: bool = False
+
+
+class MaskingMethod(Protocol):
+    """Puts masks on an untouched transformers model as parametrizations, and takes them off again.
+
+    The order: `attach` once, then for each optimiser step `set_step`, forward passes, `penalty`, backward; then
+    `apply_masks`. What `set_step` does must follow from the step and from what the model's state dict holds, and random
+    numbers come from torch's default generators, which the Trainer's checkpoints hold: resuming is exact then.
+    """
+
+    def attach(self, model: nn.Module, layers: Sequence[LayerModules]) -> None:
+        """Put the parametrizations on, and freeze (`requires_grad_(False)`) what is not to be trained."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return the method's own parameters; all others that ask for gradients are the model's."""
+
+    def set_step(self, step: int, total: int) -> None:
+        """Move to optimiser step `step` (from 0) of `total`; called with `step == total` before `apply_masks`."""
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the loss of a batch: a scalar, 0 where there is none."""
+
+    def statistics(self) -> dict[str, float]:
+        """Return numbers for the log: `heads_left`, `columns_left`, `flops_left` (a fraction), and the method's own."""
+
+    def apply_masks(self) -> None:
+        """Take the parametrizations off, with zeros in weights and biases where they are masked."""
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
 class Objective(Protocol):
-    """What is minimised instead of the task's own loss (distillation)."""
+    """Replaces the task's own loss (distillation)."""
 
     def attach(self, model: nn.Module) -> None:
-        """Called once with the network to be trained, on its device."""
+        """Prepare for the network to be trained, which is on its device; called once."""
 
     def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole loss of a batch, and its parts (scalars) for the log.
+        """Return the whole loss of a batch, and its parts (scalars) for the log.
 
         `outputs` are the network's own, `inputs` what it was given, labels included.
         """
 
     def detach(self) -> None:
-        """Takes off what `attach` put on."""
+        """Take off what `attach` put on."""
+
+
+MakeObjective = Callable[[Context, Checkpoint], Objective]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """One training.
+    """One training: it starts from a checkpoint, and ends in a masked one.
 
     `prepare(start, folder, context)` writes the checkpoint to start from into `folder`, which does not exist yet, out of
-    the one in `start`; None: it starts from `start` itself. `method(context, checkpoint)` makes what puts masks on; None:
-    nothing is pruned further. `begin(context, checkpoint, method)` is called once, with the method attached, where a
-    training begins (not where it goes on). `objective(context, checkpoint)` makes a loss; None: the task's own.
+    the one in `start`; None: the stage starts from `start` itself. `method(context, checkpoint)` makes what puts masks on;
+    None: nothing is pruned further. `initialize(context, checkpoint, method)` is called once, with the method attached,
+    where a training begins (not where it is resumed). `objective(context, checkpoint)` makes a loss; None: the task's own.
     `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back (None:
     where something is pruned); only without a method. `steps`, `epochs`, `learning_rate`: None for the recipe's own.
-    `publish`: the result is put beside `final/` under the stage's name. `share` is about the fraction of the model's FLOPs
-    that the trained network has, for estimates. `check(context)` raises what would go wrong in `prepare`, as far as that can
+    `publish`: the result is put beside `final/` under the stage's name. `flops_fraction` is about the fraction of the
+    model's FLOPs that the trained network has, and `added_weights` how many parameters the method adds per weight of the
+    encoder's layers; both are for estimates. `check(context)` raises what would go wrong in `prepare`, as far as that can
     be known before the first stage.
     """
 
     name: str
     prepare: Callable[[Path, Path, Context], None] | None = None
-    method: Callable[[Context, Checkpoint], Method] | None = None
-    begin: Callable[[Context, Checkpoint, Any], None] | None = None
-    objective: Callable[[Context, Checkpoint], Objective] | None = None
+    method: Callable[[Context, Checkpoint], MaskingMethod] | None = None
+    initialize: Callable[[Context, Checkpoint, Any], None] | None = None
+    objective: MakeObjective | None = None
     slim: bool | None = False
     steps: int | None = None
     epochs: float | None = None
     learning_rate: float | None = None
     publish: bool = False
-    share: float = 1.0
+    flops_fraction: float = 1.0
+    added_weights: float = 0.0
     check: Callable[[Context], None] | None = None
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def _all_layers(_config: Any, layers: int) -> int:
+    return layers
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMethod:
+    """A method's entry in the registry (`methods.METHODS`).
+
+    `kind` is its name in `[method]`, `config` the dataclass of its keys, `stages(recipe, config)` its trainings. `prunes`:
+    it takes a budget. `distils`: it learns from the recipe's teacher without `[distillation]`, too. `lengths` are the
+    trainings that have keys `<length>_steps` and `<length>_epochs`, which exclude each other as `exclusive` keys do.
+    Without `uses_schedule` those are all its lengths. `teacher_keys` name further teachers. `layers(config, count)` says
+    how many of the model's `count` layers the trained network has.
+    """
+
+    kind: str
+    config: type[MethodConfig]
+    stages: Callable[[Recipe, Any], tuple[Stage, ...]]
+    prunes: bool = True
+    distils: bool = False
+    uses_schedule: bool = True
+    lengths: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, str], ...] = ()
+    teacher_keys: tuple[str, ...] = ()
+    layers: Callable[[Any, int], int] = _all_layers
+
+    @property
+    def alternatives(self) -> tuple[tuple[str, str], ...]:
+        """Return the pairs of keys that exclude each other."""
+        return (*((f"{length}_steps", f"{length}_epochs") for length in self.lengths), *self.exclusive)

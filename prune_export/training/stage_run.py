@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from exporters.errors import CheckpointError, TrainingError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.provenance import source_to_json
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.record import versions
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.outputs.run import BOARD, CHECKPOINTS, LOG, STAGES
-from prune_export.training.arguments import refusals, total_steps, training_arguments
-from prune_export.training.cuts import cut_warning, cut_without_training
-from prune_export.training.dropout import set_dropout
+from prune_export.training.arguments import process_state, refusals, total_steps, training_arguments
+from prune_export.training.checkpoints import check_state, checkpoint_step, last_checkpoint
 from prune_export.training.features import Collator, Features
-from prune_export.training.network import finish_network, make_network
+from prune_export.training.methods import method_of
+from prune_export.training.network import cut_warning, cut_without_training, finish_network, make_network
 from prune_export.training.stage import Context, Stage
-from prune_export.training.trainer_state import check_state
 
-_PATIENCE = timedelta(hours=12)
 # What a prepared checkpoint's record says of how it was pruned.
 _OF_PREPARATION = ("score", "fraction", "data", "held_out_errors")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a stage, the `number`-th from 1, lies in the run's `folder`: its name there, and the folder of its result."""
+class StagePaths:
+    """The paths of a stage, the `number`-th from 1, in the run's `folder`; `result` is the folder of its result."""
 
     folder: Path
     number: int
@@ -45,29 +38,17 @@ class Place:
 
     @property
     def prepared(self) -> Path:
+        """Return the folder of the checkpoint that the stage prepares for itself."""
         return self.folder / STAGES / f"{self.name}-start"
 
     @property
     def checkpoints(self) -> Path:
+        """Return the folder of the Trainer's checkpoints."""
         return self.folder / CHECKPOINTS / self.name
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def wait() -> None:
-    """Until all processes are here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        # The first process may be at work alone for long: it prunes, reads data, writes.
-        PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE).wait_for_everyone()
-
-
 def read_record(folder: Path) -> dict[str, Any]:
-    """What pruning.json in `folder` says.
+    """Read pruning.json in `folder`.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -79,47 +60,47 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage, place: Place, start: Path, context: Context, features: Features, warnings: Sequence[str]
+    stage: Stage, paths: StagePaths, start: Path, context: Context, features: Features, warnings: Sequence[str]
 ) -> None:
-    """Trains a stage from the checkpoint in `start`, or goes on with it; `warnings` are those of the stages before.
+    """Train a stage from the checkpoint in `start`, or resume it; `warnings` are those of the stages before.
 
     Raises:
         TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
         UsageError, CheckpointError, OutputError: what is wrong, and where.
     """
     from transformers import set_seed
+    from transformers.integrations.integration_utils import is_tensorboard_available
     from transformers.trainer_callback import PrinterCallback
 
-    from prune_export.training.trainer import PruningTrainer, checkpoint_step, last_checkpoint
-    from prune_export.training.watch import Bar, Board, LogFile, Schedule
+    from prune_export.training.callbacks import LogFile, ProgressBar, ScheduleCallback, TensorBoard
+    from prune_export.training.trainer import PruningTrainer
 
-    recipe = context.recipe
+    recipe, processes = context.recipe, process_state()
     if stage.prepare is not None:
-        if is_first() and not place.prepared.is_dir():
-            stage.prepare(start, place.prepared, context)
-        wait()
-        start = place.prepared
+        if processes.is_main_process and not paths.prepared.is_dir():
+            stage.prepare(start, paths.prepared, context)
+        processes.wait_for_everyone()
+        start = paths.prepared
     checkpoint = load_checkpoint(start, task=context.original.task)
     total = total_steps(recipe, stage, len(features))
-    saved = place.checkpoints
+    saved = paths.checkpoints
     last = last_checkpoint(saved)
     if last is not None:
         check_state(last, checkpoint_step(last), total, recipe.optimiser.batch_size)
     if last is None or checkpoint_step(last) < total:
-        seed = recipe.seed + place.number - 1  # a later stage sees the examples in another order
+        seed = recipe.seed + paths.number - 1  # a later stage sees the examples in another order
         set_seed(seed)
         network = make_network(stage, context, checkpoint)
-        if recipe.optimiser.dropout is not None:
-            set_dropout(network.model, recipe.optimiser.dropout)
         objective = None if stage.objective is None else stage.objective(context, checkpoint)
-        schedule = Schedule(network.method)
+        schedule = ScheduleCallback(network.method)
         callbacks: list[Any] = [schedule]
-        if is_first():
+        if processes.is_main_process:
             callbacks += [
-                Bar(context.progress, stage.name),
-                LogFile(place.folder / LOG, place.name),
-                Board(place.folder / BOARD / place.name),
+                ProgressBar(context.progress, stage.name),
+                LogFile(paths.folder / LOG, paths.name),
             ]
+            if is_tensorboard_available():  # a part of the extra "train" that nothing else needs
+                callbacks.append(TensorBoard(paths.folder / BOARD / paths.name))
         with refusals():
             trainer = PruningTrainer(
                 method=network.method,
@@ -151,8 +132,8 @@ def run_stage(
             )
         if objective is not None:
             objective.attach(network.model)
-        if stage.begin is not None and last is None:
-            stage.begin(context, checkpoint, network.method)
+        if stage.initialize is not None and last is None:
+            stage.initialize(context, checkpoint, network.method)
         try:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
         except TrainingError as error:
@@ -163,16 +144,16 @@ def run_stage(
             if objective is not None:
                 objective.detach()
         last = last_checkpoint(saved)
-    wait()
-    if is_first():
+    processes.wait_for_everyone()
+    if processes.is_main_process:
         assert last is not None
-        _finish(stage, place, checkpoint, last, total, context, features, warnings)
-    wait()
+        _finish(stage, paths, checkpoint, last, total, context, features, warnings)
+    processes.wait_for_everyone()
 
 
 def _finish(
     stage: Stage,
-    place: Place,
+    paths: StagePaths,
     checkpoint: Checkpoint,
     last: Path,
     total: int,
@@ -180,7 +161,7 @@ def _finish(
     features: Features,
     warnings: Sequence[str],
 ) -> None:
-    """The masked checkpoint of a stage, out of the state that its training ended in."""
+    """Write the masked checkpoint of a stage, out of the state that its training ended in."""
     context.progress.stage("Writing the checkpoint")
     if not (last / SAFETENSORS).is_file():
         raise CheckpointError(
@@ -188,26 +169,26 @@ def _finish(
             "stage3_gather_16bit_weights_on_model_save, so that checkpoints hold whole weights"
         )
     network = make_network(stage, context, checkpoint)
-    found = finish_network(network, read_safetensors(last / SAFETENSORS), total)
-    record: dict[str, Any] = {"left": found.left}
+    finished = finish_network(network, read_safetensors(last / SAFETENSORS), total)
+    record: dict[str, Any] = {"left": finished.left}
     if network.method is not None:
-        record["left_at_last_step"] = found.at_last_step
-        record["cut_without_training"] = round(cut_without_training(found.at_last_step, found.left), 6)
-        warning = cut_warning(stage.name, found.at_last_step, found.left)
+        record["left_at_last_step"] = finished.at_last_step
+        record["cut_without_training"] = round(cut_without_training(finished.at_last_step, finished.left), 6)
+        warning = cut_warning(stage.name, finished.at_last_step, finished.left)
         if warning is not None:
             warnings = (*warnings, warning)
             context.progress.note(f"Warning: {warning}")
-            with (place.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"stage": place.name, "step": total, "warning": warning}) + "\n")
+            with (paths.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"stage": paths.name, "step": total, "warning": warning}) + "\n")
     if stage.prepare is not None and (checkpoint.source.folder / PLAN_FILE).is_file():
         prepared = read_record(checkpoint.source.folder)
         record["prepared"] = {name: prepared[name] for name in _OF_PREPARATION if name in prepared}
     write_masked(
         checkpoint,
-        found.plan,
-        place.result,
-        changed=found.changed,
-        method=type(context.recipe.method).__name__.removesuffix("Config").lower(),
+        finished.plan,
+        paths.result,
+        changed=finished.changed,
+        method=method_of(context.recipe).kind,
         stage=stage.name,
         steps=total,
         warnings=list(warnings),
@@ -218,7 +199,7 @@ def _finish(
             "sha256": features.digest,
             "notes": list(features.notes),
         },
-        source=source_to_json(context.original),
+        source=context.original.source_to_json(),
         versions=versions(),
         **record,
     )

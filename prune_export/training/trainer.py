@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,31 +21,31 @@ from prune_export.files.tensors import save_tensors
 from prune_export.files.writing import sync_files
 from prune_export.outputs.run import COMPLETE, remove_checkpoint
 from prune_export.training.arguments import refusals
-from prune_export.training.method import Method, ParameterGroup
-from prune_export.training.order import Order
-from prune_export.training.stage import Objective
-
-_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d{{1,12}}")
+from prune_export.training.checkpoints import checkpoint_step, checkpoints, last_checkpoint
+from prune_export.training.sampler import TrainingSampler
+from prune_export.training.stage import MaskingMethod, Objective, ParameterGroup
 
 
 class PruningTrainer(Trainer):
-    """Task loss (or an objective's) + the method's penalty; the method's parameters at learning rates of their own.
+    """Minimises the task's loss (or an objective's) and the method's penalty.
 
-    `lengths`: the examples' lengths in tokens, when those of like length are to share a batch.
+    The method's parameters have learning rates of their own.
 
-    Raises TrainingError from `train` at the first step whose loss or gradient is not a number.
+    `lengths` are the examples' lengths in tokens, where those of like length are to share a batch.
+
+    `train` raises TrainingError at the first step whose loss or gradient is not a number.
     """
 
     def __init__(
         self,
         *,
-        method: Method | None,
+        method: MaskingMethod | None,
         objective: Objective | None,
         lengths: Sequence[int] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.method: Method | None = method
+        self.method: MaskingMethod | None = method
         self.objective: Objective | None = objective
         self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
         self.model_accepts_loss_kwargs = False  # losses here are means: accumulated batches are averaged
@@ -54,12 +53,10 @@ class PruningTrainer(Trainer):
         self._batches = 0
         self._groups: list[ParameterGroup] = []
         self._constant: list[bool] = []
-        self._kept_checkpoints, self.args.save_total_limit = (
-            self.args.save_total_limit,
-            None,
-        )  # we remove them ourselves
+        self._kept_checkpoints = self.args.save_total_limit
+        self.args.save_total_limit = None  # we remove them ourselves
         part = self.args
-        self._order = Order(
+        self._sampler = TrainingSampler(
             len(arguments["train_dataset"]),
             step=part.per_device_train_batch_size * part.gradient_accumulation_steps * part.world_size,
             seed=part.seed,
@@ -68,20 +65,20 @@ class PruningTrainer(Trainer):
 
     @property
     def shards_parameters(self) -> bool:
-        """Whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
+        """Return whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
 
     @property
     def has_foreign_optimiser(self) -> bool:
-        """Whether DeepSpeed's own configuration says what the optimiser is."""
+        """Return whether DeepSpeed's own configuration says what the optimiser is."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return plugin is not None and "optimizer" in plugin.deepspeed_config
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
-        """The loss of a batch, a scalar in float32."""
+        """Return the loss of a batch, a scalar in float32."""
         outputs = model(**inputs)
         task_loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
         loss, parts = task_loss, {"task": task_loss}
@@ -101,14 +98,14 @@ class PruningTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _stop(self, what: str, parts: dict[str, Tensor]) -> None:
-        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
+        values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
         raise TrainingError(
             f"step {self.state.global_step + 1} of {self.state.max_steps}: the {what} is not a number"
-            + (f" ({found})" if found else "")
+            + (f" ({values})" if values else "")
         )
 
     def check_gradients(self) -> None:
-        """Stops where a gradient is not a number: the step would spoil every weight."""
+        """Stop where a gradient is not a number: the step would spoil every weight."""
         if self.args.fp16:  # the gradient scaler skips such steps by itself
             return
         gradients = {n: p.grad for n, p in self.network.named_parameters() if p.grad is not None}
@@ -120,21 +117,21 @@ class PruningTrainer(Trainer):
             self._stop(f"gradient of {wrong[0]}" if len(wrong) < len(fine) else "gradient", {})
 
     def set_epoch(self, epoch: int) -> None:
-        """Tells the order of the examples; not every version of transformers and accelerate gets through to it."""
-        self._order.set_epoch(epoch)
+        """Tell the sampler the epoch; not every version of transformers and accelerate gets through to it."""
+        self._sampler.set_epoch(epoch)
 
     def get_train_dataloader(self) -> Any:
-        """The batches."""
+        """Return the batches."""
         with refusals():
             return super().get_train_dataloader()
 
-    def _get_train_sampler(self, *_: Any) -> Order:
-        return self._order
+    def _get_train_sampler(self, *_: Any) -> TrainingSampler:
+        return self._sampler
 
     # --- optimiser ------------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Weights with decay, biases and norms without, then the method's groups."""
+        """Make the optimiser: weights with decay, biases and norms without, then the method's groups."""
         if self.optimizer is None:
             self._groups = [] if self.method is None else self.method.parameter_groups()
             special = {id(parameter) for group in self._groups for parameter in group.parameters}
@@ -153,14 +150,14 @@ class PruningTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The recipe's schedule of learning rates; groups that ask for it keep theirs."""
+        """Make the recipe's schedule of learning rates; groups that ask for it keep theirs."""
         with refusals():
             scheduler = super().create_scheduler(num_training_steps, optimizer)
         if any(self._constant):
             rates: Any = scheduler
-            for place, constant in enumerate(reversed(self._constant), 1):
+            for number, constant in enumerate(reversed(self._constant), 1):
                 if constant:
-                    rates.lr_lambdas[-place] = _unchanged
+                    rates.lr_lambdas[-number] = _unchanged
             for group, initial, rate in zip(
                 rates.optimizer.param_groups, rates.base_lrs, rates.lr_lambdas, strict=True
             ):
@@ -172,9 +169,8 @@ class PruningTrainer(Trainer):
     def _load_rng_state(self, checkpoint: Any) -> None:
         with _reading(checkpoint), safe_globals():
             for path in Path(checkpoint or "").glob("rng_state*.pth"):
-                torch.load(
-                    path, map_location="cpu", weights_only=True
-                )  # transformers 4 leaves that to an environment variable
+                # transformers 4 leaves weights_only to an environment variable.
+                torch.load(path, map_location="cpu", weights_only=True)
             super()._load_rng_state(checkpoint)  # type: ignore[no-untyped-call]
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
@@ -192,7 +188,7 @@ class PruningTrainer(Trainer):
     # --- log and checkpoints --------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss (means since the last log) and the method's figures."""
+        """Add the parts of the loss (means since the last log) and the method's statistics."""
         if "loss" in logs and self._batches:
             logs |= {f"loss_{name}": round(float(value) / self._batches, 6) for name, value in self._sums.items()}
             self._sums.clear()
@@ -202,14 +198,13 @@ class PruningTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """The state dict as it is, masks and scores included, under the names that it has while training."""
+        """Save the state dict as it is, masks and scores included, under the names that it has while training."""
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
-        found = self.network.state_dict() if state_dict is None else state_dict
-        save_tensors(found, folder / SAFETENSORS)
+        save_tensors(self.network.state_dict() if state_dict is None else state_dict, folder / SAFETENSORS)
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        """As transformers', and `COMPLETE` at the end; what cannot be completed is taken away again.
+        """Save a checkpoint as transformers does, with `COMPLETE` at the end, or take away what cannot be completed.
 
         Raises:
             OutputError: there is no space, or no permission; earlier checkpoints are untouched.
@@ -232,7 +227,7 @@ class PruningTrainer(Trainer):
             ) from error
 
     def _remove_older(self, newest: Path) -> None:
-        """Removes the oldest checkpoints beside `newest` that are too many; files that are not the Trainer's stay."""
+        """Remove the oldest checkpoints beside `newest` that are too many; files that are not the Trainer's stay."""
         if self._kept_checkpoints is None or self._kept_checkpoints < 1:
             return
         others = sorted((path for path in checkpoints(newest.parent) if path != newest), key=checkpoint_step)
@@ -242,7 +237,7 @@ class PruningTrainer(Trainer):
 
 @contextmanager
 def _reading(checkpoint: Any) -> Iterator[None]:
-    """What torch and transformers say where a file of `checkpoint` cannot be read, in one line.
+    """Say in one line what torch and transformers say where a file of `checkpoint` cannot be read.
 
     Raises:
         CheckpointError: a file is damaged, of another training, or would run code.
@@ -262,20 +257,3 @@ def _reading(checkpoint: Any) -> Iterator[None]:
 
 def _unchanged(_step: int) -> float:
     return 1.0
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`."""
-    complete = [path for path in checkpoints(folder) if (path / COMPLETE).is_file()]
-    return max(complete, key=checkpoint_step, default=None)
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, complete or not."""
-    found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return [path for path in found if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
-
-
-def checkpoint_step(path: Path) -> int:
-    """The optimiser steps that were done before the checkpoint `path`."""
-    return int(path.name.rsplit("-", 1)[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exporters import runtime
 from exporters.errors import UsageError
+from exporters.providers import PROVIDERS
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rows import Row, Shape
 from prune_export.benchmark.run import check_shapes, choose_cpus, names_of, run_rows
@@ -33,7 +34,7 @@ def bench(options: BenchOptions) -> BenchReport:
         lengths = QUICK_SEQUENCE_LENGTHS if options.quick else SEQUENCE_LENGTHS
     shapes = [Shape(batch, length) for batch in options.batch_sizes for length in lengths]
     check_shapes(shapes)
-    if options.cuda_graphs and options.provider != "cuda":
+    if options.cuda_graphs and not PROVIDERS[options.provider].graph_options:
         raise UsageError("--cuda-graphs needs --provider cuda")
     if options.rows and options.model is None:
         raise UsageError("--rows needs --model, the checkpoint that they are made of")

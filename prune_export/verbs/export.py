@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exporters.errors import ProviderError
 from exporters.onnx.precision import PRECISIONS
-from exporters.onnx.targets.choice import cuda_or_cpu, resolve_target
+from exporters.onnx.targets.choice import available_provider, resolve_target
 from exporters.onnx.writer import check_opset, check_precision
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
@@ -41,7 +41,7 @@ def export(options: ExportOptions) -> ExportResult:
         check_opset(options.opset)
     target = resolve_target(options.target, precision, needs_runtime=options.verify)
     check_precision(target, precision)
-    if options.verify and target.cuda_only and cuda_or_cpu() == "cpu":
+    if options.verify and target.cuda_only and not available_provider().is_gpu:
         raise ProviderError(
             f"graphs for the target {target.name} run on ONNX Runtime's CUDA provider only, which does not start here: "
             "export where it does, or give --no-verify here and run prune-export verify there"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from prune_export.checkpoint.inspection import Inspection, operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.facts.plan import Plan
 from prune_export.options.inspect import InspectOptions
 from prune_export.options.keywords import from_keywords
-from prune_export.surgeon.inspection import Inspection, operate_on
 
 
 @from_keywords(InspectOptions, Plan=Plan)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from exporters.errors import CheckpointError, ProviderError, UsageError
+from exporters.errors import CheckpointError, UsageError
+from exporters.providers import PROVIDERS
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import masked_destination
 from prune_export.checkpoint.source import resolve
@@ -13,7 +14,7 @@ from prune_export.checkpoint.weights import sha256
 from prune_export.options.keywords import from_keywords
 from prune_export.options.prune import PruneOptions
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.kinds import MASKED
+from prune_export.outputs.folder_types import MASKED
 from prune_export.pruning.budget import budgets
 from prune_export.pruning.calibration import Source, read_calibration
 from prune_export.pruning.costs import counts_of
@@ -62,7 +63,7 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
     progress = options.progress
     asked = budgets(options)
     timed = any(budget.kind in TIMED for budget in asked)
-    _check_device(options.device)
+    PROVIDERS[options.device].check_torch("--device")
     folders = [Path(options.output)]
     if len(asked) > 1:
         folders = [Path(options.output) / budget.name for budget in asked]
@@ -97,14 +98,6 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
     return tuple(results)
 
 
-def _check_device(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ProviderError("PyTorch finds no CUDA device here; use --device cpu")
-
-
 def _alignment(checkpoint: Checkpoint, align: int | None, *, timed: bool) -> int:
     if align is None:
         return _TIMED_ALIGN if timed else 1
@@ -115,10 +108,9 @@ def _alignment(checkpoint: Checkpoint, align: int | None, *, timed: bool) -> int
 
 
 def _distinct(checkpoint: Checkpoint, layers: Sequence[int]) -> frozenset[int]:
-    """The distinct layers that stand at the places `layers`."""
-    ids = [id(layer) for layer in checkpoint.encoder.layers]
-    wrong = [layer for layer in layers if layer >= len(ids)]
+    """Which distinct layers run at the places `layers`."""
+    order = checkpoint.encoder.order
+    wrong = [layer for layer in layers if layer >= len(order)]
     if wrong:
-        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(ids) - 1}")
-    places = {key: place for place, key in enumerate(dict.fromkeys(ids))}
-    return frozenset(places[ids[layer]] for layer in layers)
+        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(order) - 1}")
+    return frozenset(order[layer] for layer in layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prune_export.checkpoint.beside import check_beside
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.facts.file_names import CONFIG
@@ -11,7 +12,6 @@ from prune_export.options.inspect import SlimOptions
 from prune_export.options.keywords import from_keywords
 from prune_export.progress import SILENT
 from prune_export.slim_model.model import SlimModel, module_of
-from prune_export.surgeon.inspection import operate_on
 
 
 @from_keywords(SlimOptions, Plan=Plan)

@@ -12,7 +12,6 @@ from prune_export.facts.record import find_exported
 from prune_export.network.session import open_session
 from prune_export.options.keywords import from_keywords
 from prune_export.options.verify import VerifyOptions
-from prune_export.parity.inputs import why_no_text
 from prune_export.parity.quality import check_without_data, read_goal
 from prune_export.parity.reference import load_reference
 from prune_export.parity.run import ONNX_COMPARISON, run_parity
@@ -57,8 +56,8 @@ def verify(options: VerifyOptions) -> ParityReport:
         reference = load_reference(
             checkpoint, pool, samples=options.random_batches, seed=options.seed, goal=goal, progress=progress
         )
-        if not reference.sees_text:
-            progress.note(f"parity sees no real text: {why_no_text(source.folder, checkpoint.encoder)}")
+        if reference.why_no_text:
+            progress.note(f"parity sees no real text: {reference.why_no_text}")
         return run_parity(
             reference,
             {ONNX_COMPARISON: (session.run, tolerance)},

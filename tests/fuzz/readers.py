@@ -17,6 +17,7 @@ import tomli_w
 from hypothesis import strategies as st
 
 from prune_export.benchmark.cost import cost_of_record
+from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.checkpoint.tokenizer import load_tokenizer
@@ -25,12 +26,11 @@ from prune_export.data.examples import TextData, trainable
 from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import RECORD
-from prune_export.facts.plan import plan_from_zeros, plan_to_json, read_plan
-from prune_export.facts.record import FORMAT, VERSION, find_exported
+from prune_export.facts.plan import plan_to_json, read_plan
+from prune_export.facts.record import FORMAT, find_exported
 from prune_export.families import FAMILIES
-from prune_export.surgeon.inspection import operate_on
-from prune_export.training.checks import check_recipe
-from prune_export.training.recipe_file import read_recipe
+from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.training.recipe_file import check_recipe, read_recipe
 from tests.fuzz.mutations import as_json, changed, damaged, json_files
 from tests.tiny_checkpoints import make_checkpoint, to_pickle, to_shards
 from tests.tiny_tokenizers import bert_tokenizer
@@ -150,8 +150,7 @@ def _record(folder: Path, plan: dict[str, Any]) -> Reader:
     change = {"before": 4, "after": 4}
     layer = dict.fromkeys(("heads", "query_key_size", "value_size", "columns"), change)
     record = {
-        "format": FORMAT,
-        "version": VERSION,
+        **FORMAT.marked({}),
         "model": "model.onnx",
         "dtype": "fp32",
         "target": "cpu",

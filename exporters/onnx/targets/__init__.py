@@ -1,4 +1,4 @@
-"""The targets, one file each."""
+"""The targets: what graphs are written for, one file each."""
 
 from exporters.onnx.context import Target
 from exporters.onnx.targets.cpu import CPU

@@ -1,4 +1,4 @@
-"""The target that a user means: a name, or "auto", which this machine decides."""
+"""The choice of a target: by its name, or by this machine for "auto"."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from exporters.errors import MissingDependencyError, ProviderError, UsageError
 from exporters.onnx.context import Target
 from exporters.onnx.precision import Precision
 from exporters.onnx.targets import TARGETS
+from exporters.providers import CPU, CUDA, Provider
 
 
 def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) -> Target:
-    """Returns the target of a name, or the one for this machine where the name is "auto".
+    """Returns the target of a name, or the one for this machine if the name is "auto".
 
     Raises:
         UsageError: there is no such target.
@@ -22,13 +23,13 @@ def resolve_target(target: str, precision: Precision, *, needs_runtime: bool) ->
         runtime.onnxruntime()
     if target != "auto":
         return TARGETS[target]
-    return TARGETS["cpu" if precision.quantized else cuda_or_cpu()]
+    return TARGETS[CPU.name if precision.quantized else available_provider().name]
 
 
-def cuda_or_cpu() -> str:
-    """Names the target for this machine: cuda where ONNX Runtime's CUDA provider starts, otherwise cpu."""
+def available_provider() -> Provider:
+    """Returns the provider of this machine: CUDA where ONNX Runtime starts it, otherwise the CPU's."""
     try:
-        runtime.check_provider("cuda")
+        runtime.check_provider(CUDA.name)
     except (ProviderError, MissingDependencyError):
-        return "cpu"
-    return "cuda"
+        return CPU
+    return CUDA

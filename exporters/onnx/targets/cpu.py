@@ -1,6 +1,6 @@
 """ONNX Runtime's CPU provider.
 
-The fastest there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
+Its forms are the fastest there (benchmarks/blocks.py): hidden states as 2-D rows, so that ONNX Runtime does not turn Add +
 LayerNormalization into its slower SkipLayerNormalization, and attention as one operation with its projections in it.
 """
 

@@ -5,8 +5,8 @@ products in fp16 are fast where all sizes are multiples of 8: feed-forward colum
 (microsoft/onnxruntime#28682, in 1.28), so that the residual stream is fp16, as PyTorch's is in half precision: no casts,
 and half of the bytes. Together they halved the time of large batches on an H200 (benchmarks/results/cuda-2026-11-27).
 
-CUDA_PACKED computes nothing for padding: it pays where lengths in a batch differ much and cannot be sorted. Its shapes
-follow from how many tokens are real, so CUDA graphs cannot capture it, and each run waits once for the device.
+CUDA_PACKED computes nothing for padding, which helps if lengths in a batch differ much and cannot be sorted. Its shapes
+depend on the number of real tokens: CUDA graphs cannot capture it, and each run waits once for the device.
 """
 
 from dataclasses import replace

@@ -12,6 +12,7 @@ from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.evaluation.prediction_files import short_names
 from prune_export.evaluation.result import Evaluation, is_count
 from prune_export.network.kind import network_kind
+from prune_export.tasks import SPECS
 
 _TITLES = {"squad": "SQuAD 1.1", "squad_v2": "SQuAD 2.0", "mrqa": "MRQA"}
 _TITLES |= {name: name for name in (OWN.name, OWN_NUMBERS.name)}
@@ -34,7 +35,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 def evaluation_title(evaluation: Evaluation) -> str:
     """The data and its split, whose metric, how many examples; a line of its own, as the table is narrower."""
     metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
-    things = "questions" if evaluation.task == "question-answering" else "texts"
+    things = "questions" if SPECS[evaluation.task].takes_questions else "texts"
     split = f", split {evaluation.split}" if evaluation.split is not None else ""
     if evaluation.examples < evaluation.total:
         things = f"of {evaluation.total:,} {things}, drawn by seed {evaluation.seed}"

@@ -24,14 +24,14 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
         project(block.key_weight, block.key_bias),
         project(block.value_weight, block.value_bias),
         attended[:, None, None, :],
-        scale=block.scale,
+        scale=block.scores.scale,
     )
     return found.transpose(1, 2).flatten(2)
 
 
 def inner(block: FeedForward, x: Tensor) -> Tensor:
     """The activations `[batch, sequence, columns]` before the down projection."""
-    return ACTIVATIONS[block.activation](functional.linear(x, block.up.weight, block.up.bias))
+    return ACTIVATIONS[block.gating.activation](functional.linear(x, block.up.weight, block.up.bias))
 
 
 def attention_update(block: Attention | ConstantBlock, x: Tensor, attended: Tensor) -> Tensor:

@@ -19,13 +19,15 @@ places together, with the dense network's inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, Norm, map_layers
+from exporters.axes import to_device
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, Norm
+from exporters.kinds import check_kinds
 from prune_export.options.prune import Reconstruction
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.reconstruction.forward import (
@@ -70,9 +72,10 @@ def reconstruct(
     """
     if method == "none" or len(batches) < 2:
         return pruned, ()
+    check_kinds(dense.layers, "the reconstruction")
     with torch.no_grad():
         walk = _Walk(dense, batches, method, device, progress)
-        if len({id(layer) for layer in dense.layers}) < len(dense.layers):
+        if len(dense.distinct_layers) < len(dense.layers):
             found = walk.shared(dense, pruned)
         else:
             found = walk.sequential(dense, pruned)
@@ -108,8 +111,8 @@ class _Walk:
         self.pruned = list(self.dense)
         layers = []
         for index, (reference, layer) in enumerate(zip(dense.layers, pruned.layers, strict=True)):
-            fitted = self._layer(index, _to(reference, self.device), _to(layer, self.device))
-            layers.append(_to(fitted, "cpu"))
+            fitted = self._layer(index, to_device(reference, self.device), to_device(layer, self.device))
+            layers.append(to_device(fitted, "cpu"))
             self.progress.advance()
         return replace(pruned, layers=tuple(layers))
 
@@ -235,15 +238,13 @@ class _Walk:
 
     def shared(self, dense: Encoder, pruned: Encoder) -> Encoder:
         """Output projections of layers that run at several places, on the dense network's inputs at all of them."""
-        places = {key: place for place, key in enumerate(dict.fromkeys(id(layer) for layer in pruned.layers))}
-        distinct = [_to(layer, self.device) for layer in {id(layer): layer for layer in pruned.layers}.values()]
+        distinct = [to_device(layer, self.device) for layer in pruned.distinct_layers]
         sums = [
             (_both_sums(_output(layer.attention), self.device), _both_sums(_output(layer.feed_forward), self.device))
             for layer in distinct
         ]
-        for reference, stands in zip(dense.layers, pruned.layers, strict=True):
-            place = places[id(stands)]
-            layer, there = distinct[place], _to(reference, self.device)
+        for reference, place in zip(dense.layers, pruned.order, strict=True):
+            layer, there = distinct[place], to_device(reference, self.device)
             after = []
             for batch, (x, mask) in enumerate(zip(self.dense, self.attended, strict=True)):
                 added = attention_update(there.attention, x, mask)
@@ -264,8 +265,8 @@ class _Walk:
             first, second = sums[place]
             attention = self._solve_shared(place, "attention output", layer.attention, first)
             feed_forward = self._solve_shared(place, "down", layer.feed_forward, second)
-            fitted.append(_to(replace(layer, attention=attention, feed_forward=feed_forward), "cpu"))
-        return map_layers(pruned, lambda _, layer: fitted[places[id(layer)]])
+            fitted.append(to_device(replace(layer, attention=attention, feed_forward=feed_forward), "cpu"))
+        return replace(pruned, layers=tuple(fitted[place] for place in pruned.order))
 
     def _solve_shared(self, index: int, part: str, block: Any, sums: tuple[Sums, Sums]) -> Any:
         linear = _output(block)
@@ -332,12 +333,3 @@ def _output(block: Attention | FeedForward | ConstantBlock) -> Linear:
 def _both_sums(linear: Linear, device: str) -> tuple[Sums, Sums]:
     targets, features = linear.weight.shape
     return Sums(features, targets, device), Sums(features, targets, device)
-
-
-def _to(part: Any, device: str) -> Any:
-    """A part of a description with its tensors on `device`."""
-    if isinstance(part, Tensor):
-        return part.to(device)
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{field.name: _to(getattr(part, field.name), device) for field in fields(part)})
-    return part

@@ -1,0 +1,306 @@
+"""The axes of a description's tensors as data, and what can be done along them.
+
+A field of a description says what dimensions its tensor has: `Annotated[Tensor, Axes("head", "value", "hidden")]`. One with
+a part, such as a `Linear`, says what the part's own axes are there: `Annotated[Linear, Renamed(inputs="hidden",
+outputs="intermediate")]`. What would otherwise list the tensors of a block goes through the functions below.
+
+Fields without `Axes` are left alone. A tuple of numbers with one axis (the indices of heads) goes along with the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from math import prod
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+P = TypeVar("P")
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Axes:
+    """The names of a tensor's dimensions, in order.
+
+    `rows` is how many of the first of them a matrix in a checkpoint joins to its rows: `[heads * value, hidden]` of
+    `Axes("head", "value", "hidden", rows=2)`. What is left makes its columns.
+    """
+
+    names: tuple[str, ...]
+    rows: int
+
+    def __init__(self, *names: str, rows: int = 1) -> None:
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "rows", rows)
+
+    def renamed(self, names: Mapping[str, str]) -> Axes:
+        """Returns the axes under other names; those that `names` does not hold stay."""
+        return Axes(*(names.get(name, name) for name in self.names), rows=self.rows)
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Returns the tensor's shape where each axis has its size in `sizes`."""
+        return tuple(sizes[name] for name in self.names)
+
+    def matrix_shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Returns the shape that a checkpoint's matrix has: `(rows, columns)`, or `(rows,)` where no axis is left."""
+        shape = self.shape(sizes)
+        rest = shape[self.rows :]
+        return (prod(shape[: self.rows]), prod(rest)) if rest else (prod(shape),)
+
+
+class Renamed:
+    """What the axes of a part are called where it stands."""
+
+    def __init__(self, **names: str) -> None:
+        self.names = names
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a description class: what it says about axes, whether it may be None, and the class of a part."""
+
+    name: str
+    note: Axes | Renamed | None
+    is_optional: bool
+    is_tensor: bool
+    part: type[Any] | None
+
+
+_FIELDS: dict[type[Any], tuple[_Field, ...]] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[_Field, ...]:
+    if kind not in _FIELDS:
+        hints = get_type_hints(kind, include_extras=True)
+        _FIELDS[kind] = tuple(_field(field.name, hints[field.name]) for field in fields(kind))
+    return _FIELDS[kind]
+
+
+def _field(name: str, hint: Any) -> _Field:
+    note = None
+    if get_origin(hint) is Annotated:
+        hint, *notes = get_args(hint)
+        note = next(item for item in notes if isinstance(item, Axes | Renamed))
+    options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    part = next((option for option in options if isinstance(option, type) and is_dataclass(option)), None)
+    return _Field(name, note, NoneType in options, Tensor in options, part)
+
+
+def axes_of(kind: type[Any]) -> dict[str, Axes]:
+    """Returns the axes of every tensor of a description class, by field; parts of parts as "up.weight".
+
+    A field of several kinds (an attention block or what is left of it) is left out.
+    """
+    axes: dict[str, Axes] = {}
+    for field in _fields(kind):
+        if isinstance(field.note, Axes) and field.is_tensor:
+            axes[field.name] = field.note
+        elif isinstance(field.note, Renamed) and field.part is not None:
+            for path, inner in axes_of(field.part).items():
+                axes[f"{field.name}.{path}"] = inner.renamed(field.note.names)
+    return axes
+
+
+def leaves(part: Any) -> Iterator[tuple[str, Any, Axes]]:
+    """Yields path, value and axes of everything in a description that has axes, in the order of its fields."""
+    yield from _leaves(part, "", {})
+
+
+def _leaves(part: Any, prefix: str, names: Mapping[str, str]) -> Iterator[tuple[str, Any, Axes]]:
+    for field in _fields(type(part)):
+        name, value = field.name, getattr(part, field.name)
+        if isinstance(field.note, Axes):
+            if value is not None:
+                yield f"{prefix}{name}", value, field.note.renamed(names)
+        elif is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{name}.", _through(field.note, names))
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if is_dataclass(item):
+                    yield from _leaves(item, f"{prefix}{name}.{index}.", names)
+
+
+def _through(note: Renamed | None, names: Mapping[str, str]) -> Mapping[str, str]:
+    return names if note is None else {inner: names.get(outer, outer) for inner, outer in note.names.items()}
+
+
+def named_tensors(part: Any) -> dict[str, Tensor]:
+    """Returns every tensor of a description by its path, such as "attention.query_weight"."""
+    return {path: value for path, value, _ in leaves(part) if isinstance(value, Tensor)}
+
+
+def map_leaves(part: P, change: Callable[[Any, Axes], Any]) -> P:
+    """Returns the description with `change(value, axes)` in place of everything that has axes.
+
+    What stands at several places, such as a tied tensor or a shared layer, is changed once and stays one object.
+    """
+    return _map(part, change, {}, {})  # type: ignore[no-any-return]
+
+
+def _map(part: Any, change: Callable[[Any, Axes], Any], names: Mapping[str, str], done: dict[int, Any]) -> Any:
+    if id(part) in done:
+        return done[id(part)]
+    changed: dict[str, Any] = {}
+    for field in _fields(type(part)):
+        name, note, value = field.name, field.note, getattr(part, field.name)
+        if isinstance(note, Axes):
+            if isinstance(value, Tensor):
+                if id(value) not in done:
+                    done[id(value)] = change(value, note.renamed(names))
+                changed[name] = done[id(value)]
+            elif value is not None:
+                changed[name] = change(value, note.renamed(names))
+        elif is_dataclass(value):
+            changed[name] = _map(value, change, _through(note, names), done)
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
+            changed[name] = tuple(_map(item, change, names, done) for item in value)
+    done[id(part)] = replace(part, **changed)
+    return done[id(part)]
+
+
+def take(part: P, axis: str, indices: Sequence[int]) -> P:
+    """Returns the description with only `indices` of `axis`, in that order."""
+    chosen = torch.tensor(tuple(indices), dtype=torch.long)
+
+    def change(value: Any, axes: Axes) -> Any:
+        if axis not in axes.names:
+            return value
+        if isinstance(value, tuple):
+            return tuple(value[index] for index in indices)
+        return value.index_select(axes.names.index(axis), chosen.to(value.device))
+
+    return map_leaves(part, change)
+
+
+def mask(part: P, axes: Sequence[str], keep: Tensor) -> P:
+    """Returns the description with zeros where `keep` is False; weights and biases alike.
+
+    `keep` is bool and has the dimensions `axes`; tensors that have not all of them stay as they are.
+    """
+
+    def change(value: Any, own: Axes) -> Any:
+        if not isinstance(value, Tensor) or not set(axes) <= set(own.names):
+            return value
+        shape = [size if name in axes else 1 for name, size in zip(own.names, value.shape, strict=True)]
+        in_order = sorted(range(len(axes)), key=lambda index: own.names.index(axes[index]))
+        return value.masked_fill(~keep.permute(in_order).reshape(shape), 0)
+
+    return map_leaves(part, change)
+
+
+def spread(part: P, axis: str, indices: Sequence[int], size: int) -> P:
+    """Returns the description with `size` along `axis`: what it has comes to `indices`, and zeros stand elsewhere."""
+    if tuple(indices) == tuple(range(size)):
+        return part
+    chosen = torch.tensor(tuple(indices), dtype=torch.long)
+
+    def change(value: Any, axes: Axes) -> Any:
+        if axis not in axes.names:
+            return value
+        if isinstance(value, tuple):
+            return tuple(range(size))
+        dimension = axes.names.index(axis)
+        shape = list(value.shape)
+        shape[dimension] = size
+        return value.new_zeros(shape).index_copy(dimension, chosen, value)
+
+    return map_leaves(part, change)
+
+
+def pad(part: P, axis: str, size: int) -> P:
+    """Returns the description with zeros appended along `axis` up to `size`."""
+    present = sizes_of(part).get(axis, size)
+    return part if present == size else spread(part, axis, range(present), size)
+
+
+def concatenate(parts: Sequence[P], axis: str) -> P:
+    """Returns one description of `parts`, joined along `axis`; what has not that axis is the first one's."""
+    others = [iter([value for _, value, _ in leaves(part)]) for part in parts]
+
+    def change(_value: Any, axes: Axes) -> Any:
+        values = [next(other) for other in others]
+        if axis not in axes.names:
+            return values[0]
+        if isinstance(values[0], tuple):
+            return sum(values, ())
+        return torch.cat(values, dim=axes.names.index(axis))
+
+    return map_leaves(parts[0], change)
+
+
+def filled(part: P, sizes: Sizes) -> P:
+    """Returns the description with zeros in place of the tensors that it lacks, of the shapes that `sizes` say."""
+    missing = {
+        field.name: torch.zeros(field.note.shape(sizes))
+        for field in _fields(type(part))
+        if isinstance(field.note, Axes) and getattr(part, field.name) is None
+    }
+    return replace(part, **missing) if missing else part  # type: ignore[type-var]
+
+
+def blank(kind: type[P], sizes: Sizes, **values: Any) -> P:
+    """Returns a `kind` whose tensors are all zero; `values` are those of its other fields."""
+    return assemble(kind, {path: torch.zeros(axes.shape(sizes)) for path, axes in axes_of(kind).items()}, **values)
+
+
+def to_device(part: P, device: str) -> P:
+    """Returns the description with its tensors on `device`."""
+    return map_leaves(part, lambda value, _: value.to(device) if isinstance(value, Tensor) else value)
+
+
+def sizes_of(part: Any) -> dict[str, int]:
+    """Returns the size of every axis, as the first tensor that has it says."""
+    sizes: dict[str, int] = {}
+    for _, value, axes in leaves(part):
+        shape = value.shape if isinstance(value, Tensor) else (len(value),)
+        for name, size in zip(axes.names, shape, strict=False):
+            sizes.setdefault(name, size)
+    return sizes
+
+
+def wrong_shapes(part: Any, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Yields path, shape and expected shape of every tensor that has another shape than its axes and `sizes` say.
+
+    An axis that `sizes` does not hold has the size that the first tensor with it has.
+    """
+    known = {**sizes_of(part), **sizes}
+    for path, value, axes in leaves(part):
+        if isinstance(value, Tensor) and tuple(value.shape) != axes.shape(known):
+            yield path, tuple(value.shape), axes.shape(known)
+
+
+def assemble(kind: type[P], tensors: Mapping[str, Tensor], **values: Any) -> P:
+    """Returns a `kind` with `tensors` by path, as `named_tensors` gives them, and `values` for its other fields.
+
+    A value under the name of an inner part's field ("epsilon" of a norm in it) goes there.
+
+    Raises:
+        KeyError: a tensor that the description cannot be without is missing; the path is the argument.
+    """
+    given: dict[str, Any] = {}
+    for field in _fields(kind):
+        name = field.name
+        if name in values:
+            given[name] = values[name]
+        elif isinstance(field.note, Axes):
+            given[name] = tensors.get(name) if field.is_optional else tensors[name]
+        elif isinstance(field.note, Renamed) and field.part is not None:
+            given[name] = _inner_part(field, tensors, values)
+    return kind(**given)
+
+
+def _inner_part(field: _Field, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Any:
+    assert field.part is not None
+    prefix = f"{field.name}."
+    inside = {path.removeprefix(prefix): value for path, value in tensors.items() if path.startswith(prefix)}
+    if field.is_optional and not inside:
+        return None
+    known = {inner.name for inner in _fields(field.part)}
+    try:
+        return assemble(field.part, inside, **{name: value for name, value in values.items() if name in known})
+    except KeyError as error:
+        raise KeyError(f"{prefix}{error.args[0]}") from None

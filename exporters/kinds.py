@@ -1,0 +1,26 @@
+"""The kinds of scores, gating and norm placement that a part of the program knows; it refuses all others."""
+
+from __future__ import annotations
+
+from exporters.encoder import Attention, DotProduct, FeedForward, Layer, PostNorm, Ungated
+from exporters.errors import UnsupportedError
+
+KNOWN = (DotProduct, Ungated, PostNorm)
+
+
+def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:
+    """Checks that `who` knows what the layers are made of.
+
+    Raises:
+        UnsupportedError: a kind is not among `known`.
+    """
+    for index, layer in enumerate(layers):
+        kinds: list[object] = [layer.placement]
+        if isinstance(layer.attention, Attention):
+            kinds.append(layer.attention.scores)
+        if isinstance(layer.feed_forward, FeedForward):
+            kinds.append(layer.feed_forward.gating)
+        for kind in kinds:
+            if not isinstance(kind, known):
+                names = ", ".join(one.__name__ for one in known)
+                raise UnsupportedError(f"layer {index}: {who} knows {names}; found {type(kind).__name__}")

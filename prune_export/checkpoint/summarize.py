@@ -1,0 +1,59 @@
+"""A network before and after surgery, summarized."""
+
+from __future__ import annotations
+
+from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
+from exporters.encoder import Encoder, tensors
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.facts.plan import LayerPlan, Plan
+from prune_export.facts.summary import LayerSummary, Summary
+
+# FLOPs per token grow with the sequence (attention's products), so they are given for a short and a long one.
+LENGTHS = (128, 384)
+
+
+def summarize(
+    checkpoint: Checkpoint,
+    slim: Encoder,
+    plan: Plan,
+    *,
+    bytes_after: int | None = None,
+    original: Checkpoint | None = None,
+) -> Summary:
+    """The summary of `checkpoint` after surgery by `plan`, which left `slim`; `original` (None: the same) is "before"."""
+    original = checkpoint if original is None else original
+    sizes = original.family.dimensions(original.config)
+    dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate)
+    after = tuple(layer_shape(layer) for layer in slim.layers)
+    before = (dense,) * sizes.layers
+    lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
+    outside = count_parameters(slim) - _layer_parameters(slim)
+    distinct = len(original.encoder.distinct_layers)
+    return Summary(
+        layers=tuple(
+            LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
+        ),
+        parameters_before=outside + distinct * _dense_layer_parameters(dense, sizes.hidden),
+        parameters_after=count_parameters(slim),
+        flops_before={n: flops_per_token(before, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
+        flops_after={n: flops_per_token(after, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
+        bytes_before=sum(path.stat().st_size for path in original.weights_files),
+        bytes_after=bytes_after,
+        layers_before=sizes.layers,
+    )
+
+
+def _kept(plan: LayerPlan, shape: LayerShape) -> tuple[int, ...]:
+    return plan.heads if shape.heads else ()
+
+
+def _layer_parameters(encoder: Encoder) -> int:
+    return sum(tensor.numel() for tensor in tensors(encoder.layers))
+
+
+def _dense_layer_parameters(shape: LayerShape, hidden: int) -> int:
+    """Weights and biases of the six linear maps, and two norms."""
+    width = shape.heads * shape.value_size
+    attention = 4 * width * hidden + 3 * width + hidden
+    feed_forward = 2 * shape.columns * hidden + shape.columns + hidden
+    return attention + feed_forward + 4 * hidden

@@ -1,0 +1,77 @@
+"""Logits over classes, of texts or of tokens: what several tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from prune_export.tasks.spec import Agreement, Labels, Outputs
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float, left_out: Tensor | None = None) -> Tensor:
+    """Returns T² · KL(teacher ‖ student) over the last dimension, `[…]`; places that are `left_out` count nothing.
+
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: cross entropy with the teacher's softened
+    distribution, times T², so that its gradients stay as large as those of the labels whatever the temperature. The
+    divergence differs by the teacher's own entropy, a constant.
+    """
+    found = (student / temperature).log_softmax(dim=-1)
+    wanted = (teacher / temperature).log_softmax(dim=-1)
+    terms = wanted.exp() * (wanted - found)
+    if left_out is not None:
+        terms = terms.masked_fill(left_out, 0.0)  # 0 · (-inf - -inf) is no number
+    return terms.sum(dim=-1) * temperature**2
+
+
+def token_loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> Tensor | None:
+    """Returns the mean cross entropy of the tokens whose label is not -100."""
+    if "labels" not in labels:
+        return None
+    return functional.cross_entropy(outputs["logits"].flatten(0, 1), labels["labels"].flatten())
+
+
+def drawn_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
+    """Returns each row's mean cross entropy with classes that are drawn from what the network predicts, `[batch]`."""
+    logits, attended = (
+        outputs["logits"],
+        batch["attention_mask"].bool(),
+    )  # [batch, sequence, classes], [batch, sequence]
+    drawn = torch.multinomial(logits.detach().softmax(2).flatten(0, 1).cpu(), 1, generator=generator).flatten()
+    losses = functional.cross_entropy(logits.flatten(0, 1), drawn.to(logits.device), reduction="none")
+    return mean_over_tokens(losses.view(attended.shape), attended)
+
+
+def mean_over_tokens(values: Tensor, attended: Tensor) -> Tensor:
+    """Returns each row's mean over its tokens that are no padding, `[batch]` of `[batch, sequence]`."""
+    return (values * attended).sum(dim=1) / attended.sum(dim=1).clamp(min=1)
+
+
+def token_divergence(student: Any, teacher: Any, attention_mask: Tensor, temperature: float) -> Tensor:
+    """Returns the mean divergence over classes of the tokens that are no padding."""
+    found, wanted = student["logits"].float(), teacher["logits"].float()
+    tokens = attention_mask.to(found.dtype)
+    return (divergence(found, wanted, temperature) * tokens).sum() / tokens.sum().clamp(min=1)
+
+
+def same_classes(
+    reference: Outputs, found: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
+) -> Agreement:
+    """Compares the classes that two networks choose; logits `[batch, classes]`, or `[batch, sequence, classes]`."""
+    rows, others = (
+        outputs["logits"] if outputs["logits"].ndim == 2 else outputs["logits"][counts]
+        for outputs in (reference, found)
+    )
+    behind = rows.max(axis=1) - rows[np.arange(len(rows)), others.argmax(axis=1)]
+    return Agreement(len(rows), int((behind <= tie).sum()), least)
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Returns the probabilities of `[classes]` logits; of -inf, 0."""
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return np.asarray(weights / weights.sum())

@@ -1,1 +1,0 @@
-"""Learning from a teacher: its logits, its hidden states; students of fewer layers."""

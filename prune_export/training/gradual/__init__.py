@@ -1,1 +1,0 @@
-"""One-shot pruning in steps, with training between them."""

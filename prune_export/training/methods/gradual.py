@@ -1,0 +1,201 @@
+"""Gradual pruning: the one-shot method in steps, with training of what is left, as a slim network, between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from msgspec import Meta
+
+from exporters.errors import UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.weights import read_weights
+from prune_export.pruning.costs import flops_costs
+from prune_export.pruning.cutting import Pruned
+from prune_export.pruning.gates import slim_layers
+from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, taylor
+from prune_export.pruning.selection import Rules, select
+from prune_export.pruning.stepping import Settings, prune_step
+from prune_export.slim_model.model import module_of
+from prune_export.training.distillation import distiller_of
+from prune_export.training.importance import budget_length, training_calibration
+from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples, key
+from prune_export.training.network import full_size_weights, remaining_network
+from prune_export.training.recipe import MethodConfig, Recipe
+from prune_export.training.stage import Context, Stage, TrainingMethod
+
+
+@dataclass(frozen=True, slots=True)
+class GradualConfig(MethodConfig):
+    """`[method]` with `kind = "gradual"`: prune a step, train what is left, and again, to each of the budget's `flops`.
+
+    Each step is what `prune-export prune` does once. Training follows it: `recovery_*` after a step on the way, the
+    schedule's length after one that reaches a budget; each time the learning rate begins anew.
+    """
+
+    score: Annotated[
+        Literal["fisher", "taylor"], key("Fisher information of each sample, or the first-order change")
+    ] = "fisher"
+    step: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)],
+        key("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
+    ] = 0.8
+    recovery_steps: Annotated[
+        Count | None, key("training after a step on the way; instead of `recovery_epochs`; none: the schedule's length")
+    ] = None
+    recovery_epochs: Annotated[Epochs | None, key("the same in epochs; instead of `recovery_steps`")] = None
+    recovery_learning_rate: Annotated[
+        Positive | None, key("the highest learning rate of these; none: the recipe's")
+    ] = None
+    rearrangement: Annotated[bool, key("looks for pairs of heads or columns to exchange after selection")] = True
+    reconstruction: Annotated[
+        Literal["full", "scales", "none"],
+        key("least squares after each step: all weights that are left, or one scale each"),
+    ] = "full"
+    samples: Annotated[SomeExamples, key("training examples that scores and reconstruction see")] = 512
+    align: Annotated[Count, key("columns of a layer stay in multiples of this")] = 1
+    keep_layers: Annotated[tuple[CountOrZero, ...], key("layers that lose nothing, from 0")] = ()
+    drop_blocks: Annotated[bool, key("whole blocks may go")] = True
+
+
+def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
+    """Return a stage per step; those that reach a budget are published under its name.
+
+    Raises:
+        UsageError: the budgets or another number are out of range.
+    """
+    if recipe.budget.heads is not None or recipe.budget.columns is not None:
+        raise UsageError("budget: gradual pruning takes fractions of FLOPs; found heads or columns")
+    objective = distiller_of(recipe)
+    return tuple(
+        Stage(
+            name=f"flops-{fraction:g}" if is_budget else f"flops-{fraction:.3f}-on-the-way",
+            prepare=partial(_prune, config=config, fraction=fraction),
+            objective=objective,
+            slim=True,
+            steps=None if is_budget else config.recovery_steps,
+            epochs=None if is_budget else config.recovery_epochs,
+            learning_rate=None if is_budget else config.recovery_learning_rate,
+            publish=is_budget,
+            flops_fraction=fraction,
+            check=partial(_check, config=config, fraction=fraction),
+        )
+        for fraction, is_budget in flops_schedule(recipe.budget.flops, config.step)
+    )
+
+
+def flops_schedule(budgets: Sequence[float], step: float) -> tuple[tuple[float, bool], ...]:
+    """Return the target fractions of the FLOPs, falling, each with whether it is one of `budgets`.
+
+    Between two budgets (and before the first) lie as few steps, each the same factor, as keep that factor at `step` or
+    above.
+
+    Raises:
+        UsageError: no budget, one that is not between 0 and 1, or two that are the same.
+    """
+    if not budgets or not all(0 < budget < 1 for budget in budgets) or len(set(budgets)) < len(budgets):
+        found = ", ".join(f"{budget:g}" for budget in budgets) or "none"
+        raise UsageError(f"budget.flops: expected one or more different fractions between 0 and 1; found {found}")
+    schedule: list[tuple[float, bool]] = []
+    before = 1.0
+    for budget in sorted(budgets, reverse=True):
+        count = max(1, math.ceil(math.log(budget / before) / math.log(step) - 1e-9))
+        factor = (budget / before) ** (1 / count)
+        schedule += [(before * factor**power, False) for power in range(1, count)]
+        schedule.append((budget, True))
+        before = budget
+    return tuple(schedule)
+
+
+METHOD = TrainingMethod("gradual", GradualConfig, stages, lengths=("recovery",))
+
+
+# --- a step -----------------------------------------------------------------------------------------------------------
+
+
+def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig, fraction: float) -> None:
+    """Prune the checkpoint in `start` to `fraction` of the original's FLOPs, and write it, masked, into `folder`.
+
+    Scores are those of the network in `start`; reconstruction brings what is left near to that network, not to the
+    original.
+
+    Raises:
+        UsageError: the budget cannot be met, or the loss is not finite.
+        DataError: too few examples.
+    """
+    checkpoint = load_checkpoint(start, task=context.original.task)
+    network = remaining_network(checkpoint)
+    rules = _rules(config, network)
+    calibration = training_calibration(context, config.samples)
+    costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
+    model = module_of(checkpoint, network.encoder)
+    context.progress.stage(f"Scoring for {fraction:.3g}", calibration.samples)
+    gradients = gate_gradients(
+        model,
+        slim_layers(model),
+        network.encoder.task,
+        network.encoder.inputs,
+        calibration.batches,
+        seed=context.recipe.seed,
+        device=context.device,
+        progress=context.progress,
+    )
+    scores = (fisher if config.score == "fisher" else taylor)(gradients)
+    step = prune_step(
+        network,
+        network.encoder,
+        scores,
+        gradients,
+        select(scores, costs, fraction * costs.dense, rules),
+        calibration.batches,
+        fraction=fraction,
+        settings=Settings(
+            method=config.score,
+            rearrangement=config.rearrangement,
+            reconstruction=config.reconstruction,
+            rules=rules,
+            device=context.device,
+        ),
+        progress=context.progress,
+    )
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
+    record: dict[str, Any] = {
+        "method": METHOD.kind,
+        "score": config.score,
+        "fraction": fraction,
+        "data": {"samples": calibration.samples, "sha256": calibration.digest},
+        "held_out_errors": step.held_out_errors(),
+    }
+    changed = full_size_weights(checkpoint, weights, step.network)
+    write_masked(checkpoint, step.network.plan, folder, changed=changed, **record)
+
+
+def _check(context: Context, *, config: GradualConfig, fraction: float) -> None:
+    """Check that the recipe's model can be pruned to `fraction` of its FLOPs.
+
+    Raises:
+        UsageError: the budget cannot be met, or a layer that is to be kept is not there.
+    """
+    costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
+    alike = tuple(
+        LayerScores(torch.ones(len(heads) - 1).double(), torch.ones(len(columns) - 1).double())
+        for heads, columns in zip(costs.heads, costs.columns, strict=True)
+    )
+    select(alike, costs, fraction * costs.dense, _rules(config, remaining_network(context.original)))
+
+
+def _rules(config: GradualConfig, network: Pruned) -> Rules:
+    """Return the rules for `network`; `keep_layers` becomes places among its distinct layers."""
+    layers = network.encoder.layers
+    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
+    if wrong:
+        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(layers) - 1}; found {wrong[0]}")
+    indices = {key: index for index, key in enumerate(dict.fromkeys(map(id, layers)))}
+    kept = frozenset(indices[id(layers[layer])] for layer in config.keep_layers)
+    return Rules(config.align, kept, config.drop_blocks)

@@ -1,0 +1,310 @@
+"""Scores of movement pruning and the masks that follow from them: schedule, binarization, parametrizations, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from exporters.cost import LayerShape
+from exporters.errors import UsageError
+from prune_export.training.stage import LayerModules
+
+Shape = Literal["hybrid", "struct", "block", "unstructured"]
+Selection = Literal["topk", "threshold", "sigmoid_threshold"]
+
+
+def cubic(step: int, total: int, *, initial: float, final: float, warmup: float, cooldown: float) -> float:
+    """Return the value before step `step` (from 0) of `total`.
+
+    `initial` for the first `warmup` (a fraction) of the steps, `final` for the last `cooldown`, and between them
+    `final + (initial - final) * (1 - x)^3`, x from 0 to 1 (Zhu and Gupta 2017; Sanh et al. 2020; nn_pruning's
+    `schedule_threshold`).
+    """
+    start, end = warmup * total, total - cooldown * total
+    if step >= end:
+        return final
+    if step <= start:
+        return initial
+    left = 1 - (step - start) / (end - start)
+    return final + (initial - final) * left**3
+
+
+def top_k(scores: Tensor, fraction: float) -> Tensor:
+    """Return 1 for the `int(fraction * n)` highest of the n scores ("hard" movement pruning, Sanh et al. 2020)."""
+    count = int(fraction * scores.numel() + 1e-6)
+    mask = torch.zeros(scores.numel(), dtype=scores.dtype, device=scores.device)
+    mask[scores.flatten().argsort(descending=True, stable=True)[:count]] = 1
+    return mask.view_as(scores)
+
+
+def above(scores: Tensor, threshold: float, *, sigmoid: bool, least: float = 0.0) -> Tensor:
+    """Return 1 where the score, or its sigmoid, is above `threshold` ("soft" movement pruning, Sanh et al. 2020).
+
+    At least `least` of the scores, and one, give 1: the highest (as in nn_pruning's ThresholdBinarizer).
+    """
+    values = scores.sigmoid() if sigmoid else scores
+    mask = (values > threshold).to(scores.dtype)
+    if mask.sum() < max(1, int(least * scores.numel()) + 1) and least > 0:
+        return top_k(scores, (int(least * scores.numel()) + 1) / scores.numel())
+    return mask
+
+
+def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
+    """Return `mask`, whose gradient goes to `scores` as it is (Bengio et al. 2013).
+
+    dL/dS = dL/dM, which for a masked weight W * M is the sum of dL/d(W*M) * W over the block (Sanh et al. 2020)."""
+    return (scores - scores.detach()) + mask
+
+
+@dataclass(slots=True)
+class Level:
+    """The threshold, or fraction, that all scores are compared with; the method sets it before each step."""
+
+    selection: Selection
+    value: float
+    least: float
+
+
+class Scores(nn.Module):
+    """One score for each block of a matrix, `[rows, columns]` of blocks.
+
+    With `chosen` the mask is a buffer of the same shape, which the method fills; otherwise it follows from the scores and
+    the level.
+    """
+
+    def __init__(self, rows: int, columns: int, level: Level, *, initial: float, chosen: bool) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.full((rows, columns), initial))
+        self.level = level
+        self.register_buffer("keep", torch.ones(rows, columns) if chosen else None)
+        self.keep: Tensor | None
+
+    def mask(self) -> Tensor:
+        """Return the mask `[rows, columns]` of 0 and 1, whose gradients go straight through to the scores."""
+        return straight_through(self.hard(), self.values)
+
+    @torch.no_grad()
+    def hard(self) -> Tensor:
+        """Return the mask without gradients."""
+        if self.keep is not None:
+            return self.keep
+        level = self.level
+        if level.selection == "topk":
+            return top_k(self.values, level.value)
+        return above(self.values, level.value, sigmoid=level.selection == "sigmoid_threshold", least=level.least)
+
+
+class _Masked(nn.Module):
+    """A parametrization by scores.
+
+    Several may use the same scores; the one that owns them registers them, once among the model's parameters.
+    """
+
+    def __init__(self, scores: Scores, *, owner: bool) -> None:
+        super().__init__()
+        if owner:
+            self.scores = scores
+        self._uses = (scores,)  # in a tuple, so that torch does not register it
+
+    @property
+    def used(self) -> Scores:
+        return self._uses[0]
+
+
+class BlockMask(_Masked):
+    """Masks a weight `[out_features, in_features]` in blocks of one size; `transposed`: by the scores' transpose."""
+
+    def __init__(self, scores: Scores, *, owner: bool, transposed: bool = False) -> None:
+        super().__init__(scores, owner=owner)
+        self.transposed = transposed
+
+    def forward(self, weight: Tensor) -> Tensor:
+        mask = self.used.mask()
+        mask = mask.T if self.transposed else mask
+        rows, columns = mask.shape
+        blocks = weight.view(rows, weight.shape[0] // rows, columns, weight.shape[1] // columns)
+        return (blocks * mask[:, None, :, None]).view_as(weight)
+
+
+class RowMask(_Masked):
+    """Masks a bias `[out_features]` where no block of its row of the weight stays; scores learn from weights only."""
+
+    def __init__(self, scores: Scores) -> None:
+        super().__init__(scores, owner=False)
+
+    def forward(self, bias: Tensor) -> Tensor:
+        rows = self.used.hard().amax(dim=1)
+        return bias * rows.repeat_interleave(bias.shape[0] // rows.shape[0])
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskedLayer:
+    """The scores of a layer. With whole heads the four projections use one tensor, with columns `up` and `down` do."""
+
+    modules: LayerModules
+    query: Scores
+    key: Scores
+    value: Scores
+    attention_output: Scores
+    up: Scores
+    down: Scores
+
+    @property
+    def attention(self) -> tuple[Scores, ...]:
+        """Return the distinct score tensors of the attention."""
+        return tuple(dict.fromkeys((self.query, self.key, self.value, self.attention_output)))
+
+    @property
+    def feed_forward(self) -> tuple[Scores, ...]:
+        """Return the distinct score tensors of the feed-forward network."""
+        return tuple(dict.fromkeys((self.up, self.down)))
+
+    def by_head(self, part: Scores, values: Tensor) -> Tensor:
+        """Return `values`, of the shape of `part`, with the blocks of each head in rows of their own."""
+        return values.T if part is self.attention_output and len(self.attention) > 1 else values
+
+    def head_scores(self) -> Tensor:
+        """Return one score per head, `[heads]` in float64 on the CPU: the mean over its blocks."""
+        if len(self.attention) == 1:  # one score per head, shared by all four projections
+            return self.query.values[:, 0].double().cpu()
+        parts = [self.by_head(part, part.values).double().cpu() for part in self.attention]
+        return torch.stack([part.reshape(self.modules.heads, -1).mean(dim=1) for part in parts]).mean(dim=0)
+
+    def column_scores(self) -> Tensor:
+        """Return one score per column, `[columns]` in float64 on the CPU."""
+        return self.up.values[:, 0].double().cpu()
+
+    @torch.no_grad()
+    def add(self, heads: Tensor, columns: Tensor) -> None:
+        """Add to the scores; blocks get what `heads` says for their head."""
+        for part in self.attention:
+            values = self.by_head(part, part.values)
+            values.add_(heads.to(values.device).repeat_interleave(values.shape[0] // self.modules.heads)[:, None])
+        self.up.values.add_(columns.to(self.up.values.device)[:, None])
+
+    def fill_masks(self, heads: tuple[int, ...], columns: tuple[int, ...], lowest: float) -> None:
+        """Fill the masks with `columns`, and with the blocks of `heads` whose score is not below `lowest`.
+
+        Each row of blocks of a kept head keeps at least its best block, so that a head costs what the budget counts for
+        it.
+        """
+        for part in self.attention:
+            values = self.by_head(part, part.values)
+            kept = torch.zeros(self.modules.heads, device=values.device)
+            kept[list(heads)] = 1
+            blocks = (values >= lowest) | (values == values.amax(dim=1, keepdim=True))
+            mask = blocks * kept.repeat_interleave(values.shape[0] // self.modules.heads)[:, None]
+            assert part.keep is not None
+            part.keep.copy_(self.by_head(part, mask))
+        assert self.up.keep is not None
+        self.up.keep.zero_()
+        self.up.keep[list(columns)] = 1
+
+    def fractions_kept(self) -> list[tuple[float, int]]:
+        """Return for each weight the fraction that is not masked, and its size."""
+        modules = self.modules
+        return [
+            (float(scores.hard().mean()), module.in_features * module.out_features)
+            for scores, module in (
+                (self.query, modules.query),
+                (self.key, modules.key),
+                (self.value, modules.value),
+                (self.attention_output, modules.attention_output),
+                (self.up, modules.up),
+                (self.down, modules.down),
+            )
+        ]
+
+    def shape(self) -> LayerShape:
+        """Return what surgery would leave; all heads have one query/key and one value size, the largest needed."""
+        heads, head_size, columns = self.modules.heads, self.modules.head_size, self.modules.columns
+
+        def rows(part: Scores) -> Tensor:  # [heads, head_size]
+            alive = self.by_head(part, part.hard()).amax(dim=1) > 0
+            return alive.repeat_interleave(heads * head_size // len(alive)).view(heads, head_size)
+
+        value = rows(self.value) & rows(self.attention_output)
+        kept = value.any(dim=1)
+        query_key = (rows(self.query) & rows(self.key))[kept]
+        up, down = self.up.hard(), self.down.hard()
+        down = down.T if self.down is not self.up else down
+        kept_columns = _expand(up.amax(dim=1), columns) & _expand(down.amax(dim=1), columns)
+        return LayerShape(
+            heads=int(kept.sum()),
+            query_key_size=int(query_key.sum(dim=1).max()) if len(query_key) else 0,
+            value_size=int(value.sum(dim=1).max()) if kept.any() else 0,
+            columns=int(kept_columns.sum()),
+        )
+
+
+def _expand(mask: Tensor, size: int) -> Tensor:
+    return (mask > 0).repeat_interleave(size // len(mask))
+
+
+def attach_masks(
+    layer: LayerModules, shape: Shape, block: tuple[int, int], make: Callable[[int, int], Scores]
+) -> MaskedLayer:
+    """Mask the linear maps of a layer by scores; `make(rows, columns)` makes those of a matrix.
+
+    Raises:
+        UsageError: a weight cannot be cut into blocks of that size.
+    """
+
+    def blocks(module: nn.Linear, block: tuple[int, int], name: str) -> Scores:
+        rows, columns = module.weight.shape
+        if min(block) < 1 or rows % block[0] or columns % block[1]:
+            raise UsageError(
+                f"method.block: {layer.path}, {name}: a weight of {rows} × {columns} cannot be cut into blocks of "
+                f"{block[0]} × {block[1]}"
+            )
+        return make(rows // block[0], columns // block[1])
+
+    block = (1, 1) if shape == "unstructured" else block
+    projections = {"query": layer.query, "key": layer.key, "value": layer.value}
+    if shape == "struct":
+        scores = dict.fromkeys((*projections, "attention_output"), make(layer.heads, 1))
+        for name, module in projections.items():
+            _mask_rows(module, scores[name], owner=name == "query")
+        _mask(layer.attention_output, scores["attention_output"], owner=False, transposed=True)
+    else:
+        scores = {}
+        for name, module in projections.items():
+            scores[name] = blocks(module, block, name)
+            _mask_rows(module, scores[name], owner=True)
+        scores["attention_output"] = blocks(layer.attention_output, (block[1], block[0]), "attention output")
+        _mask(layer.attention_output, scores["attention_output"], owner=True)
+    if shape in ("hybrid", "struct"):
+        scores["up"] = scores["down"] = make(layer.columns, 1)
+        _mask_rows(layer.up, scores["up"], owner=True)
+        _mask(layer.down, scores["down"], owner=False, transposed=True)
+    else:
+        scores["up"], scores["down"] = blocks(layer.up, block, "up"), blocks(layer.down, block, "down")
+        _mask_rows(layer.up, scores["up"], owner=True)
+        _mask(layer.down, scores["down"], owner=True)
+    return MaskedLayer(layer, **scores)
+
+
+def apply_masks(layer: LayerModules) -> None:
+    """Take the parametrizations of a layer off; what they mask is left as zeros."""
+    for module in (layer.query, layer.key, layer.value, layer.attention_output, layer.up, layer.down):
+        for name in ("weight", "bias"):
+            if parametrize.is_parametrized(module, name):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def _mask_rows(module: nn.Linear, scores: Scores, *, owner: bool) -> None:
+    """Mask a weight, and its bias where a whole row goes."""
+    _mask(module, scores, owner=owner)
+    parametrize.register_parametrization(module, "bias", RowMask(scores))
+
+
+def _mask(module: nn.Linear, scores: Scores, *, owner: bool, transposed: bool = False) -> None:
+    parametrize.register_parametrization(module, "weight", BlockMask(scores, owner=owner, transposed=transposed))

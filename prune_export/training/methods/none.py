@@ -1,0 +1,15 @@
+"""No pruning: a training or distillation of the network as it is."""
+
+from __future__ import annotations
+
+from prune_export.training.distillation import distiller_of
+from prune_export.training.recipe import NoMethod, Recipe
+from prune_export.training.stage import Stage, TrainingMethod
+
+
+def stages(recipe: Recipe, config: NoMethod) -> tuple[Stage, ...]:  # noqa: ARG001
+    """Return one stage; what is pruned already stays so, and the rest is trained as a slim network."""
+    return (Stage("training", objective=distiller_of(recipe), slim=None),)
+
+
+METHOD = TrainingMethod("none", NoMethod, stages, prunes=False)

@@ -1,0 +1,169 @@
+"""The teacher of a distillation: in evaluation mode, without gradients, and not saved with the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporters.errors import CheckpointError, PruneExportError
+from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.checkpoint.source import resolve
+from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
+from prune_export.data.glue_tasks import normalized
+from prune_export.data.model_classes import class_names
+from prune_export.files.reading import clipped
+from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.tasks import SPECS
+from prune_export.training.stage import layer_modules
+
+
+class HiddenStates:
+    """Keeps the hidden states of `model`'s last forward pass: the first layer's input, then each layer's output.
+
+    `layers` are its layers in the order in which they run; one that runs at several places gives a state at each.
+    Works for transformers models and slim ones, and leaves both as they were after `remove`. With gradient
+    checkpointing, what layers return when they run again for the backward pass comes after the states of the forward
+    pass.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        self.states: list[Tensor] = []
+        self._handles = [
+            model.register_forward_pre_hook(self._on_start),
+            layers[0].register_forward_pre_hook(self._on_first, with_kwargs=True),
+            *(layer.register_forward_hook(self._on_layer) for layer in dict.fromkeys(layers)),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _on_start(self, _module: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        self.states = []
+
+    def _on_first(self, _module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not self.states:
+            self.states.append(inputs[0] if inputs else named["hidden_states"])
+
+    def _on_layer(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        self.states.append(output if isinstance(output, Tensor) else output[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """A network to learn from; `states` is None where only its outputs are.
+
+    `classes` are the teacher's classes in the student's order (None: they are the same). `separator` is the id of the token
+    that ends a segment, for teachers that tell segments apart, of students that do not (BERT of DistilBERT).
+    """
+
+    model: nn.Module
+    inputs: tuple[str, ...]
+    layers: int
+    hidden_size: int
+    states: HiddenStates | None
+    classes: tuple[int, ...] | None = None
+    separator: int | None = None
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Return the outputs for a batch, whose labels are not looked at."""
+        given = {name: inputs[name] for name in self.inputs if name in inputs}
+        if self.separator is not None:
+            given["token_type_ids"] = segments(inputs["input_ids"], self.separator)
+        with torch.no_grad():
+            outputs = self.model(**given)
+        if self.classes is not None:
+            outputs["logits"] = outputs["logits"][..., list(self.classes)]
+        return outputs
+
+
+def segments(input_ids: Tensor, separator: int) -> Tensor:
+    """Return BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
+    ends = (input_ids == separator).long()
+    return ((ends.cumsum(dim=1) - ends) > 0).long()
+
+
+def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bool) -> Teacher:
+    """Load the teacher `name` (a folder or a hub id) for `student`.
+
+    Raises:
+        CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
+    """
+    checkpoint = read_teacher(name, student)
+    is_slim = checkpoint.form == "slim"
+    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
+    model = model.to(device).eval().requires_grad_(False)
+    states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
+    encoder = checkpoint.encoder
+    tells_segments = "token_type_ids" in encoder.inputs and "token_type_ids" not in student.encoder.inputs
+    separator = load_tokenizer(checkpoint.source.folder).sep_token_id if tells_segments else None
+    classes = _class_order(checkpoint, student)
+    return Teacher(model, encoder.inputs, len(encoder.layers), encoder.hidden_size, states, classes, separator)
+
+
+def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
+    if isinstance(model, SlimModel):
+        return [model.layers[index] for index in model.order]
+    distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
+    return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
+
+
+def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
+    """Return where the student's classes are among the teacher's, if both have the same names in another order."""
+    if not SPECS[student.task].has_classes:
+        return None
+    theirs, own = (
+        [normalized(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
+    )
+    if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
+        return None
+    return tuple(theirs.index(name) for name in own)
+
+
+def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
+    """Read the teacher `name`, a folder or a hub id.
+
+    Raises:
+        CheckpointError: it cannot be read, is for another task, has other classes, or splits texts into other tokens.
+    """
+    try:
+        source = resolve(name)
+        listed = read_config(source.folder).get("architectures")
+        saved = [str(one) for one in listed] if isinstance(listed, list) else []
+        if saved and not any(one.endswith(SPECS[student.task].suffix) for one in saved):
+            raise CheckpointError(
+                f"it is a {clipped(', '.join(saved))}; expected one for {student.task}, as '{student.source.name}' is"
+            )
+        checkpoint = load_checkpoint(source, task=student.task)
+    except PruneExportError as error:
+        raise CheckpointError(f"the teacher '{name}' cannot be used: {error}") from error
+    check_teacher(checkpoint, student)
+    return checkpoint
+
+
+def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
+    """Check that `teacher` can teach `student`.
+
+    Raises:
+        CheckpointError: it has other classes, or splits texts into other tokens.
+    """
+    labels = [one.family.dimensions(one.config).labels for one in (teacher, student)]
+    if SPECS[student.task].has_classes and labels[0] != labels[1]:
+        raise CheckpointError(
+            f"the teacher '{teacher.source.name}' has {labels[0]} classes; expected the model's {labels[1]}"
+        )
+    if teacher.source.folder == student.source.folder:
+        return
+    vocabularies = [load_tokenizer(one.source.folder).get_vocab() for one in (teacher, student)]
+    if vocabularies[0] != vocabularies[1]:
+        raise CheckpointError(
+            f"the teacher '{teacher.source.name}' has another vocabulary ({len(vocabularies[0])} tokens) than "
+            f"'{student.source.name}' ({len(vocabularies[1])}); a teacher has to read the same tokens"
+        )
