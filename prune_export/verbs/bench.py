@@ -85,12 +85,12 @@ def bench(
         made: list[Row] = []
         if model is not None:
             # Here, and not above: what needs no checkpoint should not wait for transformers.
-            from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_kinds, checkpoint_rows
+            from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_row_kinds, checkpoint_rows
             from prune_export.checkpoint.load import load_checkpoint
             from prune_export.checkpoint.source import resolve
 
             kinds = DEFAULT_ROWS if rows is None else tuple(rows)
-            check_kinds(kinds)
+            check_row_kinds(kinds)
             progress.pause()
             source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
             progress.stage("Reading the checkpoint")
