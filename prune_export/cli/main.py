@@ -183,7 +183,7 @@ def _warn_of_shared_package() -> None:
 
 def _expand_paths(options: argparse.Namespace) -> None:
     """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
-    from prune_export.files.paths import expanded
+    from prune_export.files.reading import expanded
 
     for name, value in vars(options).items():
         if isinstance(value, Path):

@@ -14,7 +14,7 @@ import torch
 
 from prune_export.arguments import checked
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.files.paths import expanded
+from prune_export.files.reading import expanded
 from prune_export.progress import SILENT, Progress
 from prune_export.training.arguments import total_steps, training_arguments
 from prune_export.training.features import Collator, Features
