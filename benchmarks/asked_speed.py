@@ -23,6 +23,7 @@ from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row
 from prune_export.cli.console import progress
+from prune_export.options.bench import RunConditions
 from prune_export.verbs.export import export
 from prune_export.verbs.profile import profile
 from prune_export.verbs.prune import prune
@@ -73,7 +74,9 @@ def measures(work: Path, dtypes: list[str], rounds: int, seconds: float) -> dict
         rows = [onnx_row(work / f"{dtype}-1", name=DENSE)]
         rows += [onnx_row(work / f"{dtype}-{asked:g}", name=f"{asked:g}") for asked in ASKED]
         with progress(quiet=False) as listener:
-            report = run_rows(rows, [Shape(1, SEQUENCE_LENGTH)], rounds=rounds, seconds=seconds, progress=listener)
+            report = run_rows(
+                rows, [Shape(1, SEQUENCE_LENGTH)], RunConditions(rounds=rounds, seconds=seconds), progress=listener
+            )
         (result,) = report.shapes
         found[dtype] = {"noise": result.noise, "others": result.others, "asked": []}
         for latency in result.rows[1:]:

@@ -48,6 +48,7 @@ from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row
 from prune_export.cli.console import progress
+from prune_export.options.bench import RunConditions
 
 HIDDEN, HEAD_SIZE, LAYERS, VOCABULARY, POSITIONS = 768, 64, 4, 1000, 512
 
@@ -183,11 +184,13 @@ def main() -> None:
             report = run_rows(
                 rows,
                 shapes,
-                provider=options.provider,
-                threads=options.threads,
-                padding=padding,
-                rounds=options.rounds,
-                seconds=options.seconds,
+                RunConditions(
+                    provider=options.provider,
+                    threads=options.threads,
+                    padding=padding,
+                    rounds=options.rounds,
+                    seconds=options.seconds,
+                ),
                 progress=listener,
             )
         print(f"## {name}\n\n{markdown(report)}", flush=True)

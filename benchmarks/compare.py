@@ -25,6 +25,7 @@ from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
 from prune_export.facts.record import find_exported
+from prune_export.options.bench import RunConditions
 
 OPENVINO = {"openvino-f32": "f32", "openvino-bf16": "bf16"}
 
@@ -72,10 +73,12 @@ def main() -> int:
             report = run_rows(
                 [row_of(words) for words in options.rows],
                 shapes,
-                threads=options.threads,
-                padding=options.padding,
-                rounds=options.rounds,
-                seconds=options.seconds,
+                RunConditions(
+                    threads=options.threads,
+                    padding=options.padding,
+                    rounds=options.rounds,
+                    seconds=options.seconds,
+                ),
                 progress=listener,
             )
     except PruneExportError as error:

@@ -131,13 +131,14 @@ class Bench:
         from prune_export.checkpoint.load import load_checkpoint
         from prune_export.checkpoint.source import resolve
         from prune_export.data.read import read_examples
+        from prune_export.options.prune import CalibrationData
         from prune_export.pruning.calibration import read_calibration
         from prune_export.pruning.costs import flops_costs
 
         self.task, self.seed, self.threads = task, seed, threads
         self.checkpoint = load_checkpoint(resolve(model))
         sources = [folder / path for path in task.calibration]
-        self.calibration = read_calibration(sources, self.checkpoint, samples=samples, seed=seed)
+        self.calibration = read_calibration(CalibrationData(sources, samples=samples, seed=seed), self.checkpoint)
         self.data = read_examples(folder / task.evaluation)
         self.costs = flops_costs(self.checkpoint.encoder, sequence_length=task.sequence_length)
         self._gradients: Any = None

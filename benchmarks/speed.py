@@ -30,6 +30,7 @@ from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.cli.console import progress
+from prune_export.options.bench import RunConditions
 from prune_export.progress import Progress
 from prune_export.verbs.export import export
 
@@ -111,9 +112,9 @@ def main() -> None:
             report = run_rows(
                 rows,
                 shapes,
-                threads=options.threads,
-                rounds=options.rounds or network.rounds,
-                seconds=options.seconds,
+                RunConditions(
+                    threads=options.threads, rounds=options.rounds or network.rounds, seconds=options.seconds
+                ),
                 progress=listener,
             )
         print(f"## {name}\n\n{markdown(report)}", flush=True)

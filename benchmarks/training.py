@@ -35,6 +35,7 @@ from prune_export.benchmark.rows import Shape
 from prune_export.benchmark.run import run_rows
 from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
+from prune_export.options.bench import RunConditions
 from prune_export.outputs.run import LOG
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
@@ -245,7 +246,7 @@ def speed(task: Task, model: Path, work: Path, rounds: int, seconds: float) -> N
     rows += [onnx_row(path, name=name) for name, path in exports(work)]
     shape = Shape(1, task.speed_length)
     with progress(quiet=False) as listener:
-        report = run_rows(rows, [shape], rounds=rounds, seconds=seconds, progress=listener)
+        report = run_rows(rows, [shape], RunConditions(rounds=rounds, seconds=seconds), progress=listener)
     (result,) = report.shapes
     measured = {
         latency.row: {

@@ -80,6 +80,13 @@ CUDA = Provider(
 PROVIDERS: dict[str, Provider] = {provider.name: provider for provider in (CPU, CUDA)}
 
 
+def torch_provider() -> Provider:
+    """Returns the provider of the fastest device that PyTorch finds here: CUDA's, or else the CPU's."""
+    import torch
+
+    return CUDA if torch.cuda.is_available() else CPU
+
+
 def find_provider(name: str) -> Provider:
     """Returns the provider of a name.
 

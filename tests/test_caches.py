@@ -16,6 +16,7 @@ import pytest
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.files.caches import cache_folder, cached_file
+from prune_export.options.timing import TimingConditions
 from prune_export.pruning import latency_cache
 from prune_export.pruning.latency import LatencyTable
 from prune_export.training import features as features_module
@@ -170,16 +171,18 @@ DAMAGE: list[Callable[[dict[str, Any]], object]] = [
 @pytest.mark.parametrize("place", range(len(DAMAGE)))
 def test_a_table_that_cannot_be_is_measured_anew(place: int, measured: list[int], cache: Path, tmp_path: Path) -> None:
     encoder = load_checkpoint(make_checkpoint(tmp_path / "model")).encoder
-    first = latency_cache.latency_table(encoder, sequence_length=8)
-    assert latency_cache.latency_table(encoder, sequence_length=8) == first
+    first = latency_cache.latency_table(encoder, TimingConditions(sequence_length=8))
+    assert latency_cache.latency_table(encoder, TimingConditions(sequence_length=8)) == first
     assert len(measured) == 1
     (path,) = cache.rglob("*.json")
     data = json.loads(path.read_text())
     DAMAGE[place](data)
     path.write_text(json.dumps(data))
-    assert latency_cache.latency_table(encoder, sequence_length=8) == first
+    assert latency_cache.latency_table(encoder, TimingConditions(sequence_length=8)) == first
     assert len(measured) == 2
-    assert latency_cache.latency_table(encoder, sequence_length=8) == first  # what was measured anew is kept
+    assert (
+        latency_cache.latency_table(encoder, TimingConditions(sequence_length=8)) == first
+    )  # what was measured anew is kept
     assert len(measured) == 2
 
 
@@ -188,14 +191,14 @@ def test_a_table_that_cannot_be_is_measured_anew(place: int, measured: list[int]
 )
 def test_a_table_that_cannot_be_read(content: bytes | None, measured: list[int], cache: Path, tmp_path: Path) -> None:
     encoder = load_checkpoint(make_checkpoint(tmp_path / "model")).encoder
-    first = latency_cache.latency_table(encoder, sequence_length=8)
+    first = latency_cache.latency_table(encoder, TimingConditions(sequence_length=8))
     (path,) = cache.rglob("*.json")
     path.unlink()
     if content is None:
         os.mkfifo(path)  # opened, it would wait for ever
     else:
         path.write_bytes(content)
-    assert latency_cache.latency_table(encoder, sequence_length=8) == first
+    assert latency_cache.latency_table(encoder, TimingConditions(sequence_length=8)) == first
     assert len(measured) == 2
 
 
@@ -203,7 +206,7 @@ def test_tables_without_a_cache(measured: list[int], cache: Path, tmp_path: Path
     cache.write_text("a file")
     encoder = load_checkpoint(make_checkpoint(tmp_path / "model")).encoder
     for _ in range(2):
-        latency_cache.latency_table(encoder, sequence_length=8)
+        latency_cache.latency_table(encoder, TimingConditions(sequence_length=8))
     assert len(measured) == 2
 
 

@@ -19,6 +19,7 @@ from prune_export.data.examples import Question, QuestionData, Text, TextData, j
 from prune_export.data.model_classes import new_classes, with_classes
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
+from prune_export.options.prune import CalibrationData
 from prune_export.pruning.calibration import read_calibration
 from prune_export.training.features import training_features
 from prune_export.training.recipe import DataSection
@@ -649,7 +650,7 @@ def test_training_and_calibration_leave_misplaced_answers_out(tmp_path: Path) ->
     features = training_features(DataSection(train=(str(path),)), checkpoint, seed=0)
     assert [feature.start != feature.cls for feature in features.features] == [True, True]
     assert features.notes == (left_out,)
-    calibration = read_calibration(path, checkpoint, samples=100, seed=0)
+    calibration = read_calibration(CalibrationData(path, samples=100, seed=0), checkpoint)
     assert (calibration.samples, calibration.notes) == (2, (left_out,))
     starts = torch.cat([batch["start_positions"] for batch in calibration.batches])
     assert (starts > 0).all()

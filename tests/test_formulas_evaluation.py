@@ -230,7 +230,7 @@ def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         given.append((model, options))
         return Network("n", "onnx", "question-answering", folder, (), ("start_logits", "end_logits"), run)
 
-    monkeypatch.setattr("prune_export.verbs.evaluate.open_network", opened)
+    monkeypatch.setattr("prune_export.evaluation.evaluate_models.open_network", opened)
     before = torch.get_num_threads()
     options = {"provider": "cpu", "threads": 3, "revision": "r", "cache_dir": tmp_path, "token": "t"}
     found = prune_export.evaluate("a", data, **options)

@@ -20,6 +20,7 @@ from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
+from prune_export.options.parity import QualityOptions
 from prune_export.parity.check import compare, one_ahead
 from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
@@ -495,7 +496,7 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
     original = ModelResult(
         "o", "pytorch", {"exact_match": 100.0, "f1": 100.0}, {"1": "b", "2": "c"}, None, 2, 0.1, "squad"
     )
-    goal = read_goal(data, task="question-answering", dataset=None, max_loss=0.25, limit=7, seed=0)
+    goal = read_goal(QualityOptions(data=data, max_loss=0.25, limit=7), "question-answering")
     assert {example.id for example in goal.data.examples} == {"1", "2"}
     assert judge(goal, original, network, provider="cpu") == Quality("two", 2, "f1", 100.0, 50.0, 1, 0.25, None, ())
     # A second answer that stands nowhere, in data that say more of themselves: the notes of both reach the verdict.
@@ -505,16 +506,16 @@ def test_a_network_is_judged_on_all_examples_beside_the_original(tmp_path: Path)
     assert (found.split, found.found, found.notes[0], len(found.notes)) == ("dev", 50.0, "mended", 2)
     assert found.notes[1].startswith("the answers of 1 of 2 questions")
     assert QualityGoal(data, 0.0).metric(original) == "f1"
-    assert len(read_goal(data, task="question-answering", dataset=None, max_loss=0, limit=1, seed=0).data.examples) == 1
+    assert len(read_goal(QualityOptions(data=data, max_loss=0, limit=1), "question-answering").data.examples) == 1
     other = tmp_path / "texts.tsv"  # RTE by its headings
     other.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
-    texts = read_goal(other, task="text-classification", dataset=None, max_loss=0, limit=5, seed=0)
+    texts = read_goal(QualityOptions(data=other, max_loss=0, limit=5), "text-classification")
     assert isinstance(texts.data, TextData)
     assert (texts.data.glue.name, texts.data.glue.metrics[0]) == ("rte", "accuracy")
     # Of texts, the first metric that the original has, also where there is an F1.
     assert texts.metric(replace(original, metrics={"accuracy": 50.0, "f1": 60.0}, metric="mrpc")) == "accuracy"
     with pytest.raises(DataError):
-        read_goal(other, task="text-classification", dataset="stsb", max_loss=0, limit=5, seed=0)
+        read_goal(QualityOptions(data=other, dataset="stsb", max_loss=0, limit=5), "text-classification")
     for wrong in (-0.1, float("nan")):
-        with pytest.raises(UsageError, match="expected points of the metric, 0 or more"):
-            read_goal(data, task="question-answering", dataset=None, max_loss=wrong, limit=1, seed=0)
+        with pytest.raises(UsageError, match=r"max.loss.*: expected a number"):
+            prune_export.verify(folder, folder, data=data, max_loss=wrong)

@@ -34,6 +34,7 @@ from exporters.onnx.writer import build
 from exporters.tasks import Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.weights import read_weights
+from prune_export.options.prune import CalibrationData
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
@@ -336,7 +337,7 @@ def test_calibration_takes_the_window_that_holds_the_answer(tmp_path: Path) -> N
     path.write_text(
         json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}), encoding="utf-8"
     )
-    found = read_calibration(path, load_checkpoint(folder), samples=8, seed=0, max_seq_length=16)
+    found = read_calibration(CalibrationData(path, samples=8, seed=0, max_seq_length=16), load_checkpoint(folder))
     tokenizer = bert_tokenizer()
     answers = []
     for batch in found.batches:

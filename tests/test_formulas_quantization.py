@@ -18,8 +18,9 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import quantizable_maps
 from prune_export.data.examples import Text, TextData
 from prune_export.data.glue_tasks import GLUE_TASKS
+from prune_export.options.export import QuantizationOptions
 from prune_export.progress import SILENT, Silent
-from prune_export.quantization.attempts import QuantizationOptions, _few, _named, _texts, attempts
+from prune_export.quantization.attempts import _few, _named, _texts, attempts, check_options
 from prune_export.quantization.ranges import observe_ranges
 from prune_export.quantization.samples import data_batches, text_batches
 from prune_export.quantization.sensitivity import (
@@ -193,11 +194,13 @@ def test_attempts(calibrated: bool, tmp_path: Path) -> None:
     model = make_model(BERT, "text-classification", vocab_size=len(tokenizer), num_labels=2)
     found = prune_export.inspect(save_with_tokenizer(model, tokenizer, tmp_path))
     data = TextData("made", GLUE_TASKS["sst2"], tuple(Text(str(i), "a b c", None, 0) for i in range(9)))
-    options = QuantizationOptions(data if calibrated else None, ("layer_0",), True, None, 5, 0)
-    options.check(PRECISIONS["int8"])
+    options = QuantizationOptions(
+        calibration=data if calibrated else None, keep_float=("layer_0",), quantize_embeddings=True, limit=5
+    )
+    check_options(options, PRECISIONS["int8"])
     with pytest.raises(UsageError, match="for --dtype int8 only"):
-        options.check(PRECISIONS["fp32"])
-    QuantizationOptions(None, (), False, None, 5, 0).check(PRECISIONS["fp32"])
+        check_options(options, PRECISIONS["fp32"])
+    check_options(QuantizationOptions(limit=5), PRECISIONS["fp32"])
     tried = list(attempts(found, TARGETS["portable"], PRECISIONS["int8"], options, progress=SILENT))
     assert len(tried) == 1 + 2  # of 4 blocks in 8 bits 0, 1, 2 stay in fp32
     own = {name for name in quantizable_maps(found.slim) if name.startswith("layer_0/")}
@@ -228,7 +231,7 @@ def test_batches_fit_the_models_positions_and_options_reach_the_reader(tmp_path:
     assert (text["input_ids"][:, 0] == tokenizer.cls_token_id).all()
     rte = tmp_path / "dev.tsv"
     rte.write_text("index\tsentence1\tsentence2\tlabel\n0\ta b\tb\tentailment\n")
-    options = QuantizationOptions(rte, (), False, "stsb", 5, 0)
+    options = QuantizationOptions(calibration=rte, dataset="stsb", limit=5)
     with pytest.raises(DataError):
         next(attempts(found, TARGETS["portable"], PRECISIONS["int8"], options, progress=SILENT))
     stages: list[tuple[str, int | None]] = []

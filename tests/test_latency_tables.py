@@ -25,6 +25,7 @@ from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.options.timing import TimingConditions
 from prune_export.pruning import block_timing
 from prune_export.pruning.block_networks import Blocks
 from prune_export.pruning.latency_cache import latency_table
@@ -97,7 +98,7 @@ def test_a_table_has_the_times_that_the_blocks_take(task: Any, networks: list[En
     """Reads each time off the table, last layers of a classifier included, and what was told while it was measured."""
     encoder = load_checkpoint(save(make_model(BERT, task), tmp_path / "model")).encoder
     listener = Listener()
-    table = latency_table(encoder, sequence_length=40, progress=listener)
+    table = latency_table(encoder, TimingConditions(sequence_length=40), progress=listener)
     short = task == "text-classification"
     wanted = {
         "heads": HEADS_MS,
@@ -122,15 +123,15 @@ def test_a_table_is_found_again_whatever_the_order_of_its_settings(
 ) -> None:
     """Measures nothing the second time, unless the length is another."""
     encoder = load_checkpoint(save(make_model(BERT, task), tmp_path / "model")).encoder
-    first = latency_table(encoder, sequence_length=8)
+    first = latency_table(encoder, TimingConditions(sequence_length=8))
     (path,) = (tmp_path / "cache" / "prune-export" / "latency").iterdir()
     data = json.loads(path.read_text(encoding="utf-8"))
     data["settings"] = dict(reversed(data["settings"].items()))
     path.write_text(json.dumps(data), encoding="utf-8")
     networks.clear()
-    assert latency_table(encoder, sequence_length=8) == first
+    assert latency_table(encoder, TimingConditions(sequence_length=8)) == first
     assert not networks
-    latency_table(encoder, sequence_length=9)
+    latency_table(encoder, TimingConditions(sequence_length=9))
     assert networks
 
 
@@ -141,10 +142,10 @@ def test_a_table_is_for_1_to_as_many_tokens_as_the_model_has_positions(
     """Refuses no tokens and 41, for a model of 40 positions."""
     encoder = load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path / "model")).encoder
     if fits:
-        latency_table(encoder, sequence_length=length)
+        latency_table(encoder, TimingConditions(sequence_length=length))
     else:
         with pytest.raises(UsageError, match="--sequence-length"):
-            latency_table(encoder, sequence_length=length)
+            latency_table(encoder, TimingConditions(sequence_length=length))
     assert bool(networks) == fits
 
 

@@ -18,7 +18,7 @@ import pytest
 import prune_export
 from exporters import runtime
 from prune_export.cli import inspect as inspect_verb
-from prune_export.cli.main import VERBS, _Parser, main
+from prune_export.cli.main import VERBS, main, parser_of
 from tests.models import FAMILY_CASES, make_model, save
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) prune_export[.\w]*: \S.*")
@@ -62,8 +62,7 @@ def test_onnx_runtime_warns_in_the_log_only(folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_every_verb_can_be_verbose(verb: str) -> None:
-    parser = _Parser()
-    VERBS[verb].add_arguments(parser)
+    parser = parser_of(verb)
     assert {"--quiet", "--verbose"} <= set(parser._option_string_actions)
 
 
@@ -82,7 +81,7 @@ def test_a_program_that_uses_the_library_decides(folder: Path) -> None:
         assert ("nobody_reads_it" in found.stderr) is bool(lines)
 
 
-def talkative(_options: Any) -> int:
+def talkative(_given: Any, _command: Any) -> int:
     warnings.warn("of somebody's", UserWarning, stacklevel=1)
     logging.getLogger("somebody").warning("of another library")
     logging.getLogger("prune_export.part").info("a detail")

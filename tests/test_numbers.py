@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from exporters.errors import UsageError
-from prune_export import numbers
-from prune_export.cli.main import VERBS, main
-from prune_export.numbers import Range
+from prune_export.cli.main import VERBS, main, parser_of
+from prune_export.cli.parser import path
+from prune_export.options import ranges as numbers
+from prune_export.options.ranges import Range
 
 BAD = ("nan", "inf", "-inf", "1e999", "-1e999", "", " ", "x", "0x10", "1,5", "½", "9" * 5000, "-1", "-0.5")
 MAY_BE_NEGATIVE = ("--null-threshold",)
@@ -22,11 +21,9 @@ MAY_BE_NEGATIVE = ("--null-threshold",)
 
 def number_options() -> Iterator[tuple[str, str]]:
     """The verbs' options whose words are turned into something else, other than paths."""
-    for verb, module in VERBS.items():
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        for action in parser._actions:
-            if action.type not in (None, Path):
+    for verb in VERBS:
+        for action in parser_of(verb)._actions:
+            if action.type not in (None, path):
                 yield verb, action.option_strings[0]
 
 
@@ -35,10 +32,8 @@ def test_every_number_goes_the_same_way() -> None:
     assert {"export", "verify", "evaluate", "bench", "prune", "profile"} <= {verb for verb, _ in found}
     assert {"--samples", "--flops", "--atol", "--null-threshold", "--seconds"} <= {option for _, option in found}
     assert len(found) > 40
-    for verb, module in VERBS.items():
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        plain = [action.option_strings for action in parser._actions if action.type in (int, float)]
+    for verb in VERBS:
+        plain = [action.option_strings for action in parser_of(verb)._actions if action.type in (int, float)]
         assert not plain, verb
 
 

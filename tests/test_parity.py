@@ -168,8 +168,8 @@ def test_tolerances_have_reasons_and_atol_replaces_them() -> None:
     assert TOLERANCES["fp32"].allows(9e-4, 10.0)
     assert not TOLERANCES["fp32"].allows(float("nan"), 1.0)
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="expected a positive number"):
-            tolerance_for("fp32", wrong)
+        with pytest.raises(UsageError, match=r"atol.*: expected a number"):
+            prune_export.verify("nowhere", "nowhere", atol=wrong)
 
 
 def test_a_tighter_atol_fails_the_same_model(exported: tuple[Path, Path]) -> None:
@@ -206,8 +206,8 @@ def test_inputs_cover_what_they_should(case: FamilyCase, tmp_path: Path) -> None
     assert not all(
         a.inputs["input_ids"].shape == b.inputs["input_ids"].shape for a, b in zip(batches, other, strict=True)
     )
-    with pytest.raises(UsageError, match="expected 4 or more"):
-        list(cases(found.slim, None, samples=3, seed=0))
+    with pytest.raises(UsageError, match="--samples 3: expected a whole number from 4 to"):
+        prune_export.verify("nowhere", "nowhere", samples=3)
 
 
 def test_best_span_obeys_its_rules() -> None:

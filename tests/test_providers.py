@@ -14,7 +14,7 @@ from exporters.errors import MissingDependencyError, ProviderError, UsageError
 from exporters.onnx.precision import FP32, INT8
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.targets.choice import available_provider, resolve_target
-from exporters.providers import CPU, CUDA, PROVIDERS, find_provider
+from exporters.providers import CPU, CUDA, PROVIDERS, find_provider, torch_provider
 
 PACKAGES = Path(prune_export.__file__).parents[1]
 
@@ -30,9 +30,9 @@ def test_a_provider_is_found_by_its_name() -> None:
 def test_pytorch_is_asked_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for has_cuda in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda has_cuda=has_cuda: has_cuda)
+        assert torch_provider() is (CUDA if has_cuda else CPU)
         CPU.check_torch()
-        if has_cuda:
-            CUDA.check_torch()
+    CUDA.check_torch()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ProviderError, match=r"^PyTorch finds no CUDA device here; use --provider cpu$"):
         CUDA.check_torch()
@@ -65,13 +65,11 @@ def test_auto_is_cuda_where_it_starts(error: Exception | None, monkeypatch: pyte
 
 
 def test_no_module_compares_a_providers_name() -> None:
-    """`provider == "cuda"`, or a name in a tuple of names; methods of training: later."""
+    """`provider == "cuda"`, or a name in a tuple of names."""
     found = []
     for package in ("exporters", "prune_export"):
         for path in sorted((PACKAGES / package).rglob("*.py")):
             name = path.relative_to(PACKAGES).as_posix()
-            if name.startswith("prune_export/training/"):
-                continue
             for node in ast.walk(ast.parse(path.read_text())):
                 sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
                 sides += [
@@ -80,4 +78,4 @@ def test_no_module_compares_a_providers_name() -> None:
                 if any(isinstance(side, ast.Constant) and side.value in PROVIDERS for side in sides):
                     found.append(f"{name}:{node.lineno}")
     # Columns of /proc/stat.
-    assert [place for place in found if not place.startswith("prune_export/benchmark/neighbours.py")] == []
+    assert [place for place in found if not place.startswith("prune_export/benchmark/other_processes.py")] == []

@@ -23,6 +23,8 @@ from prune_export.checkpoint import masked
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.cli.main import main
 from prune_export.files.tensors import save_tensors
+from prune_export.options.prune import CalibrationData
+from prune_export.options.timing import TimingConditions
 from prune_export.pruning import block_timing
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.latency import LatencyTable, latency_costs
@@ -110,15 +112,18 @@ def test_several_files_are_one_calibration(dense: Path, questions: Path, tmp_pat
     checkpoint = load_checkpoint(dense)
     other = tmp_path / "other.json"
     other.write_text(questions.read_text(encoding="utf-8").replace("mat", "cap"), encoding="utf-8")
-    found = read_calibration([questions, other], checkpoint, samples=100, seed=0)
+    found = read_calibration(CalibrationData([questions, other], samples=100, seed=0), checkpoint)
     assert (found.name, found.samples) == ("train.json, other.json", 48)
-    one, two = (read_calibration(sources, checkpoint, samples=100, seed=0) for sources in (questions, [questions]))
+    one, two = (
+        read_calibration(CalibrationData(sources, samples=100, seed=0), checkpoint)
+        for sources in (questions, [questions])
+    )
     assert one.digest == two.digest != found.digest
     with pytest.raises(UsageError, match="--labels a b: question answering has no classes"):
-        read_calibration(questions, checkpoint, samples=8, seed=0, labels=["a", "b"])
+        read_calibration(CalibrationData(questions, samples=8, seed=0, labels=["a", "b"]), checkpoint)
     other.write_text(SST, encoding="utf-8")
     with pytest.raises(DataError, match="is for text-classification"):
-        read_calibration([questions, other], checkpoint, samples=8, seed=0)
+        read_calibration(CalibrationData([questions, other], samples=8, seed=0), checkpoint)
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +178,9 @@ def test_the_table_adds_up_to_the_unpruned_network(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(block_timing, "_time", lambda _, runs, *__: (9.0, [3.0, 1.0, *(2.0 for _ in runs[2:])]))
     encoder = load_checkpoint(dense).encoder
-    assert latency_costs(latency_table(encoder, sequence_length=8), encoder).dense == pytest.approx(9.0)
+    assert latency_costs(latency_table(encoder, TimingConditions(sequence_length=8)), encoder).dense == pytest.approx(
+        9.0
+    )
 
 
 def test_an_interrupted_write_leaves_what_was_finished(
@@ -256,21 +263,21 @@ def _best(values: torch.Tensor, count: int) -> torch.Tensor:
 def test_a_classifiers_last_layer_has_prices_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    table = latency_table(first_token_network(), sequence_length=8)
+    table = latency_table(first_token_network(), TimingConditions(sequence_length=8))
     assert [count for count, _ in table.last_heads] == [0, 1, 2, 3, 4]
     assert [count for count, _ in table.last_columns] == [0, 5, 15, 20]
-    assert latency_table(first_token_network(), sequence_length=8) == table
+    assert latency_table(first_token_network(), TimingConditions(sequence_length=8)) == table
 
 
 def test_a_damaged_table_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _, checkpoint = saved(BERT, tmp_path / "model", num_hidden_layers=1, num_attention_heads=2, intermediate_size=2)
-    first = latency_table(checkpoint.encoder, sequence_length=8)
+    first = latency_table(checkpoint.encoder, TimingConditions(sequence_length=8))
     (path,) = tmp_path.glob("prune-export/latency/*.json")
-    assert latency_table(checkpoint.encoder, sequence_length=8) == first
+    assert latency_table(checkpoint.encoder, TimingConditions(sequence_length=8)) == first
     path.write_text("{", encoding="utf-8")
-    latency_table(checkpoint.encoder, sequence_length=8)
+    latency_table(checkpoint.encoder, TimingConditions(sequence_length=8))
     assert json.loads(path.read_text(encoding="utf-8"))["settings"] == first.settings
 
 

@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 
 import prune_export
 from exporters.errors import PruneExportError, UsageError
-from prune_export.cli.main import VERBS, _Parser, main
+from prune_export.cli.main import VERBS, main, parser_of
 from prune_export.evaluation.result import Evaluation, ModelResult
 from prune_export.facts.plan import plan_to_json
-from prune_export.numbers import SEEDS
+from prune_export.options.ranges import SEEDS
 from prune_export.surgeon.zeros import plan_from_zeros
 from tests.fuzz.mutations import as_json
 from tests.models import FAMILY_CASES, make_model
@@ -286,8 +286,7 @@ WORDS += ["~nobody_of_that_name/x", "a" * 5000, "\x1b[31m", ".", "../..", "nowhe
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_wrong_words_are_refused_in_one_line(verb: str, root: Path, tmp_path: Path) -> None:
     known = commands(root, tmp_path / "out")[verb]
-    parser = _Parser()
-    VERBS[verb].add_arguments(parser)
+    parser = parser_of(verb)
     options = [
         action
         for action in parser._actions

@@ -19,6 +19,7 @@ from exporters.errors import CheckpointError, PruneExportError, UsageError
 from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
 from prune_export.hub_token import checked_token
+from prune_export.options.checkpoint import HubAccess
 from prune_export.training.arguments import _REFUSED, check_trainer_section
 from prune_export.training.recipe_file import read_recipe
 from tests.tiny_training import checkpoint_folder, questions_file, recipe_data, tiny_recipe
@@ -87,7 +88,7 @@ def test_a_token_that_is_none_is_not_shown(
         assert "printable ASCII without blanks" in text
         assert secret not in text
     with pytest.raises(UsageError) as caught:
-        resolve("owner/name", token=token)
+        resolve("owner/name", HubAccess(token=token))
     assert secret not in "".join(traceback.format_exception(caught.value))
 
 
@@ -153,7 +154,7 @@ def test_what_a_library_says_is_redacted(
         monkeypatch.setenv(given, secret)
     token = secret if given == "option" else None
     with pytest.raises(CheckpointError) as caught:
-        resolve("owner/name", token=token)
+        resolve("owner/name", HubAccess(token=token))
     text = "".join(traceback.format_exception(caught.value))
     assert "Illegal header value b'Bearer [hidden]'" in text
     assert secret not in text

@@ -181,14 +181,13 @@ def test_a_made_up_task_needs_its_spec_alone(tmp_path: Path, monkeypatch: pytest
     assert len(counted) == 2  # real text, once for each
 
 
-# A task's spec, the families' tables, what a data set is for, and a network without a head. Methods of training: later.
+# A task's spec, the families' tables, what a data set is for, and a network without a head.
 _MAY_NAME_TASKS = (
     "exporters/tasks.py",
     "prune_export/tasks/",
     "prune_export/families/",
     "prune_export/data/examples.py",
     "prune_export/pruning/block_networks.py",
-    "prune_export/training/",
 )
 
 

@@ -21,9 +21,9 @@ from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.exporting.checkpoint_export import copied_files, export_checkpoint
+from prune_export.options.export import QuantizationOptions
 from prune_export.outputs.destination import model_destination
 from prune_export.progress import Progress
-from prune_export.quantization.attempts import QuantizationOptions
 
 # What `--rows` knows, and how the rows are called in tables.
 NAMES = {

@@ -7,38 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.errors import UsageError
-from exporters.providers import CPU, PROVIDERS
 from prune_export.benchmark.results import BenchReport
 from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
 from prune_export.benchmark.sources import token_ids
 from prune_export.facts.machine import machine, physical_cpus
 from prune_export.files.reading import expanded
+from prune_export.options.bench import RunConditions
 from prune_export.progress import SILENT, Progress
 
-ROUNDS = 5
-SECONDS = 2.0
-DTYPES = ("fp32", "fp16")
+DEFAULT_CONDITIONS = RunConditions()
 
 
 def run_rows(
     rows: Sequence[Row],
     shapes: Sequence[Shape],
+    options: RunConditions = DEFAULT_CONDITIONS,
     *,
-    provider: str = CPU.name,
-    dtype: str = "fp32",
-    threads: int | None = None,
-    padding: float = 0.0,
-    cuda_graphs: bool = False,
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
-    quick: bool = False,
     progress: Progress = SILENT,
 ) -> BenchReport:
-    """Measures `rows` beside each other, the first being the baseline; arguments as for `bench`.
+    """Measures `rows` beside each other, the first being the baseline.
 
     Raises:
-        UsageError: an argument is out of range, or two rows have one name.
+        UsageError: nothing is to be measured, or something twice, or there are fewer processors than threads.
         BenchmarkError: a row cannot be loaded or run.
     """
     if not rows:
@@ -46,21 +37,22 @@ def run_rows(
     names = [row.name for row in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two rows are called {', '.join(twice)}; expected different names")
-    check_run(shapes, padding=padding, rounds=rounds, seconds=seconds, provider=provider, dtype=dtype)
-    cpus = choose_cpus(threads)
+    check_shapes(shapes)
+    cpus = choose_cpus(options.threads)
     vocabulary, pad_token_id = token_ids(rows)
     conditions = Conditions(
-        threads=threads or len(cpus) or os.cpu_count() or 1,
+        threads=options.threads or len(cpus) or os.cpu_count() or 1,
         cpus=cpus,
-        provider=provider,
-        dtype=dtype,
-        padding=padding,
+        provider=options.provider,
+        dtype=options.dtype,
+        padding=options.padding,
         vocabulary=vocabulary,
         pad_token_id=pad_token_id,
-        cuda_graphs=cuda_graphs,
+        cuda_graphs=options.cuda_graphs,
     )
+    rounds, seconds = options.rounds_or_default, options.seconds_or_default
     facts, results = measure_rows(rows, shapes, conditions, rounds=rounds, seconds=seconds, progress=progress)
-    return BenchReport(facts, results, conditions, rounds, seconds, machine(), quick)
+    return BenchReport(facts, results, conditions, rounds, seconds, machine(), options.quick)
 
 
 def names_of(onnx: Sequence[str | Path]) -> list[str]:
@@ -74,28 +66,16 @@ def names_of(onnx: Sequence[str | Path]) -> list[str]:
     return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
-def check_run(
-    shapes: Sequence[Shape], *, padding: float, rounds: int, seconds: float, provider: str, dtype: str
-) -> None:
-    """Checks the options of a run.
+def check_shapes(shapes: Sequence[Shape]) -> None:
+    """Checks that there are shapes, each once.
 
     Raises:
-        UsageError: something is out of range.
+        UsageError: there are none, or two are the same.
     """
-    if not shapes or any(min(shape.batch_size, shape.sequence_length) < 1 for shape in shapes):
+    if not shapes:
         raise UsageError("--batch-size and --sequence-length: expected whole numbers of 1 or more")
     if len(set(shapes)) < len(shapes):
         raise UsageError("--batch-size and --sequence-length: a number stands there twice")
-    if not 0 <= padding < 1:
-        raise UsageError(f"--padding {padding}: expected a fraction from 0 to below 1")
-    if rounds < 1:
-        raise UsageError(f"--rounds {rounds}: expected 1 or more")
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--seconds {seconds}: expected more than 0")
-    if provider not in PROVIDERS:
-        raise UsageError(f"--provider {provider}: expected one of {', '.join(PROVIDERS)}")
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
 
 
 def choose_cpus(threads: int | None) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from prune_export.facts.file_names import (
 )
 from prune_export.files.reading import ReadingError, clipped, expanded, user_path
 from prune_export.hub_token import checked_token, register_stored_token
+from prune_export.options.checkpoint import HubAccess
+from prune_export.progress import SILENT, Progress
 
 _BESIDE_WEIGHTS = ["config.json", PLAN_FILE, *TOKENIZER_FILES, *SENTENCE_FILES]
 
@@ -46,9 +48,10 @@ def holds_weights(folder: Path) -> bool:
     return any((folder / form[0]).is_file() for form in _FORMS)
 
 
-def resolve(
-    model: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, token: str | None = None
-) -> Source:
+DEFAULT_HUB = HubAccess()
+
+
+def resolve(model: str | Path, hub: HubAccess = DEFAULT_HUB, *, progress: Progress = SILENT) -> Source:
     """Finds the checkpoint `model`: an existing folder, or else a hub id, downloaded into the cache.
 
     Offline use is huggingface_hub's: `HF_HUB_OFFLINE=1`, or what the cache holds when the hub cannot be reached.
@@ -59,7 +62,8 @@ def resolve(
         WeightsError: the repository has no weights.
         UsageError: the token is none, the model's name holds one, or that name is empty.
     """
-    token = checked_token(token)
+    progress.pause()
+    token = checked_token(hub.token)
     if holds_secret(str(model)):
         raise UsageError(
             "--model: the name holds what looks like a token or a password; give that by --token or HF_TOKEN"
@@ -72,14 +76,15 @@ def resolve(
     except (OSError, ReadingError) as error:  # no permission, a name too long, the home of an unknown user
         raise CheckpointError(f"'{clipped(str(model))}' cannot be looked at: {_one_line(error)}") from error
     if is_folder:
-        if revision is not None:
+        if hub.revision is not None:
             raise CheckpointError(
-                f"--revision {revision} was given, but '{model}' is a folder; revisions are the hub's"
+                f"--revision {hub.revision} was given, but '{model}' is a folder; revisions are the hub's"
             )
         return Source(str(model), path, None)
     if exists:
         raise CheckpointError(f"'{model}' is a file; expected a checkpoint's folder or a hub id such as owner/name")
-    folder = _from_hub(str(model), revision, expanded(cache_dir) if cache_dir is not None else None, token)
+    cache_dir = None if hub.cache_dir is None else expanded(hub.cache_dir)
+    folder = _from_hub(str(model), hub.revision, cache_dir, token)
     return Source(str(model), folder, folder.name)  # the cache names a snapshot's folder by its commit
 
 

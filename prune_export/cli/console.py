@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from prune_export.cli.command import Printing
 from prune_export.cli.printing import say
 from prune_export.cli.tables.export import export_lines, parity_table, summary_table, totals_table
 from prune_export.facts.plan import plan_to_json
@@ -150,9 +151,9 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=not encoding.startswith("utf")))
 
 
-def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> None:
+def print_inspection(found: Inspection, printing: Printing) -> None:
     """The layers and totals of a checkpoint."""
-    if json_output:
+    if printing.json:
         _print_json(
             {
                 "source": found.checkpoint.source_to_json(),
@@ -162,7 +163,7 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
                 "summary": found.summary.to_json(),
             }
         )
-    elif not quiet:
+    elif not printing.quiet:
         console = _Console()
         checkpoint = found.checkpoint
         kind = network_kind("slim" if checkpoint.form == "slim" else "pytorch", checkpoint.form)
@@ -175,13 +176,13 @@ def print_inspection(found: Inspection, *, json_output: bool, quiet: bool) -> No
             console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
 
 
-def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> None:
+def print_export(result: ExportResult, printing: Printing) -> None:
     """The finished export."""
-    if json_output:
+    if printing.json:
         _print_json(
             {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
         )
-    elif not quiet:
+    elif not printing.quiet:
         console = _Console()
         console.print(summary_table(result.summary))
         console.print(totals_table(result.summary))
@@ -191,11 +192,11 @@ def print_export(result: ExportResult, *, json_output: bool, quiet: bool) -> Non
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_parity(report: ParityReport, *, json_output: bool, quiet: bool) -> None:
+def print_parity(report: ParityReport, printing: Printing) -> None:
     """A parity report."""
-    if json_output:
+    if printing.json:
         _print_json(report.to_json() | {"failures": report.problems()})
-    elif not quiet:
+    elif not printing.quiet:
         _print_parity(_Console(), report)
 
 
@@ -205,13 +206,11 @@ def _print_parity(console: Console, report: ParityReport) -> None:
         console.print(report.quality.explain(), highlight=False, soft_wrap=True)
 
 
-def print_evaluation(
-    found: Evaluation, written: Sequence[Path], failures: Sequence[str], *, json_output: bool, quiet: bool
-) -> None:
+def print_evaluation(found: Evaluation, written: Sequence[Path], failures: Sequence[str], printing: Printing) -> None:
     """All models' figures beside each other."""
-    if json_output:
+    if printing.json:
         _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
-    elif not quiet:
+    elif not printing.quiet:
         console = _Console()
         _print_evaluation(console, found)
         if written:
@@ -227,15 +226,13 @@ def _print_evaluation(console: Console, found: Evaluation) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_bench(
-    report: BenchReport, written: Sequence[Path], notes: Sequence[str], *, json_output: bool, quiet: bool
-) -> None:
+def print_bench(report: BenchReport, written: Sequence[Path], notes: Sequence[str], printing: Printing) -> None:
     """A benchmark."""
     from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
 
-    if json_output:
+    if printing.json:
         _print_json(report.to_json() | {"written": [str(path) for path in written], "notes": list(notes)})
-    elif not quiet:
+    elif not printing.quiet:
         console = _Console()
         for result in report.shapes:
             console.print(shape_table(result))
@@ -246,14 +243,14 @@ def print_bench(
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
-def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bool) -> None:
+def print_pruned(results: Sequence[PruneResult], printing: Printing) -> None:
     """The masked checkpoints that were written."""
-    if json_output:
+    if printing.json:
         found = [
             {"folder": str(result.folder), "plan": plan_to_json(result.plan), **result.record} for result in results
         ]
         _print_json({"results": found})
-    elif not quiet:
+    elif not printing.quiet:
         from prune_export.cli.tables.pruning import budget_lines
 
         console = _Console()
@@ -264,16 +261,16 @@ def print_pruned(results: Sequence[PruneResult], *, json_output: bool, quiet: bo
                 console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> None:
+def print_trained(result: TrainResult, printing: Printing) -> None:
     """The run's final checkpoint."""
-    if json_output:
+    if printing.json:
         _print_json(
             {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
             | {"evaluation": None if result.evaluation is None else result.evaluation.to_json()}
             | {"summary": result.summary.to_json(), **result.record}
             | {"summaries": [summary.to_json() for summary in result.summaries]}
         )
-    elif not quiet:
+    elif not printing.quiet:
         console = _Console()
         for name, summary in _budgets(result):
             if len(result.summaries) > 1:
@@ -288,7 +285,7 @@ def print_trained(result: TrainResult, *, json_output: bool, quiet: bool) -> Non
             console.print(f"Warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
         for folder in (*result.published, result.final):
             console.print(f"Written to {folder}", highlight=False, soft_wrap=True)
-    if json_output or quiet:
+    if printing.json or printing.quiet:
         for warning in result.warnings:
             say(f"prune-export: warning: {warning}")
 
@@ -300,11 +297,11 @@ def _budgets(result: TrainResult) -> list[tuple[str, Summary]]:
     return [(path.name, summary) for path, summary in zip(result.published, result.summaries, strict=True)]
 
 
-def print_dry_run(planned: DryRun, *, json_output: bool, quiet: bool) -> None:
+def print_dry_run(planned: DryRun, printing: Printing) -> None:
     """What a training would do."""
-    if json_output:
+    if printing.json:
         _print_json(planned.to_json())
-    elif not quiet:
+    elif not printing.quiet:
         from prune_export.cli.tables.training import dry_run_lines, stages_table
 
         console = _Console()
@@ -313,11 +310,11 @@ def print_dry_run(planned: DryRun, *, json_output: bool, quiet: bool) -> None:
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_profile(table: LatencyTable, *, json_output: bool, quiet: bool) -> None:
+def print_profile(table: LatencyTable, printing: Printing) -> None:
     """The measured blocks."""
-    if json_output:
+    if printing.json:
         _print_json(table.to_json())
-    elif not quiet:
+    elif not printing.quiet:
         from prune_export.cli.tables.pruning import latency_tables
 
         console = _Console()

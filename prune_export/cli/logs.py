@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from prune_export.cli.command import Printing
 from prune_export.cli.printing import say
 
 
@@ -22,7 +22,7 @@ class _Brief(logging.Formatter):
 
 
 @contextmanager
-def logs(options: argparse.Namespace) -> Iterator[None]:
+def logs(options: Printing) -> Iterator[None]:
     """While the block runs, what is logged is shown as `options` say; with `--quiet` other libraries are silent, too."""
     handler = _Handler()
     handler.setFormatter(

@@ -17,39 +17,35 @@ import signal
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 from exporters import secrets
 from exporters.errors import PruneExportError
-from prune_export.cli import bench, evaluate, export, inspect, profile, prune, train, verify
+from prune_export.cli.command import Printing
 from prune_export.cli.logs import logs
-from prune_export.cli.options import NumberError
+from prune_export.cli.parser import NumberError, add_options
 from prune_export.cli.printing import say
-from prune_export.cli.types import TYPES
 
 
 class Verb(Protocol):
-    """A module of this package that is a verb; its docstring is the verb's description."""
+    """A module of this package that is a verb; its docstring is the verb's description.
+
+    `OPTIONS` are the dataclass of the public function's options, `COMMAND` of those that only the command line has.
+    """
 
     __doc__: str | None
+    OPTIONS: Any
+    COMMAND: Any
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, given: dict[str, Any], command: Any) -> int:
+        """Calls the public function with the options that are `given`, and prints; returns the exit code."""
 
-    def run(self, options: argparse.Namespace) -> int: ...
 
-
-VERBS: dict[str, Verb] = {
-    "export": export,
-    "verify": verify,
-    "inspect": inspect,
-    "evaluate": evaluate,
-    "bench": bench,
-    "prune": prune,
-    "profile": profile,
-    "train": train,
-}
+VERBS = ("export", "verify", "inspect", "evaluate", "bench", "prune", "profile", "train")
 
 _EPILOG = """\
 verbs:
@@ -72,37 +68,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words.pop(0) if words and words[0] in VERBS else "export"
-    module = VERBS[verb]
-    parser = _Parser(
-        prog="prune-export" if verb == "export" else f"prune-export {verb}",
-        description=module.__doc__,
-        epilog=_EPILOG if verb == "export" else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    module.add_arguments(parser)
-    if verb == "export":
-        parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    module = verb_module(verb)
+    parser = parser_of(verb)
     parser.json = "--json" in words
     _register_tokens(words, parser._option_string_actions)
     try:
-        options = parser.parse_args(words)
+        given = vars(parser.parse_args(words))
     except argparse.ArgumentError as error:
         if not isinstance(error.__context__, NumberError):
             parser.error(str(error))
-        return _fail(f"{error.argument_name} {error.message}", 2, argparse.Namespace(json=parser.json))
+        return _fail(f"{error.argument_name} {error.message}", 2, Printing(json=parser.json))
     except OSError as error:  # BrokenPipeError: whoever read it has read enough
         if not isinstance(error, BrokenPipeError):
             say(f"prune-export: error: the help could not be printed: {error.strerror}")
         return 1
     _import_libraries()
     signal.signal(signal.SIGTERM, _terminate)
+    options = Printing(**{name: given[name] for name in ("json", "quiet", "verbose") if name in given})
     try:
         with logs(options):
             _warn_of_shared_package()
-            _expand_paths(options)
-            return module.run(options)
+            given = _with_homes(given)
+            command = module.COMMAND(**_taken(given, module.COMMAND))
+            return module.run(given, command)
     except PruneExportError as error:
         return _fail(str(error), error.exit_code, options)
     except KeyboardInterrupt as stop:
@@ -118,6 +106,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         advice = "out of the GPU's memory; smaller batches need less"
         return _fail(_with_notes(advice, error), 1, options)
+
+
+def verb_module(verb: str) -> Verb:
+    """Imports the verb's module: the options of the other verbs would take time."""
+    module: Any = import_module(f"prune_export.cli.{verb}")
+    return cast(Verb, module)
+
+
+def parser_of(verb: str) -> _Parser:
+    """Returns the parser of a verb."""
+    module = verb_module(verb)
+    parser = _Parser(
+        prog="prune-export" if verb == "export" else f"prune-export {verb}",
+        description=module.__doc__,
+        epilog=_EPILOG if verb == "export" else getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add_options(parser, module.OPTIONS, module.COMMAND)
+    if verb == "export":
+        parser.add_argument(
+            "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print versions and exit"
+        )
+    return parser
+
+
+def _taken(given: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Takes the options of the dataclass `kind` out of `given`."""
+    return {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
 
 
 def _import_libraries() -> None:
@@ -181,24 +199,17 @@ def _warn_of_shared_package() -> None:
         logging.getLogger("prune_export").warning("%s", warning)
 
 
-def _expand_paths(options: argparse.Namespace) -> None:
+def _with_homes(given: dict[str, Any]) -> dict[str, Any]:
     """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
     from prune_export.files.reading import expanded
 
-    for name, value in vars(options).items():
-        if isinstance(value, Path):
-            setattr(options, name, expanded(value))
+    return {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with an option."""
 
     json = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for kind, function in TYPES.items():
-            self.register("type", kind, function)
 
     def error(self, message: str) -> NoReturn:
         from prune_export.files.reading import clipped
@@ -210,7 +221,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _fail(message: str, code: int, options: argparse.Namespace) -> int:
+def _fail(message: str, code: int, options: Printing) -> int:
     message = secrets.redacted(message)
     if options.json:
         _print_error(message, code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from exporters.errors import OutputError
 from exporters.secrets import redacted
+from prune_export.cli.command import Printing
 
 
 def say(line: str) -> None:
@@ -20,7 +20,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def reporting(options: argparse.Namespace, *, optional: bool) -> Iterator[None]:
+def reporting(options: Printing, *, optional: bool) -> Iterator[None]:
     """Around the printing of a verb's result.
 
     `optional` where the work lies in files, or the exit code tells the verdict: it is done whether it can be told or not.

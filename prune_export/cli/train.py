@@ -1,77 +1,55 @@
 """Prunes while training, by a recipe: a masked checkpoint at the end, which prune-export exports."""
 
-from __future__ import annotations
-
-import argparse
 from pathlib import Path
+from typing import Annotated, Any
 
-from prune_export.cli.options import add_output_options
+from prune_export.cli.command import Printing
 from prune_export.cli.printing import reporting
+from prune_export.options.option import Option
+from prune_export.options.train import TrainOptions
 
-_EPILOG = """\
+EPILOG = """\
 A recipe is a TOML file; examples/recipes has one for each published system, docs/recipes.md lists every key, docs/methods.md
 explains the methods.
 Several processes: torchrun --nproc-per-node 2 -m prune_export.cli train recipe.toml (or accelerate launch -m …).
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = _EPILOG
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe (.toml)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a value of the recipe, as in --set optimiser.learning_rate=1e-4 (repeatable); it takes the place of "
-        "one that it excludes, as schedule.steps that of schedule.epochs",
-    )
-    parser.add_argument("--model", metavar="M", help="the recipe's model: a checkpoint's folder, or a hub id")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the recipe's output, the folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the output")
-    parser.add_argument("--overwrite", action="store_true", help="begin a run that is there already anew")
-    parser.add_argument(
-        "--keep-checkpoints", action="store_true", help="keep the checkpoints of stages that are finished"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check the recipe, its model, data and teachers, show stages, steps, disk and time, and write nothing",
-    )
-    add_output_options(parser)
+class Command(Printing):
+    model: Annotated[str | None, Option("the recipe's model: a checkpoint's folder, or a hub id", "M")] = None
+    output: Annotated[Path | None, Option("the recipe's output, the folder of the run", "DIR", is_path=True)] = None
+    dry_run: Annotated[
+        bool,
+        Option("check the recipe, its model, data and teachers, show stages, steps, disk and time, and write nothing"),
+    ] = False
 
 
-def run(options: argparse.Namespace) -> int:
+OPTIONS, COMMAND = TrainOptions, Command
+
+
+def run(given: dict[str, Any], command: Command) -> int:
     import os
 
     from prune_export.cli.console import print_dry_run, print_trained, progress
     from prune_export.training.dry_run import dry_run
     from prune_export.training.run import train
 
-    changes = list(options.set)
-    for name in ("model", "output"):
-        if getattr(options, name) is not None:
-            changes.append(f"{name}={_quoted(str(getattr(options, name)))}")
+    own = {"model": command.model, "output": command.output}
+    changes = [f"{key}={_quoted(str(value))}" for key, value in own.items() if value is not None]
+    given["changes"] = [*given.get("changes", []), *changes]
     others = int(os.environ.get("RANK", "0")) > 0
-    if options.quiet:
+    if command.quiet:
         _quieten()
-    with progress(quiet=options.quiet or others) as listener:
-        common = {
-            "changes": changes,
-            "resume": options.resume,
-            "overwrite": options.overwrite,
-            "keep_checkpoints": options.keep_checkpoints,
-            "progress": listener,
-        }
-        planned = dry_run(options.recipe, **common) if options.dry_run else None
-        result = None if options.dry_run else train(options.recipe, **common)
+    with progress(quiet=command.quiet or others) as listener:
+        planned = dry_run(**given, progress=listener) if command.dry_run else None
+        result = None if command.dry_run else train(**given, progress=listener)
     if others:
         return 0
-    with reporting(options, optional=planned is None):
+    with reporting(command, optional=planned is None):
         if planned is not None:
-            print_dry_run(planned, json_output=options.json, quiet=options.quiet)
+            print_dry_run(planned, command)
         if result is not None:
-            print_trained(result, json_output=options.json, quiet=options.quiet)
+            print_trained(result, command)
     return 0
 
 

@@ -19,10 +19,10 @@ from exporters.errors import UsageError
 from exporters.tasks import Task
 from prune_export.checkpoint.tokenizer import check_fast, longest_input
 from prune_export.data.examples import Data, Question, QuestionData, TextData
+from prune_export.options.evaluate import DOC_STRIDE
 from prune_export.tasks import SPECS
 from prune_export.tasks.question_answering import QUESTION_ANSWERING
 
-DOC_STRIDE = 128
 MAX_QUERY_LENGTH = 64
 _LEAST_CONTEXT = 2  # tokens of context in a window; with fewer, windows that overlap would not move on
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,7 @@ from exporters.providers import CPU, find_provider
 from exporters.tasks import Task
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.examples import Data, QuestionData, TextData
-from prune_export.data.features import (
-    DOC_STRIDE,
-    MAX_QUERY_LENGTH,
-    Feature,
-    make_features,
-    sequence_length,
-)
+from prune_export.data.features import Feature, make_features, sequence_length
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.evaluation.glue import glue_scores
 from prune_export.evaluation.result import ModelResult, metric_of
@@ -29,30 +22,18 @@ from prune_export.evaluation.running import Row, run_features
 from prune_export.evaluation.spans import SquadAnswer, best_answer, windows_of
 from prune_export.evaluation.squad import squad_scores, squad_v2_scores
 from prune_export.network.opening import Network
+from prune_export.options.evaluate import EvaluationSettings
 from prune_export.progress import SILENT, Progress
 from prune_export.tasks import SPECS
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How examples become batches and logits become answers; `max_seq_length` and `batch_tokens` None: see `evaluate`."""
-
-    max_seq_length: int | None = None
-    doc_stride: int = DOC_STRIDE
-    max_query_length: int = MAX_QUERY_LENGTH
-    batch_tokens: int | None = None
-    null_threshold: float = 0.0
-    labels: Sequence[str] | None = None
-
-
-DEFAULT_SETTINGS = Settings()
+DEFAULT_SETTINGS = EvaluationSettings()
 
 
 def evaluate_network(
     network: Network,
     data: Data,
     *,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: EvaluationSettings = DEFAULT_SETTINGS,
     provider: str | None = None,
     progress: Progress = SILENT,
 ) -> ModelResult:
@@ -93,7 +74,7 @@ def evaluate_network(
 
 
 def evaluation_features(
-    data: Data, folder: Path, tokenizer: Any, settings: Settings
+    data: Data, folder: Path, tokenizer: Any, settings: EvaluationSettings
 ) -> tuple[Data, tuple[int, ...], tuple[Feature, ...]]:
     """What the model in `folder` is to answer: the data with its classes, the class for each label, and the features.
 
@@ -111,7 +92,6 @@ def evaluation_features(
         tokenizer,
         max_seq_length=sequence_length(config, data.task, settings.max_seq_length),
         doc_stride=settings.doc_stride,
-        max_query_length=settings.max_query_length,
     )
     return data, classes, features
 

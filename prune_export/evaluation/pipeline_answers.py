@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from prune_export.data.features import Feature
 from prune_export.evaluation.spans import Window
+from prune_export.options.session import MAX_ANSWER_LENGTH
 from prune_export.tasks.classes import softmax
 from prune_export.tasks.question_answering import Logits
 
-MAX_ANSWER_LENGTH = 15
 _BEST = 12
 
 Numbers = NDArray[np.float64]

@@ -8,9 +8,9 @@ from typing import Any
 
 from exporters.errors import UsageError
 from exporters.tasks import Task
-from prune_export.arguments import checked
 from prune_export.data.examples import Data, QuestionData
 from prune_export.files.reading import clipped
+from prune_export.options.checking import checked
 
 # Keys of the metrics that are no percentages.
 _COUNTS = ("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1_thresh")

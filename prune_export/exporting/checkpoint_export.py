@@ -25,6 +25,7 @@ from prune_export.facts.plan import plan_to_json
 from prune_export.facts.record import versions, write_record
 from prune_export.facts.summary import Summary
 from prune_export.files.transaction import transaction
+from prune_export.options.export import QuantizationOptions
 from prune_export.outputs.destination import Destination, check_space
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.reference import Reference, load_reference
@@ -33,7 +34,7 @@ from prune_export.parity.tolerance import Tolerance
 from prune_export.parity.verdict import ParityReport
 from prune_export.parity.workers import workers
 from prune_export.progress import SILENT, Progress
-from prune_export.quantization.attempts import Attempt, QuantizationOptions, attempts
+from prune_export.quantization.attempts import Attempt, attempts
 from prune_export.slim_model.model import module_of
 
 _log = logging.getLogger("prune_export")

@@ -27,9 +27,9 @@ from typing import Any
 
 from exporters.encoder import Attention, Encoder, FeedForward, Layer
 from exporters.errors import PlanError
-from prune_export.arguments import checked
 from prune_export.facts.format import Format
 from prune_export.files.reading import ReadingError, clipped, read_json, user_path
+from prune_export.options.checking import checked
 
 FORMAT = Format("prune-export/plan", 1)
 

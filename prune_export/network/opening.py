@@ -18,11 +18,12 @@ from exporters.tasks import Task
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
-from prune_export.checkpoint.source import holds_weights, resolve
+from prune_export.checkpoint.source import DEFAULT_HUB, holds_weights, resolve
 from prune_export.facts.file_names import RECORD
 from prune_export.facts.record import find_exported
 from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.network.session import open_session
+from prune_export.options.checkpoint import HubAccess
 from prune_export.slim_model.model import module_of
 
 Kind = Literal["onnx", "pytorch", "slim"]
@@ -67,9 +68,7 @@ def open_network(
     provider: ProviderName | None = None,
     threads: int | None = None,
     slim: bool = False,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
+    hub: HubAccess = DEFAULT_HUB,
 ) -> Network:
     """Opens an exported folder or `.onnx` file, or a checkpoint (a folder or a hub id), as a Network.
 
@@ -83,7 +82,7 @@ def open_network(
     check_threads(threads)
     if is_exported(model):
         return _open_exported(user_path(model), task=task, provider=provider, threads=threads)
-    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
+    source = resolve(model, hub)
     checkpoint = load_checkpoint(source, task=task)
     kind: Kind = "slim" if slim or checkpoint.form == "slim" else "pytorch"
     encoder = checkpoint.encoder

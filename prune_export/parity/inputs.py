@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.encoder import Encoder
-from exporters.errors import CheckpointError, UsageError
+from exporters.errors import CheckpointError
 from prune_export.checkpoint.tokenizer import check_fast, load_tokenizer
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.tasks import SPECS
@@ -48,18 +48,6 @@ class Case:
         return int(self.inputs["input_ids"].shape[1])
 
 
-def check_samples(samples: int | None, seed: int) -> None:
-    """Refuses numbers that `cases` cannot take; None is for the cases of `budget.py`.
-
-    Raises:
-        UsageError: fewer than four samples, or a negative seed.
-    """
-    if samples is not None and samples < 4:
-        raise UsageError(f"--samples {samples}: expected 4 or more, to cover single tokens, full length and padding")
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: expected 0 or more")
-
-
 def count_cases(samples: int, tokenizer: Any) -> int:
     """Counts the cases that `cases` yields."""
     return samples + (1 if tokenizer is not None else 0)
@@ -70,11 +58,7 @@ def cases(encoder: Encoder, tokenizer: Any, *, samples: int, seed: int) -> Itera
 
     The first four cover the corners (length 1, the model's maximum, right and left padding in a batch of 8); the rest
     draw batch size, length and padding at random.
-
-    Raises:
-        UsageError: fewer than four samples, or a negative seed.
     """
-    check_samples(samples, seed)
     longest = encoder.embeddings.max_length
     random = np.random.default_rng(seed)
     short = min(longest, MAX_TOKENS // MAX_BATCH)

@@ -14,11 +14,10 @@ from prune_export.data.splits import Purpose
 from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Network
+from prune_export.options.export import QuantizationOptions
+from prune_export.options.parity import EXAMPLES, MAX_LOSS, QualityOptions
 from prune_export.progress import SILENT, Progress
 from prune_export.tasks import LABELLED, SPECS
-
-MAX_LOSS = 0.5  # points: what an 8-bit network of ours may lose at most
-EXAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,52 +78,36 @@ class Quality:
         }
 
 
-def check_without_data(
-    data: str | Path | Data | None,
-    calibration: str | Path | Data | None = None,
-    *,
-    dataset: str | None,
-    limit: int | None,
-    max_loss: float | None,
-) -> None:
-    """Refuses options about data without data; the examples to calibrate with have a `dataset` and a `limit`, too.
+def check_without_data(options: QualityOptions) -> None:
+    """Checks that options about data come with data; the examples to calibrate with have a `dataset` and a `limit`, too.
 
     Raises:
         UsageError: they do not.
     """
-    given: dict[str, str | float | None] = {"--max-loss": max_loss}
-    given |= {"--dataset": dataset, "--limit": limit} if calibration is None else {}
+    given: dict[str, str | float | None] = {"--max-loss": options.max_loss}
+    if not isinstance(options, QuantizationOptions) or options.calibration is None:
+        given |= {"--dataset": options.dataset, "--limit": options.limit}
     for option, value in given.items():
-        if data is None and value is not None:
+        if options.data is None and value is not None:
             raise UsageError(f"{option} {value} is about examples, and there are none: give --data, or leave it out")
 
 
-def read_goal(
-    data: str | Path | Data, *, task: str, dataset: str | None, max_loss: float | None, limit: int | None, seed: int
-) -> QualityGoal:
-    """Reads the goal: at most `limit` examples of `data` (as for `evaluate`), drawn by `seed`.
+def read_goal(options: QualityOptions, task: str) -> QualityGoal | None:
+    """Reads the data that sets a goal; None where there is none.
 
     Raises:
         DataError: it cannot be read, or is for another task.
-        UsageError: a number is out of range.
     """
-    max_loss = MAX_LOSS if max_loss is None else max_loss
-    if not max_loss >= 0:
-        raise UsageError(f"--max-loss {max_loss}: expected points of the metric, 0 or more")
-    examples = read_sample(data, task=task, dataset=dataset, limit=limit, seed=seed)
-    return QualityGoal(examples, max_loss)
+    if options.data is None:
+        return None
+    max_loss = MAX_LOSS if options.max_loss is None else options.max_loss
+    return QualityGoal(read_sample(options.data, task, options), max_loss)
 
 
 def read_sample(
-    data: str | Path | Data,
-    *,
-    task: str,
-    dataset: str | None,
-    limit: int | None,
-    seed: int,
-    purpose: Purpose = "evaluation",
+    data: str | Path | Data, task: str, options: QualityOptions, *, purpose: Purpose = "evaluation"
 ) -> Data:
-    """Reads at most `limit` (None: 1,000) examples of `data`, drawn by `seed`; of its split for `purpose`.
+    """Reads at most `options.limit` examples of `data`, drawn by `options.seed`; of its part for `purpose`.
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -132,8 +115,8 @@ def read_sample(
     if isinstance(data, str | Path):
         if task not in LABELLED:
             raise DataError(f"{data}: there are no data readers for {task}; leave --data and --calibration out")
-        data = read_examples(data, task=task, dataset=dataset, purpose=purpose)
-    return sample(data, EXAMPLES if limit is None else limit, seed=seed)
+        data = read_examples(data, task=task, dataset=options.dataset, purpose=purpose)
+    return sample(data, EXAMPLES if options.limit is None else options.limit, seed=options.seed)
 
 
 def judge(

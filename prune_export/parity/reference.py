@@ -18,15 +18,6 @@ from prune_export.parity.inputs import cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
 from prune_export.progress import Progress
 
-SAMPLES = 16
-
-SEED = 0
-
-
-def random_batches(samples: int | None, *, thorough: bool) -> int | None:
-    """Returns the number of random batches to compare; None: the cases of the budget."""
-    return SAMPLES if thorough and samples is None else samples
-
 
 @dataclass(frozen=True, slots=True)
 class Reference:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from exporters.errors import UsageError
-
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -64,13 +62,8 @@ def tolerance_for(dtype: str, limit: float | None = None, *, metric_judged: bool
     """Returns the tolerance for a dtype, with the caller's own limit (`--atol`) if there is one.
 
     With `metric_judged`, the task's metric on real data is judged as well.
-
-    Raises:
-        UsageError: the limit is not a positive number.
     """
     tolerance = TOLERANCES["int8, metric judged" if dtype == "int8" and metric_judged else dtype]
     if limit is None:
         return tolerance
-    if not 0 < limit < float("inf"):
-        raise UsageError(f"--atol {limit}: expected a positive number")
     return replace(tolerance, limit=limit, reason="given by --atol")

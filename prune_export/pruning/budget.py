@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from exporters.errors import UsageError
-from prune_export.numbers import FACTOR, FRACTION, KEPT_FRACTION, POSITIVE, Range
+from prune_export.options.prune import Budgets
 
 Kind = Literal["flops", "parameters", "speedup", "latency-ms", "units"]
 
@@ -48,37 +48,24 @@ def ladder(fraction: float, *, gradual: bool = True) -> tuple[float, ...]:
     return (*rungs, fraction)
 
 
-def budgets(
-    *,
-    flops: float | Sequence[float] | None = None,
-    parameters: float | Sequence[float] | None = None,
-    speedup: float | Sequence[float] | None = None,
-    latency_ms: float | Sequence[float] | None = None,
-    heads: float | None = None,
-    columns: float | None = None,
-) -> tuple[Budget, ...]:
-    """What was asked for, at least one.
+def budgets(options: Budgets) -> tuple[Budget, ...]:
+    """Returns what was asked for, at least one.
 
     Raises:
-        UsageError: nothing was, or a number is out of range.
+        UsageError: nothing was, or the same twice.
     """
     found: list[Budget] = []
-    several: tuple[tuple[Kind, Any, Range], ...] = (
-        ("flops", flops, KEPT_FRACTION),
-        ("parameters", parameters, KEPT_FRACTION),
-        ("speedup", speedup, FACTOR),
-        ("latency-ms", latency_ms, POSITIVE),
+    several: tuple[tuple[Kind, float | Sequence[float] | None], ...] = (
+        ("flops", options.flops),
+        ("parameters", options.parameters),
+        ("speedup", options.speedup),
+        ("latency-ms", options.latency_ms),
     )
-    for kind, given, allowed in several:
-        values = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-        if given is not None:
-            found += [Budget(kind, allowed.checked(f"--{kind}", value)) for value in values]
-    parts = [
-        1.0 if value is None else FRACTION.checked(option, value)
-        for option, value in (("--heads", heads), ("--columns", columns))
-    ]
-    if heads is not None or columns is not None:
-        found.append(Budget("units", *parts))
+    for kind, given in several:
+        values = given if isinstance(given, Sequence) else () if given is None else (given,)
+        found += [Budget(kind, value) for value in values]
+    if options.heads is not None or options.columns is not None:
+        found.append(Budget("units", *(1.0 if part is None else part for part in (options.heads, options.columns))))
     if not found:
         raise UsageError(
             "no budget: give --flops, --parameters, --speedup, --latency-ms, or --heads and --columns (what to keep)"

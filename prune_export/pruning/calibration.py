@@ -20,6 +20,7 @@ from prune_export.data.examples import Data, QuestionData, TextData, joined, sam
 from prune_export.data.features import Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
+from prune_export.options.prune import CalibrationData
 from prune_export.tasks import LABELLED, SPECS
 
 Source = str | Path | Data
@@ -40,19 +41,10 @@ class Calibration:
     notes: tuple[str, ...] = ()
 
 
-def read_calibration(
-    sources: Source | Sequence[Source],
-    checkpoint: Checkpoint,
-    *,
-    samples: int,
-    seed: int,
-    dataset: str | None = None,
-    labels: Sequence[str] | None = None,
-    max_seq_length: int | None = None,
-) -> Calibration:
-    """Draws `samples` examples of all `sources` together with `seed`, or takes all if there are fewer.
+def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibration:
+    """Draws `options.samples` examples of all data together, or takes all if there are fewer.
 
-    A source is what `read_examples` takes, or has read; several are mixed by how many examples they have. A question gives
+    Data is what `read_examples` takes, or has read; several are mixed by how many examples they have. A question gives
     one window: the first that holds an answer, or the first where the data says that there is none.
 
     Raises:
@@ -62,26 +54,26 @@ def read_calibration(
     task = checkpoint.task
     labelled = task in LABELLED
     wanted = task if labelled else None
-    data = joined([_read(source, wanted, dataset) for source in _as_sequence(sources)])
+    data = joined([_read(source, wanted, options.dataset) for source in _as_sequence(options.calibration)])
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     longest = longest_input(config)
-    length = SPECS[data.task].length_for(longest) if max_seq_length is None else max_seq_length
+    length = SPECS[data.task].length_for(longest) if options.max_seq_length is None else options.max_seq_length
     if length > longest:
         raise UsageError(f"--max-seq-length {length}: the model has positions for {longest} tokens")
     classes: tuple[int, ...] = ()
     if labelled:
         data = trainable(data)
     if labelled and isinstance(data, TextData):
-        data, classes = with_classes(data, config, labels=labels)
+        data, classes = with_classes(data, config, labels=options.labels)
     elif isinstance(data, QuestionData):
-        refuse_labels(labels)
-    drawn = sample(data, samples, seed=seed)
+        refuse_labels(options.labels)
+    drawn = sample(data, options.samples, seed=options.seed)
     features = make_features(drawn, tokenizer, max_seq_length=length, labelled=labelled, classes=classes)
     chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)
     if len(chosen) < 2:
         raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
-    found = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=seed)
+    found = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=options.seed)
     return replace(found, notes=data.notes)
 
 

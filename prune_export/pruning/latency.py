@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from exporters.cost import layer_shape
 from exporters.encoder import Encoder
-from prune_export.arguments import checked
 from prune_export.facts.format import Format
+from prune_export.options.checking import checked
+from prune_export.options.ranges import Range
+from prune_export.options.timing import TimingConditions
 from prune_export.pruning.costs import Costs
+from prune_export.tasks import usual_length
 
 # Each way of measuring has another version, so that no older table is taken for one of this.
 FORMAT = Format("prune-export/latency", 3)
@@ -104,3 +107,17 @@ def _by_count(pairs: Pairs, most: int) -> NDArray[np.float64]:
     # One unit more than none brings the block's fixed cost with it: nothing is interpolated from 0.
     found = np.interp(np.arange(1, most + 1), counts[1:], values[1:])
     return np.concatenate([[0.0], np.maximum.accumulate(found)])
+
+
+def length_of(conditions: TimingConditions, encoder: Encoder) -> int:
+    """Returns the length that time is measured at, in tokens.
+
+    Raises:
+        UsageError: it is longer than the network's positions.
+    """
+    if conditions.sequence_length is None:
+        return usual_length(encoder)
+    length: int = Range(1, encoder.embeddings.max_length, whole=True).checked(
+        "--sequence-length", conditions.sequence_length
+    )
+    return length

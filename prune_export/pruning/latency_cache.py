@@ -16,7 +16,6 @@ from torch import Tensor
 
 from exporters import runtime
 from exporters.encoder import Encoder, tensors
-from exporters.errors import UsageError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets.choice import resolve_target
 from exporters.onnx.writer import check_precision
@@ -24,24 +23,20 @@ from exporters.providers import Provider
 from prune_export.facts.machine import processor
 from prune_export.facts.record import versions
 from prune_export.files.caches import cache_folder, cached_file
-from prune_export.files.reading import clipped
-from prune_export.numbers import BATCH_SIZE, Range
+from prune_export.options.timing import TimingConditions
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
-from prune_export.pruning.latency import FORMAT, LatencyTable
+from prune_export.pruning.latency import FORMAT, LatencyTable, length_of
 
+DEFAULT_CONDITIONS = TimingConditions()
 _MOST_BYTES = 1 << 20  # a table has some thousand
 
 
 def latency_table(
     encoder: Encoder,
+    conditions: TimingConditions = DEFAULT_CONDITIONS,
     *,
-    target: str = "cpu",
-    dtype: str = "fp32",
-    batch_size: int = 1,
-    sequence_length: int = 128,
-    threads: int | None = None,
     fresh: bool = False,
     progress: Progress = SILENT,
 ) -> LatencyTable:
@@ -50,10 +45,10 @@ def latency_table(
     `fresh` measures anew. A table in the cache that cannot be one is not believed, and measured anew.
 
     Raises:
-        UsageError: an option is out of range.
-        WriteError, ProviderError: the target has no form for `dtype`, or does not run here.
+        UsageError: the sequence is longer than the network's positions.
+        WriteError, ProviderError: the target has no form for the dtype, or does not run here.
     """
-    settings = _settings(encoder, target, dtype, batch_size, sequence_length, threads)
+    settings = _settings(encoder, conditions)
     folder = cache_folder("latency")
     path = None if folder is None else folder / f"{hashlib.sha256(_canonical(settings)).hexdigest()[:24]}.json"
     if path is not None and not fresh and (found := _read(path, settings)) is not None:
@@ -69,28 +64,23 @@ def _canonical(settings: dict[str, Any]) -> bytes:
     return json.dumps(settings, sort_keys=True).encode()
 
 
-def _settings(
-    encoder: Encoder, target: str, dtype: str, batch_size: int, sequence_length: int, threads: int | None
-) -> dict[str, Any]:
-    if dtype not in PRECISIONS:
-        raise UsageError(f"--dtype {clipped(dtype)}: expected one of {', '.join(PRECISIONS)}")
-    longest = encoder.embeddings.max_length
-    BATCH_SIZE.checked("--batch-size", batch_size)
-    Range(1, longest, whole=True).checked("--sequence-length", sequence_length)
-    runtime.check_threads(threads)
-    chosen = resolve_target(target, PRECISIONS[dtype], needs_runtime=True)
-    check_precision(chosen, PRECISIONS[dtype])
+def _settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
+    length = length_of(conditions, encoder)
+    runtime.check_threads(conditions.threads)
+    precision = PRECISIONS[conditions.dtype]
+    chosen = resolve_target(conditions.target, precision, needs_runtime=True)
+    check_precision(chosen, precision)
     shape = largest_layer(encoder)
     embeddings = encoder.embeddings
     return {
         "target": chosen.name,
         "provider": chosen.provider.name,
         "hardware": _hardware(chosen.provider),
-        "threads": threads,
+        "threads": conditions.threads,
         "versions": {name: found for name, found in versions().items() if name.startswith(("onnxruntime", "prune"))},
-        "dtype": dtype,
-        "batch_size": batch_size,
-        "sequence_length": sequence_length,
+        "dtype": conditions.dtype,
+        "batch_size": conditions.batch_size,
+        "sequence_length": length,
         "layers": len(encoder.layers),
         "hidden_size": encoder.hidden_size,
         "heads": shape.heads,

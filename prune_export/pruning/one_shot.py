@@ -15,7 +15,7 @@ from prune_export.facts.file_names import SAFETENSORS
 from prune_export.facts.plan import Plan
 from prune_export.facts.record import versions
 from prune_export.facts.summary import Summary
-from prune_export.progress import Progress
+from prune_export.options.prune import PruneOptions
 from prune_export.pruning.block_timing import measure_speed
 from prune_export.pruning.budget import Budget
 from prune_export.pruning.calibration import Calibration
@@ -90,8 +90,7 @@ def prune_to_budget(
     budget: Budget,
     costs: Costs,
     table: LatencyTable | None,
-    tolerance: float,
-    progress: Progress,
+    options: PruneOptions,
 ) -> Reached:
     """Prunes to the budget; once more, and further, where the network that comes of it is too slow."""
 
@@ -102,11 +101,11 @@ def prune_to_budget(
         cost = costs.total(counts_of(encoder))
         if table is None or budget.kind not in TIMED:
             return Reached(steps, slim, cost)
-        progress.stage("Measuring the pruned network")
+        options.progress.stage("Measuring the pruned network")
         return Reached(steps, slim, cost, measure_speed(checkpoint.encoder, slim, table, predicted_ms=cost))
 
     first = reached(kept_fraction(budget, costs))
-    if first.speed is None or overrun(budget, first.speed) <= tolerance:
+    if first.speed is None or overrun(budget, first.speed) <= options.tolerance:
         return first
     target = max(corrected_ms(budget, first.speed), pruner.least(costs))
     if target >= first.cost:
@@ -123,16 +122,14 @@ def write_result(
     costs: Costs,
     found: Reached,
     record: dict[str, Any],
-    tolerance: float,
     folder: Path,
-    overwrite: bool,
-    progress: Progress,
+    options: PruneOptions,
 ) -> PruneResult:
     network = found.steps[-1].network
-    progress.stage(f"Writing {folder}")
+    options.progress.stage(f"Writing {folder}")
     weights = read_weights(checkpoint.source.folder, checkpoint.family)
     refitted = full_size_tensors(checkpoint, weights, network)
-    write_masked(checkpoint, network.plan, folder, overwrite=overwrite, changed=refitted, **record)
+    write_masked(checkpoint, network.plan, folder, overwrite=options.overwrite, changed=refitted, **record)
     return PruneResult(
         Path(folder),
         budget,
@@ -142,7 +139,7 @@ def write_result(
         costs.dense,
         summarize(checkpoint, found.slim, network.plan),
         found.speed,
-        None if found.speed is None else why_missed(budget, found.speed, tolerance),
+        None if found.speed is None else why_missed(budget, found.speed, options.tolerance),
         record,
     )
 

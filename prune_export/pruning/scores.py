@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,6 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import GatedLayer, gated
 from prune_export.tasks import SPECS
 
-Method = Literal["fisher", "taylor", "magnitude", "random"]
-METHODS: tuple[Method, ...] = ("fisher", "taylor", "magnitude", "random")
 Batch = Mapping[str, Tensor]
 
 

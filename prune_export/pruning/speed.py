@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from prune_export.pruning.budget import Budget
 
-TOLERANCE = 0.05  # of the time that was asked for
-
 _DRIFT = 1.1  # the unpruned network beside its own time in the table: beyond this the machine has changed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.options.prune import PruningMethod
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import Budget, ladder
 from prune_export.pruning.calibration import Calibration
@@ -18,11 +19,10 @@ from prune_export.pruning.costs import Costs, counts_of
 from prune_export.pruning.cutting import Pruned, cut, unpruned
 from prune_export.pruning.gates import hugging_face_layers, slim_layers
 from prune_export.pruning.rearrangement import rearrange
-from prune_export.pruning.reconstruction.layerwise import BlockFit, Reconstruction, reconstruct
+from prune_export.pruning.reconstruction.layerwise import BlockFit, reconstruct
 from prune_export.pruning.scores import (
     LayerGradients,
     LayerScores,
-    Method,
     chance,
     fisher,
     gate_gradients,
@@ -36,17 +36,19 @@ _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to prune. `rearrangement` needs gradients (fisher, taylor); `gradual` needs them and full reconstruction."""
+class Settings(PruningMethod):
+    """How to prune one network.
 
-    method: Method = "fisher"
-    rearrangement: bool = True
-    reconstruction: Reconstruction = "full"
-    gradual: bool = True
+    `rearrangement` needs gradients (fisher, taylor); `gradual` needs them and full reconstruction.
+    """
+
     rules: Rules = field(default_factory=Rules)
     seed: int = 0
-    device: str = "cpu"
+
+    @classmethod
+    def of(cls, method: PruningMethod, *, rules: Rules, seed: int) -> Settings:
+        """Returns the settings that prune by `method`."""
+        return cls(**{part.name: getattr(method, part.name) for part in fields(PruningMethod)}, rules=rules, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

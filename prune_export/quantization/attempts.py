@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from exporters.errors import UsageError
@@ -13,7 +12,8 @@ from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.writer import quantizable_maps
 from prune_export.checkpoint.inspection import Inspection
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
-from prune_export.data.examples import Data
+from prune_export.options.export import QuantizationOptions
+from prune_export.options.option import fields_of
 from prune_export.parity.inputs import Batch, text_tokenizer
 from prune_export.parity.quality import read_sample
 from prune_export.progress import Progress
@@ -24,31 +24,16 @@ from prune_export.quantization.sensitivity import BlockLoss, quantized_blocks, r
 RANKING_EXAMPLES = 32  # enough to tell a block that breaks the network from one that does not
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizationOptions:
-    """The user's options for int8.
+def check_options(options: QuantizationOptions, precision: Precision) -> None:
+    """Checks that options for int8 come with int8.
 
-    `calibration` (with `dataset`, `limit`, `seed`: as for `read_sample`) makes it static. `keep_float` names linear
-    maps, or blocks or layers of them, that stay in fp32.
+    Raises:
+        UsageError: they come with another precision.
     """
-
-    calibration: str | Path | Data | None = None
-    keep_float: tuple[str, ...] = ()
-    embeddings: bool = False
-    dataset: str | None = None
-    limit: int | None = None
-    seed: int = 0
-
-    def check(self, precision: Precision) -> None:
-        """Raises UsageError where options for int8 come with another precision."""
-        given = {
-            "--calibration": self.calibration is not None,
-            "--keep-float": bool(self.keep_float),
-            "--quantize-embeddings": self.embeddings,
-        }
-        if not precision.quantized and any(given.values()):
-            wrong = ", ".join(name for name, is_given in given.items() if is_given)
-            raise UsageError(f"{wrong}: for --dtype int8 only; found --dtype {precision.name}")
+    own = [field for field in fields_of(QuantizationOptions) if field.group == QuantizationOptions.TITLE]
+    given = [field.flag for field in own if getattr(options, field.name) != field.default]
+    if not precision.quantized and given:
+        raise UsageError(f"{', '.join(given)}: for --dtype int8 only; found --dtype {precision.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +76,13 @@ def attempts(
     maps = quantizable_maps(encoder)
     ranges, calibrated_on, batches = None, None, None
     if options.calibration is not None:
-        data = read_sample(
-            options.calibration,
-            task=encoder.task,
-            dataset=options.dataset,
-            limit=options.limit,
-            seed=options.seed,
-            purpose="calibration",
-        )
+        data = read_sample(options.calibration, encoder.task, options, purpose="calibration")
         folder = inspection.checkpoint.source.folder
         batches = data_batches(data, encoder, read_config(folder), load_tokenizer(folder))
         calibrated_on = "; ".join((f"{len(data.examples)} examples of {data.name}", *data.notes))
         progress.stage("Observing ranges", len(batches))
         ranges = observe_ranges(encoder, target, batches, advance=progress.advance)
-    base = Quantization(_named(options.keep_float, maps), options.embeddings, ranges)
+    base = Quantization(_named(options.keep_float, maps), options.quantize_embeddings, ranges)
     first = Attempt(base, len(maps), calibrated_on)
     yield first
     progress.stage("Finding the blocks that lose most", len(quantized_blocks(encoder, base)))
@@ -114,7 +92,7 @@ def attempts(
         yield replace(first, quantization=quantization, worst=worst)
 
 
-def _named(keep_float: tuple[str, ...], maps: tuple[str, ...]) -> frozenset[str]:
+def _named(keep_float: Sequence[str], maps: tuple[str, ...]) -> frozenset[str]:
     """Returns the linear maps that `keep_float` names: maps, blocks or layers."""
     names: set[str] = set()
     for name in keep_float:

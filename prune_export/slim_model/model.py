@@ -17,11 +17,11 @@ from transformers import modeling_outputs
 
 from exporters.encoder import Encoder
 from exporters.kinds import check_kinds
-from prune_export.arguments import checked
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import expanded
+from prune_export.options.checking import checked
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head
 from prune_export.tasks import SPECS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,10 +11,11 @@ from typing import Any
 
 import torch
 
-from prune_export.arguments import checked
+from exporters.providers import find_provider
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.files.reading import expanded
-from prune_export.progress import SILENT, Progress
+from prune_export.options.keywords import from_keywords
+from prune_export.options.train import TrainOptions
 from prune_export.training.arguments import total_steps, training_arguments
 from prune_export.training.features import Collator, Features
 from prune_export.training.network import make_network
@@ -64,42 +64,34 @@ class DryRun:
         }
 
 
-@checked
-def dry_run(
-    recipe: Recipe | str | Path,
-    *,
-    changes: Sequence[str] = (),
-    resume: bool = False,
-    overwrite: bool = False,
-    keep_checkpoints: bool = False,
-    progress: Progress = SILENT,
-) -> DryRun:
-    """Check a recipe, its model, data and teachers, and try a few steps; takes what `train` takes, and writes nothing.
+@from_keywords(TrainOptions, Recipe=Recipe)
+def dry_run(options: TrainOptions) -> DryRun:
+    """Checks a recipe, its model, data and teachers, and tries a few steps; takes what `train` takes, and writes nothing.
 
     A stage that starts from a later network is timed with the recipe's model, for its share of the FLOPs.
 
     Raises:
         PruneExportError: what `train` would raise before its first step.
     """
-    recipe_path, recipe, stages = load_recipe(recipe, changes)
+    recipe_path, recipe, stages = load_recipe(options.recipe, options.changes)
     folder = expanded(recipe.output)
     with recipe_errors(folder), TemporaryDirectory(prefix="prune-export-") as aside:
         results = [stage.name for stage in stages if stage.publish]
-        check_run(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite)
+        check_run(folder, recipe, recipe_path, results, resume=options.resume, overwrite=options.overwrite)
         head = Path(aside) / "head"
-        context, features = make_context(recipe, head, progress, use_cache=False)
+        context, features = make_context(recipe, head, options.progress, use_cache=False)
         for stage in stages:
             if stage.check is not None:
                 stage.check(context)
         space = space_needed(
-            recipe, stages, context.original, has_new_head=head.is_dir(), keep_checkpoints=keep_checkpoints
+            recipe, stages, context.original, has_new_head=head.is_dir(), keep_checkpoints=options.keep_checkpoints
         )
         check_space(folder, space)
         start = context.original.source.folder
         if stages[0].prepare is not None and stages[0].check is None:  # a student, which is quickly made
             start = Path(aside) / "start"
             stages[0].prepare(context.original.source.folder, start, context)
-        progress.stage("Trying some steps", len(stages))
+        options.progress.stage("Trying some steps", len(stages))
         planned: list[PlannedStage] = []
         tried: dict[Any, tuple[float, float]] = {}  # stages that differ in size alone are tried once
         for stage in stages:
@@ -111,7 +103,7 @@ def dry_run(
             own, teaching = tried[key]
             seconds = steps * recipe.optimiser.accumulation * (stage.flops_fraction * own + teaching)
             planned.append(PlannedStage(stage.name, steps, round(seconds, 3)))
-            progress.advance()
+            options.progress.advance()
     return DryRun(folder, context.original.task, len(features), tuple(planned), space)
 
 
@@ -164,6 +156,5 @@ def _seconds(stage: Stage, start: Path, context: Context, features: Features) ->
 
 
 def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    find_provider(device).synchronize()
     return time.perf_counter()

@@ -20,6 +20,7 @@ from prune_export.pruning.costs import counts_of
 from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
 from prune_export.slim_model.model import SlimModel, module_of
 from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.tasks import SPECS
 from prune_export.training.stage import Context, MaskingMethod, Stage, layer_modules
 
 _ALMOST_NOTHING = 0.01  # of the FLOPs or weights
@@ -112,7 +113,7 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
             with torch.no_grad():
                 network.method.apply_masks()
             left = network.method.statistics()
-        prefix = f"{checkpoint.family.prefix}." if checkpoint.task == "feature-extraction" else ""
+        prefix = f"{checkpoint.family.prefix}." if SPECS[checkpoint.task].base_model else ""
         trained = {f"{prefix}{name}": value for name, value in network.model.state_dict().items()}
         changed = {name: value.to(weights[name].dtype) for name, value in trained.items() if name in weights}
     encoder = describe(checkpoint.family, checkpoint.config, weights.replaced(changed), checkpoint.task, kept_heads={})

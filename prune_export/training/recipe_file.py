@@ -10,9 +10,9 @@ from typing import Any
 
 from exporters.errors import MissingDependencyError, UsageError
 from exporters.secrets import holds_secret
-from prune_export.arguments import checked
 from prune_export.files.reading import ReadingError, one_line, read_text, shown, user_path
 from prune_export.hub_token import register_stored_token
+from prune_export.options.checking import checked
 from prune_export.training.keys import build, nearest
 from prune_export.training.methods import ALTERNATIVES, METHODS, method_of
 from prune_export.training.recipe import MethodConfig, Recipe

@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from exporters.errors import MissingDependencyError, PruneExportError, UsageError
-from prune_export.arguments import checked
+from exporters.providers import torch_provider
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import Source, resolve
 from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.tokenizer import load_tokenizer
+from prune_export.evaluation.evaluate_models import evaluate_models
 from prune_export.evaluation.result import Evaluation
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.summary import Summary
@@ -26,10 +25,13 @@ from prune_export.files.errors import write_error
 from prune_export.files.reading import expanded, one_line
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
+from prune_export.options.evaluate import EvaluateOptions
+from prune_export.options.keywords import from_keywords
+from prune_export.options.train import TrainOptions
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import MASKED
 from prune_export.outputs.run import CHECKPOINTS, EVALUATION, FINAL, STAGES, remove_checkpoint, remove_model
-from prune_export.progress import SILENT, Progress
+from prune_export.progress import Progress
 from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.arguments import check_trainer_section, process_state
@@ -41,7 +43,6 @@ from prune_export.training.run_folder import check_space, held_run, space_needed
 from prune_export.training.stage import Context, Stage
 from prune_export.training.stage_run import StagePaths, read_record, run_stage
 from prune_export.training.starting_checkpoint import needs_head, trainable_checkpoint, write_with_head
-from prune_export.verbs.evaluate import evaluate
 
 HEAD = "00-head"
 
@@ -65,17 +66,9 @@ class TrainResult:
     warnings: tuple[str, ...]
 
 
-@checked
-def train(
-    recipe: Recipe | str | Path,
-    *,
-    changes: Sequence[str] = (),
-    resume: bool = False,
-    overwrite: bool = False,
-    keep_checkpoints: bool = False,
-    progress: Progress = SILENT,
-) -> TrainResult:
-    """Train by `recipe` (or the TOML file there, with `changes` as for `--set`) and write the run into `recipe.output`.
+@from_keywords(TrainOptions, Recipe=Recipe)
+def train(options: TrainOptions) -> TrainResult:
+    """Trains by `recipe` (or the TOML file there, with `changes`) and writes the run into the recipe's output.
 
     The folder holds `recipe.toml` as used, `checkpoints/` (the Trainer's, by stage), `log.jsonl`, `tensorboard/`, and at
     the end `final/`, a masked checkpoint that `export` takes. `resume` goes on from the last complete checkpoint; a stage
@@ -89,29 +82,31 @@ def train(
         TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
         DataError, CheckpointError, MissingDependencyError: what is wrong, and where.
     """
-    recipe_path, recipe, stages = load_recipe(recipe, changes)
+    recipe_path, recipe, stages = load_recipe(options.recipe, options.changes)
     folder, processes = expanded(recipe.output), process_state()
     results = [stage.name for stage in stages if stage.publish]
     with recipe_errors(folder), ExitStack() as stack:
         if processes.is_main_process:
-            stack.enter_context(held_run(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite))
+            stack.enter_context(
+                held_run(folder, recipe, recipe_path, results, resume=options.resume, overwrite=options.overwrite)
+            )
         processes.wait_for_everyone()
-        context, features = make_context(recipe, folder / STAGES / HEAD, progress)
+        context, features = make_context(recipe, folder / STAGES / HEAD, options.progress)
         space = space_needed(
             recipe,
             stages,
             context.original,
             has_new_head=(folder / STAGES / HEAD).is_dir(),
-            keep_checkpoints=keep_checkpoints,
+            keep_checkpoints=options.keep_checkpoints,
         )
         if processes.is_main_process:
             check_space(folder, space)
-            progress.note(f"disk: {space}")
+            options.progress.note(f"disk: {space}")
         for stage in stages:
             if stage.check is not None:
                 stage.check(context)
-        _run_stages(stage_paths(stages, folder), context, features, keep_checkpoints=keep_checkpoints)
-        return _result(recipe, stages, folder, context.original, progress)
+        _run_stages(stage_paths(stages, folder), context, features, keep_checkpoints=options.keep_checkpoints)
+        return _result(recipe, stages, folder, context.original, options.progress)
 
 
 def load_recipe(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Path | None, Recipe, tuple[Stage, ...]]:
@@ -152,9 +147,8 @@ def make_context(recipe: Recipe, head: Path, progress: Progress, *, use_cache: b
         source = _with_head(source, recipe, head)
     checkpoint = trainable_checkpoint(source, recipe)
     features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress, use_cache=use_cache)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(checkpoint.source.folder)
-    return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features
+    return Context(recipe, checkpoint, features.features, tokenizer, torch_provider().device, progress), features
 
 
 def _with_head(source: Source, recipe: Recipe, head: Path) -> Source:
@@ -250,7 +244,7 @@ def _result(
     summaries = tuple(_summary(path, original) for path in published)
     evaluation = None
     if recipe.data.eval is not None and process_state().is_main_process:
-        evaluation = evaluate(
+        options = EvaluateOptions(
             published if stages[-1].publish else [*published, final],
             recipe.data.eval,
             dataset=recipe.data.dataset,
@@ -259,9 +253,10 @@ def _result(
             max_seq_length=recipe.data.max_seq_length,
             doc_stride=recipe.data.doc_stride,
             labels=recipe.data.labels,
-            provider="cuda" if torch.cuda.is_available() else None,
+            provider=torch_provider().name,
             progress=progress,
         )
+        evaluation = evaluate_models(options)
         text = json.dumps(evaluation.to_json(), indent=1) + "\n"
         write_file(folder / EVALUATION, text.encode(), overwrite=True)
     warnings = tuple(record.get("warnings", ()))

@@ -21,11 +21,12 @@ from prune_export.data.examples import TextData, sample
 from prune_export.data.model_classes import new_classes
 from prune_export.data.read import read_examples
 from prune_export.data.splits import without_split
-from prune_export.evaluation.evaluate_network import Settings, evaluation_features
+from prune_export.evaluation.evaluate_network import evaluation_features
 from prune_export.facts.file_names import CONFIG
 from prune_export.families import FAMILIES
 from prune_export.files.tensors import safetensors_errors
 from prune_export.files.transaction import transaction
+from prune_export.options.evaluate import EvaluationSettings
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import DENSE
 from prune_export.tasks import LABELLED, SPECS
@@ -64,7 +65,7 @@ def _check_evaluation(recipe: Recipe, checkpoint: Checkpoint) -> None:
     data = read_examples(part.eval, task=checkpoint.task, dataset=part.dataset)
     if part.eval_samples is not None:
         data = sample(data, part.eval_samples, seed=recipe.seed)
-    settings = Settings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
+    settings = EvaluationSettings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
     folder = checkpoint.source.folder
     evaluation_features(data, folder, load_tokenizer(folder), settings)
 

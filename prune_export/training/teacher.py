@@ -21,8 +21,6 @@ from prune_export.slim_model.model import SlimModel, module_of
 from prune_export.tasks import SPECS
 from prune_export.training.stage import layer_modules
 
-_WITH_CLASSES = ("text-classification", "token-classification")
-
 
 class HiddenStates:
     """Keeps the hidden states of `model`'s last forward pass: the first layer's input, then each layer's output.
@@ -119,7 +117,7 @@ def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
 
 def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
     """Return where the student's classes are among the teacher's, if both have the same names in another order."""
-    if student.task not in _WITH_CLASSES:
+    if not SPECS[student.task].has_classes:
         return None
     theirs, own = (
         [normalized_name(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
@@ -157,7 +155,7 @@ def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
         CheckpointError: it has other classes, or splits texts into other tokens.
     """
     labels = [one.family.dimensions(one.config).labels for one in (teacher, student)]
-    if student.task in _WITH_CLASSES and labels[0] != labels[1]:
+    if SPECS[student.task].has_classes and labels[0] != labels[1]:
         raise CheckpointError(
             f"the teacher '{teacher.source.name}' has {labels[0]} classes; expected the model's {labels[1]}"
         )

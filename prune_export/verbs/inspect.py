@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from prune_export.arguments import checked
 from prune_export.checkpoint.inspection import Inspection, operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.facts.plan import Plan
-from prune_export.progress import SILENT, Progress
+from prune_export.options.inspect import InspectOptions
+from prune_export.options.keywords import from_keywords
 
 
-@checked
-def inspect(
-    model: str | Path,
-    *,
-    task: str | None = None,
-    plan: str | Path | Plan | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    progress: Progress = SILENT,
-) -> Inspection:
+@from_keywords(InspectOptions, Plan=Plan)
+def inspect(options: InspectOptions) -> Inspection:
     """Reads a checkpoint and operates on it in memory; nothing is written.
-
-    `model` is a folder or a hub id, `task` one of optimum's names (None: inferred), `plan` a plan to prune by instead of
-    what the checkpoint says.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         PlanError: the plan does not fit it.
     """
-    progress.pause()
-    source = resolve(model, revision=revision, cache_dir=cache_dir, token=token)
-    progress.stage("Reading the checkpoint")
-    return operate_on(load_checkpoint(source, task=task, plan=plan), progress=progress)
+    source = resolve(options.model, options, progress=options.progress)
+    options.progress.stage("Reading the checkpoint")
+    return operate_on(load_checkpoint(source, task=options.task, plan=options.plan), progress=options.progress)

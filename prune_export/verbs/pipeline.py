@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.errors import UnsupportedError, UsageError
-from exporters.providers import CPU, ProviderName, find_provider
+from exporters.providers import CPU, find_provider
 from exporters.tasks import Task
-from prune_export.arguments import checked
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
-from prune_export.data.features import DOC_STRIDE, Feature, question_features, sequence_length, text_features
+from prune_export.data.features import Feature, question_features, sequence_length, text_features
 from prune_export.data.model_classes import class_names
 from prune_export.evaluation.evaluate_network import check_outputs
-from prune_export.evaluation.pipeline_answers import MAX_ANSWER_LENGTH, pipeline_answer
+from prune_export.evaluation.pipeline_answers import pipeline_answer
 from prune_export.evaluation.running import Row, run_features
 from prune_export.evaluation.spans import windows_of
 from prune_export.files.reading import shown
 from prune_export.network.opening import open_network
+from prune_export.options.keywords import method_from_keywords
+from prune_export.options.session import PipelineOptions
 from prune_export.tasks import SPECS
 from prune_export.tasks.spec import Classes
 
@@ -49,43 +49,16 @@ class Pipeline:
     - feature-extraction: the last hidden states, float32 `[length, hidden]`.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        task: Task | None = None,
-        provider: ProviderName | None = None,
-        threads: int | None = None,
-        batch_tokens: int | None = None,
-        max_seq_length: int | None = None,
-        doc_stride: int = DOC_STRIDE,
-        max_answer_length: int = MAX_ANSWER_LENGTH,
-        handle_impossible_answer: bool = False,
-        top_k: int | None = 1,
-    ) -> None:
-        """Opens `model`: an exported folder, a `.onnx` file, a checkpoint's folder or a hub id.
-
-        `task`: None for that of the model. `provider` is "cpu" or "cuda" (None: the model's own, or the CPU), `threads`
-        those inside an operation of ONNX Runtime. `batch_tokens` is how many tokens a batch holds with its padding
-        (None: 2048, on CUDA 16384). `max_seq_length`, in tokens: where contexts are cut into windows (None: 384), which
-        share `doc_stride` tokens, and where other texts end (None: the model's maximum). `max_answer_length` is that of an
-        answer, in tokens. `handle_impossible_answer`: the answer may be "" (models of SQuAD 2.0). `top_k` is how many
-        classes of a text are told (None: all).
+    @method_from_keywords(PipelineOptions, Task=Task)
+    def __init__(self, options: PipelineOptions) -> None:
+        """Opens `model`.
 
         Raises:
             CheckpointError, OutputError, ProviderError, UsageError: it cannot be opened.
             UnsupportedError: the task is none of the four.
         """
-        for name, number, least in (
-            ("batch_tokens", batch_tokens, 1),
-            ("doc_stride", doc_stride, 0),
-            ("max_answer_length", max_answer_length, 1),
-            ("top_k", top_k, 1),
-        ):
-            if number is not None and number < least:
-                raise UsageError(f"Pipeline: {name}: expected {least} or more; found {number}")
-        network = open_network(model, task=task, provider=provider, threads=threads)
+        model = options.model
+        network = open_network(model, task=options.task, provider=options.provider, threads=options.threads)
         if network.task is None:
             raise UsageError(f"{model}: no record says what it is for; give task=, one of {', '.join(_TASKS)}")
         if network.task not in _TASKS:
@@ -94,12 +67,14 @@ class Pipeline:
         check_outputs(network, self.task)
         self.tokenizer, config = load_tokenizer(network.folder), read_config(network.folder)
         self.labels, self.problem_type = class_names(config), config.get("problem_type")
+        max_seq_length = options.max_seq_length
         if max_seq_length is None and not self._spec.takes_questions:
             max_seq_length = longest_input(config)
         self.max_seq_length = sequence_length(config, self.task, max_seq_length)
-        self.doc_stride, self.max_answer_length = doc_stride, max_answer_length
-        self.handle_impossible_answer, self.top_k = handle_impossible_answer, top_k
-        self.batch_tokens = find_provider(provider or CPU.name).batch_tokens if batch_tokens is None else batch_tokens
+        self.doc_stride, self.max_answer_length = options.doc_stride, options.max_answer_length
+        self.handle_impossible_answer, self.top_k = options.handle_impossible_answer, options.top_k
+        tokens = find_provider(options.provider or CPU.name).batch_tokens
+        self.batch_tokens = tokens if options.batch_tokens is None else options.batch_tokens
 
     def __call__(self, inputs: Sequence[Input]) -> list[Any]:
         """What the model says to each of `inputs`, in their order.

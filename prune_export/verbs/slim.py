@@ -1,31 +1,32 @@
-"""Slim networks for users: made from a checkpoint, or loaded from disk."""
+"""`prune_export.slim`: the slim network of a checkpoint, for PyTorch."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from prune_export.arguments import checked
 from prune_export.checkpoint.beside import check_beside
+from prune_export.checkpoint.inspection import operate_on
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.source import resolve
 from prune_export.facts.file_names import CONFIG
 from prune_export.facts.plan import Plan
+from prune_export.options.inspect import SlimOptions
+from prune_export.options.keywords import from_keywords
+from prune_export.progress import SILENT
 from prune_export.slim_model.model import SlimModel, module_of
-from prune_export.verbs.inspect import inspect
 
 
-@checked
-def slim(
-    model: str | Path,
-    *,
-    task: str | None = None,
-    plan: str | Path | Plan | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-) -> SlimModel:
-    """The slim PyTorch network of the checkpoint `model` (a folder or a hub id), in evaluation mode.
+@from_keywords(SlimOptions, Plan=Plan)
+def slim(options: SlimOptions) -> SlimModel:
+    """Returns the slim PyTorch network of the checkpoint `model`, in evaluation mode.
 
-    Arguments and errors as for `inspect`. The result trains on, and saves with `save_pretrained`.
+    The result trains on, and saves with `save_pretrained`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        PlanError: the plan does not fit it.
     """
-    found = inspect(model, task=task, plan=plan, revision=revision, cache_dir=cache_dir, token=token)
-    check_beside(found.checkpoint.source.folder, (CONFIG,))  # save_pretrained writes what it says
-    return module_of(found.checkpoint, found.slim)
+    source = resolve(options.model, options)
+    SILENT.stage("Reading the checkpoint")
+    checkpoint = load_checkpoint(source, task=options.task, plan=options.plan)
+    inspection = operate_on(checkpoint)
+    check_beside(source.folder, (CONFIG,))  # save_pretrained writes what it says
+    return module_of(checkpoint, inspection.slim)

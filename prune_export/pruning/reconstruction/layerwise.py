@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from torch import Tensor
 from exporters.axes import to_device
 from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear, Norm
 from exporters.kinds import check_kinds
+from prune_export.options.prune import Reconstruction
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.reconstruction.forward import (
     attention_update,
@@ -38,9 +39,6 @@ from prune_export.pruning.reconstruction.forward import (
 )
 from prune_export.pruning.reconstruction.least_squares import Fit, Sums, fit, ridge_regression, unit_scales
 from prune_export.slim_model.blocks import SlimEmbeddings
-
-Reconstruction = Literal["full", "scales", "none"]
-RECONSTRUCTIONS: tuple[Reconstruction, ...] = ("full", "scales", "none")
 
 _HELD_OUT = 8  # every so many-th batch only checks
 

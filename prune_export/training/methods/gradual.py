@@ -156,7 +156,11 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         calibration.batches,
         fraction=fraction,
         settings=Settings(
-            config.score, config.rearrangement, config.reconstruction, rules=rules, device=context.device
+            method=config.score,
+            rearrangement=config.rearrangement,
+            reconstruction=config.reconstruction,
+            rules=rules,
+            device=context.device,
         ),
         progress=context.progress,
     )

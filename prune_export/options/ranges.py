@@ -38,11 +38,7 @@ class Range:
             UsageError: it is not in the range; the message names `option`.
         """
         if not self.holds(value):
-            from prune_export.files.reading import clipped, shown  # it imports msgspec, which takes time
-
-            raise UsageError(
-                f"{option} {clipped(value, _SHOWN) if isinstance(value, str) else shown(value)}: expected {self}"
-            )
+            raise refusal(option, value, str(self))
         return int(value) if isinstance(value, Integral) else float(value)
 
     def parsed(self, text: str) -> int | float:
@@ -56,9 +52,7 @@ class Range:
         except ValueError:
             value = math.nan
         if not self.holds(value):
-            from prune_export.files.reading import clipped
-
-            raise ValueError(f"{clipped(text, _SHOWN)}: expected {self}")
+            raise ValueError(f"{word(text)}: expected {self}")
         return value
 
     def __str__(self) -> str:
@@ -72,6 +66,18 @@ class Range:
             below = "below " if self.most == _BELOW_ONE else ""
             return f"{kind} from {self.least:.15g} to {below}{self.most:.15g}"
         return f"{kind}, {self.least:.15g} or more"
+
+
+def word(value: Any) -> str:
+    """Shows what was found instead of a number or a word."""
+    from prune_export.files.reading import clipped, shown  # it imports msgspec, which takes time
+
+    return clipped(value, _SHOWN) if isinstance(value, str) else shown(value)
+
+
+def refusal(option: str, value: Any, expected: str) -> UsageError:
+    """Returns the error that says what `option` takes."""
+    return UsageError(f"{option} {word(value)}: expected {expected}")
 
 
 ANY = Range()
