@@ -151,29 +151,29 @@ def _print_json(data: Any) -> None:
     print(json.dumps(data, ensure_ascii=not encoding.startswith("utf")))
 
 
-def print_inspection(found: Inspection, printing: Printing) -> None:
+def print_inspection(inspection: Inspection, printing: Printing) -> None:
     """The layers and totals of a checkpoint."""
     if printing.json:
         _print_json(
             {
-                "source": found.checkpoint.source_to_json(),
-                "notes": list(found.checkpoint.notes),
-                "task": found.slim.task,
-                "plan": plan_to_json(found.plan),
-                "summary": found.summary.to_json(),
+                "source": inspection.checkpoint.source_to_json(),
+                "notes": list(inspection.checkpoint.notes),
+                "task": inspection.slim.task,
+                "plan": plan_to_json(inspection.plan),
+                "summary": inspection.summary.to_json(),
             }
         )
     elif not printing.quiet:
         console = _Console()
-        checkpoint = found.checkpoint
+        checkpoint = inspection.checkpoint
         kind = network_kind("slim" if checkpoint.form == "slim" else "pytorch", checkpoint.form)
-        console.print(f"{checkpoint.source.name}: {kind}, {found.slim.task}", highlight=False, soft_wrap=True)
-        console.print(summary_table(found.summary))
-        console.print(totals_table(found.summary))
+        console.print(f"{checkpoint.source.name}: {kind}, {inspection.slim.task}", highlight=False, soft_wrap=True)
+        console.print(summary_table(inspection.summary))
+        console.print(totals_table(inspection.summary))
         for note in checkpoint.notes:
             console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
-        if found.summary.is_dense:
-            console.print(f"Nothing is pruned in '{found.checkpoint.source.name}'.", highlight=False)
+        if inspection.summary.is_dense:
+            console.print(f"Nothing is pruned in '{inspection.checkpoint.source.name}'.", highlight=False)
 
 
 def print_export(result: ExportResult, printing: Printing) -> None:
@@ -206,23 +206,25 @@ def _print_parity(console: Console, report: ParityReport) -> None:
         console.print(report.quality.explain(), highlight=False, soft_wrap=True)
 
 
-def print_evaluation(found: Evaluation, written: Sequence[Path], failures: Sequence[str], printing: Printing) -> None:
+def print_evaluation(
+    evaluation: Evaluation, written: Sequence[Path], failures: Sequence[str], printing: Printing
+) -> None:
     """All models' figures beside each other."""
     if printing.json:
-        _print_json(found.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
+        _print_json(evaluation.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
     elif not printing.quiet:
         console = _Console()
-        _print_evaluation(console, found)
+        _print_evaluation(console, evaluation)
         if written:
             console.print(f"Written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
-def _print_evaluation(console: Console, found: Evaluation) -> None:
+def _print_evaluation(console: Console, evaluation: Evaluation) -> None:
     from prune_export.cli.tables.evaluation import evaluation_notes, evaluation_table, evaluation_title
 
-    console.print(evaluation_title(found), style="bold", highlight=False, soft_wrap=True)
-    console.print(evaluation_table(found))
-    for line in evaluation_notes(found):
+    console.print(evaluation_title(evaluation), style="bold", highlight=False, soft_wrap=True)
+    console.print(evaluation_table(evaluation))
+    for line in evaluation_notes(evaluation):
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -246,10 +248,10 @@ def print_bench(report: BenchReport, written: Sequence[Path], notes: Sequence[st
 def print_pruned(results: Sequence[PruneResult], printing: Printing) -> None:
     """The masked checkpoints that were written."""
     if printing.json:
-        found = [
+        data = [
             {"folder": str(result.folder), "plan": plan_to_json(result.plan), **result.record} for result in results
         ]
-        _print_json({"results": found})
+        _print_json({"results": data})
     elif not printing.quiet:
         from prune_export.cli.tables.pruning import budget_lines
 

@@ -106,7 +106,7 @@ def _prepared(options: EvaluationData) -> Data:
 
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
-    """PyTorch with so many threads inside an operation while the block runs."""
+    """Sets the number of threads inside PyTorch's operations while the block runs."""
     if threads is None:
         yield
         return

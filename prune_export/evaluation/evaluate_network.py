@@ -37,7 +37,7 @@ def evaluate_network(
     provider: str | None = None,
     progress: Progress = SILENT,
 ) -> ModelResult:
-    """One opened network on examples that have been read.
+    """Evaluates one opened network on examples that have been read.
 
     Raises:
         UnsupportedError: the network has not the outputs that the task needs, or other classes than the data.
@@ -76,7 +76,7 @@ def evaluate_network(
 def evaluation_features(
     data: Data, folder: Path, tokenizer: Any, settings: EvaluationSettings
 ) -> tuple[Data, tuple[int, ...], tuple[Feature, ...]]:
-    """What the model in `folder` is to answer: the data with its classes, the class for each label, and the features.
+    """Returns the data with the classes of the model in `folder`, the class per label, and the features.
 
     Raises:
         UnsupportedError, UsageError: the labels are not the model's, or a length is out of range or leaves no room.
@@ -111,7 +111,10 @@ def check_outputs(network: Network, task: Task) -> None:
 
 def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[SquadAnswer]:
     windows = windows_of(features, rows, len(data.examples))
-    return [best_answer(example.context, found) for example, found in zip(data.examples, windows, strict=True)]
+    return [
+        best_answer(example.context, windows_of_example)
+        for example, windows_of_example in zip(data.examples, windows, strict=True)
+    ]
 
 
 def _judge_answers(
@@ -142,7 +145,7 @@ def _judge_texts(
     if not data.glue.labels:
         numbers = [float(row[0]) for row in logits]
         return glue_scores(data.glue, golds, numbers), dict(zip(ids, numbers, strict=True))
-    found = [int(np.argmax(row[list(classes)])) for row in logits]
-    return glue_scores(data.glue, golds, found), {
-        identifier: data.glue.labels[label] for identifier, label in zip(ids, found, strict=True)
+    predicted = [int(np.argmax(row[list(classes)])) for row in logits]
+    return glue_scores(data.glue, golds, predicted), {
+        identifier: data.glue.labels[label] for identifier, label in zip(ids, predicted, strict=True)
     }

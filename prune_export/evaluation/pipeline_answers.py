@@ -41,7 +41,7 @@ def pipeline_answer(
     max_answer_length: int = MAX_ANSWER_LENGTH,
     may_be_nothing: bool = False,
 ) -> PipelineAnswer:
-    """The best answer over all `windows` of one context.
+    """Returns the best answer over all `windows` of one context.
 
     The windows hold the ranges of words. An answer has at most `max_answer_length` tokens before it is widened. "" is the
     answer where no span is possible, and with `may_be_nothing` where that scores more than every span.
@@ -56,10 +56,10 @@ def pipeline_answer(
             place = _characters(feature, first, last)
             text = context[slice(*place)]
             answers.setdefault(text.lower(), PipelineAnswer(text, 0.0, *place)).score += score
-    found = list(answers.values()) or [PipelineAnswer("", 0.0, 0, 0)]
+    candidates = list(answers.values()) or [PipelineAnswer("", 0.0, 0, 0)]
     if may_be_nothing:
-        found.append(PipelineAnswer("", nothing, 0, 0))
-    return max(found, key=lambda answer: answer.score)
+        candidates.append(PipelineAnswer("", nothing, 0, 0))
+    return max(candidates, key=lambda answer: answer.score)
 
 
 def _probabilities(feature: Feature, logits: Logits) -> Numbers:
@@ -70,7 +70,7 @@ def _probabilities(feature: Feature, logits: Logits) -> Numbers:
 
 
 def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, int, float]]:
-    """First token, last token and score of the best spans, the best first; those that score 0 are none."""
+    """Returns first token, last token and score of the best spans, the best first; those that score 0 are none."""
     length = len(start)
     scores = np.zeros((min(longest, length), length))  # [tokens - 1, first token]
     for more in range(len(scores)):
@@ -86,7 +86,7 @@ def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, i
 
 
 def _characters(feature: Feature, first: int, last: int) -> tuple[int, int]:
-    """The range of the words that begin with token `first` and end with token `last`; where tokens have no words, theirs."""
+    """Returns the range of the words that begin with token `first` and end with token `last`, or of tokens without words."""
     assert feature.offsets is not None
     assert feature.words is not None
     ranges = feature.words if min(feature.words[first, 0], feature.words[last, 0]) >= 0 else feature.offsets

@@ -42,12 +42,12 @@ class SquadAnswer:
     null_odds: float
 
     def or_nothing(self, threshold: float) -> str:
-        """The text, or "" where `null_odds` is above `threshold`."""
+        """Returns the text, or "" if `null_odds` is above `threshold`."""
         return "" if self.null_odds > threshold else self.text
 
 
 def windows_of(features: Sequence[Feature], rows: Sequence[Row], examples: int) -> list[list[Window]]:
-    """The windows of each of `examples` contexts, with their rows of a network's outputs."""
+    """Returns the windows of each of `examples` contexts, with their rows of a network's outputs."""
     windows: list[list[Window]] = [[] for _ in range(examples)]
     for feature, row in zip(features, rows, strict=True):
         windows[feature.example].append((feature, row["start_logits"], row["end_logits"]))
@@ -55,7 +55,7 @@ def windows_of(features: Sequence[Feature], rows: Sequence[Row], examples: int) 
 
 
 def best_answer(context: str, windows: Sequence[Window], *, may_be_nothing: bool = False) -> SquadAnswer:
-    """The best span over all `windows` of one context."""
+    """Returns the best span over all `windows` of one context."""
     null = min(float(start[f.cls]) + float(end[f.cls]) for f, start, end in windows)
     parts = [_spans(feature, start, end) for feature, start, end in windows]
     scores = np.concatenate([part[0] for part in parts])
@@ -71,7 +71,7 @@ def best_answer(context: str, windows: Sequence[Window], *, may_be_nothing: bool
 
 
 def _spans(feature: Feature, start: Logits, end: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores `[spans]` and character ranges `[spans, 2]` of what one window offers."""
+    """Returns scores `[spans]` and character ranges `[spans, 2]` of the spans of one window."""
     assert feature.offsets is not None
     starts, ends = _highest(start), _highest(end)
     first, last = np.repeat(starts, len(ends)), np.tile(ends, len(starts))
@@ -83,5 +83,5 @@ def _spans(feature: Feature, start: Logits, end: Logits) -> tuple[NDArray[np.flo
 
 
 def _highest(logits: Logits) -> NDArray[np.int64]:
-    """Places of the 20 highest, the first of equal ones first."""
+    """Returns the indices of the 20 highest, the first of equal ones first."""
     return np.argsort(-logits, kind="stable")[:BEST]

@@ -14,7 +14,7 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
-from prune_export.data.glue_tasks import normalized
+from prune_export.data.glue_tasks import normalized_name
 from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, module_of
@@ -120,7 +120,7 @@ def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | 
     if not SPECS[student.task].has_classes:
         return None
     theirs, own = (
-        [normalized(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
+        [normalized_name(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
     )
     if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
         return None

@@ -100,12 +100,12 @@ class Pipeline:
             asdict(
                 pipeline_answer(
                     context,
-                    found,
+                    windows_of_context,
                     max_answer_length=self.max_answer_length,
                     may_be_nothing=self.handle_impossible_answer,
                 )
             )
-            for (_, context), found in zip(pairs, windows, strict=True)
+            for (_, context), windows_of_context in zip(pairs, windows, strict=True)
         ]
 
     def _texts(self, texts: list[tuple[str, str | None]]) -> list[Any]:

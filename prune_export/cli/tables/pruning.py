@@ -34,8 +34,8 @@ def _units(result: PruneResult) -> str:
     """Heads and columns that stay, as parts of all."""
     units = result.record["budget"]["units"]
     return ", ".join(
-        f"{found['kept']:,} of {found['of']:,} {name} ({found['kept'] / max(found['of'], 1):.3f})"
-        for name, found in units.items()
+        f"{counts['kept']:,} of {counts['of']:,} {name} ({counts['kept'] / max(counts['of'], 1):.3f})"
+        for name, counts in units.items()
     )
 
 
@@ -59,9 +59,9 @@ def latency_tables(table: LatencyTable) -> Iterator[Table]:
     ):
         if not pairs:
             continue
-        found = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {where}", title_justify="left")
+        grid = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {where}", title_justify="left")
         for heading in (name.split()[0], "ms"):
-            found.add_column(heading, justify="right")
+            grid.add_column(heading, justify="right")
         for count, milliseconds in pairs:
-            found.add_row(str(count), f"{milliseconds:.3f}")
-        yield found
+            grid.add_row(str(count), f"{milliseconds:.3f}")
+        yield grid
