@@ -30,7 +30,7 @@ FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
 KEEP_BLOCKS = "no whole block dropped"
-# What each row is, by what `prune_export.pruning.stepping.Settings` calls it.
+# What each row is, by what `prune_export.pruning.pruner.PrunerSettings` calls it.
 ROWS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "rearrangement": False, "reconstruction": "none", "gradual": False},
     "magnitude": {"method": "magnitude", "rearrangement": False, "reconstruction": "none", "gradual": False},
@@ -109,9 +109,9 @@ def plan(task: Task, seeds: Sequence[int]) -> list[Point]:
 
 def same_as(point: Point, found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """A measured point that this one must equal, because what it adds to that one does nothing here."""
-    from prune_export.pruning.budget import ladder
+    from prune_export.pruning.budget import target_fractions
 
-    if point.row == GRADUAL and len(ladder(point.flops)) == 1:
+    if point.row == GRADUAL and len(target_fractions(point.flops)) == 1:
         row = "+ reconstruction"
     elif point.row == KEEP_BLOCKS:
         row = GRADUAL
@@ -169,13 +169,13 @@ class Bench:
         }
 
     def _pruner(self, row: str) -> Any:
+        from prune_export.pruning.pruner import Pruner, PrunerSettings
         from prune_export.pruning.selection import Rules
-        from prune_export.pruning.stepping import Pruner, Settings
 
         if row not in self._pruners:
             options = dict(ROWS[row])
             rules = Rules(drop_blocks=options.pop("drop_blocks", True))
-            settings = Settings(**options, rules=rules, seed=self.seed)
+            settings = PrunerSettings(**options, rules=rules, seed=self.seed)
             self._pruners[row] = Pruner(self.checkpoint, self.calibration, settings, gradients=self._gradients)
             if settings.method in ("fisher", "taylor") and self._gradients is None:
                 self._gradients = self._pruners[row].gradients()

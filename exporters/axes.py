@@ -1,10 +1,11 @@
-"""The axes of a description's tensors as data, and what can be done along them.
+"""The axes of a description's tensors as data, and the functions that work along them.
 
-A field of a description says what dimensions its tensor has: `Annotated[Tensor, Axes("head", "value", "hidden")]`. One with
-a part, such as a `Linear`, says what the part's own axes are there: `Annotated[Linear, Renamed(inputs="hidden",
-outputs="intermediate")]`. What would otherwise list the tensors of a block goes through the functions below.
+A field of a description declares the dimensions of its tensor: `Annotated[Tensor, Axes("head", "value", "hidden")]`. A field
+that holds a part, such as a `Linear`, declares what the part's axes are called there: `Annotated[Linear,
+Renamed(inputs="hidden", outputs="intermediate")]`. Code that would otherwise list the tensors of a block uses the functions
+below.
 
-Fields without `Axes` are left alone. A tuple of numbers with one axis (the indices of heads) goes along with the tensors.
+Fields without `Axes` are left alone. A tuple of numbers with one axis (the indices of heads) is treated like a tensor.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Sizes = Mapping[str, int]
 class Axes:
     """The names of a tensor's dimensions, in order.
 
-    `rows` is how many of the first of them a matrix in a checkpoint joins to its rows: `[heads * value, hidden]` of
-    `Axes("head", "value", "hidden", rows=2)`. What is left makes its columns.
+    In a checkpoint, the first `rows` of them are joined to the rows of a matrix, the others to its columns:
+    `Axes("head", "value", "hidden", rows=2)` is `[heads * value, hidden]` there.
     """
 
     names: tuple[str, ...]
@@ -38,22 +39,22 @@ class Axes:
         object.__setattr__(self, "rows", rows)
 
     def renamed(self, names: Mapping[str, str]) -> Axes:
-        """Returns the axes under other names; those that `names` does not hold stay."""
+        """Returns the axes with the names in `names` replaced; the others stay."""
         return Axes(*(names.get(name, name) for name in self.names), rows=self.rows)
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Returns the tensor's shape where each axis has its size in `sizes`."""
+        """Returns the tensor's shape for the sizes of axes in `sizes`."""
         return tuple(sizes[name] for name in self.names)
 
     def matrix_shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Returns the shape that a checkpoint's matrix has: `(rows, columns)`, or `(rows,)` where no axis is left."""
+        """Returns the shape of the matrix in a checkpoint: `(rows, columns)`, or `(rows,)` where all axes are rows."""
         shape = self.shape(sizes)
         rest = shape[self.rows :]
         return (prod(shape[: self.rows]), prod(rest)) if rest else (prod(shape),)
 
 
 class Renamed:
-    """What the axes of a part are called where it stands."""
+    """The names of a part's axes within the description that holds it."""
 
     def __init__(self, **names: str) -> None:
         self.names = names
@@ -61,7 +62,7 @@ class Renamed:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of a description class: what it says about axes, whether it may be None, and the class of a part."""
+    """A field of a description class: its annotation of axes, whether it may be None, and the class of its part."""
 
     name: str
     note: Axes | Renamed | None
@@ -91,9 +92,9 @@ def _field(name: str, hint: Any) -> _Field:
 
 
 def axes_of(kind: type[Any]) -> dict[str, Axes]:
-    """Returns the axes of every tensor of a description class, by field; parts of parts as "up.weight".
+    """Returns the axes of every tensor of a description class by path, such as "up.weight".
 
-    A field of several kinds (an attention block or what is left of it) is left out.
+    A field that may hold several classes (an attention or a constant block) is left out.
     """
     axes: dict[str, Axes] = {}
     for field in _fields(kind):
@@ -134,32 +135,24 @@ def named_tensors(part: Any) -> dict[str, Tensor]:
 
 
 def map_leaves(part: P, change: Callable[[Any, Axes], Any]) -> P:
-    """Returns the description with `change(value, axes)` in place of everything that has axes.
+    """Returns the part of a description with `change(value, axes)` in place of everything that has axes.
 
-    What stands at several places, such as a tied tensor or a shared layer, is changed once and stays one object.
+    A whole Encoder, which may hold one layer or tensor at several places, goes through `map_layers` instead.
     """
-    return _map(part, change, {}, {})  # type: ignore[no-any-return]
+    return _map(part, change, {})  # type: ignore[no-any-return]
 
 
-def _map(part: Any, change: Callable[[Any, Axes], Any], names: Mapping[str, str], done: dict[int, Any]) -> Any:
-    if id(part) in done:
-        return done[id(part)]
+def _map(part: Any, change: Callable[[Any, Axes], Any], names: Mapping[str, str]) -> Any:
     changed: dict[str, Any] = {}
     for field in _fields(type(part)):
-        name, note, value = field.name, field.note, getattr(part, field.name)
-        if isinstance(note, Axes):
-            if isinstance(value, Tensor):
-                if id(value) not in done:
-                    done[id(value)] = change(value, note.renamed(names))
-                changed[name] = done[id(value)]
-            elif value is not None:
-                changed[name] = change(value, note.renamed(names))
+        value = getattr(part, field.name)
+        if isinstance(field.note, Axes):
+            changed[field.name] = None if value is None else change(value, field.note.renamed(names))
         elif is_dataclass(value):
-            changed[name] = _map(value, change, _through(note, names), done)
-        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
-            changed[name] = tuple(_map(item, change, names, done) for item in value)
-    done[id(part)] = replace(part, **changed)
-    return done[id(part)]
+            changed[field.name] = _map(value, change, _through(field.note, names))
+        else:
+            assert not isinstance(value, tuple), f"{field.name}: parts in a tuple are not mapped"
+    return replace(part, **changed)
 
 
 def take(part: P, axis: str, indices: Sequence[int]) -> P:
@@ -179,7 +172,7 @@ def take(part: P, axis: str, indices: Sequence[int]) -> P:
 def mask(part: P, axes: Sequence[str], keep: Tensor) -> P:
     """Returns the description with zeros where `keep` is False; weights and biases alike.
 
-    `keep` is bool and has the dimensions `axes`; tensors that have not all of them stay as they are.
+    `keep` is bool and has the dimensions `axes`; tensors that lack one of them stay as they are.
     """
 
     def change(value: Any, own: Axes) -> Any:
@@ -192,8 +185,8 @@ def mask(part: P, axes: Sequence[str], keep: Tensor) -> P:
     return map_leaves(part, change)
 
 
-def spread(part: P, axis: str, indices: Sequence[int], size: int) -> P:
-    """Returns the description with `size` along `axis`: what it has comes to `indices`, and zeros stand elsewhere."""
+def scatter(part: P, axis: str, indices: Sequence[int], size: int) -> P:
+    """Returns the description with `size` along `axis`: its own values at `indices`, zeros elsewhere."""
     if tuple(indices) == tuple(range(size)):
         return part
     chosen = torch.tensor(tuple(indices), dtype=torch.long)
@@ -214,11 +207,11 @@ def spread(part: P, axis: str, indices: Sequence[int], size: int) -> P:
 def pad(part: P, axis: str, size: int) -> P:
     """Returns the description with zeros appended along `axis` up to `size`."""
     present = sizes_of(part).get(axis, size)
-    return part if present == size else spread(part, axis, range(present), size)
+    return part if present == size else scatter(part, axis, range(present), size)
 
 
 def concatenate(parts: Sequence[P], axis: str) -> P:
-    """Returns one description of `parts`, joined along `axis`; what has not that axis is the first one's."""
+    """Returns one description of `parts`, joined along `axis`; tensors without that axis are those of the first one."""
     others = [iter([value for _, value, _ in leaves(part)]) for part in parts]
 
     def change(_value: Any, axes: Axes) -> Any:
@@ -232,8 +225,8 @@ def concatenate(parts: Sequence[P], axis: str) -> P:
     return map_leaves(parts[0], change)
 
 
-def filled(part: P, sizes: Sizes) -> P:
-    """Returns the description with zeros in place of the tensors that it lacks, of the shapes that `sizes` say."""
+def fill_missing(part: P, sizes: Sizes) -> P:
+    """Returns the description with zeros for the tensors that it lacks, in the shapes that follow from `sizes`."""
     missing = {
         field.name: torch.zeros(field.note.shape(sizes))
         for field in _fields(type(part))
@@ -242,8 +235,8 @@ def filled(part: P, sizes: Sizes) -> P:
     return replace(part, **missing) if missing else part  # type: ignore[type-var]
 
 
-def blank(kind: type[P], sizes: Sizes, **values: Any) -> P:
-    """Returns a `kind` whose tensors are all zero; `values` are those of its other fields."""
+def zeros(kind: type[P], sizes: Sizes, **values: Any) -> P:
+    """Returns a description of the class `kind` whose tensors are all zero; `values` are those of its other fields."""
     return assemble(kind, {path: torch.zeros(axes.shape(sizes)) for path, axes in axes_of(kind).items()}, **values)
 
 
@@ -253,7 +246,7 @@ def to_device(part: P, device: str) -> P:
 
 
 def sizes_of(part: Any) -> dict[str, int]:
-    """Returns the size of every axis, as the first tensor that has it says."""
+    """Returns the size of every axis, which is that of the first tensor with the axis."""
     sizes: dict[str, int] = {}
     for _, value, axes in leaves(part):
         shape = value.shape if isinstance(value, Tensor) else (len(value),)
@@ -263,9 +256,9 @@ def sizes_of(part: Any) -> dict[str, int]:
 
 
 def wrong_shapes(part: Any, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Yields path, shape and expected shape of every tensor that has another shape than its axes and `sizes` say.
+    """Yields path, shape and expected shape of every tensor whose shape differs from that of its axes in `sizes`.
 
-    An axis that `sizes` does not hold has the size that the first tensor with it has.
+    The size of an axis that `sizes` lacks is that of the first tensor with the axis.
     """
     known = {**sizes_of(part), **sizes}
     for path, value, axes in leaves(part):
@@ -274,12 +267,12 @@ def wrong_shapes(part: Any, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def assemble(kind: type[P], tensors: Mapping[str, Tensor], **values: Any) -> P:
-    """Returns a `kind` with `tensors` by path, as `named_tensors` gives them, and `values` for its other fields.
+    """Returns a description of the class `kind` with `tensors` by path (see `named_tensors`) and `values` of other fields.
 
-    A value under the name of an inner part's field ("epsilon" of a norm in it) goes there.
+    A value with the name of a field of an inner part ("epsilon" of a norm) becomes that of the inner part.
 
     Raises:
-        KeyError: a tensor that the description cannot be without is missing; the path is the argument.
+        KeyError: a tensor that must not be None is missing; the path is the argument.
     """
     given: dict[str, Any] = {}
     for field in _fields(kind):

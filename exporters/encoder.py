@@ -1,11 +1,11 @@
-"""The plain description of a transformer encoder in which everything meets.
+"""The description of a transformer encoder, on which all parts of the program work.
 
-Post-norm encoders (BERT and its relatives): every block adds to the residual stream, and a norm follows. The
-description holds tensors and numbers only: no Hugging Face class, no ONNX name. A family translates a checkpoint into it,
-the surgeon maps one description to a smaller one, the writer turns it into ONNX.
+It describes post-norm encoders (BERT and its relatives): every block adds to the residual stream, and a norm follows. It
+holds tensors and numbers only, no Hugging Face class and no ONNX name. A family reads a checkpoint into it, the surgeon
+makes a smaller description of it, and the writer turns it into ONNX.
 
 All tensors are float32 on the CPU; they may be views into a memory-mapped file and are never written to. Layers that the
-original shares (ALBERT) are the *same object* in `Encoder.layers`; whoever maps layers keeps that (see `map_layers`).
+original shares (ALBERT) are the *same object* in `Encoder.layers`; code that maps layers keeps that (see `map_layers`).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Norm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """Sum of word, position and token-type rows, a norm, and a projection where rows are narrower than the encoder.
+    """The sum of word, position and token-type rows, a norm, and a projection where rows are narrower than the encoder.
 
-    `positions` is "absolute" (row = place in the sequence) or "from_padding" (RoBERTa: row = `pad_token_id` + count of
-    non-padding tokens so far; padding tokens take row `pad_token_id`). `token_type` is None where the model takes no
-    token types.
+    `positions` is "absolute" (the row is the token's index in the sequence) or "from_padding" (RoBERTa: the row is
+    `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`). `token_type` is None
+    where the model takes no token types.
     """
 
     word: Annotated[Tensor, Axes("vocabulary", "embedding")]
@@ -68,27 +68,26 @@ class Embeddings:
 
     @property
     def max_length(self) -> int:
-        """The longest sequence, in tokens, for which there are position rows."""
+        """Returns the length, in tokens, of the longest sequence for which there are position rows."""
         rows = self.position.shape[0]
         return rows - self.pad_token_id - 1 if self.positions == "from_padding" else rows
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What attention scores are made of; one class per kind. A rule of the surgeon names the kinds that it is exact for."""
+class AttentionScores:
+    """How attention scores are computed; one class per kind. A rule of the surgeon names the kinds for which it is exact."""
 
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
-class DotProduct(Scores):
+class DotProduct(AttentionScores):
     """`scale * (query @ key.T)`, without a term for positions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention:
-    """Self-attention: `softmax(scores) @ value` per head, then the sum over heads of `output_weight` applied, plus
-    `output_bias`.
+    """Self-attention: `softmax(scores) @ value` per head, then the output projection, summed over heads.
 
     The axes "query_key" and "value" may differ in size. `heads` holds each head's index in the original model.
     """
@@ -102,7 +101,7 @@ class Attention:
     value_bias: Annotated[Tensor | None, Axes("head", "value", rows=2)]  # None: no bias
     output_weight: Annotated[Tensor, Axes("hidden", "head", "value")]
     output_bias: Annotated[Tensor, Axes("hidden")]
-    scores: Scores
+    scores: AttentionScores
 
     @property
     def query_key_size(self) -> int:
@@ -115,14 +114,14 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Gating:
-    """What happens between the two linear maps of a feed-forward block; one class per kind."""
+    """The function between the two linear maps of a feed-forward block; one class per kind."""
 
     activation: str  # a name in ACTIVATIONS
 
 
 @dataclass(frozen=True, slots=True)
 class Ungated(Gating):
-    """The activation of what `up` gives, and nothing else."""
+    """The activation alone, applied to the output of `up`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +142,7 @@ class FeedForward:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantBlock:
-    """A block that lost everything: it adds the same vector to every position."""
+    """A block without heads or columns: it adds the same vector to every position."""
 
     bias: Annotated[Tensor, Axes("hidden")]
 
@@ -170,11 +169,11 @@ class Layer:
 
 
 class Head:
-    """What each task head says of itself.
+    """The facts that each task head declares.
 
-    `outputs` are the names of the network's outputs, all float32, as in transformers. `reads_first_token_only`: the other
-    positions need not be there after the last attention. `quantizable` are the linear maps that int8 multiplies in
-    integers: most heads are small and decide, and have none.
+    `outputs` are the names of the network's outputs, all float32, as in transformers. With `reads_first_token_only` the
+    other positions are not needed after the last attention. `quantizable` are the linear maps that int8 multiplies in
+    integers; most heads have none, because they are small and errors in them reach the answer directly.
     """
 
     __slots__ = ()
@@ -244,18 +243,18 @@ class Encoder:
 
     @property
     def distinct_layers(self) -> tuple[Layer, ...]:
-        """The layers, shared ones once, in the order in which they first run."""
+        """Returns the layers, shared ones once, in the order in which they first run."""
         return tuple({id(layer): layer for layer in self.layers}.values())
 
     @property
-    def order(self) -> tuple[int, ...]:
-        """Which of the distinct layers runs at each place."""
-        places = {id(layer): place for place, layer in enumerate(self.distinct_layers)}
-        return tuple(places[id(layer)] for layer in self.layers)
+    def layer_indices(self) -> tuple[int, ...]:
+        """Returns for each of the layers its index in `distinct_layers`."""
+        indices = {id(layer): index for index, layer in enumerate(self.distinct_layers)}
+        return tuple(indices[id(layer)] for layer in self.layers)
 
     @property
     def activation(self) -> str:
-        """The activation of the feed-forward blocks; empty where none is left."""
+        """Returns the activation of the feed-forward blocks; empty where there is none."""
         blocks = (layer.feed_forward for layer in self.layers)
         return next((block.gating.activation for block in blocks if isinstance(block, FeedForward)), "")
 
@@ -265,27 +264,27 @@ class Encoder:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, each int64 `[batch_size, sequence_length]`, in transformers' order."""
+        """Returns the names of the inputs, each int64 `[batch_size, sequence_length]`, in transformers' order."""
         types = ("token_type_ids",) if self.embeddings.token_type is not None else ()
         return ("input_ids", "attention_mask", *types)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, all float32, as in transformers."""
+        """Returns the names of the outputs, all float32, as in transformers."""
         return self.head.outputs
 
 
 def map_layers(encoder: Encoder, function: Callable[[int, Layer], Layer]) -> Encoder:
     """Returns the encoder with `function(index, layer)` in place of every distinct layer; shared layers stay shared.
 
-    `index` is the first place at which the layer runs.
+    `index` is that of its first application in `encoder.layers`.
     """
-    order = encoder.order
-    changed = [function(order.index(place), layer) for place, layer in enumerate(encoder.distinct_layers)]
-    return replace(encoder, layers=tuple(changed[place] for place in order))
+    indices = encoder.layer_indices
+    changed = [function(indices.index(distinct), layer) for distinct, layer in enumerate(encoder.distinct_layers)]
+    return replace(encoder, layers=tuple(changed[distinct] for distinct in indices))
 
 
 def tensors(part: Any) -> tuple[Tensor, ...]:
-    """Returns every distinct tensor of a description (or of a tuple of parts), once, in the order of its fields."""
+    """Returns every distinct tensor of a description, or of a tuple of them, once, in the order of its fields."""
     parts = part if isinstance(part, tuple) else (part,)
-    return tuple({id(value): value for item in parts for value in named_tensors(item).values()}.values())
+    return tuple({id(tensor): tensor for item in parts for tensor in named_tensors(item).values()}.values())

@@ -1,4 +1,4 @@
-"""The kinds of scores, gating and norm placement that a part of the program knows; it refuses all others."""
+"""Checks that a part of the program knows the kinds of scores, gating and norm placement of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KNOWN = (DotProduct, Ungated, PostNorm)
 
 
 def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:
-    """Checks that `who` knows what the layers are made of.
+    """Checks that `who` knows all kinds in the layers.
 
     Raises:
         UnsupportedError: a kind is not among `known`.
@@ -22,5 +22,5 @@ def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] 
             kinds.append(layer.feed_forward.gating)
         for kind in kinds:
             if not isinstance(kind, known):
-                names = ", ".join(one.__name__ for one in known)
+                names = ", ".join(known_kind.__name__ for known_kind in known)
                 raise UnsupportedError(f"layer {index}: {who} knows {names}; found {type(kind).__name__}")

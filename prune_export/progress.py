@@ -1,4 +1,4 @@
-"""How long work reports where it is."""
+"""Progress reports of long work."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Progress(Protocol):
-    """A listener. Stages follow one another; `total` counts the steps of a stage, None where they are not known."""
+    """A listener to stages that follow one another."""
 
     def stage(self, description: str, total: int | None = None) -> None:
-        """A new stage begins, and the one before is done."""
+        """Begins a stage of `total` steps (None: unknown), and ends the one before."""
 
     def advance(self, steps: int = 1) -> None:
-        """So many more steps of the stage are done."""
+        """Counts `steps` more steps of the stage as done."""
 
     def note(self, text: str) -> None:
-        """How the stage stands at present, in a few words."""
+        """Reports the state of the stage, in a few words."""
 
     def pause(self) -> None:
-        """Until the next stage, a library reports by itself (huggingface_hub has bars of its own for downloads)."""
+        """Lets a library report by itself until the next stage (huggingface_hub has its own bars for downloads)."""
 
 
 _log = logging.getLogger("prune_export")
@@ -44,7 +44,7 @@ SILENT: Progress = Silent()
 
 
 def time_words(seconds: float) -> str:
-    """A time as people say it: "40 s", "12 min", "3.5 h"."""
+    """Returns a time in a readable unit: "40 s", "12 min", "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

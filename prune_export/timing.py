@@ -1,4 +1,4 @@
-"""Timing of one network's runs, inside its own process."""
+"""Times the runs of one network within the current process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import median
 
 _FEWEST_WARM_UPS = 3  # unless they take longer than the measurement itself
-_WARM_UP = 0.15  # of the measured time: a process that was stopped has to wake its threads and fill its caches
+_WARM_UP = 0.15  # of the measured time: a process that was paused has to wake its threads and fill its caches
 
 
 def timed(run: Callable[[], object]) -> Callable[[], float]:

@@ -14,26 +14,36 @@ from exporters.axes import (
     Axes,
     assemble,
     axes_of,
-    blank,
     concatenate,
-    filled,
+    fill_missing,
     leaves,
     mask,
     named_tensors,
     pad,
+    scatter,
     sizes_of,
-    spread,
     take,
+    to_device,
     wrong_shapes,
+    zeros,
 )
-from exporters.encoder import Attention, DotProduct, Embeddings, Encoder, FeedForward, Scores, TaskHead, Ungated
+from exporters.encoder import (
+    Attention,
+    AttentionScores,
+    DotProduct,
+    Embeddings,
+    Encoder,
+    FeedForward,
+    TaskHead,
+    Ungated,
+)
 from exporters.errors import SurgeryError, UnsupportedError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.families.table import Stored, linear, read, write
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.surgeon.biases import drop_key_bias
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
@@ -75,7 +85,7 @@ def test_every_tensor_of_a_description_says_its_axes() -> None:
 def test_take_spread_and_mask_are_indexing(block: Attention, feed_forward: FeedForward) -> None:
     fewer = take(block, "head", [2, 0])
     assert fewer.heads == (9, 2)
-    wider = spread(block, "head", [1, 4, 0], 6)
+    wider = scatter(block, "head", [1, 4, 0], 6)
     assert wider.heads == tuple(range(6))
     keep = torch.tensor([[True, False, True, True, False]] * 2 + [[False] * 5])
     masked = mask(block, ("head", "value"), keep)
@@ -113,10 +123,24 @@ def test_padding_appends_zeros_and_parts_join(block: Attention) -> None:
         assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, path
 
 
+def test_a_part_goes_to_a_device(block: Attention) -> None:
+    moved = to_device(replace(block, key_bias=None), "meta")
+    assert {value.device.type for value in named_tensors(moved).values()} == {"meta"}
+    assert (moved.heads, moved.key_bias, moved.scores) == (block.heads, None, block.scores)
+
+
+def test_a_whole_encoder_is_not_mapped(tmp_path: Path) -> None:
+    """Its layers may be one object, and a decoder the embeddings: `map_layers` keeps that."""
+    encoder = load_checkpoint(save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)).encoder
+    with pytest.raises(AssertionError, match="layers"):
+        take(encoder, "head", [0])
+    assert len(named_tensors(encoder)) == len(tensors(encoder)) > 3 * 16
+
+
 def test_missing_tensors_are_zeros_and_wrong_shapes_are_named(block: Attention) -> None:
     folded = replace(block, key_bias=None, value_bias=None)
-    assert filled(folded, SIZES).value_bias.shape == (3, 5)
-    assert not blank(FeedForward, SIZES, gating=Ungated("gelu")).down.weight.any()
+    assert fill_missing(folded, SIZES).value_bias.shape == (3, 5)
+    assert not zeros(FeedForward, SIZES, gating=Ungated("gelu")).down.weight.any()
     assert list(wrong_shapes(block, {"hidden": 6})) == []
     damaged = replace(block, key_weight=block.key_weight[:, :3])
     assert list(wrong_shapes(damaged, {})) == [("key_weight", (3, 3, 6), (3, 4, 6))]
@@ -183,7 +207,7 @@ def test_a_transposed_matrix_is_read_and_written() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class MadeUpScores(Scores):
+class MadeUpScores(AttentionScores):
     """Scores with terms of their own."""
 
 
@@ -213,7 +237,7 @@ def test_the_surgeon_leaves_scores_alone_that_its_rules_are_not_proved_for(tmp_p
     with pytest.raises(UnsupportedError, match=r"the ONNX writer knows .*; found MadeUpScores"):
         build(encoder, TARGETS["cpu"], PRECISIONS["fp32"])
     with pytest.raises(UnsupportedError, match="the slim PyTorch network knows"):
-        module_of(checkpoint, encoder)
+        slim_module(checkpoint, encoder)
 
 
 def _dot(encoder: Encoder) -> Attention:

@@ -17,7 +17,7 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.families import FAMILIES
 from prune_export.families.state_dict import state_dict
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
@@ -44,7 +44,7 @@ def test_dense_networks_answer_alike(case: FamilyCase, task: Task, tmp_path: Pat
     assert found.summary.is_dense
     assert set(found.slim.inputs) == set(inputs)
     reference = torch_outputs(model, found.slim, inputs)
-    slim = module_of(found.checkpoint, found.slim)
+    slim = slim_module(found.checkpoint, found.slim)
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < FP32
     for target in RUNNABLE:
         plain = onnx_outputs(found.slim, inputs, tmp_path, target=target, optimize=False)
@@ -126,7 +126,7 @@ def test_variants_of_configurations(model_type: str, changes: dict[str, Any], tm
     reference = torch_outputs(model, found.slim, inputs)
     for target in RUNNABLE:
         assert largest_difference(reference, onnx_outputs(found.slim, inputs, tmp_path, target=target)) < FP32
-    slim = module_of(found.checkpoint, found.slim)
+    slim = slim_module(found.checkpoint, found.slim)
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < FP32
 
 

@@ -34,7 +34,7 @@ from prune_export.progress import SILENT
 from prune_export.tasks import SPECS
 from prune_export.tasks.classes import same_classes
 from prune_export.tasks.feature_extraction import FEATURE_EXTRACTION
-from prune_export.tasks.question_answering import QUESTION_ANSWERING, best_span, same_answers
+from prune_export.tasks.question_answering import QUESTION_ANSWERING, best_span, same_answers, span_scores
 from prune_export.tasks.spec import Agreement, TaskSpec
 from prune_export.tasks.text_classification import TEXT_CLASSIFICATION
 from prune_export.tasks.token_classification import TOKEN_CLASSIFICATION
@@ -282,13 +282,13 @@ def test_spans_are_at_most_30_tokens_inside_the_context() -> None:
         context = np.arange(70) >= generator.integers(1, 40)
         context[generator.integers(45, 71) :] = False  # padding
         best, _ = full_search(start, end, context)
-        assert best_span(start, end, context) == best
+        assert best_span(span_scores(start, end, context)) == best
     start, end = np.zeros((2, 40), dtype=np.float32)
     start[3] = 5
     end[32] = 5
-    assert best_span(start, end, np.ones(40, dtype=bool)) == (3, 32)  # 30 tokens
+    assert best_span(span_scores(start, end, np.ones(40, dtype=bool))) == (3, 32)  # 30 tokens
     end[[32, 33]] = 0, 5
-    assert best_span(start, end, np.ones(40, dtype=bool)) in {(3, 3), (4, 33)}  # 31 would be one too many
+    assert best_span(span_scores(start, end, np.ones(40, dtype=bool))) in {(3, 3), (4, 33)}  # 31 would be one too many
 
 
 @pytest.mark.parametrize("tie", [0.0, 0.3, 1.0])

@@ -37,12 +37,12 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.options.prune import CalibrationData
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.costs import Costs
-from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
+from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
 from prune_export.pruning.reconstruction.layerwise import reconstruct
-from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression
-from prune_export.pruning.scores import chance
+from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
+from prune_export.pruning.scores import random_scores
 from prune_export.pruning.selection import Rules, select, select_counts
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon.biases import fold_value_bias
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
@@ -183,14 +183,14 @@ def test_reconstruction_is_the_walk_of_its_docstring(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(save(model, tmp_path))
     batches = [example_inputs(model, batch=6, length=17, seed=seed) for seed in range(18)]
     kept = (((), (0, 3, 4, 7, 9, 12, 15, 19)), ((0, 2), (1, 2, 5, 8, 11, 13, 14, 16, 17)))
-    refitted, fits = reconstruct(checkpoint.encoder, cut(unpruned(checkpoint.encoder), kept).encoder, batches)
+    refitted, fits = reconstruct(checkpoint.encoder, keep_units(unpruned(checkpoint.encoder), kept).encoder, batches)
     assert all(part.accepted for part in fits)
     assert [(part.layer, part.part) for part in fits] == [
         *((0, part) for part in ("attention output", "up inputs", "down")),
         *((1, part) for part in ("attention inputs", "attention output", "up inputs", "down")),
     ]
     expected = Reference(model, batches).walk(kept)
-    network = module_of(checkpoint, refitted)
+    network = slim_module(checkpoint, refitted)
     head = numbers(model.qa_outputs)
     for batch, states in zip(batches, expected, strict=True):
         with torch.no_grad():
@@ -207,7 +207,7 @@ def test_the_ridge_leaves_the_bias_alone() -> None:
     features = rng.normal(size=(200, 3))
     features -= features.mean(axis=0)  # so that weights and bias have nothing to do with each other
     targets = features @ rng.normal(size=(3, 2)) + [5.0, -7.0]
-    sums = Sums(3, 2)
+    sums = Moments(3, 2)
     sums.add(torch.from_numpy(features), torch.from_numpy(targets), torch.ones(200, dtype=torch.float64))
     found = ridge_regression(sums, torch.zeros(2, 4, dtype=torch.float64), 1e6).numpy()
     np.testing.assert_allclose(found[:, -1], targets.mean(axis=0), atol=1e-9)
@@ -217,7 +217,7 @@ def test_the_ridge_leaves_the_bias_alone() -> None:
 def test_held_out_errors_are_parts_of_the_targets_own_size() -> None:
     """Fits targets of about a thousandth: what counts is the part of them that is wrong."""
     rng = np.random.default_rng(0)
-    train, check = Sums(3, 2), Sums(3, 2)
+    train, check = Moments(3, 2), Moments(3, 2)
     start = rng.normal(size=(2, 4)) / 1000
     for sums in (train, check):
         features = rng.normal(size=(50, 3))
@@ -246,7 +246,9 @@ def test_what_is_left_of_a_shared_layer_is_the_mean_of_what_it_added(tmp_path: P
     with torch.no_grad():
         for batch in batches:
             model(**batch)
-    network, fits = reconstruct(checkpoint.encoder, cut(unpruned(checkpoint.encoder), (((), ()),)).encoder, batches)
+    network, fits = reconstruct(
+        checkpoint.encoder, keep_units(unpruned(checkpoint.encoder), (((), ()),)).encoder, batches
+    )
     assert [(part.layer, part.part, part.accepted) for part in fits] == [(0, name, True) for name in added]
     for name, block in (("attention output", network.layers[0].attention), ("down", network.layers[0].feed_forward)):
         values, weights = [], []
@@ -389,7 +391,7 @@ def test_what_stands_has_the_hugging_face_models_weights(tmp_path: Path) -> None
     encoder = load_checkpoint(save(model, tmp_path)).encoder
     kept = (((0, 3), (1, 5)), ((1,), (2,)), ((0, 1, 2, 3), (0,)))
     for found, (heads, _), layer in zip(
-        cut(unpruned(encoder), kept).encoder.layers, kept, model.bert.encoder.layer, strict=True
+        keep_units(unpruned(encoder), kept).encoder.layers, kept, model.bert.encoder.layer, strict=True
     ):
         block = found.attention
         assert isinstance(block, Attention)
@@ -411,7 +413,7 @@ def test_attention_without_biases_is_cut(tmp_path: Path) -> None:
     encoder = map_layers(
         dense, lambda _, layer: replace(layer, attention=replace(layer.attention, key_bias=None, value_bias=None))
     )
-    for layer in cut(unpruned(encoder), (((1, 2), (0,)),) * 3).encoder.layers:
+    for layer in keep_units(unpruned(encoder), (((1, 2), (0,)),) * 3).encoder.layers:
         assert isinstance(layer.attention, Attention)
         assert layer.attention.heads == (1, 2)
         assert layer.attention.key_bias is None
@@ -521,7 +523,7 @@ def test_chance_draws_a_number_per_unit_that_is_there(tmp_path: Path) -> None:
         dense, layers=(replace(first, attention=gone), replace(second, feed_forward=gone), *dense.layers[2:])
     )
     generator = torch.Generator().manual_seed(3)
-    for number, found in enumerate(chance(encoder, seed=3)):
+    for number, found in enumerate(random_scores(encoder, seed=3)):
         heads = 0 if number == 0 else len(first.attention.heads)
         columns = 0 if number == 1 else second.feed_forward.columns
         drawn = torch.rand(heads + columns, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
-from prune_export.training.methods.l0 import L0Config, L0Gates, Target
+from prune_export.training.methods.l0 import L0Config, L0Gates, L0Target
 from prune_export.training.methods.movement import FlopsBudget, MovementConfig, MovementPruning
 from prune_export.training.recipe import ScheduleSection
 from prune_export.training.stage import LayerModules, layer_modules
@@ -112,7 +112,7 @@ def test_only_gates_keep_their_learning_rate(tmp_path: Path) -> None:
     """Weights follow the linear schedule; gates and multipliers learn as fast at the end as at the beginning."""
     model, checkpoint, layers = network(tmp_path / "model")
     costs = flops_costs(checkpoint.encoder, sequence_length=32)
-    method = L0Gates(L0Config(), Target(flops=0.5), costs, learning_rate=0.25, warmup=0.0, cooldown=0.3, seed=0)
+    method = L0Gates(L0Config(), L0Target(flops=0.5), costs, learning_rate=0.25, warmup=0.0, cooldown=0.3, seed=0)
     method.attach(model, layers)
     trainer = trainer_of(
         model, tmp_path, examples_for(model, 2), method=method, learning_rate=0.01, lr_scheduler_type="linear"

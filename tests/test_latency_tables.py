@@ -27,7 +27,7 @@ from exporters.onnx.writer import build
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.options.timing import TimingConditions
 from prune_export.pruning import block_timing
-from prune_export.pruning.block_networks import Blocks
+from prune_export.pruning.block_networks import BlockNetworks
 from prune_export.pruning.latency_cache import latency_table
 from tests.models import FAMILY_CASES, make_model, save
 
@@ -151,7 +151,7 @@ def test_a_table_is_for_1_to_as_many_tokens_as_the_model_has_positions(
 
 def test_blocks_are_timed_in_networks_without_a_task(tmp_path: Path) -> None:
     """Makes four copies with weights of their own, 24 to 5 columns and back; ONNX Runtime gives 24 numbers a token."""
-    blocks = Blocks(load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path / "model")).encoder)
+    blocks = BlockNetworks(load_checkpoint(save(make_model(BERT, "question-answering"), tmp_path / "model")).encoder)
     network = blocks.repeated(columns=5)
     assert network.task == "feature-extraction"
     assert len({id(layer) for layer in network.layers}) == len(network.layers) == 4

@@ -22,7 +22,7 @@ from prune_export.options.keywords import from_keywords
 from prune_export.options.option import ApiOnly, Option, OptionField, fields_of
 from prune_export.options.prune import PruningMethod
 from prune_export.options.ranges import Range
-from prune_export.pruning.stepping import Settings
+from prune_export.pruning.pruner import PrunerSettings
 
 WITHOUT_COMMAND: dict[str, Any] = {
     "slim": SlimOptions,  # the command line inspects, and exports
@@ -266,7 +266,7 @@ def test_options_reach_the_functions_below() -> None:
     """What a verb hands on is its own object, whose class the function below names."""
     assert isinstance(verb_module("evaluate").OPTIONS("m", "d"), type(DEFAULT_SETTINGS))
     pruning = verb_module("prune").OPTIONS("m", "c", "o", method="random", device="cuda")
-    settings = Settings.of(pruning, rules=Settings().rules, seed=5)
+    settings = PrunerSettings.of(pruning, rules=PrunerSettings().rules, seed=5)
     assert (settings.method, settings.device, settings.seed) == ("random", "cuda", 5)
     assert {field.name for field in fields_of(PruningMethod)} <= set(vars(settings))
     assert get_args(PruningMethod.__annotations__["method"])[1].choices == ("fisher", "taylor", "magnitude", "random")

@@ -22,7 +22,7 @@ from prune_export.parity.inputs import MAX_BATCH, cases
 from prune_export.parity.junit import write_junit
 from prune_export.parity.tolerance import TOLERANCES, tolerance_for
 from prune_export.tasks.classes import same_classes
-from prune_export.tasks.question_answering import best_span, same_answers
+from prune_export.tasks.question_answering import best_span, same_answers, span_scores
 from prune_export.tasks.spec import Agreement
 from tests.models import FAMILY_CASES, FamilyCase, make_model, save
 
@@ -215,12 +215,15 @@ def test_best_span_obeys_its_rules() -> None:
     start = np.array([9.0, 0.0, 2.0, 1.0, 9.0], dtype=np.float32)
     end = np.array([9.0, 3.0, 0.0, 1.0, 9.0], dtype=np.float32)
     # Best pairs inside the context: (1, 1) 3.0; (2, 3) 3.0; (2, 1) would give 5.0 but runs backwards. First of a tie.
-    assert best_span(start, end, context) == (1, 1)
+    assert best_span(span_scores(start, end, context)) == (1, 1)
     end[3] = 1.5
-    assert best_span(start, end, context) == (2, 3)
+    assert best_span(span_scores(start, end, context)) == (2, 3)
     long_start, long_end = np.zeros(60, dtype=np.float32), np.zeros(60, dtype=np.float32)
     long_start[0] = long_end[30] = 5.0
-    assert best_span(long_start, long_end, np.ones(60, dtype=bool)) in {(0, 0), (1, 30)}  # 0 to 30 is 31 tokens
+    assert best_span(span_scores(long_start, long_end, np.ones(60, dtype=bool))) in {
+        (0, 0),
+        (1, 30),
+    }  # 0 to 30 is 31 tokens
 
 
 def agreement_of_spans(one: Any, two: Any, context: Any, **limits: float) -> Agreement:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.cost import layer_shape
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.verbs.inspect import inspect
 from prune_export.verbs.load_slim import load_slim
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
@@ -109,7 +109,7 @@ def test_slim_networks_equal_masked_ones(case: FamilyCase, zeros: list[dict[str,
         found = inspect(save(model, folder / "masked"))
         inputs = example_inputs(model, seed=seed)
         reference = torch_outputs(model, found.slim, inputs)
-        slim = module_of(found.checkpoint, found.slim)
+        slim = slim_module(found.checkpoint, found.slim)
         assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < 2e-5
         for target, optimize in (("portable", False), ("cpu", True), ("cuda", True)):
             outputs = onnx_outputs(found.slim, inputs, folder, target=target, optimize=optimize)
@@ -133,7 +133,7 @@ def test_a_damaged_slim_network_is_noticed(case: FamilyCase, tmp_path: Path) -> 
     found = inspect(save(model, tmp_path))
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)
-    slim = module_of(found.checkpoint, found.slim)
+    slim = slim_module(found.checkpoint, found.slim)
     with torch.no_grad():
         slim.layers[0].feed_forward.down.weight[0, 0] += 0.01
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) > 2e-5

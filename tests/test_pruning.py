@@ -21,18 +21,18 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
-from prune_export.pruning.budget import Budget, ladder
+from prune_export.pruning.budget import Budget, target_fractions
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, layer_parameters, parameter_costs
-from prune_export.pruning.cutting import cut, full_size_tensors, unpruned
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.pruning.rearrangement import lost, rearrange
+from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
+from prune_export.pruning.pruner import Pruner, PrunerSettings
+from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import reconstruct
-from prune_export.pruning.reconstruction.least_squares import Sums, fit, ridge_regression, unit_scales
-from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, magnitude, taylor
+from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression, unit_scales
+from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, magnitude_scores, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.pruning.stepping import Pruner, Settings
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.tasks import SPECS
 from prune_export.verbs.inspect import inspect
@@ -126,13 +126,13 @@ def test_scores_of_known_gradients(tmp_path: Path) -> None:
     model, checkpoint = saved(BERT, tmp_path)
     found = gradients_of(checkpoint, model, calibration(model))
     heads = found[1].heads.double().numpy()
-    np.testing.assert_allclose(fisher(found)[1].heads.numpy(), (heads**2).sum(axis=0) / 18, rtol=1e-9)
-    np.testing.assert_allclose(taylor(found)[1].heads.numpy(), np.abs(heads).sum(axis=0) / 18, rtol=1e-9)
+    np.testing.assert_allclose(fisher_scores(found)[1].heads.numpy(), (heads**2).sum(axis=0) / 18, rtol=1e-9)
+    np.testing.assert_allclose(taylor_scores(found)[1].heads.numpy(), np.abs(heads).sum(axis=0) / 18, rtol=1e-9)
     weight = (
         linear(model, BERT, 0, "up").weight[7].square().sum()
         + linear(model, BERT, 0, "down").weight[:, 7].square().sum()
     )
-    assert float(magnitude(checkpoint.encoder)[0].columns[7]) == pytest.approx(weight.item(), rel=1e-5)
+    assert float(magnitude_scores(checkpoint.encoder)[0].columns[7]) == pytest.approx(weight.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["text-classification", "token-classification", "fill-mask", "feature-extraction"])
@@ -144,9 +144,9 @@ def test_every_task_has_scores(task: Any, tmp_path: Path) -> None:
         batches = tuple(batch | {"labels": torch.tensor([0, 2, 1])} for batch in data.batches)
         data = replace(data, batches=batches)
     oracle = load_reference_model(checkpoint)
-    scores = fisher(gradients_of(checkpoint, oracle, data))
+    scores = fisher_scores(gradients_of(checkpoint, oracle, data))
     assert all(float(part.heads.min()) > 0 and float(part.columns.min()) > 0 for part in scores)
-    again = fisher(gradients_of(checkpoint, oracle, data))
+    again = fisher_scores(gradients_of(checkpoint, oracle, data))
     assert torch.equal(scores[0].heads, again[0].heads)
 
 
@@ -211,8 +211,8 @@ def test_budgets_are_met_and_used(case: FamilyCase, kind: str, tmp_path: Path) -
     encoder = checkpoint.encoder
     for fraction in (1.0, 0.8, 0.55, 0.3):
         costs = flops_costs(encoder, sequence_length=30) if kind == "flops" else parameter_costs(encoder)
-        kept = select(magnitude(encoder), costs, fraction * costs.dense)
-        network = cut(unpruned(encoder), kept)
+        kept = select(magnitude_scores(encoder), costs, fraction * costs.dense)
+        network = keep_units(unpruned(encoder), kept)
         slim = operate(network.encoder, prune_export.checkpoint.inspection.plan_from_zeros(network.encoder))
         assert costs.total(counts_of(slim)) == pytest.approx(counted(slim, kind))
         assert counted(slim, kind) <= fraction * costs.dense
@@ -230,16 +230,22 @@ def counted(encoder: Encoder, kind: str) -> int:
 
 
 def test_the_ladder_has_the_same_rungs_for_every_budget() -> None:
-    assert ladder(0.8) == (0.8,)
-    assert ladder(0.7) == (0.8, 0.7)
-    assert ladder(0.6) == (0.8, 0.6)
-    assert ladder(0.5) == (0.65, 0.5)
-    assert ladder(0.3) == (0.65, 0.65**2, 0.3)
-    assert ladder(0.6, gradual=False) == (0.6,)
-    assert ladder(0.3, gradual=False) == (0.3,)
+    assert target_fractions(0.8) == (0.8,)
+    assert target_fractions(0.7) == (0.8, 0.7)
+    assert target_fractions(0.6) == (0.8, 0.6)
+    assert target_fractions(0.5) == (0.65, 0.5)
+    assert target_fractions(0.3) == (0.65, 0.65**2, 0.3)
+    assert target_fractions(0.6, gradual=False) == (0.6,)
+    assert target_fractions(0.3, gradual=False) == (0.3,)
 
 
 # --- rearrangement ----------------------------------------------------------------------------------------------------
+
+
+def removal_loss(gradients: torch.Tensor, keep: tuple[int, ...]) -> float:
+    """mᵀFm / 2 for the units that are not in `keep`: half the mean square of their summed gradients."""
+    removed = np.delete(gradients.double().numpy(), keep, axis=1)
+    return float((removed.sum(axis=1) ** 2).mean() / 2)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6))
@@ -251,7 +257,7 @@ def test_rearrangement_never_loses_more(seed: int, count: int) -> None:
     keep = tuple(sorted(diagonal.topk(count).indices.tolist()))
     found = rearrange(gradients, keep)
     assert len(found) == count
-    assert lost(gradients, found) <= lost(gradients, keep) * (1 + 1e-6)
+    assert removal_loss(gradients, found) <= removal_loss(gradients, keep) * (1 + 1e-6)
 
 
 def test_rearrangement_sees_what_cancels() -> None:
@@ -262,7 +268,7 @@ def test_rearrangement_sees_what_cancels() -> None:
     keep = (1, 3)  # what the diagonal says
     assert tuple(sorted(gradients.square().mean(dim=0).topk(2).indices.tolist())) == keep
     assert rearrange(gradients, keep) == (2, 3)
-    assert lost(gradients, (2, 3)) < 0.02 * lost(gradients, keep)
+    assert removal_loss(gradients, (2, 3)) < 0.02 * removal_loss(gradients, keep)
 
 
 # --- reconstruction ---------------------------------------------------------------------------------------------------
@@ -272,7 +278,7 @@ def test_least_squares_is_numpys() -> None:
     rng = np.random.default_rng(0)
     features, targets = rng.normal(size=(50, 4)), rng.normal(size=(50, 3))
     weights = rng.uniform(0.1, 1, size=50)
-    sums = Sums(4, 3)
+    sums = Moments(4, 3)
     for part in (slice(0, 20), slice(20, 50)):
         sums.add(*(torch.tensor(values[part]) for values in (features, targets, weights)))
     root = np.sqrt(weights)[:, None]
@@ -290,7 +296,7 @@ def test_scales_are_numpys() -> None:
     rng = np.random.default_rng(1)
     features, targets = rng.normal(size=(60, 6)), rng.normal(size=(60, 3))
     weight, bias = rng.normal(size=(3, 6)), rng.normal(size=3)
-    sums = Sums(6, 3)
+    sums = Moments(6, 3)
     sums.add(torch.tensor(features), torch.tensor(targets), torch.ones(60, dtype=torch.float64))
     parts = np.stack([features[:, 2 * u : 2 * u + 2] @ weight[:, 2 * u : 2 * u + 2].T for u in range(3)], axis=-1)
     expected = np.linalg.lstsq(parts.reshape(-1, 3), (targets - bias).reshape(-1), rcond=None)[0]
@@ -304,7 +310,7 @@ def test_scales_are_numpys() -> None:
 def test_a_fit_never_raises_the_held_out_error(seed: int, rows: int) -> None:
     """Fewer rows than features, and noise only: most fits must be refused."""
     generator = torch.Generator().manual_seed(seed)
-    train, check = Sums(8, 2), Sums(8, 2)
+    train, check = Moments(8, 2), Moments(8, 2)
     for sums in (train, check):
         sums.add(*(torch.randn(rows, size, generator=generator) for size in (8, 2)), torch.ones(rows))
     start = torch.zeros(2, 9, dtype=torch.float64)
@@ -321,13 +327,13 @@ def test_what_can_be_made_up_for_is_made_up_for(case: FamilyCase, tmp_path: Path
     model, checkpoint = saved(case, tmp_path)
     dense = map_layers(checkpoint.encoder, lambda _, layer: replace(layer, feed_forward=_twice(layer.feed_forward)))
     half = tuple((tuple(range(4)), tuple(range(10))) for _ in dense.distinct_layers)
-    pruned = cut(unpruned(dense), half).encoder
+    pruned = keep_units(unpruned(dense), half).encoder
     data = calibration(model, batches=10, rows=4)
     refitted, fits = reconstruct(dense, pruned, data.batches)
     assert all(part.after <= part.before for part in fits)
     inputs = example_inputs(model, seed=99)
     reference, before, after = (
-        torch_outputs(module_of(checkpoint, encoder), encoder, inputs) for encoder in (dense, pruned, refitted)
+        torch_outputs(slim_module(checkpoint, encoder), encoder, inputs) for encoder in (dense, pruned, refitted)
     )
     assert largest_difference(reference, before) > 0.05
     assert largest_difference(reference, after) < 0.1 * largest_difference(reference, before)
@@ -358,7 +364,7 @@ def test_without_reconstruction_nothing_changes(tmp_path: Path) -> None:
 def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Path) -> None:
     """What was refitted is in the masked checkpoint, and the Hugging Face model computes what the cut network does."""
     model, checkpoint = saved(case, tmp_path / "dense")
-    pruner = Pruner(checkpoint, calibration(model), Settings(method=method))
+    pruner = Pruner(checkpoint, calibration(model), PrunerSettings(method=method))
     costs = flops_costs(checkpoint.encoder, sequence_length=17)
     steps = pruner.prune(Budget("flops", 0.4), costs, 0.4)
     assert len(steps) == (2 if method == "fisher" else 1)
@@ -370,8 +376,8 @@ def test_masked_slim_and_onnx_agree(case: FamilyCase, method: Any, tmp_path: Pat
     assert found.checkpoint.form == "masked"
     inputs = example_inputs(model, seed=5)
     masked = torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)
-    cut_down = torch_outputs(module_of(checkpoint, network.encoder), found.slim, inputs)
-    slim = torch_outputs(module_of(found.checkpoint, found.slim), found.slim, inputs)
+    cut_down = torch_outputs(slim_module(checkpoint, network.encoder), found.slim, inputs)
+    slim = torch_outputs(slim_module(found.checkpoint, found.slim), found.slim, inputs)
     for outputs in (cut_down, slim, onnx_outputs(found.slim, inputs, tmp_path)):
         assert largest_difference(masked, outputs) < 2e-5
     assert largest_difference(torch_outputs(model, checkpoint.encoder, inputs), masked) > 1e-3

@@ -13,7 +13,7 @@ from torch import Tensor
 from exporters.encoder import Attention, ConstantBlock, FeedForward, Layer, Ungated
 from exporters.errors import PlanError, SurgeryError
 from prune_export.facts.plan import LayerPlan
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.zeros import plan_from_zeros
@@ -152,7 +152,7 @@ def test_rule(
     ]
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)
-    slim = module_of(found.checkpoint, found.slim)
+    slim = slim_module(found.checkpoint, found.slim)
     assert largest_difference(reference, torch_outputs(slim, found.slim, inputs)) < 1e-5
     for target in ("portable", "cpu", "cuda"):
         assert largest_difference(reference, onnx_outputs(found.slim, inputs, tmp_path, target=target)) < 1e-5

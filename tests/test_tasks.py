@@ -29,7 +29,7 @@ from prune_export.parity.tolerance import TOLERANCES
 from prune_export.progress import SILENT
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.scores import gate_gradients
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.tasks import LABELLED, SPECS, usual_length
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
@@ -161,7 +161,7 @@ def test_a_made_up_task_needs_its_spec_alone(tmp_path: Path, monkeypatch: pytest
     checkpoint = replace(inspected.checkpoint, task=made_up, encoder=encoder)
     assert usual_length(encoder) == 11
     inputs, wanted = example_inputs(model), torch.tensor([1.0, -1.0, 0.5])
-    slim = module_of(checkpoint, encoder)
+    slim = slim_module(checkpoint, encoder)
     with torch.no_grad():
         expected = (model(**inputs).logits.sum(dim=1) - wanted).square()
         assert slim(**inputs, wanted=wanted).loss.item() == pytest.approx(expected.mean().item(), rel=1e-4)

@@ -20,7 +20,7 @@ from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.features import Feature
 from prune_export.progress import SILENT
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.training.features import Collator
 from prune_export.training.importance import one_window_each, training_calibration
 from prune_export.training.methods.gradual import flops_schedule
@@ -100,8 +100,8 @@ def test_there_and_back_again(case: FamilyCase, tmp_path: Path) -> None:
     network = remaining_network(checkpoint)
     assert network.heads[0] == (0, 2, 3)
     assert network.columns[0] == tuple(column for column in range(20) if column not in (1, 5))
-    model, oracle = module_of(checkpoint, network.encoder), load_reference_model(checkpoint)
-    model, oracle = module_of(checkpoint, network.encoder), load_reference_model(checkpoint)
+    model, oracle = slim_module(checkpoint, network.encoder), load_reference_model(checkpoint)
+    model, oracle = slim_module(checkpoint, network.encoder), load_reference_model(checkpoint)
     inputs = example_inputs(oracle)
 
     def difference(one: Any, other: Any) -> float:

@@ -20,7 +20,7 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import gated, hugging_face_layers
-from prune_export.training.methods.l0 import L0Config, L0Gates, Target
+from prune_export.training.methods.l0 import L0Config, L0Gates, L0Target
 from prune_export.training.methods.l0_gates import at_test_time, lagrangian, probability_open, sample, target_at
 from prune_export.training.run import train
 from prune_export.training.stage import layer_modules
@@ -71,7 +71,7 @@ def test_the_lagrangian_and_its_target_by_hand() -> None:
 # --- on a network --------------------------------------------------------------------------------------------------------
 
 
-def attached(folder: Path, config: L0Config, target: Target, **options: Any) -> tuple[L0Gates, Any, Any]:
+def attached(folder: Path, config: L0Config, target: L0Target, **options: Any) -> tuple[L0Gates, Any, Any]:
     checkpoint = load_checkpoint(folder)
     model = load_reference_model(checkpoint)
     costs = flops_costs(checkpoint.encoder, sequence_length=32)
@@ -86,7 +86,7 @@ def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Pat
     """The oracle multiplies by hooks, where McCarley et al. put their gates."""
     without = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "qa_dropout")
     original = make_model(case, "question-answering", **dict.fromkeys(without, 0.0))
-    method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial_log_alpha=0.3), Target(flops=0.5))
+    method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial_log_alpha=0.3), L0Target(flops=0.5))
     method.set_step(5, 100)
     model.train()  # gates are drawn; there is no dropout
     inputs = example_inputs(model)
@@ -106,8 +106,8 @@ def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Pat
 
 def test_a_step_draws_the_same_whatever_was_drawn_before(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
-    one, _, _ = attached(folder, L0Config(), Target(flops=0.5))
-    other, _, _ = attached(folder, L0Config(), Target(flops=0.5))
+    one, _, _ = attached(folder, L0Config(), L0Target(flops=0.5))
+    other, _, _ = attached(folder, L0Config(), L0Target(flops=0.5))
     one.set_step(7, 100)
     first = [part.gates.uniform for part in one._gated]
     torch.rand(10)
@@ -119,7 +119,7 @@ def test_a_step_draws_the_same_whatever_was_drawn_before(tmp_path: Path) -> None
 
 def test_gates_may_begin_in_the_order_of_their_worth(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
-    method, _, _ = attached(folder, L0Config(initial_log_alpha=2.0), Target(flops=0.5))
+    method, _, _ = attached(folder, L0Config(initial_log_alpha=2.0), L0Target(flops=0.5))
     units = [(torch.linspace(-1, 1, 4) + place, torch.linspace(1, -1, 20) * place) for place in range(3)]
     method.add_to_log_alpha(units)
     for part in method._gated:
@@ -132,7 +132,7 @@ def test_gates_may_begin_in_the_order_of_their_worth(tmp_path: Path) -> None:
 
 def test_the_expected_flops_by_hand(tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
-    method, _, _ = attached(folder, L0Config(), Target(flops=0.5))
+    method, _, _ = attached(folder, L0Config(), L0Target(flops=0.5))
     for part in method._gated:
         part.gates.log_alpha.data.fill_(-50.0)
     method._gated[0].gates.log_alpha.data[1] = 50.0  # one head of three layers of four
@@ -145,7 +145,7 @@ def test_the_expected_flops_by_hand(tmp_path: Path) -> None:
 def test_the_multipliers_bring_the_network_to_its_target(tmp_path: Path) -> None:
     """Without a task, by the contract's parameter groups alone."""
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)
-    method, _, _ = attached(folder, L0Config(), Target(flops=0.4), learning_rate=0.1)
+    method, _, _ = attached(folder, L0Config(), L0Target(flops=0.4), learning_rate=0.1)
     groups = [
         {"params": list(group.parameters), "lr": group.learning_rate, "maximize": group.maximize}
         for group in method.parameter_groups()
@@ -163,15 +163,15 @@ def test_the_multipliers_bring_the_network_to_its_target(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "target"),
     [
-        (L0Config(), Target(flops=0.5)),
-        (L0Config(blocks="feed_forward"), Target(flops=0.8)),
-        (L0Config(blocks="attention"), Target(flops=0.8)),
-        (L0Config(), Target(heads=0.5, columns=0.25)),
-        (L0Config(constraint="penalty"), Target()),
+        (L0Config(), L0Target(flops=0.5)),
+        (L0Config(blocks="feed_forward"), L0Target(flops=0.8)),
+        (L0Config(blocks="attention"), L0Target(flops=0.8)),
+        (L0Config(), L0Target(heads=0.5, columns=0.25)),
+        (L0Config(constraint="penalty"), L0Target()),
     ],
     ids=["jointly", "feed-forward", "attention", "separately", "as the gates are"],
 )
-def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: Target, tmp_path: Path) -> None:
+def test_what_is_folded_is_exactly_the_budget(config: L0Config, target: L0Target, tmp_path: Path) -> None:
     folder = save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path / "model")
     method, model, checkpoint = attached(folder, config, target)
     before = {name: value.clone() for name, value in load_reference_model(checkpoint).state_dict().items()}

@@ -20,7 +20,7 @@ from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.importance import rank_scores
 from prune_export.training.methods import stages_of
 from prune_export.training.methods.movement import FlopsBudget, MovementConfig, MovementPruning
-from prune_export.training.methods.movement_masks import Scores, above, cubic, straight_through, top_k
+from prune_export.training.methods.movement_masks import BlockScores, above, cubic, straight_through, top_k
 from prune_export.training.recipe import ScheduleSection
 from prune_export.training.stage import LayerModules, layer_modules
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
@@ -274,7 +274,7 @@ def test_scores_stand_once_in_the_state_dict(tmp_path: Path) -> None:
         assert len(names) == count * len(layers)
         parameters = {id(parameter) for parameter in model.parameters()}
         assert {id(part) for part in method.parameter_groups()[0].parameters} <= parameters
-        assert len([module for module in model.modules() if isinstance(module, Scores)]) == len(names)
+        assert len([module for module in model.modules() if isinstance(module, BlockScores)]) == len(names)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

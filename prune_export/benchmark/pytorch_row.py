@@ -19,7 +19,7 @@ from prune_export.benchmark.worker import Loaded, read_through
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model, transformers_can_load
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.timing import timed
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -41,7 +41,7 @@ def load(row: Row, conditions: Conditions) -> Loaded:
     if row.kind == "slim":
         encoder = checkpoint.encoder if checkpoint.form == "slim" else operate_on(checkpoint).slim
         cost = cost_of_layers(tuple(map(layer_shape, encoder.layers)), encoder.hidden_size)
-        module: Any = module_of(checkpoint, encoder)
+        module: Any = slim_module(checkpoint, encoder)
         size = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
     else:
         cost = cost_of_model(checkpoint)

@@ -74,7 +74,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
         {
             "files": [CONFIG, PLAN_FILE, SLIM],
             "task": encoder.task,
-            "order": list(encoder.order),
+            "order": list(encoder.layer_indices),
             "layers": [
                 {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
                 for layer in encoder.distinct_layers

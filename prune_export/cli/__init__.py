@@ -1,4 +1,4 @@
-"""The command line, one file a verb. Nothing heavy is imported before a verb runs: `--help` is instant."""
+"""The command line, one file per verb. No large library is imported before a verb runs, so that `--help` is instant."""
 
 import sys
 

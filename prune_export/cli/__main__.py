@@ -1,4 +1,4 @@
-"""`python -m prune_export.cli` is `prune-export`; launchers (torchrun, accelerate launch -m) take it by this name."""
+"""Runs `prune-export` as `python -m prune_export.cli`, the name that launchers (torchrun, accelerate launch -m) take."""
 
 from prune_export.cli.main import entry
 

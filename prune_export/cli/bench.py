@@ -17,16 +17,16 @@ from prune_export.options.bench import BenchOptions
 from prune_export.options.option import Option
 
 
-class Command(Printing, title="output"):
+class BenchCommand(Printing, title="output"):
     output: Annotated[Path | None, Option("write bench.json, bench.md and bench.svg there", "DIR", is_path=True)] = None
     picture: Annotated[Path | None, Option("draw the speed-ups, as .svg or .png", "FILE", is_path=True)] = None
     overwrite: Annotated[bool, Option("replace files that are there, whatever they are")] = False
 
 
-OPTIONS, COMMAND = BenchOptions, Command
+OPTIONS, COMMAND = BenchOptions, BenchCommand
 
 
-def run(given: dict[str, Any], command: Command) -> int:
+def run(given: dict[str, Any], command: BenchCommand) -> int:
     from prune_export.benchmark.files import PICTURE, check_files, write_files, write_picture
     from prune_export.benchmark.picture import can_draw, check_picture
     from prune_export.cli.console import print_bench, progress

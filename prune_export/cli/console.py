@@ -1,4 +1,4 @@
-"""What the verbs print: progress on stderr, results on stdout, for people or as JSON."""
+"""Prints progress on stderr and the verbs' results on stdout, as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ class _Listener:
         self._bars.stop()
 
     def close(self) -> None:
-        """The stage is done: its bar is full."""
+        """Ends the stage, with a full bar."""
         if self._current is not None:
             task = self._bars.tasks[self._bars.task_ids.index(self._current)]
             self._bars.update(self._current, total=task.total or 1, completed=task.total or 1)
             self._current = None
 
 
-class _Left(TimeRemainingColumn):
-    """The time that is left, where the steps to do are known and some are done."""
+class _TimeLeft(TimeRemainingColumn):
+    """The remaining time, where the number of steps is known and some are done."""
 
     def render(self, task: Any) -> Any:
         known = task.total is not None and task.total > 1 and task.time_remaining and not task.finished
@@ -96,7 +96,7 @@ class _Left(TimeRemainingColumn):
 
 
 class _Count(MofNCompleteColumn):
-    """Steps done of steps to do, where those are few enough to mean something."""
+    """The steps done and the steps in all, unless they are bytes."""
 
     def render(self, task: Any) -> Any:
         known = task.total is not None and 1 < task.total < _BYTES_FROM
@@ -105,7 +105,7 @@ class _Count(MofNCompleteColumn):
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
-    """Bars on stderr while the block runs; plain lines where stderr is no terminal."""
+    """Shows bars on stderr while the block runs; plain lines where stderr is no terminal."""
     console = _Console(stderr=True)
     if quiet:
         disable_progress_bars()
@@ -121,7 +121,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         _Count(),
         TimeElapsedColumn(),
-        _Left(),
+        _TimeLeft(),
     )
     bars = Bars(*columns, console=console)
     listener = _Listener(bars)
@@ -133,7 +133,7 @@ def progress(*, quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line a stage, for logs; one that is closed or full stops no work."""
+    """Prints one line per stage, for logs; a log that is closed or full stops no work."""
 
     def stage(self, description: str, total: int | None = None) -> None:  # noqa: ARG002
         say(f"{description} …")
@@ -152,12 +152,13 @@ def _print_json(data: Any) -> None:
 
 
 def print_inspection(inspection: Inspection, printing: Printing) -> None:
-    """The layers and totals of a checkpoint."""
+    """Prints the layers and totals of a checkpoint."""
+    checkpoint = inspection.checkpoint
     if printing.json:
         _print_json(
             {
-                "source": inspection.checkpoint.source_to_json(),
-                "notes": list(inspection.checkpoint.notes),
+                "source": checkpoint.source_to_json(),
+                "notes": list(checkpoint.notes),
                 "task": inspection.slim.task,
                 "plan": plan_to_json(inspection.plan),
                 "summary": inspection.summary.to_json(),
@@ -165,7 +166,6 @@ def print_inspection(inspection: Inspection, printing: Printing) -> None:
         )
     elif not printing.quiet:
         console = _Console()
-        checkpoint = inspection.checkpoint
         kind = network_kind("slim" if checkpoint.form == "slim" else "pytorch", checkpoint.form)
         console.print(f"{checkpoint.source.name}: {kind}, {inspection.slim.task}", highlight=False, soft_wrap=True)
         console.print(summary_table(inspection.summary))
@@ -173,11 +173,11 @@ def print_inspection(inspection: Inspection, printing: Printing) -> None:
         for note in checkpoint.notes:
             console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
         if inspection.summary.is_dense:
-            console.print(f"Nothing is pruned in '{inspection.checkpoint.source.name}'.", highlight=False)
+            console.print(f"Nothing is pruned in '{checkpoint.source.name}'.", highlight=False)
 
 
 def print_export(result: ExportResult, printing: Printing) -> None:
-    """The finished export."""
+    """Prints a finished export."""
     if printing.json:
         _print_json(
             {**result.record, "folder": str(result.folder), "path": str(result.model), "notes": list(result.notes)}
@@ -193,7 +193,7 @@ def print_export(result: ExportResult, printing: Printing) -> None:
 
 
 def print_parity(report: ParityReport, printing: Printing) -> None:
-    """A parity report."""
+    """Prints a parity report."""
     if printing.json:
         _print_json(report.to_json() | {"failures": report.problems()})
     elif not printing.quiet:
@@ -209,9 +209,10 @@ def _print_parity(console: Console, report: ParityReport) -> None:
 def print_evaluation(
     evaluation: Evaluation, written: Sequence[Path], failures: Sequence[str], printing: Printing
 ) -> None:
-    """All models' figures beside each other."""
+    """Prints the metrics of all models side by side."""
     if printing.json:
-        _print_json(evaluation.to_json() | {"predictions": [str(path) for path in written], "failures": list(failures)})
+        files = {"predictions": [str(path) for path in written]}
+        _print_json(evaluation.to_json() | files | {"failures": list(failures)})
     elif not printing.quiet:
         console = _Console()
         _print_evaluation(console, evaluation)
@@ -229,7 +230,7 @@ def _print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 def print_bench(report: BenchReport, written: Sequence[Path], notes: Sequence[str], printing: Printing) -> None:
-    """A benchmark."""
+    """Prints the report of a benchmark."""
     from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
 
     if printing.json:
@@ -246,12 +247,16 @@ def print_bench(report: BenchReport, written: Sequence[Path], notes: Sequence[st
 
 
 def print_pruned(results: Sequence[PruneResult], printing: Printing) -> None:
-    """The masked checkpoints that were written."""
+    """Prints the results of pruning, one per budget."""
     if printing.json:
-        data = [
-            {"folder": str(result.folder), "plan": plan_to_json(result.plan), **result.record} for result in results
-        ]
-        _print_json({"results": data})
+        _print_json(
+            {
+                "results": [
+                    {"folder": str(result.folder), "plan": plan_to_json(result.plan), **result.record}
+                    for result in results
+                ]
+            }
+        )
     elif not printing.quiet:
         from prune_export.cli.tables.pruning import budget_lines
 
@@ -264,7 +269,7 @@ def print_pruned(results: Sequence[PruneResult], printing: Printing) -> None:
 
 
 def print_trained(result: TrainResult, printing: Printing) -> None:
-    """The run's final checkpoint."""
+    """Prints the results of a training."""
     if printing.json:
         _print_json(
             {"folder": str(result.folder), "final": str(result.final), "published": list(map(str, result.published))}
@@ -274,7 +279,7 @@ def print_trained(result: TrainResult, printing: Printing) -> None:
         )
     elif not printing.quiet:
         console = _Console()
-        for name, summary in _budgets(result):
+        for name, summary in _named_summaries(result):
             if len(result.summaries) > 1:
                 console.print(name, style="bold", highlight=False)
             console.print(summary_table(summary))
@@ -292,15 +297,15 @@ def print_trained(result: TrainResult, printing: Printing) -> None:
             say(f"prune-export: warning: {warning}")
 
 
-def _budgets(result: TrainResult) -> list[tuple[str, Summary]]:
-    """A table for each budget, or for the only result."""
+def _named_summaries(result: TrainResult) -> list[tuple[str, Summary]]:
+    """Returns the summary of each budget, or that of the only result, with its name."""
     if not result.summaries:
         return [(result.final.name, result.summary)]
     return [(path.name, summary) for path, summary in zip(result.published, result.summaries, strict=True)]
 
 
 def print_dry_run(planned: DryRun, printing: Printing) -> None:
-    """What a training would do."""
+    """Prints the plan of a training."""
     if printing.json:
         _print_json(planned.to_json())
     elif not printing.quiet:
@@ -313,13 +318,13 @@ def print_dry_run(planned: DryRun, printing: Printing) -> None:
 
 
 def print_profile(table: LatencyTable, printing: Printing) -> None:
-    """The measured blocks."""
+    """Prints a latency table."""
     if printing.json:
         _print_json(table.to_json())
     elif not printing.quiet:
         from prune_export.cli.tables.pruning import latency_tables
 
         console = _Console()
-        for part in latency_tables(table):
-            console.print(part)
+        for blocks_table in latency_tables(table):
+            console.print(blocks_table)
         console.print(f"The rest of the network: {table.rest:.3f} ms", highlight=False)

@@ -9,7 +9,7 @@ from prune_export.options.evaluate import EvaluateOptions
 from prune_export.options.option import Option
 
 
-class Command(Printing, title="results"):
+class EvaluateCommand(Printing, title="results"):
     predictions: Annotated[
         Path | None, Option("also write the answers, as the official scripts", "FILE", is_path=True)
     ] = None
@@ -19,10 +19,10 @@ class Command(Printing, title="results"):
 EPILOG = """\
 Exit code 4 if a model scores below --fail-below, after printing and writing everything.
 """
-OPTIONS, COMMAND = EvaluateOptions, Command
+OPTIONS, COMMAND = EvaluateOptions, EvaluateCommand
 
 
-def run(given: dict[str, Any], command: Command) -> int:
+def run(given: dict[str, Any], command: EvaluateCommand) -> int:
     from exporters.errors import QualityError
     from prune_export.cli.console import print_evaluation, progress
     from prune_export.evaluation.prediction_files import check_predictions, write_predictions
@@ -46,7 +46,7 @@ def run(given: dict[str, Any], command: Command) -> int:
 
 
 def parse_limits(words: list[str]) -> dict[str, float]:
-    """`METRIC=X` by metric.
+    """Returns the limits in words of the form `METRIC=X`, by metric.
 
     Raises:
         UsageError: a word has another form, or X is not a finite number.

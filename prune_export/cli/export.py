@@ -10,14 +10,14 @@ from prune_export.options.export import ExportOptions
 from prune_export.options.option import Option
 
 
-class Command(Printing):
+class ExportCommand(Printing):
     dry_run: Annotated[bool, Option("show what would be removed, write nothing", group="output")] = False
 
 
-OPTIONS, COMMAND = ExportOptions, Command
+OPTIONS, COMMAND = ExportOptions, ExportCommand
 
 
-def run(given: dict[str, Any], command: Command) -> int:
+def run(given: dict[str, Any], command: ExportCommand) -> int:
     from exporters.errors import UsageError
 
     if command.dry_run:
@@ -28,7 +28,7 @@ def run(given: dict[str, Any], command: Command) -> int:
     return _export(given, command)
 
 
-def _export(given: dict[str, Any], command: Command) -> int:
+def _export(given: dict[str, Any], command: ExportCommand) -> int:
     from prune_export.cli.console import print_export, progress
     from prune_export.verbs.export import export
 

@@ -1,4 +1,4 @@
-"""The log on stderr: with `--verbose` all that the package says, otherwise its warnings, with `--quiet` nothing."""
+"""Shows the package's log on stderr: all of it with `--verbose`, nothing with `--quiet`, otherwise its warnings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Brief(logging.Formatter):
 
 @contextmanager
 def logs(options: Printing) -> Iterator[None]:
-    """While the block runs, what is logged is shown as `options` say; with `--quiet` other libraries are silent, too."""
+    """Shows the log by `options` while the block runs; with `--quiet` other libraries are silenced as well."""
     handler = _Handler()
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s") if options.verbose else _Brief()
@@ -57,7 +57,7 @@ def _shown(name: str, handler: logging.Handler, level: int) -> Iterator[None]:
 
 @contextmanager
 def _others_silent() -> Iterator[None]:
-    """Other libraries' log lines and Python's warnings are not shown; warnings that are errors stay errors."""
+    """Hides other libraries' log lines and Python's warnings while the block runs; warnings that are errors stay errors."""
     from transformers.utils import logging as transformers_logging
 
     show, verbosity, disabled = warnings.showwarning, transformers_logging.get_verbosity(), logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""`prune-export`: finds the verb, runs it, and turns errors into one line and an exit code.
+"""Runs the command line `prune-export`: finds the verb, runs it, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage, 3 parity failed, 4 below a quality limit,
 130 interrupted (Ctrl-C), 143 terminated.
@@ -32,9 +32,9 @@ from prune_export.cli.printing import say
 
 
 class Verb(Protocol):
-    """A module of this package that is a verb; its docstring is the verb's description.
+    """A module of this package with a verb; its docstring is the verb's description.
 
-    `OPTIONS` are the dataclass of the public function's options, `COMMAND` of those that only the command line has.
+    `OPTIONS` is the dataclass of the public function's options, `COMMAND` that of the options of the command line alone.
     """
 
     __doc__: str | None
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verb_module(verb: str) -> Verb:
-    """Imports the verb's module: the options of the other verbs would take time."""
+    """Imports the verb's module alone, because those of the other verbs take time."""
     module: Any = import_module(f"prune_export.cli.{verb}")
     return cast(Verb, module)
 
@@ -162,7 +162,7 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 def _with_notes(message: str, stop: BaseException) -> str:
-    """Adds what the transaction noted on the way: whether the output had been put in place."""
+    """Adds the notes of the transaction: whether the output had been put in place."""
     from prune_export.files.transaction import last_completed
 
     notes = getattr(stop, "__notes__", [])
@@ -172,18 +172,18 @@ def _with_notes(message: str, stop: BaseException) -> str:
 
 
 def _register_tokens(words: Sequence[str], known: Collection[str]) -> None:
-    """Tells what stands after --token, or after what may have been meant for it, before anything is said about the words.
+    """Registers the word after --token, or after a misspelling of it, as a secret, before any message quotes the words.
 
-    `known` are the options that the verb has.
+    `known` are the verb's options.
     """
     for word, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = word.partition("=")
         if option == "--token":
             secrets.register(value or following)
         elif _DASHES.match(option) and option not in known and _may_be_token(option):
-            for part in (value, re.split("token", option, maxsplit=1, flags=re.IGNORECASE)[-1], following):
-                if not _DASHES.match(part):
-                    secrets.register(part)
+            for candidate in (value, re.split("token", option, maxsplit=1, flags=re.IGNORECASE)[-1], following):
+                if not _DASHES.match(candidate):
+                    secrets.register(candidate)
 
 
 def _may_be_token(option: str) -> bool:
@@ -200,14 +200,14 @@ def _warn_of_shared_package() -> None:
 
 
 def _with_homes(given: dict[str, Any]) -> dict[str, Any]:
-    """Puts the home in place of `~`, which the shell leaves where it knows none: no folder is ever called that."""
+    """Replaces `~` in paths by the home, where the shell has left it as it is."""
     from prune_export.files.reading import expanded
 
     return {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with an option."""
+    """A parser whose errors are one line."""
 
     json = False
 
@@ -253,9 +253,9 @@ class _Version(argparse.Action):
 
 
 def entry() -> None:
-    """The installed command: ends the process at once.
+    """Runs the installed command, and ends the process without Python's own clean-up.
 
-    Taking torch and transformers apart module by module costs Python most of a second, for nothing.
+    Unloading torch and transformers module by module would take Python most of a second.
     """
     _open_standard_files()
     try:
@@ -275,9 +275,9 @@ def entry() -> None:
 
 
 def _open_standard_files() -> None:
-    """Lets no file that is opened later be taken for stdout or stderr, where those were closed.
+    """Opens stdin, stdout and stderr where they were closed, so that no later file gets their numbers.
 
-    What an encoding has no sign for is printed as "?".
+    Characters that stdout's encoding lacks are printed as "?".
     """
     for number in range(3):
         try:

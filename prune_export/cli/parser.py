@@ -1,4 +1,4 @@
-"""An argument parser made of dataclasses of options."""
+"""Makes argument parsers of dataclasses of options."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prune_export.options.ranges import Range
 
 
 class NumberError(argparse.ArgumentTypeError):
-    """A word is no number, or one that the option cannot take: one line, without the usage of the whole verb."""
+    """A word is no number, or is out of the option's range; it is reported without the hint at `--help`."""
 
 
 def add_options(parser: argparse.ArgumentParser, *kinds: Any) -> None:
-    """Adds the options of the dataclasses `kinds`. What parsing finds holds those only that are given."""
+    """Adds the options of the dataclasses `kinds`. The parsed namespace holds only the options that are given."""
     groups: dict[str, Any] = {}
     exclusive: dict[str, Any] = {}
     fields = [field for kind in kinds for field in fields_of(kind) if isinstance(field.option, Option)]
@@ -64,7 +64,7 @@ def _type(option: Option) -> Callable[[str], Any] | None:
 
 
 def number(allowed: Range) -> Callable[[str], int | float]:
-    """The `type` of every option that takes a number: one in the range `allowed`, or one line says what was expected."""
+    """Returns the `type` of an option that takes a number in the range `allowed`; its error says what was expected."""
 
     def parse(text: str) -> int | float:
         try:
@@ -76,7 +76,7 @@ def number(allowed: Range) -> Callable[[str], int | float]:
 
 
 def path(text: str) -> Path:
-    """Parses a path, which an empty string is not: it would be the working directory."""
+    """Parses a path. An empty string is refused: it would be the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path; found an empty string")
     return Path(text)

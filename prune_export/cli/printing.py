@@ -1,4 +1,4 @@
-"""What is printed arrives, or one line says that it did not."""
+"""Prints lines and results, and reports in one line where a result cannot be printed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def say(line: str) -> None:
 
 @contextmanager
 def reporting(options: Printing, *, optional: bool) -> Iterator[None]:
-    """Around the printing of a verb's result.
+    """Reports errors of printing a verb's result in the block.
 
-    `optional` where the work lies in files, or the exit code tells the verdict: it is done whether it can be told or not.
+    With `optional` they are a warning, because the work is in files or the exit code gives the verdict.
 
     Raises:
-        OutputError: stdout is closed or full, and the report is all that there is.
-        BrokenPipeError: the reader is gone, likewise.
+        OutputError: stdout is closed or full, and the printed result is the only one.
+        BrokenPipeError: the reader of stdout is gone, and the printed result is the only one.
     """
     if options.quiet and not options.json:
         yield

@@ -15,7 +15,7 @@ Several processes: torchrun --nproc-per-node 2 -m prune_export.cli train recipe.
 """
 
 
-class Command(Printing):
+class TrainCommand(Printing):
     model: Annotated[str | None, Option("the recipe's model: a checkpoint's folder, or a hub id", "M")] = None
     output: Annotated[Path | None, Option("the recipe's output, the folder of the run", "DIR", is_path=True)] = None
     dry_run: Annotated[
@@ -24,10 +24,10 @@ class Command(Printing):
     ] = False
 
 
-OPTIONS, COMMAND = TrainOptions, Command
+OPTIONS, COMMAND = TrainOptions, TrainCommand
 
 
-def run(given: dict[str, Any], command: Command) -> int:
+def run(given: dict[str, Any], command: TrainCommand) -> int:
     import os
 
     from prune_export.cli.console import print_dry_run, print_trained, progress
@@ -54,7 +54,7 @@ def run(given: dict[str, Any], command: Command) -> int:
 
 
 def _quieten() -> None:
-    """Leaves out what other libraries have to say."""
+    """Silences other libraries' log lines and warnings."""
     import logging
     import warnings
 

@@ -9,15 +9,15 @@ from prune_export.options.option import Option
 from prune_export.options.verify import VerifyOptions
 
 
-class Command(Printing):
+class VerifyCommand(Printing):
     junit: Annotated[Path | None, Option("also write the cases as JUnit XML", "FILE", is_path=True)] = None
     overwrite: Annotated[bool, Option("replace FILE, whatever it is")] = False
 
 
-OPTIONS, COMMAND = VerifyOptions, Command
+OPTIONS, COMMAND = VerifyOptions, VerifyCommand
 
 
-def run(given: dict[str, Any], command: Command) -> int:
+def run(given: dict[str, Any], command: VerifyCommand) -> int:
     from exporters.errors import ParityError
     from prune_export.cli.console import print_parity, progress
     from prune_export.outputs.report import check_report

@@ -1,1 +1,1 @@
-"""The tasks' official metrics, and answers decoded as the official code does."""
+"""The tasks' official metrics, and answers decoded as in the official code."""

@@ -1,4 +1,4 @@
-"""Several models on the same data, one after the other."""
+"""Evaluates several models on the same data, one after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from prune_export.options.evaluate import EvaluateOptions, EvaluationData
 
 
 def evaluate_models(options: EvaluateOptions) -> Evaluation:
-    """Runs each model on the data; see `prune_export.evaluate`."""
+    """Runs each model on the data.
+
+    Raises:
+        PruneExportError: see `prune_export.evaluate`.
+    """
     paths = [options.models] if isinstance(options.models, str | Path) else list(options.models)
     if not paths:
         raise UsageError("no model; expected one or more")
@@ -57,14 +61,14 @@ def evaluate_models(options: EvaluateOptions) -> Evaluation:
 
 
 def check_limits(data: Data, limits: Mapping[str, float]) -> None:
-    """Checks that `limits` are of metrics that `data` gives, before any model runs.
+    """Checks that `data` gives the metrics of `limits`, before any model runs.
 
     Raises:
         UsageError: a name is unknown, or a value is a fraction where all metrics are percentages.
     """
     names = percentages(data)
     if isinstance(data, TextData) and data.glue == OWN and are_numbers(data.words):
-        names = (*names, *OWN_NUMBERS.metrics)  # which of both, the model decides
+        names = (*names, *OWN_NUMBERS.metrics)  # the model decides which of both
     for name, value in limits.items():
         if name not in names:
             raise UsageError(f"--fail-below {name}={value:g}: {data.name} gives {', '.join(names)}")
@@ -75,7 +79,7 @@ def check_limits(data: Data, limits: Mapping[str, float]) -> None:
 
 
 def check_metrics(result: ModelResult, limits: Mapping[str, float], others: Sequence[ModelResult]) -> None:
-    """Checks that a model has the metrics that have limits, and those of `others`.
+    """Checks that a model's result has all metrics of `limits`, and the same source of metrics as `others`.
 
     Raises:
         UsageError: it has not.
@@ -106,7 +110,7 @@ def _prepared(options: EvaluationData) -> Data:
 
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Sets the number of threads inside PyTorch's operations while the block runs."""
+    """Sets the number of PyTorch's threads within an operation while the block runs."""
     if threads is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""`prune_export.evaluate`: official metrics of any model that can be run, on real data."""
+"""Evaluates one network on labelled data with the official metrics."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def evaluate_network(
     provider: str | None = None,
     progress: Progress = SILENT,
 ) -> ModelResult:
-    """Evaluates one opened network on examples that have been read.
+    """Runs an opened network on examples that have been read, and computes the metrics.
 
     Raises:
-        UnsupportedError: the network has not the outputs that the task needs, or other classes than the data.
+        UnsupportedError: the network lacks an output that the task needs, or has other classes than the data.
         CheckpointError, UsageError, OutputError: see `evaluate`.
     """
     check_outputs(network, data.task)
@@ -76,7 +76,7 @@ def evaluate_network(
 def evaluation_features(
     data: Data, folder: Path, tokenizer: Any, settings: EvaluationSettings
 ) -> tuple[Data, tuple[int, ...], tuple[Feature, ...]]:
-    """Returns the data with the classes of the model in `folder`, the class per label, and the features.
+    """Returns the data with the classes of the model in `folder`, the class of each label, and the features.
 
     Raises:
         UnsupportedError, UsageError: the labels are not the model's, or a length is out of range or leaves no room.
@@ -112,8 +112,7 @@ def check_outputs(network: Network, task: Task) -> None:
 def _answers(data: QuestionData, features: Sequence[Feature], rows: Sequence[Row]) -> list[SquadAnswer]:
     windows = windows_of(features, rows, len(data.examples))
     return [
-        best_answer(example.context, windows_of_example)
-        for example, windows_of_example in zip(data.examples, windows, strict=True)
+        best_answer(example.context, of_example) for example, of_example in zip(data.examples, windows, strict=True)
     ]
 
 

@@ -1,8 +1,8 @@
-"""Answers as transformers' question-answering pipeline gives them: the same texts, places and scores.
+"""Answers like those of transformers' question-answering pipeline: the same texts, positions and scores.
 
-Of each window of a context, start and end logits of the context's tokens and of [CLS] become probabilities, and a span
-scores their product. The 12 best spans of a window are widened to whole words; spans of one text, whatever its case, add up
-over all windows. "No answer" scores what [CLS] does in the window where that is least.
+In each window of a context, start and end logits of the context's tokens and of [CLS] become probabilities, and the score
+of a span is their product. The 12 best spans of a window are widened to whole words. The scores of spans with the same text,
+whatever its case, add up over all windows. The score of "no answer" is the lowest score of [CLS] over all windows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(slots=True)
 class PipelineAnswer:
-    """`start` and `end` are characters of the context, `end` exclusive; `score` is from 0 to 1."""
+    """An answer. `start` and `end` are characters of the context, `end` exclusive; `score` is from 0 to 1."""
 
     answer: str
     score: float
@@ -43,8 +43,8 @@ def pipeline_answer(
 ) -> PipelineAnswer:
     """Returns the best answer over all `windows` of one context.
 
-    The windows hold the ranges of words. An answer has at most `max_answer_length` tokens before it is widened. "" is the
-    answer where no span is possible, and with `may_be_nothing` where that scores more than every span.
+    The windows hold the ranges of words. An answer has at most `max_answer_length` tokens before it is widened. It is ""
+    where no span is possible, and with `may_be_nothing` where that scores higher than every span.
     """
     answers: dict[str, PipelineAnswer] = {}
     nothing = 1.0
@@ -53,9 +53,10 @@ def pipeline_answer(
         nothing = min(nothing, float(start[feature.cls] * end[feature.cls]))
         start[feature.cls] = end[feature.cls] = 0.0
         for first, last, score in _best_spans(start, end, max_answer_length):
-            place = _characters(feature, first, last)
-            text = context[slice(*place)]
-            answers.setdefault(text.lower(), PipelineAnswer(text, 0.0, *place)).score += score
+            start_character, end_character = _characters(feature, first, last)
+            text = context[start_character:end_character]
+            new = PipelineAnswer(text, 0.0, start_character, end_character)
+            answers.setdefault(text.lower(), new).score += score
     candidates = list(answers.values()) or [PipelineAnswer("", 0.0, 0, 0)]
     if may_be_nothing:
         candidates.append(PipelineAnswer("", nothing, 0, 0))
@@ -70,7 +71,7 @@ def _probabilities(feature: Feature, logits: Logits) -> Numbers:
 
 
 def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, int, float]]:
-    """Returns first token, last token and score of the best spans, the best first; those that score 0 are none."""
+    """Returns first token, last token and score of the best spans, the best first, without those that score 0."""
     length = len(start)
     scores = np.zeros((min(longest, length), length))  # [tokens - 1, first token]
     for more in range(len(scores)):
@@ -79,14 +80,14 @@ def _best_spans(start: Numbers, end: Numbers, longest: int) -> list[tuple[int, i
     best = np.argpartition(-flat, _BEST)[:_BEST] if flat.size > _BEST else np.arange(flat.size)
     best = best[np.argsort(-flat[best], kind="stable")]
     return [
-        (int(place % length), int(place % length + place // length), float(flat[place]))
-        for place in best
-        if flat[place]
+        (int(index % length), int(index % length + index // length), float(flat[index]))
+        for index in best
+        if flat[index]
     ]
 
 
 def _characters(feature: Feature, first: int, last: int) -> tuple[int, int]:
-    """Returns the range of the words that begin with token `first` and end with token `last`, or of tokens without words."""
+    """Returns the characters of the words from token `first` to token `last`; of the tokens where they have no words."""
     assert feature.offsets is not None
     assert feature.words is not None
     ranges = feature.words if min(feature.words[first, 0], feature.words[last, 0]) >= 0 else feature.offsets

@@ -1,4 +1,4 @@
-"""Predictions as files that the official scripts read."""
+"""Writes predictions as files that the official scripts read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prune_export.outputs.report import check_report, write_report
 
 
 def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite: bool) -> None:
-    """Finds out before the work whether the predictions of `models` on `data` can be written.
+    """Checks, before any model runs, that the predictions of `models` on `data` can be written.
 
     Raises:
         OutputError: a file is there already, and `overwrite` is not given; it is one that is read; or it cannot be written.
@@ -26,8 +26,8 @@ def check_predictions(models: Sequence[str], data: str, path: Path, *, overwrite
 def write_predictions(evaluation: Evaluation, path: Path, *, overwrite: bool = False) -> tuple[Path, ...]:
     """Writes `{id: answer}` to `path`, and for SQuAD 2.0 `{id: odds}` (--na-prob-file) beside it; returns the files.
 
-    `path` is `predictions.json`, say: the odds go to `predictions.null_odds.json`. With several models each has files of its
-    own, with its name before the ending: `predictions.minilm.json`, `predictions.minilm.null_odds.json`.
+    For `predictions.json` the odds are in `predictions.null_odds.json`. With several models each has files of its own, with
+    its name before the ending: `predictions.minilm.json`, `predictions.minilm.null_odds.json`.
 
     Raises:
         OutputError: a file is there already, and `overwrite` is not given, or it cannot be written.
@@ -54,7 +54,7 @@ def _odds(path: Path) -> Path:
 def short_names(models: Sequence[str]) -> tuple[str, ...]:
     """Returns names of the models for tables: the last part of their paths if that is unique, otherwise the whole path.
 
-    A model that stands there twice gets a number.
+    A model that is listed twice gets a number.
     """
     last = [Path(model).name or model for model in models]
     short = last if len(set(last)) == len(set(models)) else [model.strip("/.") for model in models]

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The results of an evaluation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _COUNTS = ("total", "HasAns_total", "NoAns_total", "best_exact_thresh", "best_f1
 class ModelResult:
     """One model's figures.
 
-    `metrics` has the official script's keys; all are percentages but the totals and thresholds. `predictions` are answers,
-    or labels by name (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are what its script
-    calls na-probs. `sequences` is how many windows or texts were run, in `seconds`, loading and tokenizing left out.
-    `metric` is as for `Evaluation`; `notes` say how the data's labels were read for this model. `kind` and `form` are the
-    network's (`prune_export.network.opening.Network`).
+    `metrics` has the official script's keys; all but the totals and thresholds are percentages. `predictions` are answers,
+    or names of labels (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are the na-probs of its
+    script. `sequences` is the number of windows or texts that ran in `seconds`, which count neither loading nor tokenizing.
+    `metric` is as for `Evaluation`. `notes` say how the data's labels were read for this model. `kind` and `form` are those
+    of the network (`prune_export.network.opening.Network`).
     """
 
     model: str
@@ -53,11 +53,11 @@ class ModelResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All models on one data set; `metric` says whose figures these are: "squad", "squad_v2", "mrqa", "sst2", …, or
-    "classification" and "regression" for somebody's own texts.
+    """The results of all models on one data set.
 
-    `split` is the part that was read, None where there are none. `examples` of `total` were judged, drawn by `seed` (None:
-    all). `notes` say what the reader left out or mended.
+    `metric` names the source of the metrics: "squad", "squad_v2", "mrqa", "sst2", …, or "classification" and "regression"
+    for the user's own texts. `split` is the split that was read (None: the data has none). `examples` of `total` were
+    judged, drawn by `seed` (None: all). `notes` say what the reader left out or mended.
     """
 
     data: str
@@ -86,7 +86,7 @@ class Evaluation:
 
     @checked
     def below(self, limits: Mapping[str, float]) -> tuple[str, ...]:
-        """Lists, one per line, where a model scores less than `limits` by metric.
+        """Returns a line for each model and metric whose value is below its limit; `limits` are by metric.
 
         Raises:
             UsageError: there is no such metric.
@@ -105,12 +105,12 @@ class Evaluation:
 
 
 def metric_of(data: Data) -> str:
-    """Names the source of the metrics by which `data` is judged."""
+    """Returns the name of the source of the metrics by which `data` is judged."""
     return data.style if isinstance(data, QuestionData) else data.glue.name
 
 
 def percentages(data: Data) -> tuple[str, ...]:
-    """Names of the metrics that `data` gives and that a limit can be set for."""
+    """Returns the names of the metrics of `data` for which a limit can be set."""
     if not isinstance(data, QuestionData):
         return data.glue.metrics
     if data.style != "squad_v2":

@@ -27,8 +27,8 @@ def run_features(
 ) -> list[Row]:
     """Returns the network's outputs per feature, in the order of the features.
 
-    A row is `[length, …]` without the padding where the outputs are `per_token`, else what there is for a sequence.
-    `advance` is told how many features are done.
+    A row is `[length, …]` without the padding where the outputs are `per_token`, otherwise the output of the sequence.
+    `advance` is called with the number of features of each batch.
 
     Raises:
         OutputError: an output is not finite, or the network cannot run.

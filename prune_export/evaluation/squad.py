@@ -1,8 +1,8 @@
 """The official metrics of SQuAD 1.1 (evaluate-v1.1.py; MRQA's script has the same) and 2.0 (evaluate-v2.0.py).
 
-Written here and not taken from torchmetrics, whose `squad` is neither: two answers that are both empty after
-normalisation ("the" and "a") have F1 1 there, as in version 2.0, and 0 in the script of version 1.1; it adds up in float32
-(SQuAD's figures then differ in the fifth digit); it raises for a question without an answer, and knows no version 2.0.
+They are not taken from torchmetrics, whose `squad` is neither: two answers that are both empty after normalisation ("the"
+and "a") have F1 1 there, as in version 2.0, and 0 in the script of version 1.1. It adds up in float32 (SQuAD's figures then
+differ in the fifth digit), raises for a question without an answer, and has no version 2.0.
 
 All scores are percentages.
 """
@@ -24,7 +24,7 @@ _PUNCTUATION = dict.fromkeys(map(ord, string.punctuation))  # ASCII only: typogr
 
 
 def normalize_answer(text: str) -> str:
-    """Normalizes a text: lower case, without ASCII punctuation and the words "a", "an", "the", with single spaces."""
+    """Returns a text in lower case, without ASCII punctuation and the words "a", "an", "the", with single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -79,9 +79,9 @@ def squad_v2_scores(
 ) -> Scores:
     """Returns the metrics of SQuAD 2.0 under the official script's keys and in its order.
 
-    `predictions` are texts by the questions' ids, "" for "no answer". `null_odds` say how sure the model is that there is
-    no answer (--na-prob-file): above `threshold` (--na-prob-thresh, 1.0 there) that counts as its answer, and `best_*` are
-    given.
+    `predictions` are texts by the questions' ids, "" for "no answer". `null_odds` measure how sure the model is that there
+    is no answer (--na-prob-file): above `threshold` (--na-prob-thresh, 1.0 there) "no answer" counts as its answer. Only
+    with `null_odds` the metrics include `best_*`.
 
     Raises:
         DataError: a question has no prediction (the script ends with a KeyError), or there is no question.
@@ -97,14 +97,14 @@ def squad_v2_scores(
         golds = [answer for answer in question.answers if normalize_answer(answer)] or [""]
         exact[question.id] = _best(exact_match, golds, predictions[question.id])
         f1[question.id] = _best(token_f1_or_empty, golds, predictions[question.id])
-    # With an answer is what has answers in the file, even if their normal form is empty.
+    # A question has an answer if the file has one, even if its normal form is empty.
     has_answer = {question.id: bool(question.answers) for question in questions}
     judged_exact = _with_threshold(exact, odds, has_answer, threshold)
     judged_f1 = _with_threshold(f1, odds, has_answer, threshold)
     totals: Scores = _averages(judged_exact, judged_f1, list(has_answer))
     for prefix, answerable in (("HasAns", True), ("NoAns", False)):
-        if part := [identifier for identifier, has in has_answer.items() if has is answerable]:
-            totals |= {f"{prefix}_{key}": value for key, value in _averages(judged_exact, judged_f1, part).items()}
+        if subset := [identifier for identifier, has in has_answer.items() if has is answerable]:
+            totals |= {f"{prefix}_{key}": value for key, value in _averages(judged_exact, judged_f1, subset).items()}
     if null_odds is not None:
         for key, scores in (("best_exact", exact), ("best_f1", f1)):
             totals[key], totals[f"{key}_thresh"] = _best_threshold(predictions, scores, null_odds, has_answer)
@@ -124,11 +124,11 @@ def _with_threshold(
     }
 
 
-def _averages(exact: Scores, f1: Scores, part: Sequence[str]) -> Scores:
-    total = len(part)
+def _averages(exact: Scores, f1: Scores, identifiers: Sequence[str]) -> Scores:
+    total = len(identifiers)
     return {
-        "exact": 100 * sum(exact[identifier] for identifier in part) / total,
-        "f1": 100 * sum(f1[identifier] for identifier in part) / total,
+        "exact": 100 * sum(exact[identifier] for identifier in identifiers) / total,
+        "f1": 100 * sum(f1[identifier] for identifier in identifiers) / total,
         "total": total,
     }
 
@@ -138,8 +138,8 @@ def _best_threshold(
 ) -> tuple[float, float]:
     """Returns the best score that any threshold on `odds` reaches, and the threshold (`find_best_thresh`).
 
-    Begins with "no answer" everywhere and lets questions answer one by one, in the order of their odds. Equal odds keep
-    their order in `odds`, and the score between two of them counts though no threshold parts them: the script does so too.
+    It starts with "no answer" to all questions and lets them be answered one by one, in the order of their odds. Equal odds
+    keep their order in `odds`. The score between two of them counts, though no threshold separates them, as in the script.
     """
     current: float = sum(not has for has in has_answer.values())
     best, threshold = current, 0.0

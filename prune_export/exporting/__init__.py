@@ -1,1 +1,1 @@
-"""The export of a checkpoint that has been read."""
+"""The export of a loaded checkpoint."""

@@ -1,4 +1,4 @@
-"""The export of a checkpoint that has been read: written as ONNX, and compared with the original."""
+"""Exports a loaded checkpoint: writes it as ONNX, and compares it with the original."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from prune_export.parity.verdict import ParityReport
 from prune_export.parity.workers import workers
 from prune_export.progress import SILENT, Progress
 from prune_export.quantization.attempts import Attempt, attempts
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 
 _log = logging.getLogger("prune_export")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """A finished export. `parity` is None if it was not requested; `notes` are what the user should know."""
+    """A finished export. `parity` is None if it was not checked; `notes` are for the user to read."""
 
     folder: Path
     model: Path
@@ -68,7 +68,7 @@ def copied_files(checkpoint: Checkpoint, destination: Destination) -> tuple[str,
 
     Raises:
         CheckpointError: one of them is a link that leads out of the checkpoint's folder.
-        OutputError: `destination` is the checkpoint's own folder, or holds what is not to be replaced.
+        OutputError: `destination` is the checkpoint's own folder, or holds files that must not be replaced.
     """
     folder = checkpoint.source.folder
     destination.refuse_source(folder)
@@ -92,8 +92,8 @@ def export_checkpoint(
 ) -> ExportResult:
     """Writes the slim network of `checkpoint` as ONNX to `destination`, with the files `copied` and the record.
 
-    Everything is prepared aside, compared with the Hugging Face model as `proof` says (None: not at all), and then moved
-    into place.
+    All files are prepared in a folder aside, compared with the Hugging Face model under the conditions of `proof` (None: not
+    compared), and then moved into place.
 
     Raises:
         ParityError: the model does not answer like the original; nothing was written.
@@ -176,7 +176,7 @@ def _compare(
         reference,
         {
             ONNX_COMPARISON: (session.run, tolerance),
-            SLIM_COMPARISON: slim_candidate(module_of(inspection.checkpoint, inspection.slim), inspection.slim),
+            SLIM_COMPARISON: slim_candidate(slim_module(inspection.checkpoint, inspection.slim), inspection.slim),
         },
         provider=provider,
         padding=target.layout != "packed",
@@ -193,7 +193,7 @@ def _notes(
     has_tokenizer: bool,
     why_no_text: str | None,
 ) -> Iterator[str]:
-    """Yields what the user should know."""
+    """Yields the notes for the user."""
     if inspection.summary.is_dense:
         yield f"nothing is pruned in '{inspection.checkpoint.source.name}': it was exported as it is"
     folder = inspection.checkpoint.source.folder

@@ -1,4 +1,4 @@
-"""The machine that measurements were made on."""
+"""Describes the machine on which measurements are made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
 
 
 def physical_cpus() -> tuple[int, ...]:
-    """Returns one logical processor per physical core that this process may run on; none if the system does not tell."""
+    """Returns one logical processor per physical core that this process may run on; none where the system names none."""
     if not hasattr(os, "sched_getaffinity"):
         return ()
     seen: set[str] = set()

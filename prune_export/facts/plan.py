@@ -1,6 +1,6 @@
-"""The plan: which heads, head dimensions and feed-forward columns of each layer stay.
+"""The plan: the heads, head dimensions and feed-forward columns that each layer keeps.
 
-Pruning methods end in a plan, the surgeon starts from one, and the two meet nowhere else. A plan is read from the zeros
+Pruning methods end in a plan and the surgeon starts from one; nothing else connects the two. A plan is read from the zeros
 of a network or from a file. In a file (`pruning.json`, `--plan`):
 
     {
@@ -12,9 +12,9 @@ of a network or from a file. In a file (`pruning.json`, `--plan`):
       ]
     }
 
-One entry a layer, in order; "heads" are indices in the original model; index sets are comma-separated indices and ranges
-(ends included) or JSON lists of integers. Dimensions are listed for heads that lost some. Other keys are left alone. A
-file that holds a plan under the key "plan", as prune_export.json and the output of `inspect --json` do, serves as well.
+There is one entry per layer, in order. "heads" are indices in the original model. Index sets are comma-separated indices and
+ranges (ends included) or JSON lists of integers. Dimensions are listed for heads that lost some. Other keys are ignored. A
+file that holds a plan under the key "plan", such as prune_export.json and the output of `inspect --json`, is read as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from prune_export.options.checking import checked
 
 FORMAT = Format("prune-export/plan", 1)
 
-# More than any network has; a mistyped range must not fill the memory.
+# Larger than any network's; a mistyped range must not fill the memory.
 _LARGEST_INDEX = 1 << 20
 _MOST_INDICES = 1 << 21  # of all layers together
 
@@ -42,7 +42,7 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """What stays of one layer, as ascending indices.
+    """The units that one layer keeps, as ascending indices.
 
     `query_key_dimensions` and `value_dimensions` have an entry for each head of `heads` that does not keep all of its
     dimensions; indices count within the head.
@@ -56,7 +56,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What stays of a network, layer by layer."""
+    """The units that a network keeps, layer by layer."""
 
     layers: tuple[LayerPlan, ...]
 
@@ -81,7 +81,7 @@ def _layer_to_json(layer: LayerPlan) -> dict[str, Any]:
 
 
 def ranges(indices: Indices) -> str:
-    """Writes ascending indices as "0,3-5"."""
+    """Returns ascending indices in the form "0,3-5"."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -129,12 +129,12 @@ def plan_from_json(data: Any, *, source: str) -> Plan:
 
 
 class _Allowance:
-    """How many indices the rest of a plan may hold."""
+    """A count of the indices that the rest of a plan may hold."""
 
     left = _MOST_INDICES
 
     def take(self, count: int, place: str) -> None:
-        """Counts `count` indices before they are made.
+        """Subtracts `count` indices, before they are made; `place` names them in the message.
 
         Raises:
             PlanError: they are too many.
@@ -198,22 +198,22 @@ def _quoted(value: Any) -> str:
     return clipped(json.dumps(value)) if not isinstance(value, list) else clipped(json.dumps(value[:40]))
 
 
-# --- does it fit ----------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------------------------
 
 
 def check_fits(plan: Plan, encoder: Encoder) -> None:
-    """Checks that `plan` keeps only what `encoder` has, and treats shared layers alike.
+    """Checks that `encoder` has all units that `plan` keeps, and that shared layers have equal plans.
 
     Raises:
         PlanError: the message names the layer.
     """
     if len(plan.layers) != len(encoder.layers):
         raise PlanError(f"the plan has {len(plan.layers)} layers, the model has {len(encoder.layers)}")
-    order = encoder.order
+    indices = encoder.layer_indices
     for index, (layer_plan, layer) in enumerate(zip(plan.layers, encoder.layers, strict=True)):
-        other = order.index(order[index])
-        if plan.layers[other] != layer_plan:
-            raise PlanError(f"layers {other} and {index} share their weights, but the plan prunes them differently")
+        first = indices.index(indices[index])
+        if plan.layers[first] != layer_plan:
+            raise PlanError(f"layers {first} and {index} share their weights, but the plan prunes them differently")
         _check_layer(layer_plan, layer, index)
 
 

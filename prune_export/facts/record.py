@@ -1,4 +1,4 @@
-"""`prune_export.json`: the record beside an exported model, which says how it was made."""
+"""The record beside an exported model, `prune_export.json`, which says how the model was made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxrun
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages that took part: ours, then those of the others that are installed."""
+    """Returns the versions of prune-export and of the libraries that it works with, as far as they are installed."""
     installed = {"prune-export": __version__}
     for package in _PACKAGES:
         try:
@@ -46,7 +46,7 @@ def write_record(record: dict[str, Any], folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported model as found on disk; `record` is empty beside models that are not ours."""
+    """An exported model on disk; `record` is empty for models that prune-export did not write."""
 
     model: Path
     record: dict[str, Any]
@@ -65,7 +65,7 @@ class Exported:
 
     @property
     def settings(self) -> SessionSettings:
-        """Returns the settings with which the graph runs fastest, as found when it was exported."""
+        """Returns the settings with which the graph runs fastest, as recorded at its export."""
         return msgspec.convert(self.record.get("session") or {}, SessionSettings)
 
     @property
@@ -74,7 +74,7 @@ class Exported:
 
 
 def find_exported(onnx: str | Path) -> Exported:
-    """Finds the model in a folder, or the model file itself, with its record if there is one.
+    """Finds an exported model: `onnx` is a folder with one, or the file itself.
 
     Raises:
         OutputError: there is no model, or more than one and no record that names it.
@@ -113,16 +113,16 @@ def _inside(folder: Path, name: str) -> Path:
         raise OutputError(f"{folder / RECORD} names {problem}; export again") from error
 
 
-class _Session(msgspec.Struct):
-    """See `exporters.session.SessionSettings`."""
+class _SessionSettingsFile(msgspec.Struct):
+    """The key "session" of a record; see `exporters.session.SessionSettings`."""
 
     tokens_at_once: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)] | None = None
     length_multiple: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     entries: dict[Annotated[str, msgspec.Meta(pattern=_HARMLESS)], str] = {}
 
 
-class _Record(msgspec.Struct):
-    """The part of a record that is read back."""
+class _RecordFile(msgspec.Struct):
+    """The keys of a record that are read back."""
 
     format: Literal["prune-export/record"]
     version: Literal[1]
@@ -130,15 +130,15 @@ class _Record(msgspec.Struct):
     dtype: Literal["fp32", "fp16", "int8"]
     target: str = "cpu"
     task: Task | None = None
-    session: _Session | None = None
+    session: _SessionSettingsFile | None = None
     plan_given: bool = False
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Reads the record in `path`; empty if there is none."""
+    """Returns the record in `path`; empty if there is none."""
     try:
         content = read_bytes(path, limit=SMALL_FILE)
-        decode_json(content, _Record)
+        decode_json(content, _RecordFile)
         return decode_json(content, dict[str, Any])
     except ReadingError as error:
         if error.missing:

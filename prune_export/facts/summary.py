@@ -21,9 +21,9 @@ class LayerSummary:
 class Summary:
     """A network before and after surgery.
 
-    "Before" is the unpruned network that config.json describes, or the one that a student of fewer layers began as: then
-    it has `layers_before` layers. FLOPs are those of the encoder layers for one token,
-    2 for a multiply-add, by sequence length. Sizes are in bytes; `bytes_after` is None until a model is written.
+    "Before" is the unpruned network that config.json describes; for a student of fewer layers it is the original network,
+    with `layers_before` layers. FLOPs are those of the encoder layers for one token, 2 for a multiply-add, by sequence
+    length. Sizes are in bytes; `bytes_after` is None until a model is written.
     """
 
     layers: tuple[LayerSummary, ...]

@@ -1,4 +1,4 @@
-"""What several families have in common."""
+"""Dimensions, layer paths and head tables that several families share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prune_export.families.table import Table, linear
 
 
 def bert_like_dimensions(config: Any) -> Dimensions:
-    """Returns the numbers of a configuration that uses BERT's names."""
+    """Returns the dimensions in a configuration with BERT's names."""
     dropout = getattr(config, "classifier_dropout", None)
     return Dimensions(
         vocabulary=config.vocab_size,
@@ -33,12 +33,12 @@ def bert_like_dimensions(config: Any) -> Dimensions:
 
 
 def own_layer(folder: str) -> Callable[[object, int], str]:
-    """Returns the paths of layers with weights of their own: `folder.0`, `folder.1` and so on."""
+    """Returns the `layer` function of families without shared layers: their paths are `folder.0`, `folder.1` and so on."""
     return lambda _, index: f"{folder}.{index}"
 
 
 def heads(*, dense: str, output: str, fill_mask: Table) -> Mapping[Task, Table]:
-    """Returns the tables of all heads; `dense` and `output` are the modules of text classification."""
+    """Returns the tables of all task heads; `dense` and `output` are the modules of text classification."""
     return {
         "question-answering": SPAN_HEAD,
         "token-classification": TOKEN_HEAD,

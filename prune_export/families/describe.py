@@ -1,4 +1,4 @@
-"""A checkpoint's tensors as an Encoder."""
+"""Reads a checkpoint's tensors into an Encoder."""
 
 from __future__ import annotations
 
@@ -50,22 +50,26 @@ def describe(
     *,
     kept_heads: Mapping[int, tuple[int, ...]] | None = None,
 ) -> Encoder:
-    """Reads the network for `task` out of `source`.
+    """Reads the network for `task` from `source`.
 
-    `config` is the transformers configuration. `kept_heads` says, for layers whose attention weights were already
-    resized (hub format's `pruned_heads`), which of the original heads they still hold.
+    `config` is the transformers configuration. `kept_heads` holds, for layers whose attention weights were already
+    resized (hub format's `pruned_heads`), the indices of the original heads that they still have.
 
     Raises:
-        UnsupportedError: the configuration asks for something that the description cannot say.
+        UnsupportedError: the description cannot express the configuration.
         WeightsError: a tensor is missing or has the wrong shape (the message names it).
     """
     dimensions = family.dimensions(config)
     check_supported(config, dimensions)
-    return _Reader(family, config, dimensions, source, kept_heads or {}).encoder(task)
+    return _EncoderReader(family, config, dimensions, source, kept_heads or {}).encoder(task)
 
 
 def check_supported(config: Any, dimensions: Dimensions) -> None:
-    """Refuses what would be exported wrongly."""
+    """Checks that the description can express the configuration.
+
+    Raises:
+        UnsupportedError: it would be exported wrongly.
+    """
     kind = getattr(config, "position_embedding_type", None) or "absolute"
     if kind != "absolute":
         raise UnsupportedError(
@@ -91,7 +95,7 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
 
 
 def epsilon_of(config: Any, dimensions: Dimensions) -> float | None:
-    """Returns the norms' epsilon; None where they are `x * weight + bias` (`norm_type`)."""
+    """Returns the epsilon of the norms; None where they are `x * weight + bias` (`norm_type`)."""
     return None if norm_type(config) == "no_norm" else dimensions.epsilon
 
 
@@ -100,8 +104,8 @@ def norm_type(config: Any) -> str:
     return getattr(config, "layer_norm_type", None) or "layer_norm"
 
 
-class _Reader:
-    """Reads parts of a description out of a checkpoint by the tables of its family."""
+class _EncoderReader:
+    """Reads the parts of a description from a checkpoint, by the tables of its family."""
 
     def __init__(
         self,
@@ -121,7 +125,7 @@ class _Reader:
     def tensors(
         self, kind: type[Any], table: Table, sizes: Sizes, *, prefix: str = "", reason: str = ""
     ) -> dict[str, Tensor]:
-        """Reads the tensors of a part by their paths in it; `prefix` stands before the names of `table`."""
+        """Returns the tensors of a part by path; `prefix` comes before the names in `table`."""
 
         def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
             return self.source.tensor(f"{prefix}{name}", shape, reason=reason)
@@ -151,7 +155,7 @@ class _Reader:
             pad_token_id=sizes.pad_token_id,
         )
         if part.token_type is not None and sizes.types == 1:
-            # No input chooses it (RoBERTa): it is a part of every position.
+            # There is one type only (RoBERTa), and no input for it: its row is added to every position.
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part
 
@@ -193,7 +197,7 @@ class _Reader:
         return assemble(kind, tensors, activation=activation, epsilon=self.epsilon)
 
     def for_task(self, task: Task) -> str:
-        """Says why a task head's tensor is expected, and what the checkpoint says to be."""
+        """Says why a task head's tensor is expected, and which class the checkpoint was saved from."""
         listed = getattr(self.config, "architectures", None)
         saved = clipped(", ".join(map(str, listed))) if listed and isinstance(listed, list) else "no architecture"
         return f"the task '{task}' needs it; config.json says {saved}"

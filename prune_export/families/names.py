@@ -1,4 +1,4 @@
-"""A model family of Hugging Face transformers as data: its numbers, its layers, and where its tensors are."""
+"""Model families of Hugging Face transformers as data: their dimensions, layers and tables of tensor names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prune_export.tasks import SPECS
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """The numbers of a configuration under one set of names."""
+    """The numbers in a configuration, under the same names for all families."""
 
     vocabulary: int
     positions: int
@@ -37,7 +37,7 @@ class Dimensions:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The full size of every axis of the description."""
+        """Returns the unpruned size of every axis of the description."""
         return {
             "vocabulary": self.vocabulary,
             "position": self.positions,
@@ -89,10 +89,10 @@ def masked_language_head(dense: str, norm: str, decoder: str, bias: str) -> Tabl
 class Family:
     """One model family of Hugging Face transformers.
 
-    `layer(config, index)` is the path of layer `index` in the base model; layers that share a path share their weights.
-    `architecture` is the stem of its class names: `BertForQuestionAnswering` has `Bert`. `heads` holds the table of each
-    task head, `activations` the activation of those that have one (None: the encoder's own). `projects_always`: embeddings
-    are projected even where they are as wide as the encoder.
+    `layer(config, index)` returns the path of layer `index` in the base model; layers with the same path share their
+    weights. `architecture` is the stem of the family's class names, such as "Bert" of `BertForQuestionAnswering`. `heads`
+    holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
+    `projects_always` embeddings are projected even where they are as wide as the encoder.
     """
 
     model_type: str
@@ -108,21 +108,21 @@ class Family:
     positions_from_padding: bool = False
 
     def class_name(self, task: Task) -> str:
-        """Returns the Hugging Face class of this family for `task`."""
+        """Returns the name of the family's Hugging Face class for `task`."""
         return f"{self.architecture}{SPECS[task].suffix}"
 
     def layer_paths(self, config: Any, *, task: Task | None = None) -> tuple[str, ...]:
-        """Returns the path of every layer, in order, as checkpoints name it; with `task` as its class does."""
+        """Returns the path of every layer, in order: in checkpoints, or with `task` in the task's class."""
         count = self.dimensions(config).layers
         return tuple(self.body(self.layer(config, index), task=task) for index in range(count))
 
     def body(self, path: str, *, task: Task | None = None) -> str:
-        """Returns the path of a part of the base model as checkpoints name it; with `task` as its class does.
+        """Returns the path of a part of the base model: in checkpoints, or with `task` in the task's class.
 
-        The class for features is the base model itself, and has no prefix.
+        The class for features is the base model itself, whose paths have no prefix.
         """
         return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
 
     def module(self, field: str) -> str:
-        """Returns the path in a layer of the module that holds a tensor of the description ("attention.query_weight")."""
+        """Returns the path, in a layer, of the module with the tensor `field` ("attention.query_weight")."""
         return self.layers[field].module

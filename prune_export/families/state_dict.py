@@ -1,4 +1,4 @@
-"""An Encoder back under Hugging Face's names, at full size: what was removed becomes zeros."""
+"""Writes an Encoder as Hugging Face weights of full size: removed units become zeros."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from exporters.axes import blank, filled, leaves, pad, sizes_of, spread
+from exporters.axes import fill_missing, leaves, pad, scatter, sizes_of, zeros
 from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeedForward, Layer, Ungated
 from prune_export.families.names import Dimensions, Family
 from prune_export.families.table import Table, write
@@ -17,10 +17,10 @@ from prune_export.families.table import Table, write
 def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tensor]:
     """Returns the weights of an ordinary Hugging Face model of `family` that computes what `encoder` does.
 
-    Removed heads, head dimensions and columns come back as zeros; a kept head stands at its original index.
+    Removed heads, head dimensions and columns are zeros in them; a kept head has its original index.
     """
     dimensions = family.dimensions(config)
-    embeddings = filled(encoder.embeddings, dimensions.sizes)
+    embeddings = fill_missing(encoder.embeddings, dimensions.sizes)
     if not dimensions.types:
         embeddings = replace(embeddings, token_type=None)
     weights = write_part(family.embeddings, embeddings, family.body(""))
@@ -34,32 +34,32 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
 
 
 def write_part(table: Table, part: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Returns the tensors of a part of a description under a checkpoint's names: `prefix`, and those of `table`."""
+    """Returns the tensors of a part of a description under a checkpoint's names: `prefix` and the names in `table`."""
     tensors = {path: (value, axes) for path, value, axes in leaves(part) if isinstance(value, Tensor)}
     return {f"{prefix}{name}": value for name, value in write(table, tensors).items()}
 
 
 def full_size(layer: Layer, dimensions: Dimensions, *, columns: Sequence[int] | None = None) -> Layer:
-    """Returns the layer with every original head at its index and every size as it was; what is missing is zero.
+    """Returns the layer at its unpruned sizes, with every head at its original index; removed units are zero.
 
-    `columns` are the original indices of the columns that it has (None: the first ones).
+    `columns` are the original indices of its columns (None: the first ones).
     """
     sizes = dimensions.sizes
     attention, feed_forward = layer.attention, layer.feed_forward
     if isinstance(attention, ConstantBlock):
         bias = attention.bias
-        attention = blank(Attention, sizes, heads=(), scores=DotProduct(dimensions.head_size**-0.5))
+        attention = zeros(Attention, sizes, heads=(), scores=DotProduct(dimensions.head_size**-0.5))
         attention = replace(attention, output_bias=bias)
     else:
-        attention = filled(attention, sizes_of(attention))
+        attention = fill_missing(attention, sizes_of(attention))
         for axis in ("query_key", "value"):
             attention = pad(attention, axis, sizes[axis])
-        attention = spread(attention, "head", attention.heads, sizes["head"])
+        attention = scatter(attention, "head", attention.heads, sizes["head"])
     if isinstance(feed_forward, ConstantBlock):
         bias = feed_forward.bias
-        feed_forward = blank(FeedForward, sizes, gating=Ungated(dimensions.activation))
+        feed_forward = zeros(FeedForward, sizes, gating=Ungated(dimensions.activation))
         feed_forward = replace(feed_forward, down=replace(feed_forward.down, bias=bias))
     else:
-        places = range(feed_forward.columns) if columns is None else columns
-        feed_forward = spread(feed_forward, "intermediate", places, sizes["intermediate"])
+        indices = range(feed_forward.columns) if columns is None else columns
+        feed_forward = scatter(feed_forward, "intermediate", indices, sizes["intermediate"])
     return replace(layer, attention=attention, feed_forward=feed_forward)

@@ -1,7 +1,7 @@
-"""Where a checkpoint keeps the tensors of a description: one table per part, read both ways.
+"""Maps the tensors of a description to those of a checkpoint: one table per part, for reading and for writing.
 
 A row maps the path of a tensor in the description ("attention.query_weight") to its name in the checkpoint and to the way
-in which it is stored. The axes of the description (`exporters.axes`) say the rest: which of them make a matrix' rows.
+in which it is stored. The description's axes (`exporters.axes`) say which dimensions form the rows of a matrix.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from exporters.axes import Axes, Sizes
 class Stored:
     """A tensor in a checkpoint.
 
-    It is part `part` of `parts` of the rows of the matrix `name`: one part after the other, or with `per_head` all parts of
-    a head, then those of the next. `transposed`: the matrix is kept as `[columns, rows]`.
+    Its rows are part `part` of `parts` of the rows of the matrix `name`. The parts follow one another, or with `per_head`
+    those of the first head come first, then those of the second. A `transposed` matrix is stored as `[columns, rows]`.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Stored:
 
     @property
     def module(self) -> str:
-        """The path of the module that the tensor belongs to."""
+        """Returns the path of the module that the tensor belongs to."""
         return self.name.rpartition(".")[0]
 
     def shape(self, axes: Axes, sizes: Sizes) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class Stored:
         return (*columns, self.parts * rows) if self.transposed else (self.parts * rows, *columns)
 
     def load(self, stored: Tensor, axes: Axes, sizes: Sizes) -> Tensor:
-        """Returns the description's tensor out of the checkpoint's; a view where that is possible."""
+        """Returns the description's tensor, made of the checkpoint's; a view where that is possible."""
         matrix = stored.t() if self.transposed else stored
         if self.parts > 1:
             groups = (sizes["head"], self.parts, -1) if self.per_head else (1, self.parts, -1)
@@ -53,9 +53,9 @@ Table = Mapping[str, Stored]
 
 
 def linear(field: str, path: str, **how: Any) -> dict[str, Stored]:
-    """Returns the rows of a linear map or a norm: weight and bias of `field`, at the module `path`; `how` as for `Stored`.
+    """Returns the rows of a linear map or a norm: weight and bias of `field`, in the module `path`; `how` as for `Stored`.
 
-    `field` ends in "_" where the description keeps both as fields of its own ("attention.query_").
+    `field` ends in "_" where weight and bias are fields of the block itself ("attention.query_").
     """
     field = field if field.endswith("_") else f"{field}."
     bias = {name: value for name, value in how.items() if name != "transposed"}
@@ -63,7 +63,7 @@ def linear(field: str, path: str, **how: Any) -> dict[str, Stored]:
 
 
 def section(table: Table, part: str) -> Table:
-    """Returns the rows of one part ("attention"), by their paths in it."""
+    """Returns the rows of one part ("attention"), by their paths in the part."""
     return {path.removeprefix(f"{part}."): row for path, row in table.items() if path.startswith(f"{part}.")}
 
 
@@ -72,7 +72,7 @@ def read(
 ) -> dict[str, Tensor]:
     """Returns the tensors of `table` by their paths in the description.
 
-    `axes` are those of its tensors; `source(name, shape)` gives the checkpoint's tensor of that shape.
+    `axes` are the axes of these tensors; `source(name, shape)` returns the checkpoint's tensor `name` of that shape.
     """
     return {
         path: row.load(source(row.name, row.shape(axes[path], sizes)), axes[path], sizes) for path, row in table.items()
@@ -80,9 +80,9 @@ def read(
 
 
 def write(table: Table, tensors: Mapping[str, tuple[Tensor, Axes]]) -> dict[str, Tensor]:
-    """Returns the checkpoint's tensors by name; `tensors` are the description's, with their axes, by path.
+    """Returns the checkpoint's tensors by name; `tensors` are those of the description with their axes, by path.
 
-    All parts of a matrix have to be there. Rows of `table` without a tensor are left out.
+    `tensors` has all parts of a matrix or none. Rows of `table` without a tensor are left out.
     """
     matrices: dict[str, list[tuple[int, Tensor]]] = {}
     rows = {row.name: row for path, row in table.items() if path in tensors}

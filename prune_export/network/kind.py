@@ -1,4 +1,4 @@
-"""Names of networks that ran, for tables."""
+"""The names of kinds of networks in tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One interface to run networks: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
+"""Opens networks under one interface: a Hugging Face checkpoint, its slim form, or an exported ONNX folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prune_export.facts.record import find_exported
 from prune_export.files.reading import ReadingError, is_file, user_path
 from prune_export.network.session import open_session
 from prune_export.options.checkpoint import HubAccess
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 
 Kind = Literal["onnx", "pytorch", "slim"]
 Batch = Mapping[str, NDArray[np.int64]]
@@ -73,8 +73,9 @@ def open_network(
     """Opens an exported folder or `.onnx` file, or a checkpoint (a folder or a hub id), as a Network.
 
     A checkpoint runs as the untouched Hugging Face model, or with `slim` as our slim PyTorch network; a slim checkpoint
-    always as the latter. A folder with weights, and with an `.onnx` that no record of ours tells of, is a checkpoint: give
-    the file's name to run that. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's own, or the CPU.
+    always runs as the latter. A folder with weights and an `.onnx` file without our record is taken for a checkpoint; the
+    ONNX model in it is opened by its file name. `provider` is "cpu" or "cuda" (for PyTorch: the device); None: the model's
+    own, or the CPU.
 
     Raises:
         CheckpointError, OutputError, ProviderError, UsageError: it cannot be opened.
@@ -97,7 +98,7 @@ def torch_module(checkpoint: Checkpoint, kind: Kind) -> nn.Module:
     """Returns the checkpoint as the untouched Hugging Face model ("pytorch") or as our slim network ("slim")."""
     if kind == "pytorch":
         return load_reference_model(checkpoint)
-    return module_of(checkpoint, operate_on(checkpoint).slim)
+    return slim_module(checkpoint, operate_on(checkpoint).slim)
 
 
 def torch_runner(
@@ -121,9 +122,8 @@ def torch_runner(
 
 def _open_exported(path: Path, *, task: str | None, provider: ProviderName | None, threads: int | None) -> Network:
     exported = find_exported(path)
-    chosen: Any = provider
-    session = open_session(path, provider=chosen, threads=threads)
+    session = open_session(path, provider=provider, threads=threads)
     folder = exported.model.parent
-    chosen_task: Any = exported.task if task is None else task
+    network_task: Any = exported.task if task is None else task
     form = exported.dtype if exported.record else None
-    return Network(str(path), "onnx", chosen_task, folder, session.inputs, session.outputs, session.run, form)
+    return Network(str(path), "onnx", network_task, folder, session.inputs, session.outputs, session.run, form)

@@ -1,4 +1,4 @@
-"""Exported models as sessions, with the settings that their records hold."""
+"""Opens exported models as sessions, with the settings that their records hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that are made to be timed: blocks of one kind, shaped like those of a checkpoint."""
+"""Makes networks for timing: blocks of one kind, shaped like those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ COPIES = 4  # blocks in a row: one alone is too short to time, and would stay in
 
 
 def largest_layer(encoder: Encoder) -> LayerShape:
-    """The most that any layer has of each size."""
+    """Returns the largest number of heads, head size and number of columns that any layer has."""
     shapes = [layer_shape(layer) for layer in encoder.layers]
     sizes = [max(getattr(shape, name) for shape in shapes) for name in LayerShape.__slots__]
     return LayerShape(*sizes)
 
 
 def _constant(layer: Layer) -> Layer:
-    nothing = ConstantBlock(torch.zeros(sizes_of(layer)["hidden"]))
-    return replace(layer, attention=nothing, feed_forward=nothing)
+    emptied = ConstantBlock(torch.zeros(sizes_of(layer)["hidden"]))
+    return replace(layer, attention=emptied, feed_forward=emptied)
 
 
-class Blocks:
-    """Networks to be timed, made of blocks with random weights."""
+class BlockNetworks:
+    """Networks for timing, made of blocks with random weights."""
 
     def __init__(self, encoder: Encoder) -> None:
         largest = largest_layer(encoder)
@@ -39,19 +39,19 @@ class Blocks:
         self._generator = torch.Generator().manual_seed(0)
         self._activation = encoder.activation or "gelu"
 
-    def nothing(self) -> Encoder:
-        """Embeddings, norms and task head."""
+    def without_blocks(self) -> Encoder:
+        """Returns the network's embeddings, norms and task head, with constants in place of all blocks."""
         return replace(self._encoder, layers=tuple(_constant(layer) for layer in self._encoder.layers))
 
     def repeated(self, *, heads: int = 0, columns: int = 0) -> Encoder:
-        """Layers with one kind of block, each with weights of its own, as in a real network."""
+        """Returns `COPIES` layers with one kind of block, each with weights of its own, as in a real network."""
         layers = tuple(self._layer(heads, columns) for _ in range(COPIES))
         return replace(self._body, layers=layers)
 
-    def last(self, *, heads: int, columns: int = 0) -> Encoder:
-        """All of the network but the blocks before its last layer."""
-        nothing = self.nothing()
-        return replace(nothing, layers=(*nothing.layers[:-1], self._layer(heads, columns)))
+    def last_layer(self, *, heads: int, columns: int = 0) -> Encoder:
+        """Returns the network with blocks in its last layer alone."""
+        network = self.without_blocks()
+        return replace(network, layers=(*network.layers[:-1], self._layer(heads, columns)))
 
     def _layer(self, heads: int, columns: int) -> Layer:
         layer = _constant(self._encoder.layers[0])
@@ -67,7 +67,7 @@ class Blocks:
         return layer
 
     def _random(self, kind: type[P], sizes: Sizes, **values: Any) -> P:
-        """A block of random weights, with the biases that surgery leaves."""
+        """Returns a block of random weights, with the biases that surgery leaves."""
         tensors = {
             path: torch.randn(*axes.shape(sizes), generator=self._generator) * 0.02
             for path, axes in axes_of(kind).items()

@@ -1,4 +1,4 @@
-"""What was asked for: a fraction of FLOPs or parameters, a latency, or fractions of heads and columns."""
+"""The budgets of pruning: a fraction of FLOPs or parameters, a speed-up, a latency, or fractions of heads and columns."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from prune_export.options.prune import Budgets
 
 Kind = Literal["flops", "parameters", "speedup", "latency-ms", "units"]
 
-# Pruning far in one step starves layers: the dense network's scores no longer hold for what reconstruction has made of the
-# rest. A rung keeps this part of the one before; a step that would be shorter than the second number is left out.
-RUNG = 0.65
+# Pruning far in one step starves layers: the dense network's scores no longer hold for the reconstructed rest. An
+# intermediate step keeps the first number of the one before. A last step that would keep more than the second is left out.
+_STEP = 0.65
 _SHORTEST_STEP = 0.85
-_NEAR_RUNG = 0.8  # the one rung of budgets that are too near for RUNG
+_NEAR_STEP = 0.8  # the only intermediate step to budgets that are too near for _STEP
 _SHORTEST_NEAR_STEP = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """`value` is a fraction of the unpruned network (flops, parameters), a factor (speedup), milliseconds (latency-ms), or
-    for "units" the fraction of heads; `columns` is then that of columns."""
+    """One budget.
+
+    `value` is a fraction of the unpruned network (flops, parameters), a factor (speedup), or milliseconds (latency-ms). For
+    "units" it is the fraction of heads that is kept, and `columns` that of columns.
+    """
 
     kind: Kind
     value: float
@@ -30,47 +33,51 @@ class Budget:
 
     @property
     def name(self) -> str:
-        """A name for a folder."""
+        """Returns the name of the budget's folder, such as "flops-0.5"."""
         if self.kind == "units":
             return f"heads-{self.value:g}-columns-{self.columns:g}"
         return f"{self.kind}-{self.value:g}"
 
 
-def ladder(fraction: float, *, gradual: bool = True) -> tuple[float, ...]:
-    """The fractions to prune to, one after the other, the last of them `fraction`; the same rungs for every budget."""
-    rungs = []
-    rung = RUNG
-    while gradual and rung * _SHORTEST_STEP > fraction > 0:
-        rungs.append(rung)
-        rung *= RUNG
-    if gradual and not rungs and fraction < _NEAR_RUNG * _SHORTEST_NEAR_STEP:
-        rungs.append(_NEAR_RUNG)
-    return (*rungs, fraction)
+def target_fractions(fraction: float, *, gradual: bool = True) -> tuple[float, ...]:
+    """Returns the fractions to prune to, one after the other; the last is `fraction`.
+
+    The intermediate ones are the same for every budget, so that budgets share steps.
+    """
+    targets = []
+    target = _STEP
+    while gradual and target * _SHORTEST_STEP > fraction > 0:
+        targets.append(target)
+        target *= _STEP
+    if gradual and not targets and fraction < _NEAR_STEP * _SHORTEST_NEAR_STEP:
+        targets.append(_NEAR_STEP)
+    return (*targets, fraction)
 
 
-def budgets(options: Budgets) -> tuple[Budget, ...]:
-    """Returns what was asked for, at least one.
+def budgets_of(options: Budgets) -> tuple[Budget, ...]:
+    """Returns the budgets that the options give, at least one.
 
     Raises:
-        UsageError: nothing was, or the same twice.
+        UsageError: there is none, or the same one twice.
     """
-    found: list[Budget] = []
-    several: tuple[tuple[Kind, float | Sequence[float] | None], ...] = (
+    budgets: list[Budget] = []
+    by_kind: tuple[tuple[Kind, float | Sequence[float] | None], ...] = (
         ("flops", options.flops),
         ("parameters", options.parameters),
         ("speedup", options.speedup),
         ("latency-ms", options.latency_ms),
     )
-    for kind, given in several:
+    for kind, given in by_kind:
         values = given if isinstance(given, Sequence) else () if given is None else (given,)
-        found += [Budget(kind, value) for value in values]
+        budgets += [Budget(kind, value) for value in values]
     if options.heads is not None or options.columns is not None:
-        found.append(Budget("units", *(1.0 if part is None else part for part in (options.heads, options.columns))))
-    if not found:
+        heads, columns = (1.0 if kept is None else kept for kept in (options.heads, options.columns))
+        budgets.append(Budget("units", heads, columns))
+    if not budgets:
         raise UsageError(
             "no budget: give --flops, --parameters, --speedup, --latency-ms, or --heads and --columns (what to keep)"
         )
-    names = [budget.name for budget in found]
+    names = [budget.name for budget in budgets]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two budgets are called {twice[0]}: give one of them")
-    return tuple(found)
+    return tuple(budgets)

@@ -1,4 +1,4 @@
-"""Calibration: a few hundred examples as batches of tensors."""
+"""Calibration data: a few hundred examples as batches of tensors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ _LEAST_BATCHES = 16  # so that some can be held out
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Batches of int64 tensors by input name, with labels for tasks that have them; `digest` is the sha256 of the tokens
-    and labels, in order, `notes` what the reader left out or mended."""
+    """Calibration data, ready to run.
+
+    `batches` are int64 tensors by input name, with labels for tasks that have them. `digest` is the sha256 of the tokens and
+    labels, in order. `notes` say what the reader left out or mended.
+    """
 
     name: str
     samples: int
@@ -42,10 +45,10 @@ class Calibration:
 
 
 def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibration:
-    """Draws `options.samples` examples of all data together, or takes all if there are fewer.
+    """Draws `options.samples` examples from all data together, or takes all if there are fewer.
 
-    Data is what `read_examples` takes, or has read; several are mixed by how many examples they have. A question gives
-    one window: the first that holds an answer, or the first where the data says that there is none.
+    Data is what `read_examples` takes, or has read; several are mixed in proportion to their examples. A question gives
+    one window: the first that holds an answer, or the first of all where the question has no answer.
 
     Raises:
         DataError: it cannot be read, is for another task, or has no labels.
@@ -53,8 +56,8 @@ def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibr
     """
     task = checkpoint.task
     labelled = task in LABELLED
-    wanted = task if labelled else None
-    data = joined([_read(source, wanted, options.dataset) for source in _as_sequence(options.calibration)])
+    data_task = task if labelled else None
+    data = joined([_read(source, data_task, options.dataset) for source in _as_sequence(options.calibration)])
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     longest = longest_input(config)
@@ -73,14 +76,14 @@ def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibr
     chosen = _one_window_each(drawn, features) if isinstance(drawn, QuestionData) else list(features)
     if len(chosen) < 2:
         raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
-    found = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=options.seed)
-    return replace(found, notes=data.notes)
+    calibration = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=options.seed)
+    return replace(calibration, notes=data.notes)
 
 
 def make_calibration(
     name: str, features: Sequence[Feature], tokenizer: Any, inputs: Sequence[str], *, seed: int
 ) -> Calibration:
-    """Two or more labelled features as batches for a network that takes `inputs`, in an order that `seed` decides."""
+    """Makes batches of two or more features for a network that takes `inputs`; `seed` decides the order of the batches."""
     names = {*inputs, "attention_mask", *(name for task in LABELLED for name in SPECS[task].label_names)}
     batches = [
         {
@@ -95,10 +98,10 @@ def make_calibration(
 
 
 def _as_sequence(sources: Source | Sequence[Source]) -> Sequence[Source]:
-    found = [sources] if isinstance(sources, str | Path | QuestionData | TextData) else list(sources)
-    if not found:
+    listed = [sources] if isinstance(sources, str | Path | QuestionData | TextData) else list(sources)
+    if not listed:
         raise UsageError("no calibration data; expected one file or more")
-    return found
+    return listed
 
 
 def _read(source: Source, task: str | None, dataset: str | None) -> Data:
@@ -126,8 +129,8 @@ def _plan(lengths: list[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def _digest(features: Sequence[Feature]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for feature in features:
         labels: tuple[Any, ...] = (feature.start, feature.end, feature.label)
-        found.update(np.asarray(feature.input_ids, dtype=np.int64).tobytes() + repr(labels).encode())
-    return found.hexdigest()
+        digest.update(np.asarray(feature.input_ids, dtype=np.int64).tobytes() + repr(labels).encode())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Gates: a factor on every attention head and feed-forward column, put into a network by hooks and taken out again.
+"""Gates: a factor on every attention head and feed-forward column, put into a network by hooks and removed again.
 
 Kwon et al. 2022, section 3: a mask variable of 1 multiplies each head's context and each column's activation. Every row of a
 batch has factors of its own, so that one backward pass gives each sample's gradient.
@@ -21,8 +21,11 @@ from prune_export.slim_model.model import SlimModel
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GatedLayer:
-    """The modules of a layer whose inputs are gated: the attention's output projection takes `heads` joined contexts, the
-    down projection `columns` activations. None where the block is gone."""
+    """The modules of a layer whose inputs are gated.
+
+    The attention's output projection takes the contexts of `heads` heads, joined. The down projection takes `columns`
+    activations. A module is None where its block was removed.
+    """
 
     attention_output: nn.Module | None
     heads: int
@@ -31,7 +34,7 @@ class GatedLayer:
 
 
 def hugging_face_layers(checkpoint: Checkpoint, model: nn.Module) -> tuple[GatedLayer, ...]:
-    """The distinct layers of `checkpoint`'s Hugging Face model, found by the paths of its family."""
+    """Returns the distinct layers of the checkpoint's Hugging Face model `model`, by the paths of its family."""
     family, config = checkpoint.family, checkpoint.config
     sizes = family.dimensions(config)
     paths = dict.fromkeys(family.layer_paths(config, task=checkpoint.task))
@@ -47,13 +50,13 @@ def hugging_face_layers(checkpoint: Checkpoint, model: nn.Module) -> tuple[Gated
 
 
 def slim_layers(model: SlimModel) -> tuple[GatedLayer, ...]:
-    """The distinct layers of a slim network."""
-    found = []
+    """Returns the distinct layers of a slim network."""
+    layers = []
     for layer in model.layers:
         assert isinstance(layer, SlimLayer)
         attention = layer.attention if isinstance(layer.attention, SlimAttention) else None
         feed_forward = layer.feed_forward if isinstance(layer.feed_forward, SlimFeedForward) else None
-        found.append(
+        layers.append(
             GatedLayer(
                 None if attention is None else attention.output,
                 0 if attention is None else len(attention.heads),
@@ -61,19 +64,19 @@ def slim_layers(model: SlimModel) -> tuple[GatedLayer, ...]:
                 0 if feed_forward is None else feed_forward.up.out_features,
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
 @dataclass(slots=True)
 class Gates:
-    """The factors of each layer for the batch at hand: heads `[batch, heads]`, columns `[batch, columns]`, float32."""
+    """The factors of each layer for the current batch: heads `[batch, heads]`, columns `[batch, columns]`, float32."""
 
     layers: tuple[GatedLayer, ...]
     heads: list[Tensor] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)
 
     def open(self, rows: int, device: torch.device | str = "cpu") -> list[Tensor]:
-        """New factors of 1 for a batch of `rows`; returns all of them, layer by layer: heads, columns."""
+        """Makes new factors of 1 for a batch of `rows`; returns the heads' and the columns' of each layer in turn."""
         self.heads = [torch.ones(rows, layer.heads, device=device, requires_grad=True) for layer in self.layers]
         self.columns = [torch.ones(rows, layer.columns, device=device, requires_grad=True) for layer in self.layers]
         return [gate for pair in zip(self.heads, self.columns, strict=True) for gate in pair]

@@ -1,4 +1,4 @@
-"""Latency tables that were measured on this machine are kept, and found again."""
+"""Keeps the latency tables that were measured on this machine, and reads them back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
 
 from exporters import runtime
 from exporters.encoder import Encoder, tensors
@@ -27,10 +26,10 @@ from prune_export.options.timing import TimingConditions
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
 from prune_export.pruning.block_timing import measure_blocks
-from prune_export.pruning.latency import FORMAT, LatencyTable, length_of
+from prune_export.pruning.latency import FORMAT, LatencyTable, timing_length
 
 DEFAULT_CONDITIONS = TimingConditions()
-_MOST_BYTES = 1 << 20  # a table has some thousand
+_LARGEST_TABLE = 1 << 20  # bytes; a table has some thousand
 
 
 def latency_table(
@@ -40,9 +39,9 @@ def latency_table(
     fresh: bool = False,
     progress: Progress = SILENT,
 ) -> LatencyTable:
-    """The table for networks shaped like the unpruned `encoder`, measured on this machine or found in the cache.
+    """Returns the table for networks shaped like the unpruned `encoder`: from the cache, otherwise measured on this machine.
 
-    `fresh` measures anew. A table in the cache that cannot be one is not believed, and measured anew.
+    It is measured in any case with `fresh`, and where the cached table is damaged.
 
     Raises:
         UsageError: the sequence is longer than the network's positions.
@@ -51,8 +50,8 @@ def latency_table(
     settings = _settings(encoder, conditions)
     folder = cache_folder("latency")
     path = None if folder is None else folder / f"{hashlib.sha256(_canonical(settings)).hexdigest()[:24]}.json"
-    if path is not None and not fresh and (found := _read(path, settings)) is not None:
-        return found
+    if path is not None and not fresh and (cached := _read(path, settings)) is not None:
+        return cached
     table = measure_blocks(encoder, settings, progress=progress)
     if path is not None:
         with suppress(OSError), cached_file(path) as file:
@@ -65,19 +64,20 @@ def _canonical(settings: dict[str, Any]) -> bytes:
 
 
 def _settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
-    length = length_of(conditions, encoder)
+    length = timing_length(conditions, encoder)
     runtime.check_threads(conditions.threads)
     precision = PRECISIONS[conditions.dtype]
-    chosen = resolve_target(conditions.target, precision, needs_runtime=True)
-    check_precision(chosen, precision)
+    target = resolve_target(conditions.target, precision, needs_runtime=True)
+    check_precision(target, precision)
     shape = largest_layer(encoder)
-    embeddings = encoder.embeddings
     return {
-        "target": chosen.name,
-        "provider": chosen.provider.name,
-        "hardware": _hardware(chosen.provider),
+        "target": target.name,
+        "provider": target.provider.name,
+        "hardware": _hardware(target.provider),
         "threads": conditions.threads,
-        "versions": {name: found for name, found in versions().items() if name.startswith(("onnxruntime", "prune"))},
+        "versions": {
+            name: version for name, version in versions().items() if name.startswith(("onnxruntime", "prune"))
+        },
         "dtype": conditions.dtype,
         "batch_size": conditions.batch_size,
         "sequence_length": length,
@@ -87,14 +87,10 @@ def _settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
         "head_size": shape.value_size,
         "columns": shape.columns,
         "activation": encoder.activation,
-        "vocabulary": list(embeddings.word.shape),
+        "vocabulary": list(encoder.embeddings.word.shape),
         "task": encoder.task,
-        "outputs": sum(part.numel() for part in _head_weights(encoder)),
+        "outputs": sum(tensor.numel() for tensor in tensors(encoder.head)),
     }
-
-
-def _head_weights(encoder: Encoder) -> list[Tensor]:
-    return list(tensors(encoder.head))
 
 
 def _hardware(provider: Provider) -> str:
@@ -104,7 +100,7 @@ def _hardware(provider: Provider) -> str:
     return f"{processor()}, {available} cores"
 
 
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+class _CachedTable(msgspec.Struct, forbid_unknown_fields=True):
     """A table as `LatencyTable.to_json` writes it."""
 
     format: str
@@ -118,34 +114,34 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _read(path: Path, settings: dict[str, Any]) -> LatencyTable | None:
-    """The stored table; None where there is none that can be read, or its numbers cannot be those of `settings`."""
+    """Reads a cached table; None where it cannot be read, or its numbers cannot be those of `settings`."""
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        if not path.is_file() or path.stat().st_size > _LARGEST_TABLE:
             return None
-        data = msgspec.json.decode(path.read_bytes(), type=_Stored)
+        data = msgspec.json.decode(path.read_bytes(), type=_CachedTable)
         same = _canonical(data.settings) == _canonical(settings)
     except (OSError, msgspec.DecodeError, RecursionError, ValueError):
         return None
     if not same or not FORMAT.marks({"format": data.format, "version": data.version}) or not _is_time(data.rest_ms):
         return None
     heads, columns = list(range(settings["heads"] + 1)), settings["columns"]
-    last = bool(data.last_heads_ms)
+    has_last_layer = bool(data.last_heads_ms)
     fits = (
         [count for count, _ in data.heads_ms] == heads
-        and [count for count, _ in data.last_heads_ms] == (heads if last else [])
+        and [count for count, _ in data.last_heads_ms] == (heads if has_last_layer else [])
         and _ascend(data.columns_ms, columns)
-        and (_ascend(data.last_columns_ms, columns) if last else not data.last_columns_ms)
+        and (_ascend(data.last_columns_ms, columns) if has_last_layer else not data.last_columns_ms)
     )
-    pairs = tuple(map(tuple, (data.heads_ms, data.columns_ms, data.last_heads_ms, data.last_columns_ms)))
-    if not fits or not all(_is_time(time) for part in pairs for _, time in part):
+    measured = tuple(map(tuple, (data.heads_ms, data.columns_ms, data.last_heads_ms, data.last_columns_ms)))
+    if not fits or not all(_is_time(time) for pairs in measured for _, time in pairs):
         return None
-    return LatencyTable(settings, data.rest_ms, *pairs)
+    return LatencyTable(settings, data.rest_ms, *measured)
 
 
-def _ascend(pairs: list[tuple[int, float]], last: int) -> bool:
-    """Whether the counts go up from 0 to `last`, each one once."""
+def _ascend(pairs: list[tuple[int, float]], largest: int) -> bool:
+    """Says whether the counts ascend from 0 to `largest`, each one once."""
     counts = [count for count, _ in pairs]
-    return counts == sorted(set(counts)) and counts[:1] == [0] and counts[-1:] == [last]
+    return counts == sorted(set(counts)) and counts[:1] == [0] and counts[-1:] == [largest]
 
 
 def _is_time(milliseconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""`prune_export.prune`: a dense checkpoint and a few hundred examples to a masked checkpoint, at a budget."""
+"""One-shot pruning of a checkpoint to one budget, and the result on disk."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from prune_export.pruning.block_timing import measure_speed
 from prune_export.pruning.budget import Budget
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
-from prune_export.pruning.cutting import full_size_tensors
 from prune_export.pruning.latency import LatencyTable, latency_costs
-from prune_export.pruning.speed import Speed, asked_ms, corrected_ms, overrun, why_missed
-from prune_export.pruning.stepping import Pruner, Settings, Step
+from prune_export.pruning.pruned_network import full_size_tensors
+from prune_export.pruning.pruner import Pruner, PrunerSettings, PruningStep
+from prune_export.pruning.speed import Speed, corrected_ms, overrun, target_ms, why_missed
 from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
 
@@ -32,9 +32,12 @@ TIMED = ("speedup", "latency-ms")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruneResult:
-    """One masked checkpoint. `cost` is what its plan costs in the budget's unit, `dense` what the unpruned network does;
-    `speed` is there for budgets in time, and `missed` says by how much that is too slow, if by more than the tolerance.
-    `record` is what pruning.json holds beside the plan."""
+    """One masked checkpoint.
+
+    `cost` is the cost of its plan in `unit`, `dense` that of the unpruned network. `speed` is None unless the budget is in
+    time; `missed` says by how much the network is too slow, if by more than the tolerance. `record` is the content of
+    pruning.json beside the plan.
+    """
 
     folder: Path
     budget: Budget
@@ -49,11 +52,13 @@ class PruneResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reached:
-    """What a budget came to: the steps, the slim network, and what it costs and takes; `first` is the speed before a
-    correcting step."""
+class PruningOutcome:
+    """The outcome of pruning to a budget: all steps, the slim network, its cost, and its speed for a budget in time.
 
-    steps: tuple[Step, ...]
+    `first` is the speed of the first try where a second one replaced it.
+    """
+
+    steps: tuple[PruningStep, ...]
     slim: Encoder
     cost: float
     speed: Speed | None = None
@@ -61,6 +66,7 @@ class Reached:
 
 
 def budget_costs(checkpoint: Checkpoint, budget: Budget, table: LatencyTable | None, length: int) -> Costs:
+    """Returns the costs in the unit of `budget`; `table` is needed for budgets in time, `length` (tokens) for FLOPs."""
     match budget.kind:
         case "parameters":
             return parameter_costs(checkpoint.encoder)
@@ -72,7 +78,7 @@ def budget_costs(checkpoint: Checkpoint, budget: Budget, table: LatencyTable | N
 
 
 def kept_fraction(budget: Budget, costs: Costs) -> float:
-    """The part of the unpruned network's cost that may stay."""
+    """Returns the fraction of the unpruned network's cost that the budget allows."""
     match budget.kind:
         case "speedup":
             return 1 / budget.value
@@ -91,26 +97,26 @@ def prune_to_budget(
     costs: Costs,
     table: LatencyTable | None,
     options: PruneOptions,
-) -> Reached:
-    """Prunes to the budget; once more, and further, where the network that comes of it is too slow."""
+) -> PruningOutcome:
+    """Prunes to the budget. A network that turns out too slow is pruned once more, and further."""
 
-    def reached(fraction: float) -> Reached:
+    def prune_to(fraction: float) -> PruningOutcome:
         steps = pruner.prune(budget, costs, fraction)
         encoder = steps[-1].network.encoder
         slim = operate(encoder, plan_from_zeros(encoder))
         cost = costs.total(counts_of(encoder))
         if table is None or budget.kind not in TIMED:
-            return Reached(steps, slim, cost)
+            return PruningOutcome(steps, slim, cost)
         options.progress.stage("Measuring the pruned network")
-        return Reached(steps, slim, cost, measure_speed(checkpoint.encoder, slim, table, predicted_ms=cost))
+        return PruningOutcome(steps, slim, cost, measure_speed(checkpoint.encoder, slim, table, predicted_ms=cost))
 
-    first = reached(kept_fraction(budget, costs))
+    first = prune_to(kept_fraction(budget, costs))
     if first.speed is None or overrun(budget, first.speed) <= options.tolerance:
         return first
-    target = max(corrected_ms(budget, first.speed), pruner.least(costs))
+    target = max(corrected_ms(budget, first.speed), pruner.least_cost(costs))
     if target >= first.cost:
         return first
-    second = reached(target / costs.dense)
+    second = prune_to(target / costs.dense)
     assert second.speed is not None
     better = overrun(budget, second.speed) < overrun(budget, first.speed)
     return replace(second, first=first.speed) if better else first
@@ -120,12 +126,17 @@ def write_result(
     checkpoint: Checkpoint,
     budget: Budget,
     costs: Costs,
-    found: Reached,
+    outcome: PruningOutcome,
     record: dict[str, Any],
     folder: Path,
     options: PruneOptions,
 ) -> PruneResult:
-    network = found.steps[-1].network
+    """Writes the masked checkpoint of `outcome` into `folder`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    network = outcome.steps[-1].network
     options.progress.stage(f"Writing {folder}")
     weights = read_weights(checkpoint.source.folder, checkpoint.family)
     refitted = full_size_tensors(checkpoint, weights, network)
@@ -135,11 +146,11 @@ def write_result(
         budget,
         network.plan,
         costs.unit,
-        found.cost,
+        outcome.cost,
         costs.dense,
-        summarize(checkpoint, found.slim, network.plan),
-        found.speed,
-        None if found.speed is None else why_missed(budget, found.speed, options.tolerance),
+        summarize(checkpoint, outcome.slim, network.plan),
+        outcome.speed,
+        None if outcome.speed is None else why_missed(budget, outcome.speed, options.tolerance),
         record,
     )
 
@@ -148,22 +159,23 @@ def record_of(
     checkpoint: Checkpoint,
     budget: Budget,
     costs: Costs,
-    found: Reached,
-    settings: Settings,
+    outcome: PruningOutcome,
+    settings: PrunerSettings,
     calibration: Calibration,
     digest: dict[str, str],
     tolerance: float,
 ) -> dict[str, Any]:
-    asked: dict[str, Any] = {"kind": budget.kind, "value": budget.value}
+    """Returns the content of pruning.json beside the plan; `digest` is the sha256 of each weights file."""
+    target: dict[str, Any] = {"kind": budget.kind, "value": budget.value}
     if budget.kind == "units":
-        asked = {"kind": "units", "heads": budget.value, "columns": budget.columns}
-    kept, of = (_totals(encoder) for encoder in (found.steps[-1].network.encoder, checkpoint.encoder))
-    units = {name: {"kept": kept[name], "of": of[name]} for name in of}
+        target = {"kind": "units", "heads": budget.value, "columns": budget.columns}
+    kept, total = (_totals(encoder) for encoder in (outcome.steps[-1].network.encoder, checkpoint.encoder))
+    units = {name: {"kept": kept[name], "of": total[name]} for name in total}
     return {
         "method": settings.method,
         "rearrangement": settings.rearrangement,
         "reconstruction": settings.reconstruction,
-        "budget": asked | {"unit": costs.unit, "unpruned": costs.dense, "kept": found.cost, "units": units},
+        "budget": target | {"unit": costs.unit, "unpruned": costs.dense, "kept": outcome.cost, "units": units},
         "seed": settings.seed,
         "align": settings.rules.align,
         "data": {
@@ -173,8 +185,8 @@ def record_of(
             "notes": list(calibration.notes),
         },
         "source": checkpoint.source_to_json() | {"weights_sha256": digest, "weights": SAFETENSORS},
-        "steps": [_step_to_json(step) for step in found.steps],
-        "speed": _speed_to_json(budget, found, tolerance),
+        "steps": [_step_to_json(step) for step in outcome.steps],
+        "speed": _speed_to_json(budget, outcome, tolerance),
         "versions": versions(),
     }
 
@@ -184,21 +196,20 @@ def _totals(encoder: Encoder) -> dict[str, int]:
     return {"heads": sum(heads for heads, _ in counts), "columns": sum(columns for _, columns in counts)}
 
 
-def _speed_to_json(budget: Budget, found: Reached, tolerance: float) -> dict[str, Any] | None:
-    """Asked, predicted and measured; `before_correction` is what the first try came to, where a second took its place."""
-    if (speed := found.speed) is None:
+def _speed_to_json(budget: Budget, outcome: PruningOutcome, tolerance: float) -> dict[str, Any] | None:
+    if (speed := outcome.speed) is None:
         return None
-    wanted = asked_ms(budget, speed)
+    target = target_ms(budget, speed)
     return speed.to_json() | {
-        "asked_ms": wanted,
-        "asked_speedup": speed.dense_measured_ms / wanted,
+        "asked_ms": target,
+        "asked_speedup": speed.dense_measured_ms / target,
         "tolerance": tolerance,
         "missed": why_missed(budget, speed, tolerance),
-        "before_correction": None if found.first is None else found.first.to_json(),
+        "before_correction": None if outcome.first is None else outcome.first.to_json(),
     }
 
 
-def _step_to_json(step: Step) -> dict[str, Any]:
+def _step_to_json(step: PruningStep) -> dict[str, Any]:
     layers = []
     for scores, (heads, columns) in zip(step.scores, step.kept, strict=True):
         layers.append(

@@ -1,4 +1,4 @@
-"""Which units, with the counts fixed: the block-diagonal Fisher information knows what stands in for what."""
+"""Exchanges kept units for removed ones, by the block-diagonal Fisher information."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _MOST_SWAPS = 10_000
 
 
 def rearrange(gradients: Tensor, keep: tuple[int, ...]) -> tuple[int, ...]:
-    """As many units as `keep` has, exchanged one by one while that lowers what is lost.
+    """Returns as many units as `keep` has, exchanged one by one as long as that lowers the loss of removal.
 
-    `gradients` is `[samples, units]` of one block. With m the mask of what goes and F = GᵀG / samples, the loss to second
-    order is mᵀFm / 2 (Kwon et al. 2022, section 4.2, "mask rearrangement", solves the same problem greedily). Each step
-    takes the removed unit whose return gains most and the kept one whose removal then costs least; it ends at a local
+    `gradients` is `[samples, units]` of one block. With m the mask of the removed units and F = GᵀG / samples, the loss to
+    second order is mᵀFm / 2. Kwon et al. 2022, section 4.2, "mask rearrangement", solves the same problem greedily. Each
+    step takes the removed unit whose return gains most and the kept one whose removal then costs least. It ends at a local
     optimum. The result is never worse than `keep`.
     """
     samples, units = gradients.shape
@@ -22,25 +22,18 @@ def rearrange(gradients: Tensor, keep: tuple[int, ...]) -> tuple[int, ...]:
     exact = gradients.double()
     fisher = exact.T @ exact / samples  # [units, units]
     diagonal = fisher.diagonal()
-    gone = torch.ones(units, dtype=torch.bool)
-    gone[list(keep)] = False
-    pull = fisher @ gone.double()  # F m, kept up to date
-    least = 1e-12 * max(float(diagonal.sum()), 1e-300)
+    removed = torch.ones(units, dtype=torch.bool)
+    removed[list(keep)] = False
+    product = fisher @ removed.double()  # F m, kept up to date
+    smallest_gain = 1e-12 * max(float(diagonal.sum()), 1e-300)
     for _ in range(_MOST_SWAPS):
-        outside, inside = torch.nonzero(gone).flatten(), torch.nonzero(~gone).flatten()
-        returning = diagonal[outside] - 2 * pull[outside]
-        back = outside[int(returning.argmin())]
-        leaving = diagonal[inside] + 2 * pull[inside] - 2 * fisher[back, inside]
-        away = inside[int(leaving.argmin())]
-        if float(returning.min() + leaving.min()) >= -least:
+        outside, inside = torch.nonzero(removed).flatten(), torch.nonzero(~removed).flatten()
+        return_costs = diagonal[outside] - 2 * product[outside]
+        returning = outside[int(return_costs.argmin())]
+        removal_costs = diagonal[inside] + 2 * product[inside] - 2 * fisher[returning, inside]
+        leaving = inside[int(removal_costs.argmin())]
+        if float(return_costs.min() + removal_costs.min()) >= -smallest_gain:
             break
-        gone[back], gone[away] = False, True
-        pull += fisher[away] - fisher[back]
-    return tuple(torch.nonzero(~gone).flatten().tolist())
-
-
-def lost(gradients: Tensor, keep: tuple[int, ...]) -> float:
-    """mᵀFm / 2 for the units that are not in `keep`."""
-    gone = torch.ones(gradients.shape[1], dtype=torch.bool)
-    gone[list(keep)] = False
-    return float(gradients[:, gone].double().sum(dim=1).square().mean() / 2)
+        removed[returning], removed[leaving] = False, True
+        product += fisher[leaving] - fisher[returning]
+    return tuple(torch.nonzero(~removed).flatten().tolist())

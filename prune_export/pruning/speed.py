@@ -1,4 +1,4 @@
-"""Whether a budget in time is met: what was asked for, what the table predicts, what was measured."""
+"""The speed of a pruned network, predicted and measured, and its comparison with a budget in time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from prune_export.pruning.budget import Budget
 
-_DRIFT = 1.1  # the unpruned network beside its own time in the table: beyond this the machine has changed
+_DRIFT = 1.1  # the unpruned network's time relative to that in its table: above this the machine has changed
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Milliseconds of the pruned network, predicted from the table and measured beside the unpruned one in one run."""
+    """Milliseconds of the pruned and the unpruned network: predicted by the table, and measured side by side."""
 
     predicted_ms: float
     measured_ms: float
@@ -37,34 +37,34 @@ class Speed:
         }
 
 
-def asked_ms(budget: Budget, speed: Speed) -> float:
-    """The milliseconds that a budget in time comes to in the run that measured `speed`."""
+def target_ms(budget: Budget, speed: Speed) -> float:
+    """Returns the milliseconds that a budget in time allows in the run that measured `speed`."""
     return budget.value if budget.kind == "latency-ms" else speed.dense_measured_ms / budget.value
 
 
 def overrun(budget: Budget, speed: Speed) -> float:
-    """By what part of the time asked for the network is slower; below 0 where it is faster.
+    """Returns how much slower than its budget the network is, as a fraction of the budget; below 0 where it is faster.
 
-    Nothing can be slower than a factor of 1 asks for: that is the unpruned network beside itself.
+    It is 0 for a speed-up of 1: that is the unpruned network beside itself.
     """
     if budget.kind == "speedup" and budget.value == 1:
         return 0.0
-    return speed.measured_ms / asked_ms(budget, speed) - 1
+    return speed.measured_ms / target_ms(budget, speed) - 1
 
 
 def corrected_ms(budget: Budget, speed: Speed) -> float:
-    """The prediction to aim at, so that the measured time is what was asked for, if the table stays off by as much."""
-    return speed.predicted_ms * asked_ms(budget, speed) / speed.measured_ms
+    """Returns the predicted time to prune to, so that the measured one meets the budget if the table errs as before."""
+    return speed.predicted_ms * target_ms(budget, speed) / speed.measured_ms
 
 
 def why_missed(budget: Budget, speed: Speed, tolerance: float) -> str | None:
-    """A sentence that says by how much a budget in time is missed; None where it is met."""
+    """Says by how much a budget in time is missed; None where it is met."""
     slower = overrun(budget, speed)
     if slower <= tolerance:
         return None
-    found, wanted = f"{speed.measured_ms:.4g} ms", f"{budget.value:g} ms"
+    measured, target = f"{speed.measured_ms:.4g} ms", f"{budget.value:g} ms"
     if budget.kind == "speedup":
-        found, wanted = f"{speed.measured_speedup:.3g} times as fast ({found})", f"{budget.value:g} times"
+        measured, target = f"{speed.measured_speedup:.3g} times as fast ({measured})", f"{budget.value:g} times"
     drift = speed.dense_measured_ms / speed.dense_predicted_ms
     busy = (
         f"; the unpruned network took {drift:.3g} times as long as when the table was measured, so the machine may be busy"
@@ -72,6 +72,6 @@ def why_missed(budget: Budget, speed: Speed, tolerance: float) -> str | None:
         else ""
     )
     return (
-        f"--{budget.kind} {budget.value:g} is missed: asked for {wanted}, measured {found}, {100 * slower:.1f} % slower "
+        f"--{budget.kind} {budget.value:g} is missed: asked for {target}, measured {measured}, {100 * slower:.1f} % slower "
         f"(tolerance {100 * tolerance:g} %){busy}"
     )

@@ -1,1 +1,1 @@
-"""Slim PyTorch networks: what the surgeon leaves, as a module that can be saved, loaded and trained on."""
+"""Slim PyTorch networks: the surgeon's result as a module that can be saved, loaded and trained further."""

@@ -1,4 +1,4 @@
-"""The body of an Encoder as PyTorch modules; each can describe itself again, with its weights as they are now."""
+"""The body of an Encoder as PyTorch modules. `describe` of each returns its description with its current weights."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from exporters.encoder import ACTIVATIONS
 from prune_export.families.names import Dimensions
 
 
-def make_linear(part: description.Linear) -> nn.Linear:
-    out_features, in_features = part.weight.shape
+def make_linear(linear: description.Linear) -> nn.Linear:
+    """Returns a module with copies of the linear map's weight and bias."""
+    out_features, in_features = linear.weight.shape
     module = nn.Linear(in_features, out_features, device="meta")
-    module.weight, module.bias = make_parameter(part.weight), make_parameter(part.bias)
+    module.weight, module.bias = make_parameter(linear.weight), make_parameter(linear.bias)
     return module
 
 
 def make_parameter(tensor: Tensor) -> nn.Parameter:
-    """A parameter of its own: training must not write into a memory-mapped checkpoint."""
+    """Returns a parameter that holds a copy: training must not write into a memory-mapped checkpoint."""
     return nn.Parameter(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
 class SlimNorm(nn.Module):
     """LayerNorm, or `x * weight + bias` where there is no epsilon."""
 
-    def __init__(self, part: description.Norm) -> None:
+    def __init__(self, norm: description.Norm) -> None:
         super().__init__()
-        self.weight, self.bias, self.epsilon = make_parameter(part.weight), make_parameter(part.bias), part.epsilon
+        self.weight, self.bias, self.epsilon = make_parameter(norm.weight), make_parameter(norm.bias), norm.epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         if self.epsilon is None:
@@ -42,14 +43,14 @@ class SlimNorm(nn.Module):
 class SlimEmbeddings(nn.Module):
     """Word, position and token-type rows, norm and projection."""
 
-    def __init__(self, part: description.Embeddings, dropout: float) -> None:
+    def __init__(self, embeddings: description.Embeddings, dropout: float) -> None:
         super().__init__()
-        self.word, self.position = make_parameter(part.word), make_parameter(part.position)
-        self.token_type = None if part.token_type is None else make_parameter(part.token_type)
-        self.norm = SlimNorm(part.norm)
-        self.projection = None if part.projection is None else make_linear(part.projection)
+        self.word, self.position = make_parameter(embeddings.word), make_parameter(embeddings.position)
+        self.token_type = None if embeddings.token_type is None else make_parameter(embeddings.token_type)
+        self.norm = SlimNorm(embeddings.norm)
+        self.projection = None if embeddings.projection is None else make_linear(embeddings.projection)
         self.dropout = nn.Dropout(dropout)
-        self.positions, self.pad_token_id = part.positions, part.pad_token_id
+        self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         if self.positions == "from_padding":
@@ -79,21 +80,23 @@ class SlimEmbeddings(nn.Module):
 
 
 def describe_linear(module: nn.Linear) -> description.Linear:
+    """Returns the description of a linear map, which shares the module's memory."""
     return description.Linear(module.weight.detach(), module.bias.detach())
 
 
 class SlimAttention(nn.Module):
     """Self-attention with its own number of heads and its own query/key and value sizes."""
 
-    def __init__(self, part: description.Attention, dropout: float) -> None:
+    def __init__(self, attention: description.Attention, dropout: float) -> None:
         super().__init__()
-        self.heads, self.scores, self.dropout_prob = part.heads, part.scores, dropout
-        self.query = make_linear(description.Linear(part.query_weight.flatten(0, 1), part.query_bias.flatten()))
-        self.key = make_parameter(part.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
-        self.value = make_parameter(part.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
-        self.key_bias = None if part.key_bias is None else make_parameter(part.key_bias.flatten())
-        self.value_bias = None if part.value_bias is None else make_parameter(part.value_bias.flatten())
-        self.output = make_linear(description.Linear(part.output_weight.flatten(1), part.output_bias))
+        self.heads, self.scores, self.dropout_prob = attention.heads, attention.scores, dropout
+        query_weight = attention.query_weight.flatten(0, 1)  # [heads * query_key_size, hidden]
+        self.query = make_linear(description.Linear(query_weight, attention.query_bias.flatten()))
+        self.key = make_parameter(attention.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
+        self.value = make_parameter(attention.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
+        self.key_bias = None if attention.key_bias is None else make_parameter(attention.key_bias.flatten())
+        self.value_bias = None if attention.value_bias is None else make_parameter(attention.value_bias.flatten())
+        self.output = make_linear(description.Linear(attention.output_weight.flatten(1), attention.output_bias))
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         query, key, value = (
@@ -129,9 +132,10 @@ class SlimAttention(nn.Module):
 class SlimFeedForward(nn.Module):
     """Two linear maps with an activation between them."""
 
-    def __init__(self, part: description.FeedForward) -> None:
+    def __init__(self, feed_forward: description.FeedForward) -> None:
         super().__init__()
-        self.up, self.gating, self.down = make_linear(part.up), part.gating, make_linear(part.down)
+        self.up, self.down = make_linear(feed_forward.up), make_linear(feed_forward.down)
+        self.gating = feed_forward.gating
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.down(ACTIVATIONS[self.gating.activation](self.up(x)))
@@ -142,11 +146,11 @@ class SlimFeedForward(nn.Module):
 
 
 class SlimConstant(nn.Module):
-    """A block that lost everything: one vector."""
+    """A block without heads or columns: one vector."""
 
-    def __init__(self, part: description.ConstantBlock) -> None:
+    def __init__(self, constant: description.ConstantBlock) -> None:
         super().__init__()
-        self.bias = make_parameter(part.bias)
+        self.bias = make_parameter(constant.bias)
 
     def describe(self) -> description.ConstantBlock:
         return description.ConstantBlock(self.bias.detach())
@@ -155,20 +159,20 @@ class SlimConstant(nn.Module):
 class SlimLayer(nn.Module):
     """Attention and feed-forward block, each followed by its norm."""
 
-    def __init__(self, part: description.Layer, dimensions: Dimensions) -> None:
+    def __init__(self, layer: description.Layer, dimensions: Dimensions) -> None:
         super().__init__()
         self.attention: SlimAttention | SlimConstant = (
-            SlimConstant(part.attention)
-            if isinstance(part.attention, description.ConstantBlock)
-            else SlimAttention(part.attention, dimensions.attention_dropout)
+            SlimConstant(layer.attention)
+            if isinstance(layer.attention, description.ConstantBlock)
+            else SlimAttention(layer.attention, dimensions.attention_dropout)
         )
-        self.attention_norm = SlimNorm(part.attention_norm)
+        self.attention_norm = SlimNorm(layer.attention_norm)
         self.feed_forward: SlimFeedForward | SlimConstant = (
-            SlimConstant(part.feed_forward)
-            if isinstance(part.feed_forward, description.ConstantBlock)
-            else SlimFeedForward(part.feed_forward)
+            SlimConstant(layer.feed_forward)
+            if isinstance(layer.feed_forward, description.ConstantBlock)
+            else SlimFeedForward(layer.feed_forward)
         )
-        self.feed_forward_norm = SlimNorm(part.feed_forward_norm)
+        self.feed_forward_norm = SlimNorm(layer.feed_forward_norm)
         self.dropout = nn.Dropout(dimensions.hidden_dropout)
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Task heads as PyTorch modules; `forward` maps the last hidden states `[batch, sequence, hidden]` to logits."""
+"""Task heads as PyTorch modules. `forward` maps the last hidden states `[batch, sequence, hidden]` to logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prune_export.slim_model.blocks import SlimNorm, describe_linear, make_linea
 
 
 class SlimFeatureHead(nn.Module):
-    """The hidden states as they are."""
+    """No head: the hidden states as they are."""
 
     def forward(self, x: Tensor, _word: Tensor) -> Tensor:
         return x
@@ -23,9 +23,9 @@ class SlimFeatureHead(nn.Module):
 class SlimSpanHead(nn.Module):
     """Start and end logits, `[batch, sequence, 2]`."""
 
-    def __init__(self, part: description.SpanHead) -> None:
+    def __init__(self, head: description.SpanHead) -> None:
         super().__init__()
-        self.output = make_linear(part.output)
+        self.output = make_linear(head.output)
 
     def forward(self, x: Tensor, _word: Tensor) -> Tensor:
         logits: Tensor = self.output(x)
@@ -38,9 +38,9 @@ class SlimSpanHead(nn.Module):
 class SlimTokenHead(nn.Module):
     """Logits per token, `[batch, sequence, labels]`."""
 
-    def __init__(self, part: description.TokenHead, dropout: float) -> None:
+    def __init__(self, head: description.TokenHead, dropout: float) -> None:
         super().__init__()
-        self.output, self.dropout = make_linear(part.output), nn.Dropout(dropout)
+        self.output, self.dropout = make_linear(head.output), nn.Dropout(dropout)
 
     def forward(self, x: Tensor, _word: Tensor) -> Tensor:
         logits: Tensor = self.output(self.dropout(x))
@@ -53,9 +53,9 @@ class SlimTokenHead(nn.Module):
 class SlimSequenceHead(nn.Module):
     """Logits of the first token, `[batch, labels]`."""
 
-    def __init__(self, part: description.SequenceHead, dropout: float) -> None:
+    def __init__(self, head: description.SequenceHead, dropout: float) -> None:
         super().__init__()
-        self.dense, self.activation, self.output = make_linear(part.dense), part.activation, make_linear(part.output)
+        self.dense, self.activation, self.output = make_linear(head.dense), head.activation, make_linear(head.output)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, _word: Tensor) -> Tensor:
@@ -70,11 +70,11 @@ class SlimSequenceHead(nn.Module):
 class SlimMaskedLanguageHead(nn.Module):
     """Logits over the vocabulary, `[batch, sequence, vocabulary]`; a tied decoder has no weights of its own."""
 
-    def __init__(self, part: description.MaskedLanguageHead, embeddings: description.Embeddings) -> None:
+    def __init__(self, head: description.MaskedLanguageHead, embeddings: description.Embeddings) -> None:
         super().__init__()
-        self.dense, self.activation, self.norm = make_linear(part.dense), part.activation, SlimNorm(part.norm)
-        self.decoder = None if part.decoder.weight is embeddings.word else make_parameter(part.decoder.weight)
-        self.bias = make_parameter(part.decoder.bias)
+        self.dense, self.activation, self.norm = make_linear(head.dense), head.activation, SlimNorm(head.norm)
+        self.decoder = None if head.decoder.weight is embeddings.word else make_parameter(head.decoder.weight)
+        self.bias = make_parameter(head.decoder.bias)
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
         states = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
@@ -93,16 +93,16 @@ class SlimMaskedLanguageHead(nn.Module):
 SlimHead = SlimFeatureHead | SlimSpanHead | SlimTokenHead | SlimSequenceHead | SlimMaskedLanguageHead
 
 
-def make_head(part: description.TaskHead, embeddings: description.Embeddings, dropout: float) -> SlimHead:
-    """The module of a task head."""
-    match part:
+def make_head(head: description.TaskHead, embeddings: description.Embeddings, dropout: float) -> SlimHead:
+    """Returns the module of a task head."""
+    match head:
         case description.FeatureHead():
             return SlimFeatureHead()
         case description.SpanHead():
-            return SlimSpanHead(part)
+            return SlimSpanHead(head)
         case description.TokenHead():
-            return SlimTokenHead(part, dropout)
+            return SlimTokenHead(head, dropout)
         case description.SequenceHead():
-            return SlimSequenceHead(part, dropout)
+            return SlimSequenceHead(head, dropout)
         case description.MaskedLanguageHead():
-            return SlimMaskedLanguageHead(part, embeddings)
+            return SlimMaskedLanguageHead(head, embeddings)

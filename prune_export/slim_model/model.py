@@ -40,7 +40,7 @@ class SlimModel(nn.Module):
         check_kinds(encoder.layers, "the slim PyTorch network")
         self.task, self.config, self.dimensions = encoder.task, config, dimensions
         self.embeddings = SlimEmbeddings(encoder.embeddings, dimensions.hidden_dropout)
-        self.order = encoder.order  # layer of each step; shared ones repeat
+        self.layer_indices = encoder.layer_indices  # those of shared layers repeat
         self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
@@ -54,12 +54,12 @@ class SlimModel(nn.Module):
         **labels: Tensor,
     ) -> Any:
         x = self.embeddings(input_ids, token_type_ids)
-        attends = None if attention_mask is None else _additive(attention_mask, x.dtype)
-        for index in self.order:
+        mask = None if attention_mask is None else _additive_mask(attention_mask, x.dtype)
+        for index in self.layer_indices:
             if self._checkpointing is not None and self.training:
-                x = checkpoint(self.layers[index], x, attends, **self._checkpointing)
+                x = checkpoint(self.layers[index], x, mask, **self._checkpointing)
             else:
-                x = self.layers[index](x, attends)
+                x = self.layers[index](x, mask)
         logits = self.head(x, self.embeddings.word)
         spec = SPECS[self.task]
         outputs = spec.outputs_of(logits)
@@ -67,7 +67,7 @@ class SlimModel(nn.Module):
         return getattr(modeling_outputs, spec.output_class)(**outputs, **({} if loss is None else {"loss": loss}))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Layers run again for the backward pass while training, which saves the memory of their activations.
+        """Makes layers run again for the backward pass while training, which saves the memory of their activations.
 
         The arguments are those of torch.utils.checkpoint.checkpoint. The Trainer of transformers 4 calls this.
         """
@@ -76,15 +76,15 @@ class SlimModel(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """The same, under the name that the Trainer of transformers 5 calls."""
+        """Does the same as `gradient_checkpointing_enable`. The Trainer of transformers 5 calls this."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs)
 
     def describe(self) -> Encoder:
-        """The network as it is now, as an Encoder that shares this module's memory."""
+        """Returns the network with its current weights as an Encoder, which shares this module's memory."""
         embeddings = self.embeddings.describe()
         layers = [layer.describe() for layer in self.layers if isinstance(layer, SlimLayer)]
         head = self.head.describe(embeddings.word)
-        return Encoder(self.task, embeddings, tuple(layers[index] for index in self.order), head)
+        return Encoder(self.task, embeddings, tuple(layers[index] for index in self.layer_indices), head)
 
     @checked
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
@@ -95,12 +95,12 @@ class SlimModel(nn.Module):
         write_slim(self.describe(), self.config, expanded(folder))
 
 
-def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[batch, 1, 1, sequence]`: 0 where attended, the most negative number elsewhere, as Hugging Face does."""
-    absent = 1.0 - attention_mask.to(dtype)
-    return (absent * torch.finfo(dtype).min)[:, None, None, :]
+def _additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns `[batch, 1, 1, sequence]`: 0 where attended, the most negative number elsewhere, as Hugging Face does."""
+    masked = 1.0 - attention_mask.to(dtype)
+    return (masked * torch.finfo(dtype).min)[:, None, None, :]
 
 
-def module_of(checkpoint: Checkpoint, encoder: Encoder) -> SlimModel:
-    """`encoder` as a module with the configuration of `checkpoint`."""
+def slim_module(checkpoint: Checkpoint, encoder: Encoder) -> SlimModel:
+    """Returns `encoder` as a module, with the configuration of `checkpoint`."""
     return SlimModel(encoder, checkpoint.config, checkpoint.family.dimensions(checkpoint.config))

@@ -1,4 +1,4 @@
-"""The surgeon: removes what a plan drops, exactly. Pure functions on the parts of an Encoder."""
+"""The graph surgeon: removes exactly what a plan does not keep, by pure functions on the parts of an Encoder."""
 
 from prune_export.surgeon.operation import operate
 

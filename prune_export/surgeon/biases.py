@@ -30,9 +30,9 @@ def fold_value_bias(block: Attention) -> Attention:
 
 
 def shifted(bias: Tensor, weight: Tensor, constant: Tensor) -> Tensor:
-    """Returns `bias + weight @ constant`, summed in float64: a fold may add thousands of terms."""
+    """Returns `bias + weight @ constant`, summed in float64, because there may be thousands of terms."""
     if not constant.any():
         return bias
-    used = torch.nonzero(constant).flatten()
-    change = weight[:, used].double() @ constant[used].double()
-    return (bias.double() + change).to(bias.dtype)
+    nonzero = torch.nonzero(constant).flatten()
+    shift = weight[:, nonzero].double() @ constant[nonzero].double()
+    return (bias.double() + shift).to(bias.dtype)

@@ -1,4 +1,4 @@
-"""Columns of a feed-forward block."""
+"""Removes columns of a feed-forward block."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from prune_export.surgeon.exactness import exact_for
 def remove_columns(block: FeedForward, keep: Indices) -> FeedForward:
     """Keeps the columns in `keep`, possibly none (see `replace_emptied_feed_forward`).
 
-    1. Column of `down` zero: nothing of it reaches the output.
-    2. Row of `up` zero: the column is the constant `activation(up_bias)`, and `down` carries that into its bias.
+    A column may be removed in two cases:
+
+    1. Its column of `down` is zero: nothing of it reaches the output.
+    2. Its row of `up` is zero: it is the constant `activation(up_bias)`, which `down` maps to a shift of its bias.
 
     Raises:
-        SurgeryError: a column that depends on the input and reaches the output would go.
+        SurgeryError: a column to be removed depends on the input and reaches the output.
     """
     if len(keep) == block.columns:
         return block
-    stays = torch.zeros(block.columns, dtype=torch.bool)
-    stays[list(keep)] = True
-    row_is_zero = ~block.up.weight.ne(0).any(dim=1)
-    reaches = block.down.weight.ne(0).any(dim=0)
-    wrong = torch.nonzero(~stays & ~row_is_zero & reaches).flatten().tolist()
+    is_kept = torch.zeros(block.columns, dtype=torch.bool)
+    is_kept[list(keep)] = True
+    depends_on_input = block.up.weight.ne(0).any(dim=1)
+    reaches_output = block.down.weight.ne(0).any(dim=0)
+    wrong = torch.nonzero(~is_kept & depends_on_input & reaches_output).flatten().tolist()
     if wrong:
         raise SurgeryError(
             f"column {wrong[0]} (and {len(wrong) - 1} more) depends on the input and reaches the output, and cannot be "
             "removed exactly: expected zeros in its row of the up projection or its column of the down projection"
         )
     activation = ACTIVATIONS[block.gating.activation]
-    constant = torch.where(~stays & reaches, activation(block.up.bias.double()), 0.0)
+    constant = torch.where(~is_kept & reaches_output, activation(block.up.bias.double()), 0.0)
     bias = shifted(block.down.bias, block.down.weight, constant)
-    kept = take(block, "intermediate", torch.nonzero(stays).flatten().tolist())
+    kept = take(block, "intermediate", torch.nonzero(is_kept).flatten().tolist())
     return replace(kept, down=replace(kept.down, bias=bias))

@@ -1,4 +1,4 @@
-"""Blocks that lose everything."""
+"""Replaces blocks that have no heads or no columns by constants."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from exporters.encoder import Attention, ConstantBlock, FeedForward
 
 
 def replace_emptied_attention(block: Attention) -> Attention | ConstantBlock:
-    """Attention without heads as what it is: its output bias, added to every position."""
+    """Returns attention without heads as a constant: its output bias, added to every position."""
     return block if block.heads else ConstantBlock(block.output_bias)
 
 
 def replace_emptied_feed_forward(block: FeedForward) -> FeedForward | ConstantBlock:
-    """A feed-forward block without columns as what it is: its output bias, added to every position."""
+    """Returns a feed-forward block without columns as a constant: its output bias, added to every position."""
     return block if block.columns else ConstantBlock(block.down.bias)

@@ -1,4 +1,4 @@
-"""The kinds of scores, and of gating, that a rule of the surgeon is exact for."""
+"""Declares the kinds of scores, or of gating, for which a rule of the surgeon is exact."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exact_for(*kinds: type) -> Callable[[Rule], Rule]:
         def apply(block: Any, *arguments: Any) -> Any:
             kind = block.scores if isinstance(block, Attention) else block.gating
             if not isinstance(kind, kinds):
-                names = " or ".join(one.__name__ for one in kinds)
+                names = " or ".join(exact_kind.__name__ for exact_kind in kinds)
                 raise SurgeryError(
                     f"{rule.__name__} is exact for {names}; found {type(kind).__name__}, for which it would change answers"
                 )

@@ -1,4 +1,4 @@
-"""Single dimensions inside heads: query/key dimensions, and value dimensions."""
+"""Removes single dimensions inside heads: query/key dimensions, and value dimensions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from prune_export.surgeon.zeros import contributing_dimensions, scoring_dimensio
 
 @exact_for(DotProduct)
 def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
-    """Keeps, of each head in `keep`, only the query/key dimensions listed there; needs a dropped key bias.
+    """Keeps, of each head in `keep`, only the query/key dimensions listed there. The key bias has to be dropped before.
 
-    For each dimension that goes:
+    A dimension may be removed in three cases:
 
-    1. key row zero: it adds the same to all scores of a query, which softmax ignores;
-    2. query row zero, query bias zero: it adds nothing;
-    3. query row zero, query bias not: it adds `query_bias * (key_row · x)` to the scores of a key, for every query. All such
-       dimensions of a head become one: a query of constant 1 against the sum of those key rows.
+    1. Its key row is zero: it adds the same to all scores of a query, which softmax ignores.
+    2. Its query row and query bias are zero: it adds nothing.
+    3. Its query row is zero, its query bias is not: it adds `query_bias * (key_row · x)` to the scores of a key, for every
+       query. All such dimensions of a head become one: a query of constant 1 against the sum of those key rows.
 
-    A head whose dimensions all go attends uniformly; it stays, with one dimension of zeros if no head needs more. The
+    A head that loses all dimensions attends uniformly. It is kept, with one dimension of zeros if no head needs more. The
     heads of a block get one common size, the largest that any needs; missing dimensions are zeros, which is exact. The
-    attention scale stays that of the original size.
+    attention scale remains that of the original size.
 
     Raises:
-        SurgeryError: a dimension with both a query and a key row would go.
+        SurgeryError: a dimension to be removed has both a query and a key row.
     """
     if not keep:
         return block
@@ -39,26 +39,26 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
     scoring = scoring_dimensions(block)
     heads = []
     for position, head in enumerate(block.heads):
-        one = take(block, "head", [position])
+        alone = take(block, "head", [position])
         kept = keep.get(head, tuple(range(block.query_key_size)))
-        gone = sorted(set(range(block.query_key_size)) - set(kept))
-        for dimension in gone:
+        removed = sorted(set(range(block.query_key_size)) - set(kept))
+        for dimension in removed:
             if scoring[position, dimension]:
                 raise SurgeryError(
                     f"head {head}: query/key dimension {dimension} has both a query and a key row, and cannot be "
                     "removed exactly"
                 )
-        heads.append(_with_constant_query(take(one, "query_key", kept), take(one, "query_key", gone)))
+        heads.append(_with_constant_query(take(alone, "query_key", kept), take(alone, "query_key", removed)))
     return _with_common_size(block, heads, "query_key")
 
 
-def _with_constant_query(kept: Attention, gone: Attention) -> Attention:
-    """One head with rule 3 applied to the dimensions that go; tensors `[1, dimensions, …]`."""
-    constant = gone.query_bias[0].ne(0) & gone.key_weight[0].ne(0).any(dim=1)
+def _with_constant_query(kept: Attention, removed: Attention) -> Attention:
+    """Returns a single head with case 3 applied to its removed dimensions; tensors are `[1, dimensions, …]`."""
+    constant = removed.query_bias[0].ne(0) & removed.key_weight[0].ne(0).any(dim=1)
     if not constant.any():
         return kept
-    weights = gone.query_bias[0, constant].double()
-    merged = (weights @ gone.key_weight[0, constant].double()).to(kept.key_weight.dtype)[None, None]
+    weights = removed.query_bias[0, constant].double()
+    merged = (weights @ removed.key_weight[0, constant].double()).to(kept.key_weight.dtype)[None, None]
     return replace(
         kept,
         query_weight=torch.cat([kept.query_weight, torch.zeros_like(merged)], dim=1),
@@ -68,15 +68,13 @@ def _with_constant_query(kept: Attention, gone: Attention) -> Attention:
 
 
 def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
-    """Keeps, of each head in `keep`, only the value dimensions listed there. Exact for all scores.
+    """Keeps, of each head in `keep`, only the value dimensions listed there. The value bias has to be folded before.
 
-    Needs a folded value bias.
-
-    A dimension may go if its row of the value weights or its column of the output weights is zero. The heads of a block
-    get one common size, the largest that any needs; missing dimensions are zeros.
+    A dimension may be removed if its row of the value weights or its column of the output weights is zero, whatever the
+    scores. The heads of a block get one common size, the largest that any needs; missing dimensions are zeros.
 
     Raises:
-        SurgeryError: a dimension that contributes would go.
+        SurgeryError: a dimension to be removed contributes to the output.
     """
     if not keep:
         return block
@@ -95,7 +93,7 @@ def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> At
 
 
 def _with_common_size(block: Attention, heads: list[Attention], axis: str) -> Attention:
-    """The heads as one block, padded to the largest size; `block` itself where that is as before."""
+    """Returns the heads as one block, padded to the largest size along `axis`; `block` itself where that has not changed."""
     common = max(1, *(sizes_of(head)[axis] for head in heads))
     if common == sizes_of(block)[axis]:
         return block

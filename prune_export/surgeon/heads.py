@@ -1,4 +1,4 @@
-"""Whole attention heads."""
+"""Removes whole attention heads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from prune_export.surgeon.zeros import contributing_dimensions
 
 
 def remove_heads(block: Attention, keep: Indices) -> Attention:
-    """Keeps the heads whose original indices are in `keep`, at least one; needs a folded value bias. Exact for all scores.
+    """Keeps the heads whose original indices are in `keep`. The value bias has to be folded before.
 
-    A head may go if each of its value dimensions has a zero row in the value weights or a zero column in the output
-    weights: its context then contributes nothing (its bias is folded already).
+    A head may be removed if each of its value dimensions has a zero row in the value weights or a zero column in the output
+    weights: its context then contributes nothing, whatever the scores.
 
     Raises:
-        SurgeryError: a head that contributes would go.
+        SurgeryError: a head to be removed contributes to the output.
     """
     assert block.value_bias is None, "fold_value_bias first"
     positions = [position for position, head in enumerate(block.heads) if head in keep]

@@ -1,4 +1,4 @@
-"""The whole operation."""
+"""Operates on a whole network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from prune_export.surgeon.heads import remove_heads
 
 
 def operate(encoder: Encoder, plan: Plan) -> Encoder:
-    """The encoder that keeps what `plan` keeps and, with exact arithmetic, computes the same on every input.
+    """Returns the encoder with only the units that `plan` keeps; in exact arithmetic it computes the same on every input.
 
     Shared layers stay shared. `encoder` is left as it is; the result shares the tensors that did not change.
 
     Raises:
         PlanError: the plan does not fit the encoder.
-        SurgeryError: the plan drops something that matters; the message names the layer.
+        SurgeryError: a unit that the plan removes affects the outputs; the message names the layer.
     """
     check_fits(plan, encoder)
 

@@ -1,4 +1,4 @@
-"""What the zeros of a network allow to be removed: the plan that only uses exact rules."""
+"""Makes the plan that follows from the zeros of a network, by exact rules alone."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from prune_export.facts.plan import Indices, LayerPlan, Plan
 
 
 def plan_from_zeros(encoder: Encoder) -> Plan:
-    """Returns the smallest plan that removes only what exact rules allow.
+    """Returns the plan that keeps as little as exact rules allow.
 
     "Zero" means that every weight is exactly 0. With softmax rows that sum to 1:
 
-    - a value dimension goes if its row of the value weights or its column of the output weights is zero (what its bias
-      contributes is a constant);
-    - a head goes if all of its value dimensions go;
-    - a query/key dimension goes if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is zero (with a bias, it is one score per key, which the surgeon keeps apart in one merged dimension); with other
-      scores than dot products none goes;
-    - a column goes if its row of `up` is zero (a constant) or its column of `down` is.
+    - A value dimension is removed if its row of the value weights or its column of the output weights is zero (its bias
+      contributes a constant).
+    - A head is removed if all of its value dimensions are.
+    - A query/key dimension is removed if its key row is zero (a constant per query, which softmax ignores) or its query row
+      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With other scores than dot
+      products none is removed.
+    - A column is removed if its row of `up` is zero (a constant) or its column of `down` is.
     """
-    distinct = [_layer_plan(layer) for layer in encoder.distinct_layers]
-    return Plan(tuple(distinct[place] for place in encoder.order))
+    plans = [_layer_plan(layer) for layer in encoder.distinct_layers]
+    return Plan(tuple(plans[index] for index in encoder.layer_indices))
 
 
 def contributing_dimensions(block: Attention) -> Tensor:
-    """Returns which value dimensions reach the output and depend on the input: bool `[heads, value]`."""
+    """Returns which value dimensions depend on the input and reach the output: bool `[heads, value]`."""
     return block.value_weight.ne(0).any(dim=2) & block.output_weight.ne(0).any(dim=0)
 
 
@@ -47,8 +47,8 @@ def _layer_plan(layer: Layer) -> LayerPlan:
         kept = {head: position for position, head in enumerate(block.heads) if contributing[position].any()}
         heads = tuple(kept)
         dimensions = [
-            {head: _indices(stays[at]) for head, at in kept.items() if not stays[at].all()}
-            for stays in (scoring, contributing)
+            {head: _indices(needed[position]) for head, position in kept.items() if not needed[position].all()}
+            for needed in (scoring, contributing)
         ]
     columns: Indices = ()
     if isinstance(layer.feed_forward, FeedForward):
@@ -57,5 +57,5 @@ def _layer_plan(layer: Layer) -> LayerPlan:
     return LayerPlan(heads, columns, *dimensions)
 
 
-def _indices(stays: Tensor) -> Indices:
-    return tuple(torch.nonzero(stays).flatten().tolist())
+def _indices(needed: Tensor) -> Indices:
+    return tuple(torch.nonzero(needed).flatten().tolist())

@@ -1,4 +1,4 @@
-"""What a task is, one file each: its classes, losses, divergence, usual length, and how answers are compared."""
+"""The tasks, one file each: their classes, losses, divergence, usual length, and how answers are compared."""
 
 from exporters.encoder import Encoder
 from exporters.tasks import Task
@@ -14,11 +14,13 @@ SPECS: dict[Task, TaskSpec] = {
     for spec in (QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, FEATURE_EXTRACTION, FILL_MASK)
 }
 
-# Those with labelled examples: what there are readers of data and official metrics for.
+# The tasks with readers of labelled data and official metrics.
 LABELLED: tuple[Task, ...] = tuple(name for name, spec in SPECS.items() if spec.has_readers)
 
 
 def usual_length(encoder: Encoder) -> int:
-    """Returns the tokens of a sequence of `encoder` where nobody says how many: 384 for question answering, otherwise 128,
-    or as many as it takes."""
+    """Returns the default length of a sequence in tokens: 384 for question answering, otherwise 128.
+
+    It is less where `encoder` has fewer positions.
+    """
     return SPECS[encoder.task].length_for(encoder.embeddings.max_length)

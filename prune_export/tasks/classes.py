@@ -1,4 +1,4 @@
-"""Logits over classes, of texts or of tokens: what several tasks share."""
+"""Losses, divergences and comparisons of logits over classes, of texts or of tokens, which several tasks share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from prune_export.tasks.spec import Agreement, Labels, Outputs
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, left_out: Tensor | None = None) -> Tensor:
-    """Returns T² · KL(teacher ‖ student) over the last dimension, `[…]`; places that are `left_out` count nothing.
+    """Returns T² · KL(teacher ‖ student) over the last dimension, `[…]`; elements that are `left_out` count 0.
 
     Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: cross entropy with the teacher's softened
     distribution, times T², so that its gradients stay as large as those of the labels whatever the temperature. The
     divergence differs by the teacher's own entropy, a constant.
     """
-    found = (student / temperature).log_softmax(dim=-1)
-    wanted = (teacher / temperature).log_softmax(dim=-1)
-    terms = wanted.exp() * (wanted - found)
+    log_student = (student / temperature).log_softmax(dim=-1)
+    log_teacher = (teacher / temperature).log_softmax(dim=-1)
+    terms = log_teacher.exp() * (log_teacher - log_student)
     if left_out is not None:
         terms = terms.masked_fill(left_out, 0.0)  # 0 · (-inf - -inf) is no number
     return terms.sum(dim=-1) * temperature**2
@@ -38,40 +38,38 @@ def token_loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> T
 
 def drawn_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
     """Returns each row's mean cross entropy with classes that are drawn from what the network predicts, `[batch]`."""
-    logits, attended = (
-        outputs["logits"],
-        batch["attention_mask"].bool(),
-    )  # [batch, sequence, classes], [batch, sequence]
+    logits = outputs["logits"]  # [batch, sequence, classes]
+    attended = batch["attention_mask"].bool()  # [batch, sequence]
     drawn = torch.multinomial(logits.detach().softmax(2).flatten(0, 1).cpu(), 1, generator=generator).flatten()
     losses = functional.cross_entropy(logits.flatten(0, 1), drawn.to(logits.device), reduction="none")
     return mean_over_tokens(losses.view(attended.shape), attended)
 
 
 def mean_over_tokens(values: Tensor, attended: Tensor) -> Tensor:
-    """Returns each row's mean over its tokens that are no padding, `[batch]` of `[batch, sequence]`."""
+    """Returns each row's mean over its non-padding tokens, `[batch]` of `[batch, sequence]`."""
     return (values * attended).sum(dim=1) / attended.sum(dim=1).clamp(min=1)
 
 
 def token_divergence(student: Any, teacher: Any, attention_mask: Tensor, temperature: float) -> Tensor:
-    """Returns the mean divergence over classes of the tokens that are no padding."""
-    found, wanted = student["logits"].float(), teacher["logits"].float()
-    tokens = attention_mask.to(found.dtype)
-    return (divergence(found, wanted, temperature) * tokens).sum() / tokens.sum().clamp(min=1)
+    """Returns the mean divergence over classes of the non-padding tokens."""
+    student_logits, teacher_logits = student["logits"].float(), teacher["logits"].float()
+    tokens = attention_mask.to(student_logits.dtype)
+    return (divergence(student_logits, teacher_logits, temperature) * tokens).sum() / tokens.sum().clamp(min=1)
 
 
 def same_classes(
-    reference: Outputs, found: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
+    reference: Outputs, candidate: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
 ) -> Agreement:
     """Compares the classes that two networks choose; logits `[batch, classes]`, or `[batch, sequence, classes]`."""
-    rows, others = (
+    expected, actual = (
         outputs["logits"] if outputs["logits"].ndim == 2 else outputs["logits"][counts]
-        for outputs in (reference, found)
+        for outputs in (reference, candidate)
     )
-    behind = rows.max(axis=1) - rows[np.arange(len(rows)), others.argmax(axis=1)]
-    return Agreement(len(rows), int((behind <= tie).sum()), least)
+    behind = expected.max(axis=1) - expected[np.arange(len(expected)), actual.argmax(axis=1)]
+    return Agreement(len(expected), int((behind <= tie).sum()), least)
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Returns the probabilities of `[classes]` logits; of -inf, 0."""
+    """Returns the probabilities of logits `[classes]`; that of -inf is 0."""
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(weights / weights.sum())

@@ -1,4 +1,4 @@
-"""Feature extraction: the last hidden states as they are. There is nothing to learn by and no answer to compare."""
+"""Feature extraction: the last hidden states as they are. There is no loss to train with and no answer to compare."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _loss(_outputs: Mapping[str, Tensor], _labels: Labels, _config: Any) -> Tens
 
 
 def _sample_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
-    """Of a unit Gaussian around the features: its gradient is that of their product with noise."""
+    """Returns the losses of a unit Gaussian around the features: their gradient is that of the product with noise."""
     states = outputs["last_hidden_state"]
     noise = torch.randn(states.shape, generator=generator).to(states.device)
     return mean_over_tokens((states * noise).sum(dim=2), batch["attention_mask"].bool())
 
 
 def _divergence(_student: Any, _teacher: Any, attention_mask: Tensor, _temperature: float) -> Tensor:
-    """0: there are no logits, hidden states are all that there is."""
+    """Returns 0, because there are no logits."""
     return torch.zeros((), device=attention_mask.device)
 
 

@@ -1,4 +1,4 @@
-"""Fill-mask: the word for each token."""
+"""Fill-mask: a word for each token."""
 
 from exporters.encoder import MaskedLanguageHead
 from prune_export.tasks.classes import drawn_losses, same_classes, token_divergence, token_loss

@@ -27,7 +27,7 @@ def _split(logits: Tensor) -> Iterable[Tensor]:
 
 
 def _loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> Tensor | None:
-    """Cross entropy, the mean of start's and end's; positions outside the sequence are ignored."""
+    """Returns the mean of the start's and the end's cross entropy; positions outside the sequence are ignored."""
     if not set(_POSITIONS) <= set(labels):
         return None
     length = outputs["start_logits"].shape[1]
@@ -52,7 +52,7 @@ def _without(logits: Tensor, padding: Tensor) -> Tensor:
 
 
 def _divergence(student: Any, teacher: Any, attention_mask: Tensor, temperature: float) -> Tensor:
-    """Of distributions over positions, the mean of start's and end's."""
+    """Returns the mean of the start's and the end's divergence, of distributions over positions."""
     padding = ~attention_mask.bool()
     start, end = (
         divergence(
@@ -64,38 +64,35 @@ def _divergence(student: Any, teacher: Any, attention_mask: Tensor, temperature:
 
 
 def same_answers(
-    reference: Outputs, found: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
+    reference: Outputs, candidate: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
 ) -> Agreement:
-    """Compares the answers of two networks; logits and `counts`, the context, are `[batch, sequence]`."""
+    """Compares the answers of two networks; logits and `counts`, the mask of the context, are `[batch, sequence]`."""
     same = 0
     for row, context in enumerate(counts):
-        scores, others = (
-            _span_scores(outputs["start_logits"][row], outputs["end_logits"][row], context)
-            for outputs in (reference, found)
+        expected, actual = (
+            span_scores(outputs["start_logits"][row], outputs["end_logits"][row], context)
+            for outputs in (reference, candidate)
         )
-        best, answer = _best(scores), _best(others)
-        same += answer == best or bool(scores[best] - scores[answer] <= tie)
+        best, answer = best_span(expected), best_span(actual)
+        same += answer == best or bool(expected[best] - expected[answer] <= tie)
     return Agreement(len(counts), same, least)
 
 
-def best_span(start: Logits, end: Logits, context: NDArray[np.bool_]) -> tuple[int, int]:
-    """Returns the span `(first, last)` with the highest `start + end` inside the context, at most 30 tokens long.
-
-    All arrays `[sequence]`. This is the decoding of SQuAD v1.1 (Rajpurkar et al. 2016; Devlin et al. 2018, section 4.2).
-    """
-    return _best(_span_scores(start, end, context))
-
-
-def _best(scores: NDArray[np.float64]) -> tuple[int, int]:
+def best_span(scores: NDArray[np.float64]) -> tuple[int, int]:
+    """Returns the first and the last token of the span with the highest of `span_scores`."""
     first, last = np.unravel_index(int(np.argmax(scores)), scores.shape)
     return int(first), int(last)
 
 
-def _span_scores(start: Logits, end: Logits, context: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """`[sequence, sequence]`, -inf where no answer may lie."""
+def span_scores(start: Logits, end: Logits, context: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Returns `start + end` by first and last token, `[sequence, sequence]`, of logits and a mask `[sequence]`.
+
+    It is -inf outside the context and for more than 30 tokens. This is the decoding of SQuAD v1.1 (Rajpurkar et al. 2016;
+    Devlin et al. 2018, section 4.2).
+    """
     scores = start[:, None].astype(np.float64) + end[None, :].astype(np.float64)
-    places = np.arange(len(start))
-    length = places[None, :] - places[:, None]
+    positions = np.arange(len(start))
+    length = positions[None, :] - positions[:, None]
     allowed = context[:, None] & context[None, :] & (length >= 0) & (length < MAX_ANSWER_TOKENS)
     return np.where(allowed, scores, -np.inf)
 

@@ -1,4 +1,4 @@
-"""What a task is to the rest of the package: one object, with pure functions on tensors and arrays."""
+"""The specification of a task: one object, with pure functions on tensors and arrays."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from exporters.encoder import TaskHead
 from exporters.tasks import Task
 
-Outputs = Mapping[str, NDArray[np.float32]]  # of a network, by name
+Outputs = Mapping[str, NDArray[np.float32]]  # a network's outputs by name
 Labels = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many of `questions` got the same answer; a tie in the reference counts as the same.
+    """The number of `questions` to which two networks give the `same` answer; a tie in the reference counts as the same.
 
-    `least` is the share that has to be the same.
+    `least` is the fraction that has to be the same.
     """
 
     questions: int
@@ -36,9 +36,9 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a model, in order, and its `problem_type`, as config.json has them.
+    """The classes of a model, in order, and its `problem_type`, both from config.json.
 
-    `top_k`: how many of them are told of a text (None: all), 1 not in a list.
+    An answer names the `top_k` best of them (None: all), a single one outside a list.
     """
 
     labels: Sequence[str]
@@ -50,7 +50,7 @@ class Agree(Protocol):
     """Counts the answers that two networks share; see `TaskSpec`."""
 
     def __call__(
-        self, reference: Outputs, found: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
+        self, reference: Outputs, candidate: Outputs, counts: NDArray[np.bool_], *, tie: float, least: float = 1.0
     ) -> Agreement: ...
 
 
@@ -58,36 +58,37 @@ class Agree(Protocol):
 class TaskSpec:
     """One task.
 
-    What its models are:
+    Its models:
 
-    - `head`: the class of its heads in a description; it names the outputs.
-    - `suffix`: how transformers' class for it ends; `output_class`: what that returns (`transformers.modeling_outputs`).
-    - `base_model`: that class is the base model itself, whose tensors have no prefix.
-    - `has_classes`: config.json names the classes that the logits are for.
+    - `head`: the class of its heads in a description, which names the outputs.
+    - `suffix`: the end of the name of transformers' class; `output_class`: the class of its outputs
+      (`transformers.modeling_outputs`).
+    - `base_model`: transformers' class is the base model itself, whose tensors have no prefix.
+    - `has_classes`: config.json names the classes of the logits.
 
-    What they read:
+    Their inputs:
 
-    - `usual_length`: the tokens of a sequence where nobody says how many, if the model has as many positions.
+    - `usual_length`: the default length of a sequence in tokens, for models with as many positions.
     - `takes_questions`: a question and its context, which may be long; otherwise a text, or a pair of texts.
-    - `label_names`: names of the labels in a batch, as transformers' class takes them.
-    - `has_readers`: there are readers of data with labels, and official metrics. `metric`: the one that decides; None: the
-      first that the data gives.
+    - `label_names`: the names of the labels in a batch, which are those of transformers' class.
+    - `has_readers`: there are readers of labelled data, and official metrics. `metric` is the one that decides; None: the
+      first one of the data.
 
-    What is computed of their outputs:
+    Functions of their outputs:
 
-    - `split(tensor)`: the head's tensor as the outputs, in order.
-    - `loss(outputs, labels, config)`: the loss of transformers' class; None where the labels are not there.
-    - `sample_losses(outputs, batch, generator)`: the loss of each sample, `[batch]`, whatever the other rows are: padding
-      is no answer. Tasks without readers need no labels: targets are drawn with `generator` from what the network itself
-      predicts. The gradients' second moment is then the Fisher information in its proper sense (Kunstner et al. 2019).
-    - `divergence(student, teacher, attention_mask, temperature)`: T² · KL(teacher ‖ student), a scalar; padding has no part.
-    - `agree(reference, found, counts, tie=, least=)`: how many answers of `found` are those of `reference`. `counts`
-      `[batch, sequence]` marks the tokens that an answer may hold. Another answer than the reference's is the same only
-      where the reference itself scores both within `tie` logits of each other: a coin toss in the reference. None: the
-      outputs hold no answers.
-    - `decode(outputs, text, offsets, classes)`: what a Pipeline says of one text, whose tokens have the character ranges
-      `offsets` `[length, 2]`, (-1, -1) for special ones; None unless `needs_offsets`. `decode` is None where a Pipeline
-      takes no texts for the task.
+    - `split(tensor)` returns the head's tensor as the outputs, in order.
+    - `loss(outputs, labels, config)` returns the loss of transformers' class; None without labels.
+    - `sample_losses(outputs, batch, generator)` returns the loss of each sample, `[batch]`, independent of other samples:
+      padding cannot be an answer. Tasks without readers need no labels: targets are drawn with `generator` from the
+      network's own predictions. The gradients' second moment is then the true Fisher information (Kunstner et al. 2019).
+    - `divergence(student, teacher, attention_mask, temperature)` returns T² · KL(teacher ‖ student), a scalar, without
+      padding.
+    - `agree(reference, candidate, counts, tie=, least=)` counts the answers that both networks give. `counts` `[batch,
+      sequence]` marks the tokens that an answer may hold. Different answers count as the same only where the reference
+      itself scores both within `tie` logits of each other. None: the outputs hold no answers.
+    - `decode(outputs, text, offsets, classes)` returns a Pipeline's answer for one text. `offsets` `[length, 2]` are the
+      character ranges of its tokens, (-1, -1) for special ones; None unless `needs_offsets`. `decode` is None where a
+      Pipeline takes no texts for the task.
     """
 
     name: Task
@@ -114,18 +115,18 @@ class TaskSpec:
         return self.takes_questions or self.decode is not None
 
     def outputs_of(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Returns what the head computes as the outputs by name."""
+        """Returns the outputs by name, made of the head's tensor."""
         return dict(zip(self.head.outputs, self.split(tensor), strict=True))
 
     def length_for(self, longest: int) -> int:
-        """Returns the tokens of a sequence where nobody says how many, for a model that takes at most `longest`."""
+        """Returns the default length of a sequence in tokens, for a model that takes at most `longest`."""
         return min(self.usual_length, longest)
 
     def real_tokens(self, values: NDArray[np.float32], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns the part of an output that belongs to tokens that are no padding.
+        """Returns the part of an output that belongs to non-padding tokens.
 
-        That is `[tokens, …]` of `[batch, sequence, …]`. Of `[batch, …]`, which reads the first token, it is the rows whose
-        first token is real.
+        That is `[tokens, …]` of `[batch, sequence, …]`. Where the head reads the first token only, it is the rows of
+        `[batch, …]` whose first token is no padding.
         """
         real = attention_mask == 1
         return np.asarray(values[real[:, 0] if self.head.reads_first_token_only else real])

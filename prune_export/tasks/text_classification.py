@@ -1,4 +1,4 @@
-"""Text classification, and the regression that models with one class do."""
+"""Text classification; models with one class are regressions."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def _sample_losses(outputs: Any, batch: Labels, _generator: torch.Generator) -> 
 
 
 def _divergence(student: Any, teacher: Any, _attention_mask: Tensor, temperature: float) -> Tensor:
-    """Over classes; squared error where there is one, a regression."""
-    found, wanted = student["logits"].float(), teacher["logits"].float()
-    if found.shape[-1] == 1:
-        return functional.mse_loss(found, wanted)
-    return divergence(found, wanted, temperature).mean()
+    """Returns the mean divergence over classes; the squared error for a regression."""
+    student_logits, teacher_logits = student["logits"].float(), teacher["logits"].float()
+    if student_logits.shape[-1] == 1:
+        return functional.mse_loss(student_logits, teacher_logits)
+    return divergence(student_logits, teacher_logits, temperature).mean()
 
 
 def _decode(outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, classes: Classes) -> Any:
-    """The best classes with their scores, the best first."""
+    """Returns the best classes with their scores, the best first."""
     logits = outputs["logits"]
     if classes.problem_type == "regression":
         scores = logits.astype(np.float64)
@@ -56,8 +56,8 @@ def _decode(outputs: Outputs, _text: str, _offsets: NDArray[np.int64] | None, cl
     else:
         scores = softmax(logits)
     order = np.argsort(-scores, kind="stable")
-    found = [{"label": classes.labels[place], "score": float(scores[place])} for place in order[: classes.top_k]]
-    return found[0] if classes.top_k == 1 else found
+    best = [{"label": classes.labels[index], "score": float(scores[index])} for index in order[: classes.top_k]]
+    return best[0] if classes.top_k == 1 else best
 
 
 TEXT_CLASSIFICATION = TaskSpec(

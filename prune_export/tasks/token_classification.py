@@ -13,15 +13,15 @@ from prune_export.tasks.spec import Classes, Outputs, TaskSpec
 
 
 def _decode(outputs: Outputs, text: str, offsets: NDArray[np.int64] | None, classes: Classes) -> list[dict[str, Any]]:
-    """The best class of each token that stands for a part of the text."""
+    """Returns the best class of each token, special ones left out."""
     assert offsets is not None
-    found = []
+    entities = []
     for (start, end), logits in zip(offsets.tolist(), outputs["logits"], strict=True):
         if start >= 0:
             best = int(np.argmax(logits))
-            place = {"word": text[start:end], "start": start, "end": end}
-            found.append({"entity": classes.labels[best], "score": float(softmax(logits)[best]), **place})
-    return found
+            word = {"word": text[start:end], "start": start, "end": end}
+            entities.append({"entity": classes.labels[best], "score": float(softmax(logits)[best]), **word})
+    return entities
 
 
 TOKEN_CLASSIFICATION = TaskSpec(

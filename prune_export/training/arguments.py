@@ -1,4 +1,4 @@
-"""A recipe's numbers as `transformers.TrainingArguments`, and the processes that share a run."""
+"""Makes `transformers.TrainingArguments` of a recipe, and finds the processes that share a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prune_export.training.keys import MOST, nearest
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Stage
 
-# What a recipe says by a key of its own, or decides by itself.
+# Arguments with a key of their own in a recipe, and those ("") that prune-export decides.
 _ELSEWHERE = {
     "output_dir": "output",
     "seed": "seed",
@@ -57,8 +57,8 @@ _PUBLISHES = "a run is published by nobody but you; push its folder when it is d
 _REPORTS = "a run is reported to nobody; log.jsonl and tensorboard/ in its folder hold all figures"
 _WRITES = "a run writes into its own folder only"
 
-# What would send data away, run code, or write elsewhere than into the run's folder. The fields are those of transformers
-# 4.57 and 5.23; a name that ends in * stands for all that begin so.
+# Arguments that would send data away, run code, or write elsewhere than into the run's folder. The fields are those of
+# transformers 4.57 and 5.23; a name with * at its end covers all names that begin with it.
 _REFUSED = {
     "hub_*": _PUBLISHES,  # hub_token is written into recipe.toml and pruning.json, too
     "push_to_hub*": _PUBLISHES,
@@ -76,10 +76,10 @@ _REFUSED = {
     "use_liger_kernel": "kernels of other packages are not used",  # it replaces transformers' functions
     "mp_parameters": "SageMaker's model parallelism is not supported",
 }
-# DeepSpeed's monitors write where they like, or send figures away.
+# DeepSpeed's monitors write anywhere, or send figures away.
 _MONITORS = ("tensorboard", "wandb", "comet", "csv_monitor", "flops_profiler", "elasticity", "autotuning")
 
-# The first process may be at work alone for long: it prunes, reads data, writes.
+# The first process may work alone for a long time: it prunes, reads data, writes.
 _PATIENCE = timedelta(hours=12)
 
 _WORDS: dict[type, str] = {
@@ -96,7 +96,7 @@ _TABLES = ("deepspeed", "fsdp_config", "accelerator_config")
 _MOST = 10**9
 # Numbers of [trainer] that may not be anything from 0 to _MOST.
 _RANGES = {"dataloader_num_workers": (0, 1024), "local_rank": (-1, _MOST), "past_index": (-1, _MOST)}
-# Words that transformers does not look at before they fail.
+# Words that transformers does not check before they fail.
 _CHOICES = {
     "log_level": tuple(trainer_log_levels),
     "log_level_replica": tuple(trainer_log_levels),
@@ -105,7 +105,7 @@ _CHOICES = {
 
 
 def _refusal(key: str) -> str | None:
-    """Return why [trainer] may not have `key`; None: it may."""
+    """Returns the reason for which [trainer] may not have `key`; None: it may."""
     for name, reason in _REFUSED.items():
         if key == name or (name.endswith("*") and key.startswith(name[:-1])):
             return reason
@@ -113,7 +113,7 @@ def _refusal(key: str) -> str | None:
 
 
 def _check_table(key: str, value: Any) -> None:
-    """Check that `value` is a table, or the JSON file that holds one; one for DeepSpeed without monitors."""
+    """Checks that `value` is a table, or a JSON file with one, and that DeepSpeed's has no monitors."""
     if isinstance(value, str) and (key == "deepspeed" or not value.lstrip().startswith("{")):
         try:
             value = read_json(Path(value), dict[str, Any])
@@ -126,7 +126,7 @@ def _check_table(key: str, value: Any) -> None:
 
 
 def check_trainer_section(section: Mapping[str, Any]) -> None:
-    """Check that [trainer] holds TrainingArguments that the recipe does not say elsewhere.
+    """Checks that [trainer] holds TrainingArguments only, and none that the recipe has elsewhere.
 
     Raises:
         UsageError: the message names the key, without its value, and what to write instead.
@@ -149,7 +149,7 @@ def check_trainer_section(section: Mapping[str, Any]) -> None:
 
 
 def _check_value(key: str, value: Any) -> None:
-    """Check the type that TrainingArguments says its field has, and that a number is one that can be meant."""
+    """Checks that a value has the type of TrainingArguments' field, and that a number is in a sensible range."""
     kinds = _toml_types(get_type_hints(TrainingArguments)[key])
     if kinds and value is not None and type(value) not in kinds:
         expected = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
@@ -163,10 +163,10 @@ def _check_value(key: str, value: Any) -> None:
 
 
 def _toml_types(hint: Any) -> frozenset[type]:
-    """Return the types of TOML values that fit an annotation; empty where it takes anything."""
+    """Returns the types of TOML values that fit an annotation; empty where any type fits."""
     if get_origin(hint) in (Union, types.UnionType):
-        parts = [_toml_types(part) for part in get_args(hint) if part is not types.NoneType]
-        return frozenset().union(*parts) if all(parts) else frozenset()
+        options = [_toml_types(option) for option in get_args(hint) if option is not types.NoneType]
+        return frozenset().union(*options) if all(options) else frozenset()
     kind = get_origin(hint) or hint
     if kind is float:
         return frozenset({int, float})
@@ -176,7 +176,7 @@ def _toml_types(hint: Any) -> frozenset[type]:
 
 
 def process_state() -> Any:
-    """Return accelerate's `PartialState`: the processes that share a run (torchrun, accelerate launch), or this one alone.
+    """Returns accelerate's `PartialState`: the processes that share a run (torchrun, accelerate launch), or this one.
 
     Raises:
         UsageError: the environment names processes that cannot be found.
@@ -194,7 +194,7 @@ def process_state() -> Any:
 
 
 def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
-    """Return the optimiser steps of a stage with `features` examples, one or more.
+    """Returns the number of optimiser steps of a stage with `features` examples, one or more.
 
     Raises:
         UsageError: they are too many.
@@ -214,28 +214,28 @@ def total_steps(recipe: Recipe, stage: Stage, features: int) -> int:
 
 
 def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *, seed: int) -> TrainingArguments:
-    """Return what the Trainer needs to know; [trainer] has the last word.
+    """Returns the Trainer's arguments for a stage of `total` steps; those in [trainer] override the others.
 
     Raises:
         UsageError: transformers refuses the arguments.
     """
-    part = recipe.optimiser
+    optimiser = recipe.optimiser
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": total,
-        "learning_rate": part.learning_rate if stage.learning_rate is None else stage.learning_rate,
-        "weight_decay": part.weight_decay,
-        "per_device_train_batch_size": part.batch_size,
-        "gradient_accumulation_steps": part.accumulation,
-        "warmup_steps": round(part.warmup * total),
-        "lr_scheduler_type": "constant_with_warmup" if part.decay == "constant" else part.decay,
-        "max_grad_norm": part.max_gradient_norm,
-        "bf16": part.bf16,
-        "fp16": part.fp16,
-        "gradient_checkpointing": part.gradient_checkpointing,
+        "learning_rate": optimiser.learning_rate if stage.learning_rate is None else stage.learning_rate,
+        "weight_decay": optimiser.weight_decay,
+        "per_device_train_batch_size": optimiser.batch_size,
+        "gradient_accumulation_steps": optimiser.accumulation,
+        "warmup_steps": round(optimiser.warmup * total),
+        "lr_scheduler_type": "constant_with_warmup" if optimiser.decay == "constant" else optimiser.decay,
+        "max_grad_norm": optimiser.max_gradient_norm,
+        "bf16": optimiser.bf16,
+        "fp16": optimiser.fp16,
+        "gradient_checkpointing": optimiser.gradient_checkpointing,
         # The reentrant form gives no gradients where the embeddings are frozen, as under L0 gates.
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if part.gradient_checkpointing else None,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if optimiser.gradient_checkpointing else None,
         "use_cpu": not torch.cuda.is_available(),
         "remove_unused_columns": False,
         "save_strategy": "steps",
@@ -262,7 +262,7 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Say in one line what transformers, accelerate and torch say of arguments that they cannot take.
+    """Turns errors of transformers, accelerate and torch about their arguments into one line.
 
     Raises:
         UsageError: they refuse.

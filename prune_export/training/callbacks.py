@@ -19,7 +19,7 @@ from prune_export.training.trainer import PruningTrainer
 
 
 class ScheduleCallback(TrainerCallback):
-    """Tells the method the step and the trainer the epoch, checks gradients, and has the last step saved."""
+    """Passes the step to the method and the epoch to the trainer, checks gradients, and has the last step saved."""
 
     def __init__(self, method: MaskingMethod | None) -> None:
         self._method = method
@@ -44,7 +44,7 @@ class ScheduleCallback(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows the progress of a stage, and at each log its losses, heads and sparsity beside it."""
+    """Shows the progress of a stage, and at each log its losses, heads and sparsity."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress, self._name = progress, name
@@ -66,7 +66,7 @@ class ProgressBar(TrainerCallback):
 
 
 def progress_line(step: int, total: int, left: float, logs: dict[str, float]) -> str:
-    """Return in one line the steps done of `total`, about how many seconds are `left`, losses, and the network's size."""
+    """Returns one line with the steps done of `total`, the estimated seconds `left`, the losses and the network's size."""
     parts = [f"step {step:,} of {total:,}", f"loss {logs['loss']:.3f}"]
     if step < total:
         parts.insert(1, f"{time_words(left)} left")
@@ -83,7 +83,7 @@ def progress_line(step: int, total: int, left: float, logs: dict[str, float]) ->
 
 
 class LogFile(TrainerCallback):
-    """Writes one JSON object per line, `{"stage": …, "step": …, …}`; a stage that is resumed drops what comes again."""
+    """Writes one JSON object per line, `{"stage": …, "step": …, …}`; a resumed stage removes the steps that it repeats."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self._path, self._stage = path, stage
@@ -99,7 +99,7 @@ class LogFile(TrainerCallback):
         write_file(self._path, b"".join(line + b"\n" for line in kept), overwrite=True)
 
     def _is_kept(self, line: bytes, done: int) -> bool:
-        """Return whether `line` is an entry, not cut off by a kill, of another stage or of the steps that are `done`."""
+        """Says whether `line` is a complete entry of another stage, or of one of the `done` steps of this one."""
         try:
             entry = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError):
@@ -115,7 +115,7 @@ class LogFile(TrainerCallback):
 
 
 class TensorBoard(TensorBoardCallback):
-    """Writes event files into `folder`; a stage that is resumed hides what was written of the steps that come again."""
+    """Writes event files into `folder`; a resumed stage hides the events of steps that it repeats."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

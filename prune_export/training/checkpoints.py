@@ -1,4 +1,4 @@
-"""The Trainer's checkpoints of a stage: which is the newest, and whether its state can be believed."""
+"""Finds the Trainer's checkpoints of a stage, and checks their state."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d{{1,12}}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in `folder`."""
+    """Returns the newest complete checkpoint in `folder`; None where there is none."""
     complete = [path for path in checkpoints(folder) if (path / COMPLETE).is_file()]
     return max(complete, key=checkpoint_step, default=None)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in `folder`, complete or not."""
+    """Returns the checkpoints in `folder`, complete or not."""
     paths = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     return [path for path in paths if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()]
 
 
 def checkpoint_step(path: Path) -> int:
-    """Return the optimiser steps that were done before the checkpoint `path`."""
+    """Returns the number of optimiser steps before the checkpoint `path`."""
     return int(path.name.rsplit("-", 1)[1])
 
 
@@ -55,7 +55,7 @@ class _Callbacks(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _State(msgspec.Struct, kw_only=True):
-    """transformers' TrainerState as a training writes it that neither evaluates nor searches."""
+    """transformers' TrainerState of a training without evaluation and hyperparameter search."""
 
     max_steps: _Count
     global_step: _Positive
@@ -80,10 +80,10 @@ class _State(msgspec.Struct, kw_only=True):
 
 
 def check_state(last: Path, step: int, total: int, batch_size: int) -> None:
-    """Check the state in the checkpoint `last`, of `step`, of a stage of `total` steps with so many examples a batch.
+    """Checks the state in the checkpoint `last`, saved at `step`, of a stage of `total` steps of `batch_size` examples.
 
     Raises:
-        CheckpointError: it is not what the Trainer writes, or not of this checkpoint.
+        CheckpointError: the state is none that the Trainer writes, or is not that of this checkpoint.
         UsageError: the stage was begun with another length.
     """
     path = last / TRAINER_STATE
@@ -110,7 +110,7 @@ def check_state(last: Path, step: int, total: int, batch_size: int) -> None:
 
 
 def _read(path: Path) -> _State:
-    """Read the state with Python's own JSON, as transformers does: a gradient's norm may be NaN where numbers are fp16."""
+    """Reads the state with Python's own JSON, as transformers does: a gradient's norm may be NaN in fp16."""
     try:
         data = json.loads(read_text(path, limit=LARGE_FILE))
         unknown = set(data) - {field.name for field in fields(TrainerState)} if isinstance(data, dict) else set()

@@ -1,8 +1,8 @@
 """Distillation as a stage's objective: the teacher's outputs at a temperature, and its hidden states.
 
 Outputs: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: cross entropy with the teacher's
-softened distribution, times T², so that its gradients stay as large as those of the labels whatever the temperature. Here
-the KL divergence, which differs by the teacher's own entropy, a constant.
+softened distribution, times T², so that its gradients stay as large as those of the labels whatever the temperature. The
+loss here is the KL divergence, which differs by the teacher's own entropy, a constant.
 
 Hidden states: Jiao et al. 2020, "TinyBERT", equations 8 and 9 and section 3.1: the student's hidden states (times a learnt
 matrix where the widths differ) are brought near to those of the teacher's layer g(m) by squared error; the mapping at even
@@ -76,7 +76,7 @@ class Distiller:
 
 
 def distiller(settings: Distillation, *, teacher: str | None = None, task_weight: float | None = None) -> MakeObjective:
-    """Return what a stage takes as its objective; `teacher` None is the recipe's, or, without one, the recipe's model."""
+    """Returns a stage's objective; `teacher` None is the recipe's teacher, or its model where it names none."""
 
     def make(context: Context, checkpoint: Checkpoint) -> Objective:
         name = teacher or context.recipe.teacher or context.recipe.model
@@ -87,7 +87,7 @@ def distiller(settings: Distillation, *, teacher: str | None = None, task_weight
 
 
 def distiller_of(recipe: Recipe) -> MakeObjective | None:
-    """Return the objective of the recipe's `[distillation]`; None without that section."""
+    """Returns the objective of the recipe's `[distillation]`; None without that section."""
     return None if recipe.distillation is None else distiller(recipe.distillation)
 
 
@@ -95,19 +95,19 @@ def distiller_of(recipe: Recipe) -> MakeObjective | None:
 
 
 def even_map(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """Return the teacher's state for each of the student's: its embeddings' and layers', counted from 0 (the embeddings).
+    """Returns the index of the teacher's hidden state for each of the student's: 0 is the embeddings', then the layers'.
 
-    Rounded where the teacher has no multiple of the student's layers; the last goes with the last.
+    Indices are rounded where the teacher's layers are no multiple of the student's. The last layers always correspond.
     """
     return tuple(round(layer * teacher_layers / student_layers) for layer in range(student_layers + 1))
 
 
 def check_map(layer_map: Sequence[int], student_layers: int, teacher_layers: int) -> tuple[int, ...]:
-    """Return `layer_map`, or the even one where it is empty.
+    """Returns `layer_map`, or the even one where it is empty.
 
     Raises:
-        UsageError: it has not an entry for the student's embeddings and each of its layers, or one that the teacher
-        has not.
+        UsageError: it lacks an entry for the student's embeddings or one of its layers, or names a layer that the teacher
+            lacks.
     """
     if not layer_map:
         return even_map(student_layers, teacher_layers)
@@ -127,7 +127,7 @@ def hidden_loss(
     attention_mask: Tensor,
     projection: nn.Module | None = None,
 ) -> Tensor:
-    """Return the mean over compared layers of the mean squared error over all dimensions of all tokens that are no padding.
+    """Returns the mean over compared layers of the mean squared error over all dimensions of all non-padding tokens.
 
     `student` and `teacher` are hidden states `[batch, sequence, width]`: embeddings, then each layer's.
     """

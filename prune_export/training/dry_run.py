@@ -1,4 +1,4 @@
-"""`prune-export train --dry-run`: what a recipe would do, found out without writing anything."""
+"""`prune-export train --dry-run`: checks a recipe and estimates its steps, time and disk space, and writes nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BATCHES = 3  # the first, which is slower, does not count
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """A training of `steps` steps; `seconds` is about how long they take here, without scoring, pruning and writing."""
+    """A training of `steps` steps; `seconds` is the estimated time of them here, without scoring, pruning and writing."""
 
     name: str
     steps: int
@@ -49,16 +49,16 @@ class DryRun:
 
     @property
     def seconds(self) -> float:
-        """Return about how long all stages train, in seconds."""
+        """Returns the estimated time of all stages, in seconds."""
         return sum(stage.seconds for stage in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the dry run as `--json` prints it."""
+        """Returns the dry run as `--json` prints it."""
         return {
             "folder": str(self.folder),
             "task": self.task,
             "features": self.features,
-            "stages": [{"name": part.name, "steps": part.steps, "seconds": part.seconds} for part in self.stages],
+            "stages": [{"name": stage.name, "steps": stage.steps, "seconds": stage.seconds} for stage in self.stages],
             "seconds": self.seconds,
             "disk_bytes": {"most": self.space.most, "at_end": self.space.at_end},
         }
@@ -66,12 +66,13 @@ class DryRun:
 
 @from_keywords(TrainOptions, Recipe=Recipe)
 def dry_run(options: TrainOptions) -> DryRun:
-    """Checks a recipe, its model, data and teachers, and tries a few steps; takes what `train` takes, and writes nothing.
+    """Checks a recipe, its model, data and teachers, and tries a few steps.
 
-    A stage that starts from a later network is timed with the recipe's model, for its share of the FLOPs.
+    It takes the options of `train`, and writes nothing.
+    A stage that starts from a smaller network is timed with the recipe's model, and its time scaled by its FLOPs.
 
     Raises:
-        PruneExportError: what `train` would raise before its first step.
+        PruneExportError: as `train` before its first step.
     """
     recipe_path, recipe, stages = load_recipe(options.recipe, options.changes)
     folder = expanded(recipe.output)
@@ -108,9 +109,9 @@ def dry_run(options: TrainOptions) -> DryRun:
 
 
 def _seconds(stage: Stage, start: Path, context: Context, features: Features) -> tuple[float, float]:
-    """Return the seconds of a batch of `stage` in the network, made of the checkpoint in `start`, and in its teacher."""
+    """Returns the seconds of a batch in the network of `stage`, from the checkpoint in `start`, and in its teacher."""
     recipe, device = context.recipe, context.device
-    part = recipe.optimiser
+    settings = recipe.optimiser
     checkpoint = load_checkpoint(start, task=context.original.task)
     network = make_network(stage, context, checkpoint)
     objective = None if stage.objective is None else stage.objective(context, checkpoint)
@@ -120,23 +121,23 @@ def _seconds(stage: Stage, start: Path, context: Context, features: Features) ->
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
     sampler = TrainingSampler(
         len(features),
-        step=part.batch_size * part.accumulation,
+        step=settings.batch_size * settings.accumulation,
         seed=recipe.seed,
         lengths=features.lengths() if recipe.data.group_by_length else None,
     )
-    drawn = [index for index, _ in zip(sampler, range(_BATCHES * part.batch_size), strict=False)]
+    drawn = [index for index, _ in zip(sampler, range(_BATCHES * settings.batch_size), strict=False)]
     collator = Collator(context.tokenizer, checkpoint.encoder.inputs)
-    dtype = torch.bfloat16 if part.bf16 else torch.float16
-    own, teaching = [], []
+    dtype = torch.bfloat16 if settings.bf16 else torch.float16
+    own, teaching = [], []  # seconds of the network, and of the teacher
     for step in range(_BATCHES):
-        chosen = [features[index] for index in drawn[step * part.batch_size :][: part.batch_size]]
+        chosen = [features[index] for index in drawn[step * settings.batch_size :][: settings.batch_size]]
         if not chosen:  # little data
             break
         batch = {name: value.to(device) for name, value in collator(chosen).items()}
         began = _now(device)
         if network.method is not None:
             network.method.set_step(step, _BATCHES)
-        with torch.autocast(device, dtype, enabled=part.bf16 or part.fp16):
+        with torch.autocast(device, dtype, enabled=settings.bf16 or settings.fp16):
             outputs = model(**batch)
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
             before_teacher = _now(device)

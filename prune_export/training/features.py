@@ -1,4 +1,4 @@
-"""Labelled features of training data: made once, in several processes, and cached by what they follow from.
+"""Makes labelled features of training data, in several processes, and caches them under a digest of all their inputs.
 
 The cache is not that of `datasets.map`, which maps Arrow files into memory without checking them: a damaged byte in one is a
 wrong feature, or ends the process.
@@ -39,14 +39,14 @@ from prune_export.tasks import SPECS
 from prune_export.training.recipe import DataSection
 
 _FORMAT = "1"
-_CHUNK = 1000  # examples a process makes features of at a time
+_CHUNK = 1000  # examples per call of a process
 _PARALLEL_FROM = 4000  # fewer examples are ready before other processes have started
 
 
 class Features(Dataset[Feature]):
     """Features as a data set for the Trainer.
 
-    `digest` is the sha256 of what they were made from, `notes` say what the reader left out or mended.
+    `digest` is the sha256 of all their inputs. `notes` say what the reader left out or mended.
     """
 
     def __init__(self, features: tuple[Feature, ...], digest: str, name: str, notes: tuple[str, ...] = ()) -> None:
@@ -59,12 +59,12 @@ class Features(Dataset[Feature]):
         return self.features[index]
 
     def lengths(self) -> list[int]:
-        """Return the tokens of each feature, without padding."""
+        """Returns the number of tokens of each feature, without padding."""
         return [len(feature.input_ids) for feature in self.features]
 
 
 class Collator:
-    """Makes batches as the model takes them: int64 `[batch, longest]`, and the labels."""
+    """Makes the model's batches: int64 `[batch, longest]`, and the labels."""
 
     def __init__(self, tokenizer: Any, inputs: Sequence[str]) -> None:
         self._tokenizer = tokenizer
@@ -83,7 +83,7 @@ def training_features(
     progress: Progress = SILENT,
     use_cache: bool = True,
 ) -> Features:
-    """Return the labelled features of the recipe's training data; `use_cache`: from the cache, or into it.
+    """Returns the labelled features of the recipe's training data. With `use_cache` they are cached.
 
     Raises:
         DataError: the data cannot be read, is for another task, or has no labels.
@@ -125,7 +125,7 @@ def training_features(
 
 
 def training_data(section: DataSection, task: str | None) -> Data:
-    """Read all that the recipe's `data.train` names.
+    """Reads all data that the recipe's `data.train` names.
 
     Raises:
         DataError: none is named, one cannot be read, or their tasks differ.
@@ -139,7 +139,7 @@ def training_data(section: DataSection, task: str | None) -> Data:
 
 @contextmanager
 def _alone(path: Path | None) -> Iterator[None]:
-    """Wait for other processes that are at `path`, unless nothing can be locked there."""
+    """Holds a lock on `path` while the block runs, unless nothing can be locked there."""
     lock = None if path is None else FileLock(f"{path}.lock")
     try:
         if lock is not None:
@@ -154,7 +154,7 @@ def _alone(path: Path | None) -> Iterator[None]:
 
 
 def _digest(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any) -> str:
-    # What a tokenizer does follows from its files and its class, which may come from the model's config.json.
+    # A tokenizer's tokens follow from its files and its class, which may come from the model's config.json.
     kind = (type(tokenizer).__name__, tuple(tokenizer.model_input_names), tokenizer.padding_side)
     digest = hashlib.sha256(f"{_FORMAT} {options!r} {kind!r}".encode())
     for name in TOKENIZER_FILES:
@@ -197,21 +197,21 @@ def _make(data: Data, folder: Path, options: dict[str, Any], tokenizer: Any, pro
 
 
 def labelled_features(part: Data, options: dict[str, Any], tokenizer: Any) -> tuple[Feature, ...]:
-    """Return `make_features` with labels and without character offsets; `options` are its lengths and classes."""
+    """Returns features with labels and without character offsets; `options` are lengths and classes of `make_features`."""
     features = make_features(part, tokenizer, labelled=True, **options)
     return tuple(replace(feature, offsets=None) for feature in features)
 
 
 def labelled_features_of(part: Data, folder: Path, options: dict[str, Any]) -> tuple[Feature, ...]:
-    """Return the same with the tokenizer in `folder`, in one thread: other processors have processes of their own."""
+    """Returns `labelled_features` with the tokenizer in `folder`, in one thread: each processor has its own process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return labelled_features(part, options, load_tokenizer(folder))
 
 
 def _refuse_while_starting() -> None:
-    """End a process of our own pool that runs the user's script again, which does not ask whether it is the main module.
+    """Ends a process of the pool in which the user's script runs again, because it does not check for the main module.
 
-    It would wait for the lock that its parent holds while the parent waits for it.
+    The process would wait for the lock that its parent holds, while the parent waits for the process.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError("training features are being made already by the process that started this one")
@@ -247,7 +247,7 @@ def _joined(parts: Sequence[Any], dtype: Any) -> Any:
 
 
 def _read(path: Path, examples: int) -> tuple[Feature, ...] | None:
-    """Return the features in the file, of `examples` examples; None where there are none, or the file cannot hold them."""
+    """Reads the features of `examples` examples; None where the file is missing, damaged, or of other examples."""
     try:
         if not path.is_file():
             return None
@@ -272,7 +272,7 @@ def _read(path: Path, examples: int) -> tuple[Feature, ...] | None:
 
 
 def _check(ids: Any, types: Any, rows: Any, labels: Any, examples: int) -> None:
-    """Check that the arrays are what `_write` writes.
+    """Checks that the arrays are such as `_write` writes.
 
     Raises:
         ValueError: they are not.

@@ -1,4 +1,4 @@
-"""The importance of heads and columns on training examples, and scores that begin in its order."""
+"""The importance of heads and columns on training examples, and initial scores in the order of it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prune_export.data.features import Feature
 from prune_export.pruning.calibration import Calibration, make_calibration
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.gates import hugging_face_layers
-from prune_export.pruning.scores import LayerScores, fisher, gate_gradients
+from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients
 from prune_export.tasks import usual_length
 from prune_export.training.recipe import Recipe
 from prune_export.training.stage import Context
 
 
 def training_calibration(context: Context, samples: int) -> Calibration:
-    """Return `samples` of the training examples, one window of each, drawn by the recipe's seed.
+    """Returns `samples` of the training examples, one window of each, drawn by the recipe's seed.
 
     Raises:
         DataError: there are less than two examples.
@@ -37,7 +37,7 @@ def training_calibration(context: Context, samples: int) -> Calibration:
 
 
 def one_window_each(features: Sequence[Feature]) -> list[Feature]:
-    """Return the first window of each example that holds an answer, or its first where none does."""
+    """Returns the first window of each example that holds an answer, or its first where none does."""
     chosen: dict[int, Feature] = {}
     for feature in features:
         answered = feature.start is not None and feature.start != feature.cls
@@ -48,7 +48,7 @@ def one_window_each(features: Sequence[Feature]) -> list[Feature]:
 
 
 def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -> tuple[LayerScores, ...]:
-    """Return the Fisher information of `samples` of the training examples, an entry per distinct layer.
+    """Returns the Fisher information of `samples` of the training examples, one entry per distinct layer.
 
     Raises:
         DataError: there are less than two examples.
@@ -57,7 +57,7 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
     calibration = training_calibration(context, samples)
     context.progress.stage("Scoring heads and columns", calibration.samples)
     model = load_reference_model(checkpoint)
-    return fisher(
+    return fisher_scores(
         gate_gradients(
             model,
             hugging_face_layers(checkpoint, model),
@@ -74,7 +74,7 @@ def fisher_information(context: Context, checkpoint: Checkpoint, samples: int) -
 def initial_scores(
     context: Context, checkpoint: Checkpoint, *, samples: int, spread: float
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return `rank_scores` of the Fisher information of `samples` training examples, for FLOPs at the budget's length.
+    """Returns `rank_scores` of the Fisher information of `samples` training examples, for FLOPs at the budget's length.
 
     Raises:
         DataError: there are less than two examples.
@@ -85,9 +85,9 @@ def initial_scores(
 
 
 def rank_scores(importance: Sequence[LayerScores], costs: Costs, spread: float) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return for each layer the scores of its heads and columns, from -spread to spread by their rank in the network.
+    """Returns the scores of each layer's heads and columns: from -spread to spread, by their rank in the network.
 
-    The rank is that of the importance per FLOP: of two units, the one that `select` keeps first begins higher.
+    The rank is that of the importance per FLOP: of two units, the one that `select` prefers has the higher score.
     """
     per_flop = []
     for index, layer in enumerate(importance):
@@ -100,5 +100,5 @@ def rank_scores(importance: Sequence[LayerScores], costs: Costs, spread: float) 
 
 
 def budget_length(recipe: Recipe, checkpoint: Checkpoint) -> int:
-    """Return the tokens at which FLOPs are counted."""
+    """Returns the sequence length, in tokens, at which FLOPs are counted."""
     return recipe.budget.sequence_length or usual_length(checkpoint.encoder)

@@ -1,4 +1,4 @@
-"""The types of a recipe's keys, each with its range and its meaning, and the strict reading of values into them."""
+"""The types of a recipe's keys, with their ranges and meanings, and the strict conversion of values to them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true
 
 
 def build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) -> Any:
-    """Return the dataclass `kind` with the values `data`; whole numbers serve as floats, one value as a list of one.
+    """Returns the dataclass `kind` with the values `data`; whole numbers become floats, single values lists, where needed.
 
     `source` and `prefix` (a section and a dot) name the values in messages.
 
@@ -53,12 +53,12 @@ def build(kind: type[Any], data: Mapping[str, Any], source: str, prefix: str) ->
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """Return the name in `known` that is most like `key`."""
+    """Returns the name in `known` that is most like `key`."""
     return max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
 
 
 def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Range, ...] = ()) -> Any:
-    """Return `value` as the annotation `hint` asks for it."""
+    """Returns `value` converted to the annotation `hint`."""
 
     def refused(expected: str) -> UsageError:
         return UsageError(f"{source}: {where}: expected {expected}; found {shown(value)}")

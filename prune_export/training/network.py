@@ -1,4 +1,4 @@
-"""The network that a stage trains: with a method's masks, or slim; and its weights at full size afterwards."""
+"""Makes the network that a stage trains, masked or slim, and turns its weights to full size afterwards."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from prune_export.facts.plan import Indices, Plan
 from prune_export.families.describe import describe
 from prune_export.families.state_dict import state_dict
 from prune_export.pruning.costs import counts_of
-from prune_export.pruning.cutting import Pruned, cut, full_size_tensors, unpruned
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.pruning.pruned_network import PrunedNetwork, full_size_tensors, keep_units, unpruned
+from prune_export.slim_model.model import SlimModel, slim_module
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.tasks import SPECS
 from prune_export.training.stage import Context, MaskingMethod, Stage, layer_modules
 
 _ALMOST_NOTHING = 0.01  # of the FLOPs or weights
-_MUCH = 0.1  # of what is gone at the end
+_MUCH = 0.1  # of the FLOPs that are removed in all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageNetwork:
-    """`model` is to be trained; it has the masks of `method`, or is the slim network made of `pruned`."""
+    """The network of a stage: `model` has the masks of `method`, or is the slim network made of `pruned`, or is dense."""
 
     checkpoint: Checkpoint
     model: nn.Module
     method: MaskingMethod | None
-    pruned: Pruned | None
+    pruned: PrunedNetwork | None
 
 
 def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
-    """Make the network of `stage` from the weights of `checkpoint`, with the recipe's dropout."""
+    """Makes the network of `stage` from the weights of `checkpoint`, with the recipe's dropout."""
     network = _make_network(stage, context, checkpoint)
     if (probability := context.recipe.optimiser.dropout) is not None:
         set_dropout(network.model, probability)
@@ -50,7 +50,7 @@ def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Sta
         pruned = remaining_network(checkpoint)
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)
         if stage.slim or (stage.slim is None and not is_dense):
-            return StageNetwork(checkpoint, module_of(checkpoint, pruned.encoder), None, pruned)
+            return StageNetwork(checkpoint, slim_module(checkpoint, pruned.encoder), None, pruned)
         return StageNetwork(checkpoint, load_reference_model(checkpoint), None, None)
     model = load_reference_model(checkpoint)
     method = stage.method(context, checkpoint)
@@ -59,9 +59,9 @@ def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Sta
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set every dropout of `model`, a transformers model or a slim one, to `probability`.
+    """Sets every dropout of `model`, a transformers model or a slim one, to `probability`.
 
-    Attention that is one operation keeps its probability as a number (`dropout_prob`: transformers 4's name, and ours).
+    Attention that is one fused operation has its probability as a number, `dropout_prob` (in transformers 4 and here).
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -75,9 +75,10 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """The end of a training: `changed` are the weights at full size by Hugging Face's names, `plan` says what is zero.
+    """The result of a training.
 
-    `at_last_step` and `left` are the method's statistics before and after its masks were applied (empty: no method).
+    `changed` are the weights at full size by Hugging Face's names; `plan` says which units are not zero. `at_last_step` and
+    `left` are the method's statistics before and after its masks were applied (empty: no method).
     """
 
     changed: dict[str, Tensor]
@@ -87,9 +88,9 @@ class Finished:
 
 
 def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: int) -> Finished:
-    """Return what a training ended in.
+    """Returns the result of a training.
 
-    `network` is a fresh one of the stage, `state` the state dict at its end, after `total` steps.
+    `network` is a fresh network of the stage, `state` the state dict after all `total` steps.
 
     Raises:
         WeightsError: the state dict is not of such a network.
@@ -121,7 +122,7 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
 
 
 def cut_without_training(at_last_step: Mapping[str, float], left: Mapping[str, float]) -> float:
-    """Return the fraction of the FLOPs that the network still had at its last step and has no more.
+    """Returns the fraction of the FLOPs that were removed after the last step, without training.
 
     Both arguments are a method's `statistics()`.
     """
@@ -129,22 +130,22 @@ def cut_without_training(at_last_step: Mapping[str, float], left: Mapping[str, f
 
 
 def cut_warning(stage: str, at_last_step: Mapping[str, float], left: Mapping[str, float]) -> str | None:
-    """Return what somebody should know who expects a network that was trained as it is; None: nothing."""
-    gone, cut = 1 - left["flops_left"], cut_without_training(at_last_step, left)
-    if gone < _ALMOST_NOTHING and left.get("sparsity", 0.0) < _ALMOST_NOTHING:
+    """Returns a warning where hardly anything was pruned, or much of it without training; otherwise None."""
+    removed, untrained = 1 - left["flops_left"], cut_without_training(at_last_step, left)
+    if removed < _ALMOST_NOTHING and left.get("sparsity", 0.0) < _ALMOST_NOTHING:
         return (
-            f"stage {stage}: nothing was pruned: {1 - gone:.1%} of the FLOPs are left. Train longer, raise what pushes "
+            f"stage {stage}: nothing was pruned: {1 - removed:.1%} of the FLOPs are left. Train longer, raise what pushes "
             "scores down (method.penalty_weight, optimiser.score_learning_rate), or give budget.flops, which is met exactly"
         )
-    if gone < _ALMOST_NOTHING:
+    if removed < _ALMOST_NOTHING:
         return (
             f"stage {stage}: {left['sparsity']:.1%} of the weights are zero, but no head and no column goes: the exported "
             "network will not be faster"
         )
-    if cut > _MUCH * gone:
+    if untrained > _MUCH * removed:
         return (
-            f"stage {stage}: {at_last_step['flops_left']:.1%} of the FLOPs were left at its last step, {1 - gone:.1%} are "
-            f"now: {cut:.1%} were cut without training. Train longer, raise optimiser.score_learning_rate, or let "
+            f"stage {stage}: {at_last_step['flops_left']:.1%} of the FLOPs were left at its last step, {1 - removed:.1%} "
+            f"are now: {untrained:.1%} were cut without training. Train longer, raise optimiser.score_learning_rate, or let "
             "schedule.cooldown begin earlier"
         )
     return None
@@ -153,13 +154,13 @@ def cut_warning(stage: str, at_last_step: Mapping[str, float], left: Mapping[str
 # --- slim networks ----------------------------------------------------------------------------------------------------
 
 
-def remaining_network(checkpoint: Checkpoint) -> Pruned:
-    """Return what is left of a checkpoint of full size, without the units that add nothing whatever the input.
+def remaining_network(checkpoint: Checkpoint) -> PrunedNetwork:
+    """Returns the network of a checkpoint of full size without the units that never contribute.
 
-    Zeros inside a head that is left (blocks, head dimensions) stay where they are, as weights that training may change.
+    Zeros within a kept head (blocks, head dimensions) remain, as weights that training may change.
     """
     kept = tuple((_kept_heads(layer), _kept_columns(layer)) for layer in checkpoint.encoder.distinct_layers)
-    return cut(unpruned(checkpoint.encoder), kept)
+    return keep_units(unpruned(checkpoint.encoder), kept)
 
 
 def _kept_heads(layer: Layer) -> Indices:
@@ -184,13 +185,15 @@ def _indices(kept: Tensor) -> Indices:
     return tuple(torch.nonzero(kept).flatten().tolist())
 
 
-def with_weights_of(network: Pruned, model: SlimModel) -> Pruned:
-    """Return `network` with the weights that `model`, made of it, has now (copies, on the CPU)."""
+def with_weights_of(network: PrunedNetwork, model: SlimModel) -> PrunedNetwork:
+    """Returns `network` with the current weights of `model`, which was made of it."""
     return replace(network, encoder=model.describe())
 
 
-def full_size_weights(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: Pruned) -> dict[str, Tensor]:
-    """Return what `network` changes of the checkpoint's `tensors`: its layers, embeddings, norms and head."""
+def full_size_weights(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: PrunedNetwork
+) -> dict[str, Tensor]:
+    """Returns those of the checkpoint's `tensors` that `network` replaces: its layers, embeddings, norms and head."""
     changed = full_size_tensors(checkpoint, tensors, network)
     for name, value in state_dict(checkpoint.family, checkpoint.config, network.encoder).items():
         if name in tensors and name not in changed:

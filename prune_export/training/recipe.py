@@ -1,6 +1,6 @@
-"""A recipe: everything that decides a training, as frozen dataclasses; `recipe_file` reads them from TOML.
+"""Recipes: all settings of a training, as frozen dataclasses; `recipe_file` reads them from TOML.
 
-A field's type says its range and its meaning; docs/recipes.md is made of them (`python -m docs.recipe_keys`).
+A field's annotation holds its range and its meaning, from which docs/recipes.md is made (`python -m docs.recipe_keys`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recipes in TOML: read strictly, changed by `--set`, checked for contradictions, written as they were used."""
+"""Reads recipes from TOML, with the changes of `--set`, checks them for contradictions, and writes them as used."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _DEEPEST = 8  # tomli_w takes twice as long for every level of a list
 
 @checked
 def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read the recipe in the TOML file `path`, with `changes`.
+    """Reads the recipe in the TOML file `path`, with `changes`.
 
-    A change is "section.key=value", the value in TOML's form or a bare string.
+    A change is "section.key=value", with the value in TOML's form or as a string without quotes.
 
     Raises:
         UsageError: it cannot be read, a key is unknown (the message names the nearest known one), or a value is of the wrong
@@ -59,7 +59,7 @@ def _toml(text: str) -> dict[str, Any]:
 
 
 def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """Return the recipe in parsed TOML; `source` names it in messages.
+    """Returns the recipe in parsed TOML; `source` names it in messages.
 
     Raises:
         UsageError: as for `read_recipe`.
@@ -74,9 +74,9 @@ def recipe_from(data: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
 
 
 def check_no_secret(data: Any, source: str) -> None:
-    """Check that nothing in a recipe, at any depth, looks like an access token or is one that is known.
+    """Checks that no value of a recipe, at any depth, is an access token or looks like one.
 
-    A run's recipe.toml, its records and every checkpoint hold the recipe.
+    The recipe is copied into the run's recipe.toml, its records and every checkpoint.
 
     Raises:
         UsageError: the message names the key, without its value.
@@ -107,18 +107,21 @@ def _method(data: dict[str, Any], source: str) -> MethodConfig:
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """Check every value of a recipe, and that none contradicts another; return it as it would be read from a file.
+    """Checks every value of a recipe, and that no two contradict each other.
+
+    Returns:
+        The recipe with the types that values from a file have.
 
     Raises:
-        UsageError: a value is of the wrong type or out of its range, two contradict each other, or one would do nothing.
+        UsageError: a value is of the wrong type or out of its range, two contradict each other, or one has no effect.
     """
     recipe = _normalized(recipe)
     schedule, budget, method = recipe.schedule, recipe.budget, method_of(recipe)
     for section, pairs in ALTERNATIVES.items():
-        for one, other in pairs:
-            values = [getattr(getattr(recipe, section), name, None) for name in (one, other)]
+        for pair in pairs:
+            values = [getattr(getattr(recipe, section), name, None) for name in pair]
             if all(value is not None and value is not False and value != () for value in values):
-                raise UsageError(f"{section}: expected either {one} or {other}; found both")
+                raise UsageError(f"{section}: expected either {pair[0]} or {pair[1]}; found both")
     if schedule.steps is None and schedule.epochs is None and method.uses_schedule:
         raise UsageError("schedule: expected either steps or epochs; found neither")
     for unit in ("steps", "epochs"):
@@ -143,14 +146,14 @@ def check_recipe(recipe: Recipe) -> Recipe:
 
 
 def _normalized(recipe: Recipe) -> Recipe:
-    """Return a recipe that was made in Python as one from a file is read: numbers as floats, lists as tuples."""
+    """Returns a recipe that was made in Python with the types of one from a file: numbers as floats, lists as tuples."""
     if type(recipe.method) not in {method.config for method in METHODS.values()}:
         raise UsageError(f"recipe: method: expected one of prune_export's; found {shown(recipe.method)}")
     return recipe_from(_tables(recipe))
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """Return the recipe as TOML with every default written out; `read_recipe` gives the same one back.
+    """Returns the recipe as TOML with every default; `read_recipe` reads the same recipe from it.
 
     Raises:
         MissingDependencyError: tomli-w is not installed.
@@ -173,7 +176,7 @@ def _tables(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` without None, which TOML has no word for, and with lists."""
+    """Returns `value` with lists, and without None, which TOML lacks."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list | tuple):
@@ -182,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
-    """Set what `changes` say; of keys that exclude each other, one that is set replaces the others.
+    """Applies `changes` to `data`; of keys that exclude each other, one that is set replaces the others.
 
     Raises:
         UsageError: a change is of the wrong form, or two exclude each other.
@@ -200,7 +203,7 @@ def _change(data: dict[str, Any], changes: Sequence[str]) -> None:
 
 
 def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
-    """Set one value; return its key, without spaces, and the value."""
+    """Applies one change; returns its key, without spaces, and its value."""
     key, equals, text = change.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -210,10 +213,10 @@ def _set(data: dict[str, Any], change: str) -> tuple[str, Any]:
     except ReadingError:
         value = text.strip()  # a string without quotes
     table = data
-    for part in path[:-1]:
-        inner = table.setdefault(part, {})
+    for section in path[:-1]:
+        inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {key}: {part} is a value, not a section")
+            raise UsageError(f"--set {key}: {section} is a value, not a section")
         table = inner
     table[path[-1]] = value
     return ".".join(path), value

@@ -1,4 +1,4 @@
-"""`prune_export.train`: a recipe's stages one after another, each from the checkpoint that the one before left."""
+"""`prune_export.train` runs a recipe's stages one after another, each from the result of the one before."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ HEAD = "00-head"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainResult:
-    """A finished run: `final` is the masked checkpoint in its `folder`, `published` are those of the budgets, the last too.
+    """A finished run in `folder`.
 
-    `summary` is that of `final`, `summaries` are those of `published`; "before" is the recipe's model. `evaluation` holds
-    the official metrics of each on the recipe's `data.eval` (None: it names none), `record` what pruning.json holds beside
-    the plan, and `warnings` what a training pruned otherwise than somebody might expect.
+    `final` is its last masked checkpoint; `published` are those of the budgets, the last one included. `summary` is that of
+    `final`, `summaries` are those of `published`; "before" in them is the recipe's model. `evaluation` holds the official
+    metrics of each on the recipe's `data.eval` (None: it names none). `record` is the content of pruning.json beside the
+    plan. `warnings` say where the pruning may differ from what the user expects.
     """
 
     folder: Path
@@ -68,19 +69,19 @@ class TrainResult:
 
 @from_keywords(TrainOptions, Recipe=Recipe)
 def train(options: TrainOptions) -> TrainResult:
-    """Trains by `recipe` (or the TOML file there, with `changes`) and writes the run into the recipe's output.
+    """Trains by `recipe`, or by the TOML file of that path with `changes`, and writes the run into the recipe's output.
 
     The folder holds `recipe.toml` as used, `checkpoints/` (the Trainer's, by stage), `log.jsonl`, `tensorboard/`, and at
-    the end `final/`, a masked checkpoint that `export` takes. `resume` goes on from the last complete checkpoint; a stage
-    that is finished is not run again. `overwrite` replaces an earlier run. When a stage is finished, its checkpoints and
-    what it started from go, unless `keep_checkpoints`. Several processes (torchrun, accelerate launch) share one run; the
-    first of them writes.
+    the end `final/`, a masked checkpoint for `export`. `resume` continues from the last complete checkpoint, without
+    repeating finished stages. `overwrite` replaces an earlier run. The checkpoints of a finished stage and the checkpoint
+    that it started from are removed, unless `keep_checkpoints`. Several processes (torchrun, accelerate launch) share one
+    run, of which the first one writes.
 
     Raises:
-        UsageError: the recipe makes no sense, or is not the one of the run to be resumed.
+        UsageError: the recipe is wrong, or is not that of the run to be resumed.
         OutputError: there is a run already, it cannot be written, or there is no room for it.
-        TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
-        DataError, CheckpointError, MissingDependencyError: what is wrong, and where.
+        TrainingError: a loss or gradient is not a number; the last good checkpoint is kept.
+        DataError, CheckpointError, MissingDependencyError: the model or data cannot be read, or a library is missing.
     """
     recipe_path, recipe, stages = load_recipe(options.recipe, options.changes)
     folder, processes = expanded(recipe.output), process_state()
@@ -110,10 +111,10 @@ def train(options: TrainOptions) -> TrainResult:
 
 
 def load_recipe(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Path | None, Recipe, tuple[Stage, ...]]:
-    """Return the file that a recipe was read from (None: it is one already), the recipe, checked, and its stages.
+    """Returns the file of a recipe (None: `recipe` is no path), the checked recipe, and its stages.
 
     Raises:
-        UsageError: the recipe makes no sense.
+        UsageError: the recipe is wrong.
         MissingDependencyError: a library is missing.
     """
     recipe_path = None
@@ -136,9 +137,9 @@ def load_recipe(recipe: Recipe | str | Path, changes: Sequence[str]) -> tuple[Pa
 
 
 def make_context(recipe: Recipe, head: Path, progress: Progress, *, use_cache: bool = True) -> tuple[Context, Features]:
-    """Return what stages use.
+    """Returns the context of the stages, and the training features.
 
-    A model that gets a new head is written to the folder `head`; `use_cache`: features are cached.
+    A model that gets a new head is written to the folder `head`. With `use_cache` features are cached.
     """
     progress.pause()
     source = resolve(recipe.model)
@@ -160,7 +161,7 @@ def _with_head(source: Source, recipe: Recipe, head: Path) -> Source:
 
 
 def stage_paths(stages: Sequence[Stage], folder: Path) -> list[tuple[Stage, StagePaths]]:
-    """Return each stage with its paths in the run's folder."""
+    """Returns each stage with its paths in the run's folder."""
     paths = []
     for number, stage in enumerate(stages, 1):
         name = f"{number:02}-{stage.name}"
@@ -172,7 +173,7 @@ def stage_paths(stages: Sequence[Stage], folder: Path) -> list[tuple[Stage, Stag
 def _run_stages(
     stages: Sequence[tuple[Stage, StagePaths]], context: Context, features: Features, *, keep_checkpoints: bool
 ) -> None:
-    """Run the stages after the last one that is finished, and put the last one's result where `final` is."""
+    """Runs the stages after the last finished one, and links the last result to `final`."""
     original, processes = context.original.source.folder, process_state()
     finished = max((paths.number for _, paths in stages if _is_finished(paths)), default=0)
     start, warnings = original, ()
@@ -196,7 +197,7 @@ def _is_finished(paths: StagePaths) -> bool:
 
 
 def _clear(paths: StagePaths, start: Path, original: Path) -> None:
-    """Remove what nobody needs once a stage is finished: its checkpoints, and what it started from."""
+    """Removes the checkpoints of a finished stage, and the checkpoint that it started from."""
     for path in paths.checkpoints.glob("checkpoint-*"):
         remove_checkpoint(path)
     remove_model(paths.prepared)
@@ -207,7 +208,7 @@ def _clear(paths: StagePaths, start: Path, original: Path) -> None:
             folder.rmdir()
 
 
-# Options of other verbs in messages of code that they share with trainings, and what a recipe calls them.
+# The keys of a recipe for options that appear in messages of code that trainings share with other verbs.
 _KEYS = {
     "--max-seq-length": "data.max_seq_length",
     "--doc-stride": "data.doc_stride",
@@ -222,7 +223,7 @@ _OPTION = re.compile("|".join(rf"{option}\b(?![-=])" for option in _KEYS))
 
 @contextmanager
 def recipe_errors(folder: Path) -> Iterator[None]:
-    """Name keys of the recipe instead of options, and say in one line what the operating system cannot write."""
+    """Replaces options in errors by keys of the recipe, and turns errors of the operating system into one line."""
     try:
         yield
     except OSError as error:

@@ -46,12 +46,12 @@ _ADAM = 3  # a checkpoint of the Trainer holds weights and two means of each, in
 def held_run(
     folder: Path, recipe: Recipe, recipe_path: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> Iterator[None]:
-    """Mark `folder` as that of a run, with the recipe as used, and hold it while the block runs.
+    """Marks `folder` as that of a run, writes the recipe into it, and holds a lock on it while the block runs.
 
     `recipe_path` is the file that the recipe came from, `results` are the names of the checkpoints beside `final`.
 
     Raises:
-        OutputError: the folder holds a run already, or other things, or another training is at work there.
+        OutputError: the folder holds a run already, or other files, or another training is at work there.
         UsageError: the run to be resumed was begun with another recipe.
     """
     name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
@@ -83,7 +83,7 @@ def _open(
 def check_run(
     folder: Path, recipe: Recipe, recipe_path: Path | None, results: Sequence[str], *, resume: bool, overwrite: bool
 ) -> bool:
-    """Check that a run may begin, or be resumed, in `folder`, without writing; return whether it is resumed.
+    """Checks that a run may begin or be resumed in `folder`, without writing. Returns whether it is resumed.
 
     Raises:
         OutputError, UsageError: as for `held_run`.
@@ -115,8 +115,8 @@ def check_run(
 
 
 def _check_same(used: Path, recipe: Recipe) -> None:
-    """Check that a run is resumed with the recipe that it began with; only its folder may differ."""
-    before, now = (asdict(one) | {"output": ""} for one in (read_recipe(used), recipe))
+    """Checks that a run is resumed with the recipe that it began with; only its folder may differ."""
+    before, now = (asdict(read) | {"output": ""} for read in (read_recipe(used), recipe))
     for section in now:
         if before[section] != now[section]:
             raise UsageError(
@@ -130,7 +130,7 @@ def _check_same(used: Path, recipe: Recipe) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """The bytes that a run takes: at most while it is at work, and when it is done."""
+    """The disk space of a run in bytes: at most while it is at work, and when it is done."""
 
     most: int
     at_end: int
@@ -142,15 +142,15 @@ class DiskSpace:
 def space_needed(
     recipe: Recipe, stages: Sequence[Stage], original: Checkpoint, *, has_new_head: bool, keep_checkpoints: bool
 ) -> DiskSpace:
-    """Estimate what a run of `stages` from `original` writes; with `keep_checkpoints` all of it stays."""
+    """Estimates the disk space of a run of `stages` from `original`; with `keep_checkpoints` nothing is removed."""
     model = sum(path.stat().st_size for path in original.weights_files)
-    inside = sum(tensor.numel() for tensor in tensors(original.encoder.layers))
+    inside = sum(tensor.numel() for tensor in tensors(original.encoder.layers))  # weights inside the layers
     outside = count_parameters(original.encoder) - inside
     layers = len(original.encoder.layers)
-    smaller = method_of(recipe).layers(recipe.method, layers) / layers
-    if smaller < 1:
-        model = round(model * (outside + smaller * inside) / (outside + inside))
-        inside = round(smaller * inside)
+    kept_layers = method_of(recipe).layers(recipe.method, layers) / layers
+    if kept_layers < 1:
+        model = round(model * (outside + kept_layers * inside) / (outside + inside))
+        inside = round(kept_layers * inside)
     limit = recipe.trainer.get("save_total_limit", _KEPT)
     kept = limit if isinstance(limit, int) and 1 <= limit < _SAVES else _SAVES
     most = stays = model if has_new_head else 0
@@ -171,7 +171,7 @@ def space_needed(
 
 
 def check_space(folder: Path, needed: DiskSpace) -> None:
-    """Check that the file system of `folder` has room for what the run there has not written yet.
+    """Checks that the file system of `folder` has room for the rest of the run there.
 
     Raises:
         OutputError: it has not.

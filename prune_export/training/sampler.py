@@ -1,4 +1,4 @@
-"""The order in which a training sees its examples."""
+"""Draws the order in which a training sees its examples."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Generator
 from torch.utils.data import Sampler
 
-# So many steps' examples are drawn together and sorted: enough to save most of the padding, few enough to stay random.
+# The examples of 50 steps are drawn together and sorted: enough to save most of the padding, few enough to stay random.
 _STEPS_TOGETHER = 50
 
 
 class TrainingSampler(Sampler[int]):
-    """Draws `count` examples in a random order, another in each epoch.
+    """Draws `count` examples in a random order, which differs from epoch to epoch.
 
-    With `lengths`, each run of `step` examples (all that one optimiser step sees) is of nearly one length; which, and when,
-    is random. The order is a function of `seed` and epoch alone, so that a resumed training sees what it would have seen.
+    With `lengths`, the `step` examples of an optimiser step are of nearly the same length; the choice and the order of the
+    steps are random. The order follows from `seed` and epoch alone, so that a resumed training sees the same examples.
     """
 
     def __init__(self, count: int, *, step: int, seed: int, lengths: Sequence[int] | None = None) -> None:
@@ -25,7 +25,7 @@ class TrainingSampler(Sampler[int]):
         self._lengths = None if lengths is None else torch.tensor(lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of `epoch`; called at its start."""
+        """Chooses the order of `epoch`; called at its start."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class TrainingSampler(Sampler[int]):
         for indices in drawn.split(self._step * _STEPS_TOGETHER):
             ordered = indices[self._lengths[indices].argsort(stable=True)]
             steps = ordered.split(self._step)
-            # What is left over stays at the end: otherwise all later steps would begin in the middle of two lengths.
+            # An incomplete step comes last: otherwise every later step would have examples of two lengths.
             whole = len(ordered) // self._step
             for index in torch.randperm(whole, generator=generator).tolist():
                 yield from steps[index].tolist()

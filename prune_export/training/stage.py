@@ -1,4 +1,4 @@
-"""The contract of training methods: stages, masks on linear maps, objectives, and the registry's entries."""
+"""The interfaces of training methods: stages, masks on linear maps, objectives, and the registry's entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prune_export.training.recipe import MethodConfig, Recipe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """Everything that a stage can use; `original` is the recipe's model, `features` are labelled training features."""
+    """The inputs of all stages; `original` is the recipe's model, `features` are the labelled training features."""
 
     recipe: Recipe
     original: Checkpoint
@@ -36,7 +36,7 @@ class LayerModules:
     """The linear maps of one distinct layer of a Hugging Face model (layers that share weights are one).
 
     `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`
-    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself, `times` how often it runs.
+    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied `times` times.
     """
 
     path: str
@@ -54,15 +54,15 @@ class LayerModules:
 
     @property
     def hidden(self) -> int:
-        """Return the hidden size."""
+        """Returns the hidden size."""
         return int(self.query.in_features)
 
 
 def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModules, ...]:
-    """Return the distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run.
+    """Returns the distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run.
 
     Raises:
-        UnsupportedError: the family keeps query, key and value in one matrix.
+        UnsupportedError: the family stores query, key and value in one matrix.
     """
     family, config = checkpoint.family, checkpoint.config
     sizes, paths = family.dimensions(config), family.layer_paths(config, task=checkpoint.task)
@@ -100,7 +100,8 @@ class ParameterGroup:
     """Parameters of a method (scores, gates, multipliers) with settings of their own.
 
     They are registered in the model, each under one name, so that the Trainer's checkpoints hold them. `learning_rate` is
-    the peak; it follows the schedule of the model's own unless `constant_rate`. `maximize`: gradient ascent (multipliers).
+    the peak of the model's schedule, or holds throughout with `constant_rate`. With `maximize` the gradient is ascended
+    (multipliers).
     """
 
     name: str
@@ -112,30 +113,30 @@ class ParameterGroup:
 
 
 class MaskingMethod(Protocol):
-    """Puts masks on an untouched transformers model as parametrizations, and takes them off again.
+    """Puts masks on an untouched transformers model as parametrizations, and removes them again.
 
-    The order: `attach` once, then for each optimiser step `set_step`, forward passes, `penalty`, backward; then
-    `apply_masks`. What `set_step` does must follow from the step and from what the model's state dict holds, and random
-    numbers come from torch's default generators, which the Trainer's checkpoints hold: resuming is exact then.
+    `attach` is called once; then for each optimiser step `set_step`, forward passes, `penalty` and the backward pass; at the
+    end `apply_masks`. For exact resuming, the effect of `set_step` depends only on the step and the model's state dict, and
+    random numbers come from torch's default generators, which the Trainer's checkpoints hold.
     """
 
     def attach(self, model: nn.Module, layers: Sequence[LayerModules]) -> None:
-        """Put the parametrizations on, and freeze (`requires_grad_(False)`) what is not to be trained."""
+        """Registers the parametrizations, and freezes (`requires_grad_(False)`) the weights that are not trained."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Return the method's own parameters; all others that ask for gradients are the model's."""
+        """Returns the method's own parameters; all other parameters with gradients are the model's."""
 
     def set_step(self, step: int, total: int) -> None:
-        """Move to optimiser step `step` (from 0) of `total`; called with `step == total` before `apply_masks`."""
+        """Moves to optimiser step `step` (from 0) of `total`; called with `step == total` before `apply_masks`."""
 
     def penalty(self) -> Tensor:
-        """Return what is added to the loss of a batch: a scalar, 0 where there is none."""
+        """Returns the term that is added to the loss of a batch: a scalar, 0 where there is none."""
 
     def statistics(self) -> dict[str, float]:
-        """Return numbers for the log: `heads_left`, `columns_left`, `flops_left` (a fraction), and the method's own."""
+        """Returns numbers for the log: `heads_left`, `columns_left`, `flops_left` (a fraction), and the method's own."""
 
     def apply_masks(self) -> None:
-        """Take the parametrizations off, with zeros in weights and biases where they are masked."""
+        """Removes the parametrizations; masked weights and biases become zeros."""
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -145,16 +146,16 @@ class Objective(Protocol):
     """Replaces the task's own loss (distillation)."""
 
     def attach(self, model: nn.Module) -> None:
-        """Prepare for the network to be trained, which is on its device; called once."""
+        """Prepares for `model`, the network that is trained; called once, with the network on its device."""
 
     def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the whole loss of a batch, and its parts (scalars) for the log.
+        """Returns the whole loss of a batch, and its parts (scalars) for the log.
 
-        `outputs` are the network's own, `inputs` what it was given, labels included.
+        `outputs` are those of the network, `inputs` its inputs, labels included.
         """
 
     def detach(self) -> None:
-        """Take off what `attach` put on."""
+        """Reverts `attach`."""
 
 
 MakeObjective = Callable[[Context, Checkpoint], Objective]
@@ -162,18 +163,21 @@ MakeObjective = Callable[[Context, Checkpoint], Objective]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """One training: it starts from a checkpoint, and ends in a masked one.
+    """One training, from a checkpoint to a masked one.
 
-    `prepare(start, folder, context)` writes the checkpoint to start from into `folder`, which does not exist yet, out of
-    the one in `start`; None: the stage starts from `start` itself. `method(context, checkpoint)` makes what puts masks on;
-    None: nothing is pruned further. `initialize(context, checkpoint, method)` is called once, with the method attached,
-    where a training begins (not where it is resumed). `objective(context, checkpoint)` makes a loss; None: the task's own.
-    `slim`: what is left is trained as a slim network (SlimModel), in which zeros inside what is kept may grow back (None:
-    where something is pruned); only without a method. `steps`, `epochs`, `learning_rate`: None for the recipe's own.
-    `publish`: the result is put beside `final/` under the stage's name. `flops_fraction` is about the fraction of the
-    model's FLOPs that the trained network has, and `added_weights` how many parameters the method adds per weight of the
-    encoder's layers; both are for estimates. `check(context)` raises what would go wrong in `prepare`, as far as that can
-    be known before the first stage.
+    - `prepare(start, folder, context)` writes the checkpoint to start from, made of the one in `start`, into `folder`, which
+      does not exist yet. None: the stage starts from `start` itself.
+    - `method(context, checkpoint)` makes the method that masks the network. None: nothing is pruned further.
+    - `initialize(context, checkpoint, method)` is called once where a training begins (not where it is resumed), with the
+      method attached.
+    - `objective(context, checkpoint)` makes the loss. None: the task's own.
+    - `slim`, for stages without a method: the network is trained as a slim one (SlimModel), in which zeros within kept units
+      may grow back. None: if anything is pruned.
+    - `steps`, `epochs`, `learning_rate`. None: those of the recipe.
+    - `publish`: the result is put beside `final/` under the stage's name.
+    - `flops_fraction` is the approximate fraction of the model's FLOPs that the trained network has, `added_weights` the
+      number of parameters that the method adds per weight of the encoder's layers; both are for estimates.
+    - `check(context)` raises the errors of `prepare` that can be known before the first stage.
     """
 
     name: str
@@ -202,11 +206,13 @@ def _all_layers(_config: Any, layers: int) -> int:
 class TrainingMethod:
     """A method's entry in the registry (`methods.METHODS`).
 
-    `kind` is its name in `[method]`, `config` the dataclass of its keys, `stages(recipe, config)` its trainings. `prunes`:
-    it takes a budget. `distils`: it learns from the recipe's teacher without `[distillation]`, too. `lengths` are the
-    trainings that have keys `<length>_steps` and `<length>_epochs`, which exclude each other as `exclusive` keys do.
-    Without `uses_schedule` those are all its lengths. `teacher_keys` name further teachers. `layers(config, count)` says
-    how many of the model's `count` layers the trained network has.
+    - `kind` is its name in `[method]`, `config` the dataclass of its keys, `stages(recipe, config)` returns its trainings.
+    - `prunes`: it takes a budget.
+    - `distils`: it learns from the recipe's teacher even without `[distillation]`.
+    - `lengths` are the trainings with keys `<length>_steps` and `<length>_epochs`, which exclude each other like the pairs
+      of `exclusive` keys. Without `uses_schedule` it has no other lengths.
+    - `teacher_keys` are the keys that name further teachers.
+    - `layers(config, count)` returns the number of layers of the trained network, of the model's `count`.
     """
 
     kind: str
@@ -222,5 +228,5 @@ class TrainingMethod:
 
     @property
     def alternatives(self) -> tuple[tuple[str, str], ...]:
-        """Return the pairs of keys that exclude each other."""
+        """Returns the pairs of keys that exclude each other."""
         return (*((f"{length}_steps", f"{length}_epochs") for length in self.lengths), *self.exclusive)

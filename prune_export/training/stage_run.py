@@ -1,4 +1,4 @@
-"""One stage of a run: trained, or gone on with, and finished as a masked checkpoint."""
+"""Runs one stage: trains it, or resumes it, and writes its masked checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prune_export.training.methods import method_of
 from prune_export.training.network import cut_warning, cut_without_training, finish_network, make_network
 from prune_export.training.stage import Context, Stage
 
-# What a prepared checkpoint's record says of how it was pruned.
+# The keys of a prepared checkpoint's record that say how it was pruned.
 _OF_PREPARATION = ("score", "fraction", "data", "held_out_errors")
 
 
@@ -38,17 +38,17 @@ class StagePaths:
 
     @property
     def prepared(self) -> Path:
-        """Return the folder of the checkpoint that the stage prepares for itself."""
+        """Returns the folder of the checkpoint that the stage prepares for itself."""
         return self.folder / STAGES / f"{self.name}-start"
 
     @property
     def checkpoints(self) -> Path:
-        """Return the folder of the Trainer's checkpoints."""
+        """Returns the folder of the Trainer's checkpoints."""
         return self.folder / CHECKPOINTS / self.name
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read pruning.json in `folder`.
+    """Reads pruning.json in `folder`.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -62,11 +62,11 @@ def read_record(folder: Path) -> dict[str, Any]:
 def run_stage(
     stage: Stage, paths: StagePaths, start: Path, context: Context, features: Features, warnings: Sequence[str]
 ) -> None:
-    """Train a stage from the checkpoint in `start`, or resume it; `warnings` are those of the stages before.
+    """Trains a stage from the checkpoint in `start`, or resumes it; `warnings` are those of earlier stages.
 
     Raises:
-        TrainingError: a loss or gradient is not a number; the last good checkpoint stays.
-        UsageError, CheckpointError, OutputError: what is wrong, and where.
+        TrainingError: a loss or gradient is not a number; the last good checkpoint is kept.
+        UsageError, CheckpointError, OutputError: it cannot be done.
     """
     from transformers import set_seed
     from transformers.integrations.integration_utils import is_tensorboard_available
@@ -161,7 +161,7 @@ def _finish(
     features: Features,
     warnings: Sequence[str],
 ) -> None:
-    """Write the masked checkpoint of a stage, out of the state that its training ended in."""
+    """Writes the masked checkpoint of a stage, from the Trainer's checkpoint `last`."""
     context.progress.stage("Writing the checkpoint")
     if not (last / SAFETENSORS).is_file():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The checkpoint that a run starts from: checked with all that the recipe reads, or given a new head for its task."""
+"""Reads the checkpoint that a run starts from, checks all inputs of the recipe, and adds a new head where one is missing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ from prune_export.training.teacher import read_teacher
 
 
 def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
-    """Read the checkpoint in `source`, and what is needed only after hours of training: it should fail now, if at all.
+    """Reads the checkpoint in `source`.
+
+    It also checks the inputs that are needed only after hours of training: the data for evaluation, and the teachers.
 
     Raises:
         CheckpointError, DataError, UsageError: one cannot be read, or is for another task.
@@ -60,21 +62,23 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
 
 
 def _check_evaluation(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    part = recipe.data
-    assert part.eval is not None
-    data = read_examples(part.eval, task=checkpoint.task, dataset=part.dataset)
-    if part.eval_samples is not None:
-        data = sample(data, part.eval_samples, seed=recipe.seed)
-    settings = EvaluationSettings(max_seq_length=part.max_seq_length, doc_stride=part.doc_stride, labels=part.labels)
+    section = recipe.data
+    assert section.eval is not None
+    data = read_examples(section.eval, task=checkpoint.task, dataset=section.dataset)
+    if section.eval_samples is not None:
+        data = sample(data, section.eval_samples, seed=recipe.seed)
+    settings = EvaluationSettings(
+        max_seq_length=section.max_seq_length, doc_stride=section.doc_stride, labels=section.labels
+    )
     folder = checkpoint.source.folder
     evaluation_features(data, folder, load_tokenizer(folder), settings)
 
 
 def check_inputs(recipe: Recipe, folder: Path) -> None:
-    """Check that all that `recipe` reads can be read, and that nothing of it lies in `folder`, which is to be begun anew.
+    """Checks that all inputs of `recipe` can be read, and that none lies in `folder`, whose run begins anew.
 
     Raises:
-        OutputError: a file or folder that is read lies in it.
+        OutputError: an input lies in it.
         CheckpointError, DataError, UsageError: one cannot be read, or is for another task.
     """
     for name in (recipe.model, *_teachers(recipe), *recipe.data.train, recipe.data.eval):
@@ -92,7 +96,7 @@ def check_inputs(recipe: Recipe, folder: Path) -> None:
 
 
 def _teachers(recipe: Recipe) -> Iterator[str]:
-    """Yield the names of the networks that are learnt from."""
+    """Yields the names of the recipe's teachers."""
     method = method_of(recipe)
     if recipe.teacher is not None and (recipe.distillation is not None or method.distils):
         yield recipe.teacher
@@ -105,7 +109,7 @@ def _teachers(recipe: Recipe) -> Iterator[str]:
 
 
 def needs_head(source: Source, task: str | None) -> bool:
-    """Return whether the checkpoint was saved for another task than `task` (None: the task that it was saved for)."""
+    """Says whether the checkpoint was saved for another task than `task` (None: the task that it was saved for)."""
     config = read_config(source.folder)
     if task not in LABELLED or config.get("model_type") not in FAMILIES:
         return False
@@ -114,9 +118,9 @@ def needs_head(source: Source, task: str | None) -> bool:
 
 
 def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
-    """Write the body of `source` with a head for the recipe's task into a new `folder`, and the tokenizer.
+    """Writes the body of `source`, a new head for the recipe's task, and the tokenizer into a new `folder`.
 
-    The head is what transformers draws with the recipe's seed; a classifier has the classes of the training data.
+    transformers draws the head's weights with the recipe's seed; a classifier has the classes of the training data.
 
     Raises:
         CheckpointError: the body cannot be read, or transformers cannot load it.
@@ -126,7 +130,7 @@ def write_with_head(source: Source, recipe: Recipe, folder: Path) -> None:
 
     assert recipe.task in LABELLED
     _, family, _ = read_configuration(source)
-    check_beside(source.folder, (CONFIG,))  # the new folder says what it says
+    check_beside(source.folder, (CONFIG,))  # the new folder gets its content
     weights = read_weights(source.folder, family)  # transformers reads them again, and checks nothing
     if weights.renamed is not None:  # it would draw them all at random
         raise CheckpointError(

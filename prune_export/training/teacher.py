@@ -17,7 +17,7 @@ from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
 from prune_export.data.glue_tasks import normalized_name
 from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 from prune_export.tasks import SPECS
 from prune_export.training.stage import layer_modules
 
@@ -25,10 +25,9 @@ from prune_export.training.stage import layer_modules
 class HiddenStates:
     """Keeps the hidden states of `model`'s last forward pass: the first layer's input, then each layer's output.
 
-    `layers` are its layers in the order in which they run; one that runs at several places gives a state at each.
-    Works for transformers models and slim ones, and leaves both as they were after `remove`. With gradient
-    checkpointing, what layers return when they run again for the backward pass comes after the states of the forward
-    pass.
+    `layers` are its layers in the order in which they run; a shared layer gives a state at each application. It works for
+    transformers models and slim ones, and leaves both as they were after `remove`. With gradient checkpointing, the outputs
+    of layers that run again for the backward pass come after those of the forward pass.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
@@ -40,7 +39,7 @@ class HiddenStates:
         ]
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -57,10 +56,10 @@ class HiddenStates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Teacher:
-    """A network to learn from; `states` is None where only its outputs are.
+    """The teacher's network; `states` is None where only its outputs are used.
 
-    `classes` are the teacher's classes in the student's order (None: they are the same). `separator` is the id of the token
-    that ends a segment, for teachers that tell segments apart, of students that do not (BERT of DistilBERT).
+    `classes` are the indices of the teacher's classes in the student's order (None: the order is the same). `separator` is
+    the id of the token that ends a segment, where only the teacher has token types (BERT for DistilBERT).
     """
 
     model: nn.Module
@@ -72,7 +71,7 @@ class Teacher:
     separator: int | None = None
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Return the outputs for a batch, whose labels are not looked at."""
+        """Returns the outputs for a batch; labels in it are ignored."""
         given = {name: inputs[name] for name in self.inputs if name in inputs}
         if self.separator is not None:
             given["token_type_ids"] = segments(inputs["input_ids"], self.separator)
@@ -84,20 +83,20 @@ class Teacher:
 
 
 def segments(input_ids: Tensor, separator: int) -> Tensor:
-    """Return BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
+    """Returns BERT's token types for `[batch, length]` token ids: 0 up to the first separator, 1 after it."""
     ends = (input_ids == separator).long()
     return ((ends.cumsum(dim=1) - ends) > 0).long()
 
 
 def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bool) -> Teacher:
-    """Load the teacher `name` (a folder or a hub id) for `student`.
+    """Loads the teacher `name` (a folder or a hub id) for `student`.
 
     Raises:
         CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
     """
     checkpoint = read_teacher(name, student)
     is_slim = checkpoint.form == "slim"
-    model: nn.Module = module_of(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
+    model: nn.Module = slim_module(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
@@ -108,27 +107,28 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
 
 
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
-    """Return the layers of a transformers model of `checkpoint`, or of a slim network made of it, as they run."""
+    """Returns the layers of `checkpoint`'s transformers model, or of a slim network made of it, in the order they run."""
     if isinstance(model, SlimModel):
-        return [model.layers[index] for index in model.order]
+        return [model.layers[index] for index in model.layer_indices]
     distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
     return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
 
 
 def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:
-    """Return where the student's classes are among the teacher's, if both have the same names in another order."""
+    """Returns the indices of the student's classes among the teacher's; None unless the same names have another order."""
     if not SPECS[student.task].has_classes:
         return None
-    theirs, own = (
-        [normalized_name(name) for name in class_names(read_config(one.source.folder))] for one in (teacher, student)
+    of_teacher, of_student = (
+        [normalized_name(name) for name in class_names(read_config(checkpoint.source.folder))]
+        for checkpoint in (teacher, student)
     )
-    if theirs == own or len(set(own)) < len(own) or sorted(theirs) != sorted(own):
+    if of_teacher == of_student or len(set(of_student)) < len(of_student) or sorted(of_teacher) != sorted(of_student):
         return None
-    return tuple(theirs.index(name) for name in own)
+    return tuple(of_teacher.index(name) for name in of_student)
 
 
 def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
-    """Read the teacher `name`, a folder or a hub id.
+    """Reads the teacher `name`, a folder or a hub id.
 
     Raises:
         CheckpointError: it cannot be read, is for another task, has other classes, or splits texts into other tokens.
@@ -136,8 +136,8 @@ def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
     try:
         source = resolve(name)
         listed = read_config(source.folder).get("architectures")
-        saved = [str(one) for one in listed] if isinstance(listed, list) else []
-        if saved and not any(one.endswith(SPECS[student.task].suffix) for one in saved):
+        saved = [str(name) for name in listed] if isinstance(listed, list) else []
+        if saved and not any(name.endswith(SPECS[student.task].suffix) for name in saved):
             raise CheckpointError(
                 f"it is a {clipped(', '.join(saved))}; expected one for {student.task}, as '{student.source.name}' is"
             )
@@ -149,21 +149,23 @@ def read_teacher(name: str, student: Checkpoint) -> Checkpoint:
 
 
 def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
-    """Check that `teacher` can teach `student`.
+    """Checks that `teacher` can teach `student`.
 
     Raises:
         CheckpointError: it has other classes, or splits texts into other tokens.
     """
-    labels = [one.family.dimensions(one.config).labels for one in (teacher, student)]
-    if SPECS[student.task].has_classes and labels[0] != labels[1]:
+    classes, expected = (checkpoint.family.dimensions(checkpoint.config).labels for checkpoint in (teacher, student))
+    if SPECS[student.task].has_classes and classes != expected:
         raise CheckpointError(
-            f"the teacher '{teacher.source.name}' has {labels[0]} classes; expected the model's {labels[1]}"
+            f"the teacher '{teacher.source.name}' has {classes} classes; expected the model's {expected}"
         )
     if teacher.source.folder == student.source.folder:
         return
-    vocabularies = [load_tokenizer(one.source.folder).get_vocab() for one in (teacher, student)]
-    if vocabularies[0] != vocabularies[1]:
+    vocabulary, expected_vocabulary = (
+        load_tokenizer(checkpoint.source.folder).get_vocab() for checkpoint in (teacher, student)
+    )
+    if vocabulary != expected_vocabulary:
         raise CheckpointError(
-            f"the teacher '{teacher.source.name}' has another vocabulary ({len(vocabularies[0])} tokens) than "
-            f"'{student.source.name}' ({len(vocabularies[1])}); a teacher has to read the same tokens"
+            f"the teacher '{teacher.source.name}' has another vocabulary ({len(vocabulary)} tokens) than "
+            f"'{student.source.name}' ({len(expected_vocabulary)}); a teacher has to read the same tokens"
         )

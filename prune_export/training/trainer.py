@@ -27,13 +27,10 @@ from prune_export.training.stage import MaskingMethod, Objective, ParameterGroup
 
 
 class PruningTrainer(Trainer):
-    """Minimises the task's loss (or an objective's) and the method's penalty.
+    """Minimises the task's loss, or that of an objective, and the method's penalty.
 
-    The method's parameters have learning rates of their own.
-
-    `lengths` are the examples' lengths in tokens, where those of like length are to share a batch.
-
-    `train` raises TrainingError at the first step whose loss or gradient is not a number.
+    The method's parameters have learning rates of their own. With `lengths`, the examples' lengths in tokens, examples of
+    similar length share a batch. `train` raises TrainingError at the first step whose loss or gradient is not a number.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class PruningTrainer(Trainer):
         super().__init__(**arguments)
         self.method: MaskingMethod | None = method
         self.objective: Objective | None = objective
-        self.network: nn.Module = arguments["model"]  # as it is, whatever it is wrapped in for several processes
+        self.network: nn.Module = arguments["model"]  # without the wrapper for several processes
         self.model_accepts_loss_kwargs = False  # losses here are means: accumulated batches are averaged
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.args.device))
         self._batches = 0
@@ -55,35 +52,35 @@ class PruningTrainer(Trainer):
         self._constant: list[bool] = []
         self._kept_checkpoints = self.args.save_total_limit
         self.args.save_total_limit = None  # we remove them ourselves
-        part = self.args
+        settings = self.args
         self._sampler = TrainingSampler(
             len(arguments["train_dataset"]),
-            step=part.per_device_train_batch_size * part.gradient_accumulation_steps * part.world_size,
-            seed=part.seed,
+            step=settings.per_device_train_batch_size * settings.gradient_accumulation_steps * settings.world_size,
+            seed=settings.seed,
             lengths=lengths,
         )
 
     @property
     def shards_parameters(self) -> bool:
-        """Return whether each process holds a part of every parameter only (FSDP, DeepSpeed ZeRO-3)."""
+        """Says whether each process holds only a shard of every parameter (FSDP, DeepSpeed ZeRO-3)."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return bool(self.is_fsdp_enabled) or (plugin is not None and plugin.zero_stage == 3)
 
     @property
     def has_foreign_optimiser(self) -> bool:
-        """Return whether DeepSpeed's own configuration says what the optimiser is."""
+        """Says whether DeepSpeed's own configuration chooses the optimiser."""
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return plugin is not None and "optimizer" in plugin.deepspeed_config
 
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
     ) -> Any:
-        """Return the loss of a batch, a scalar in float32."""
+        """Returns the loss of a batch, a scalar in float32."""
         outputs = model(**inputs)
         task_loss = outputs["loss"] if isinstance(outputs, dict) else outputs.loss
         loss, parts = task_loss, {"task": task_loss}
         if self.objective is not None:
-            with self.accelerator.autocast():  # the teacher in the type that the network trains in
+            with self.accelerator.autocast():  # the teacher computes in the network's dtype
                 loss, more = self.objective.loss(task_loss, outputs, inputs)
             parts |= more
         if self.method is not None:
@@ -97,15 +94,19 @@ class PruningTrainer(Trainer):
         self._batches += 1
         return (loss, outputs) if return_outputs else loss
 
-    def _stop(self, what: str, parts: dict[str, Tensor]) -> None:
+    def _stop(self, quantity: str, parts: dict[str, Tensor]) -> None:
         values = ", ".join(f"{name} {float(value.detach()):g}" for name, value in parts.items())
         raise TrainingError(
-            f"step {self.state.global_step + 1} of {self.state.max_steps}: the {what} is not a number"
+            f"step {self.state.global_step + 1} of {self.state.max_steps}: the {quantity} is not a number"
             + (f" ({values})" if values else "")
         )
 
     def check_gradients(self) -> None:
-        """Stop where a gradient is not a number: the step would spoil every weight."""
+        """Checks that all gradients are finite: a step with others would spoil every weight.
+
+        Raises:
+            TrainingError: one is not.
+        """
         if self.args.fp16:  # the gradient scaler skips such steps by itself
             return
         gradients = {n: p.grad for n, p in self.network.named_parameters() if p.grad is not None}
@@ -117,11 +118,11 @@ class PruningTrainer(Trainer):
             self._stop(f"gradient of {wrong[0]}" if len(wrong) < len(fine) else "gradient", {})
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler the epoch; not every version of transformers and accelerate gets through to it."""
+        """Passes the epoch to the sampler, which some versions of transformers and accelerate do not."""
         self._sampler.set_epoch(epoch)
 
     def get_train_dataloader(self) -> Any:
-        """Return the batches."""
+        """Returns the loader of the batches."""
         with refusals():
             return super().get_train_dataloader()
 
@@ -131,7 +132,7 @@ class PruningTrainer(Trainer):
     # --- optimiser ------------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make the optimiser: weights with decay, biases and norms without, then the method's groups."""
+        """Makes the optimiser: weights with decay, biases and norms without, then the method's groups."""
         if self.optimizer is None:
             self._groups = [] if self.method is None else self.method.parameter_groups()
             special = {id(parameter) for group in self._groups for parameter in group.parameters}
@@ -150,7 +151,7 @@ class PruningTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the recipe's schedule of learning rates; groups that ask for it keep theirs."""
+        """Makes the recipe's schedule of learning rates; those of groups with `constant_rate` do not change."""
         with refusals():
             scheduler = super().create_scheduler(num_training_steps, optimizer)
         if any(self._constant):
@@ -164,7 +165,7 @@ class PruningTrainer(Trainer):
                 group["lr"] = initial * rate(0)
         return scheduler
 
-    # --- going on: what a checkpoint pickled is read as numbers, and nothing in it is run ------------------------------
+    # --- resuming: pickles in a checkpoint are read as numbers, and no code in them is run -----------------------------
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         with _reading(checkpoint), safe_globals():
@@ -188,7 +189,7 @@ class PruningTrainer(Trainer):
     # --- log and checkpoints --------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss (means since the last log) and the method's statistics."""
+        """Adds the parts of the loss (means since the last log) and the method's statistics."""
         if "loss" in logs and self._batches:
             logs |= {f"loss_{name}": round(float(value) / self._batches, 6) for name, value in self._sums.items()}
             self._sums.clear()
@@ -198,13 +199,13 @@ class PruningTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the state dict as it is, masks and scores included, under the names that it has while training."""
+        """Saves the state dict of the training, masks and scores included."""
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self.network.state_dict() if state_dict is None else state_dict, folder / SAFETENSORS)
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        """Save a checkpoint as transformers does, with `COMPLETE` at the end, or take away what cannot be completed.
+        """Saves a checkpoint as transformers does, then the file `COMPLETE`; removes it where that fails.
 
         Raises:
             OutputError: there is no space, or no permission; earlier checkpoints are untouched.
@@ -227,7 +228,7 @@ class PruningTrainer(Trainer):
             ) from error
 
     def _remove_older(self, newest: Path) -> None:
-        """Remove the oldest checkpoints beside `newest` that are too many; files that are not the Trainer's stay."""
+        """Removes the oldest checkpoints beside `newest` beyond the number to keep; files of others are left alone."""
         if self._kept_checkpoints is None or self._kept_checkpoints < 1:
             return
         others = sorted((path for path in checkpoints(newest.parent) if path != newest), key=checkpoint_step)
@@ -237,7 +238,7 @@ class PruningTrainer(Trainer):
 
 @contextmanager
 def _reading(checkpoint: Any) -> Iterator[None]:
-    """Say in one line what torch and transformers say where a file of `checkpoint` cannot be read.
+    """Turns errors of torch and transformers that cannot read a file of `checkpoint` into one line.
 
     Raises:
         CheckpointError: a file is damaged, of another training, or would run code.

@@ -1,1 +1,1 @@
-"""The public functions, one per module of its name."""
+"""The public functions, each in the module of its name."""

@@ -1,4 +1,4 @@
-"""`prune_export.bench`: networks measured side by side."""
+"""`prune_export.bench` measures networks side by side."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def bench(options: BenchOptions) -> BenchReport:
     """Measures networks side by side: latency, throughput, size, load time and memory; the first is the baseline.
 
     `rows` are made of the checkpoint `model`; the exported models `onnx` follow. Each row runs in a process of its own,
-    pinned to as many processors as it has `threads`; `rounds` alternate between them, with `seconds` per row, round and
-    shape. With `quick` it is a first look in a minute or so, and the report says how noisy it is.
+    pinned to as many processors as it has `threads`. `rounds` alternate between the rows, with `seconds` per row, round and
+    shape. With `quick` it takes a minute or so, and the report says how noisy the figures are.
 
     Raises:
         UsageError: an argument is out of range, or there is nothing to measure.
@@ -43,14 +43,14 @@ def bench(options: BenchOptions) -> BenchReport:
     if exported or {"dense-onnx", "optimum"} & set(options.rows or ()):
         runtime.check_provider(options.provider)
     with tempfile.TemporaryDirectory(prefix="prune-export-bench-") as folder:
-        made: list[Row] = []
+        of_checkpoint: list[Row] = []
         if options.model is not None:
-            made = _checkpoint_rows(options, options.model, max(lengths), Path(folder))
-        return run_rows([*made, *exported], shapes, options, progress=options.progress)
+            of_checkpoint = _checkpoint_rows(options, options.model, max(lengths), Path(folder))
+        return run_rows([*of_checkpoint, *exported], shapes, options, progress=options.progress)
 
 
 def _checkpoint_rows(options: BenchOptions, model: str | Path, length: int, folder: Path) -> list[Row]:
-    # Here, and not above: what needs no checkpoint should not wait for transformers.
+    # Imported here, so that a benchmark without a checkpoint does not wait for transformers.
     from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_row_kinds, checkpoint_rows
     from prune_export.checkpoint.load import load_checkpoint
     from prune_export.checkpoint.source import resolve

@@ -1,4 +1,4 @@
-"""`prune_export.evaluate`: official metrics of any model that can be run, on real data."""
+"""`prune_export.evaluate` computes the official metrics of models on labelled data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prune_export.options.keywords import from_keywords
 def evaluate(options: EvaluateOptions) -> Evaluation:
     """Runs each of `models` on `data`.
 
-    `data` is what `read_examples` takes or has read. `limit` keeps so many examples, or all where there are no more.
-    Lengths are in tokens, and less than their defaults where the model has fewer positions. `batch_tokens` counts padding.
-    `fail_below` names metrics that have to exist; `Evaluation.below` compares.
+    `data` is what `read_examples` takes, or has read. `limit` is the most examples that are used. Lengths are in tokens;
+    their defaults are less where the model has fewer positions. `batch_tokens` counts padding. The metrics that `fail_below`
+    names have to exist; `Evaluation.below` compares them.
 
     Raises:
         DataError, UsageError, CheckpointError, OutputError, ProviderError, MissingDependencyError: it cannot be done.

@@ -1,4 +1,4 @@
-"""`prune_export.export`: the main job, a pruned checkpoint to a slim ONNX model, proven."""
+"""`prune_export.export` writes a pruned checkpoint as a slim ONNX model, after comparing their answers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from prune_export.quantization.attempts import check_options
 def export(options: ExportOptions) -> ExportResult:
     """Exports the checkpoint `model` to `output`.
 
-    Beside the model go config.json, the tokenizer's files and prune_export.json, the record. Everything is prepared
-    aside, compared with the Hugging Face model, and only then moved into place.
+    The output has the model, config.json, the tokenizer's files and the record, prune_export.json. All files are prepared in
+    a folder aside, compared with the Hugging Face model, and only then moved into place.
 
     The comparison spends a budget of tokens (parity/budget.py); with `thorough`, or a number of `samples`, it is that of
-    `verify`. With `verify=False` it is left out, and the record says so. For int8, where the result fails, the blocks that
-    lose most, found by measuring, stay in fp32 beside those of `keep_float`.
+    `verify`. With `verify=False` it is left out, and the record says so. Where an int8 model fails, the blocks with the
+    largest measured losses stay in fp32, beside those of `keep_float`.
 
     Raises:
         ParityError: the model does not answer like the original; nothing was written.
-        PruneExportError: anything else that is the user's to mend (exporters/errors.py has the tree).
+        PruneExportError: another error that the user can mend (exporters/errors.py has the tree).
     """
     precision = PRECISIONS[options.dtype]
     check_without_data(options)
@@ -46,16 +46,16 @@ def export(options: ExportOptions) -> ExportResult:
             f"graphs for the target {target.name} run on ONNX Runtime's CUDA provider only, which does not start here: "
             "export where it does, or give --no-verify here and run prune-export verify there"
         )
-    place = model_destination(options.output, overwrite=options.overwrite)
+    destination = model_destination(options.output, overwrite=options.overwrite)
     source = resolve(options.model, options, progress=options.progress)
     options.progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=options.task, plan=options.plan)
-    copied = copied_files(checkpoint, place)
+    copied = copied_files(checkpoint, destination)
     goal = read_goal(options, checkpoint.task)
     tolerance = tolerance_for(options.dtype, options.atol, metric_judged=goal is not None)
     return export_checkpoint(
         checkpoint,
-        place,
+        destination,
         copied,
         target,
         precision,

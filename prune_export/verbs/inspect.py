@@ -1,4 +1,4 @@
-"""`prune_export.inspect`: what is pruned in a checkpoint."""
+"""`prune_export.inspect` finds what is pruned in a checkpoint."""
 
 from __future__ import annotations
 

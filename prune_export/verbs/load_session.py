@@ -1,4 +1,4 @@
-"""`prune_export.load_session`: an exported model, ready to run."""
+"""`prune_export.load_session` opens an exported model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prune_export.options.session import SessionOptions
 def load_session(options: SessionOptions) -> Session:
     """Opens an exported model, ready to run with the settings that its record holds.
 
-    `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name; `bind(inputs)` keeps a batch
-    in the provider's memory, with `cuda_graphs` to be captured and replayed.
+    `run(inputs)` of the result takes int64 arrays by name and returns float32 arrays by name. `bind(inputs)` keeps a batch
+    in the provider's memory; with `cuda_graphs` its run is captured and replayed.
 
     Raises:
         OutputError: there is no model, or it cannot be loaded.

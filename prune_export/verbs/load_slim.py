@@ -1,4 +1,4 @@
-"""`prune_export.load_slim`: a slim network from disk."""
+"""`prune_export.load_slim` loads a slim network from disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from exporters.errors import CheckpointError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.options.keywords import from_keywords
 from prune_export.options.session import SlimFolder
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 
 
 @from_keywords(SlimFolder)
@@ -19,4 +19,4 @@ def load_slim(options: SlimFolder) -> SlimModel:
     checkpoint = load_checkpoint(options.folder)
     if checkpoint.form != "slim":
         raise CheckpointError(f"'{options.folder}' is no slim checkpoint; prune_export.slim makes one of it")
-    return module_of(checkpoint, checkpoint.encoder)
+    return slim_module(checkpoint, checkpoint.encoder)

@@ -1,4 +1,4 @@
-"""Many texts through one model with little padding: sorted by length, answered in the order given."""
+"""`prune_export.Pipeline` answers many texts with little padding: they run sorted by length."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Pipeline:
 
         answer = prune_export.Pipeline("out")([("Where does Mira live?", "Mira lives in Oslo.")])[0]["answer"]
 
-    Texts are run in batches of like length, as many at a time as `batch_tokens` allows, which for texts of mixed lengths
-    saves most of what fixed batches spend on padding. What comes back for each input:
+    Texts run in batches of similar length, as many at a time as `batch_tokens` allows, which saves most of the padding that
+    fixed batches of mixed texts need. The answer to each input depends on the task:
 
-    - question-answering, for `(question, context)` or a mapping with these keys: `answer`, `score`, `start`, `end`, those of
-      transformers 4's pipeline; long contexts are read in windows, questions up to their 64th token.
-    - text-classification, for a text, a pair of texts or a mapping with `text` and `text_pair`: `label`, `score`; with
-      `top_k` other than 1 a list of these, the best first. The score is the sigmoid of the class's logit where config.json
-      says `"problem_type": "multi_label_classification"` or where there is one class, the logit itself where it says
-      "regression", otherwise the softmax.
-    - token-classification: a list of `entity`, `score`, `word`, `start`, `end`, one for each token.
-    - feature-extraction: the last hidden states, float32 `[length, hidden]`.
+    - question-answering takes `(question, context)` or a mapping with these keys. It returns `answer`, `score`, `start` and
+      `end`, which are those of transformers 4's pipeline. Long contexts are read in windows, questions up to 64 tokens.
+    - text-classification takes a text, a pair of texts, or a mapping with `text` and `text_pair`. It returns `label` and
+      `score`, with `top_k` other than 1 a list of these, the best first. The score is the sigmoid of the class's logit where
+      config.json says `"problem_type": "multi_label_classification"` or where there is one class. It is the logit itself
+      where config.json says "regression", otherwise the softmax.
+    - token-classification returns a list of `entity`, `score`, `word`, `start` and `end`, one per token.
+    - feature-extraction returns the last hidden states, float32 `[length, hidden]`.
     """
 
     @method_from_keywords(PipelineOptions, Task=Task)
@@ -77,7 +77,7 @@ class Pipeline:
         self.batch_tokens = tokens if options.batch_tokens is None else options.batch_tokens
 
     def __call__(self, inputs: Sequence[Input]) -> list[Any]:
-        """What the model says to each of `inputs`, in their order.
+        """Returns the answer to each of `inputs`, in their order.
 
         Raises:
             UsageError: an input has another form than the task takes.
@@ -100,12 +100,12 @@ class Pipeline:
             asdict(
                 pipeline_answer(
                     context,
-                    windows_of_context,
+                    of_context,
                     max_answer_length=self.max_answer_length,
                     may_be_nothing=self.handle_impossible_answer,
                 )
             )
-            for (_, context), windows_of_context in zip(pairs, windows, strict=True)
+            for (_, context), of_context in zip(pairs, windows, strict=True)
         ]
 
     def _texts(self, texts: list[tuple[str, str | None]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`prune_export.profile`: the latency table of a checkpoint's blocks on this machine."""
+"""`prune_export.profile` measures the latency table of a checkpoint's blocks on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prune_export.pruning.latency_cache import latency_table
 def profile(options: ProfileOptions) -> LatencyTable:
     """Measures one attention block with every number of heads, one feed-forward block with a grid of widths, and the rest.
 
-    Real ONNX Runtime sessions of blocks shaped like those of the checkpoint `model` are timed, in milliseconds. `prune`
-    finds the table again.
+    It times ONNX Runtime sessions of blocks shaped like those of the checkpoint `model`, in milliseconds. The table is kept
+    for `prune`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.

@@ -1,4 +1,4 @@
-"""`prune_export.slim`: the slim network of a checkpoint, for PyTorch."""
+"""`prune_export.slim` makes the slim network of a checkpoint, for PyTorch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prune_export.facts.plan import Plan
 from prune_export.options.inspect import SlimOptions
 from prune_export.options.keywords import from_keywords
 from prune_export.progress import SILENT
-from prune_export.slim_model.model import SlimModel, module_of
+from prune_export.slim_model.model import SlimModel, slim_module
 
 
 @from_keywords(SlimOptions, Plan=Plan)
 def slim(options: SlimOptions) -> SlimModel:
     """Returns the slim PyTorch network of the checkpoint `model`, in evaluation mode.
 
-    The result trains on, and saves with `save_pretrained`.
+    The network can be trained further, and saved with `save_pretrained`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -29,4 +29,4 @@ def slim(options: SlimOptions) -> SlimModel:
     checkpoint = load_checkpoint(source, task=options.task, plan=options.plan)
     inspection = operate_on(checkpoint)
     check_beside(source.folder, (CONFIG,))  # save_pretrained writes what it says
-    return module_of(checkpoint, inspection.slim)
+    return slim_module(checkpoint, inspection.slim)

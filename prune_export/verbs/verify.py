@@ -1,4 +1,4 @@
-"""Parity on its own: does this ONNX model answer like that checkpoint?"""
+"""`prune_export.verify` compares the answers of an ONNX model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from prune_export.parity.workers import workers
 def verify(options: VerifyOptions) -> ParityReport:
     """Compares the ONNX model `onnx` with the checkpoint `model`.
 
-    Batches of random tokens are tried, and real text where there is a tokenizer; with `thorough=False` the few of an
-    export. `atol` replaces the limit of the tolerance table: an output passes at `max|Δ| <= atol * max(1, max|reference|)`.
-    A model that was exported with an explicit plan needs the same `plan`. With `data`, the task's metric is judged, too.
+    Both run on batches of random tokens, and on real text where there is a tokenizer; with `thorough=False` on the few
+    batches of an export. `atol` replaces the limit of the tolerance table: an output passes at
+    `max|Δ| <= atol * max(1, max|reference|)`. A model that was exported with an explicit plan needs the same `plan`. With
+    `data`, the task's metric is judged as well.
 
     Returns:
         The report; its `passed` is the verdict. A failed comparison is no exception.

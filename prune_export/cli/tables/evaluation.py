@@ -1,4 +1,4 @@
-"""An evaluation for the terminal."""
+"""Tables and lines of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TITLES |= {name: name for name in (OWN.name, OWN_NUMBERS.name)}
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """One column a model, one row a metric; the best of each row is bold where there are several models."""
+    """Returns a table with one column per model and one row per metric; the best of each row is bold."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     for name in short_names([result.model for result in evaluation.results]):
@@ -33,17 +33,17 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 
 def evaluation_title(evaluation: Evaluation) -> str:
-    """The data and its split, whose metric, how many examples; a line of its own, as the table is narrower."""
+    """Returns the data, its split, the metric and the number of examples in one line, for which the table is too narrow."""
     metric = _TITLES.get(evaluation.metric, f"GLUE {evaluation.metric}")
-    things = "questions" if SPECS[evaluation.task].takes_questions else "texts"
+    examples = "questions" if SPECS[evaluation.task].takes_questions else "texts"
     split = f", split {evaluation.split}" if evaluation.split is not None else ""
     if evaluation.examples < evaluation.total:
-        things = f"of {evaluation.total:,} {things}, drawn by seed {evaluation.seed}"
-    return f"{evaluation.data}{split}: {metric}, {evaluation.examples:,} {things}"
+        examples = f"of {evaluation.total:,} {examples}, drawn by seed {evaluation.seed}"
+    return f"{evaluation.data}{split}: {metric}, {evaluation.examples:,} {examples}"
 
 
 def evaluation_notes(evaluation: Evaluation) -> Iterator[str]:
-    """What was left out, mended or taken for something; a line each."""
+    """Yields one line per note on the data and on the models."""
     for note in evaluation.notes:
         yield f"Note: {note}."
     for result in evaluation.results:

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables and lines of an export, and of its parity check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def summary_table(summary: Summary) -> Table:
-    """Per layer: heads and columns kept."""
+    """Returns a table of the heads and columns that each layer keeps."""
     table = Table(box=box.SIMPLE_HEAD, title="What stays", title_justify="left", title_style="bold")
     for heading in ("layer", "heads", "which", "head size", "columns"):
         table.add_column(heading, justify="left" if heading == "which" else "right")
@@ -43,7 +43,7 @@ def summary_table(summary: Summary) -> Table:
 
 
 def totals_table(summary: Summary) -> Table:
-    """Parameters, FLOPs per token and size, before and after."""
+    """Returns a table of parameters, FLOPs per token and size, before and after."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("", "before", "after", "ratio"):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -63,7 +63,7 @@ def totals_table(summary: Summary) -> Table:
 
 
 def parity_table(report: ParityReport) -> Table:
-    """Per comparison and output: largest errors over all cases, how much of what was allowed that is, and answers."""
+    """Returns a table of the largest errors per comparison and output, absolute and relative to the limit."""
     first = report.comparisons()[0]
     cases = sum(result.comparison == first for result in report.results)
     title = f"Parity with the Hugging Face model, {report.provider}, {cases} cases"
@@ -87,8 +87,8 @@ def parity_table(report: ParityReport) -> Table:
         answers = f"{agreement.same} of {agreement.questions}" if agreement else ""
         mark = Text("passed", "green") if all(result.passed for result in results) else Text("failed", "red")
         for output, (absolute, relative) in report.worst(comparison).items():
-            parts = [part for result in results for part in result.outputs if part.name == output]
-            used = np.max([part.max_absolute / part.allowed for part in parts])  # NaN is the largest
+            errors = [error for result in results for error in result.outputs if error.name == output]
+            used = np.max([error.max_absolute / error.allowed for error in errors])  # NaN is the largest
             cells = [comparison, output, f"{absolute:.2g}", f"{relative:.2g}", f"{100 * used:.0f} %"]
             table.add_row(*cells, *([answers] if with_answers else []), mark)
             comparison, answers, mark = "", "", Text()
@@ -96,7 +96,7 @@ def parity_table(report: ParityReport) -> Table:
 
 
 def export_lines(result: ExportResult) -> list[str]:
-    """Where the files are, and what the user should know."""
+    """Returns the notes for the user, and the line that names the written files."""
     lines = [f"Note: {note}." for note in result.notes]
     if result.parity is None:
         lines.append("Parity was not checked (--no-verify); the record says so.")

@@ -1,4 +1,4 @@
-"""Tables of what pruning did and of what was measured for it."""
+"""Tables and lines of pruning and of latency tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prune_export.pruning.one_shot import PruneResult
 
 
 def budget_lines(result: PruneResult) -> Iterator[str]:
-    """What was asked for and what it came to."""
+    """Yields the lines on a budget: the cost that was reached, the speed, and the notes."""
     kept = f"{result.cost / result.dense:.3f} of the unpruned network's"
     digits = 2 if result.unit == "ms" else 0
     yield f"{result.budget.name}: {result.cost:,.{digits}f} {result.unit}, {kept}; {_units(result)}"
@@ -23,7 +23,7 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
         )
         if before := result.record["speed"]["before_correction"]:
             yield f"before one correcting step: measured {before['measured_ms']:.2f} ms ({before['measured_speedup']:.2f}×)"
-    for kind, layers in _gone(result):
+    for kind, layers in _removed_blocks(result):
         yield f"No {kind} is left in layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
     for note in result.record["data"]["notes"]:
         yield f"Note: {note}."
@@ -31,7 +31,7 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
 
 
 def _units(result: PruneResult) -> str:
-    """Heads and columns that stay, as parts of all."""
+    """Returns the kept heads and columns, with their fractions of all."""
     units = result.record["budget"]["units"]
     return ", ".join(
         f"{counts['kept']:,} of {counts['of']:,} {name} ({counts['kept'] / max(counts['of'], 1):.3f})"
@@ -39,18 +39,18 @@ def _units(result: PruneResult) -> str:
     )
 
 
-def _gone(result: PruneResult) -> Iterator[tuple[str, list[int]]]:
-    """Blocks that went as a whole, by layer."""
-    for kind, part in (("attention", "heads"), ("feed-forward block", "columns")):
-        layers = [index for index, layer in enumerate(result.plan.layers) if not getattr(layer, part)]
+def _removed_blocks(result: PruneResult) -> Iterator[tuple[str, list[int]]]:
+    """Yields each kind of block with the layers that have lost it."""
+    for kind, units in (("attention", "heads"), ("feed-forward block", "columns")):
+        layers = [index for index, layer in enumerate(result.plan.layers) if not getattr(layer, units)]
         if layers:
             yield kind, layers
 
 
 def latency_tables(table: LatencyTable) -> Iterator[Table]:
-    """Milliseconds of one attention block by heads, of one feed-forward block by columns; the last ones if they differ."""
+    """Yields tables of milliseconds by heads and by columns; those of the last layer as well, where they differ."""
     settings = table.settings
-    where = f"{settings['target']}, {settings['dtype']}, {settings['batch_size']}×{settings['sequence_length']}"
+    conditions = f"{settings['target']}, {settings['dtype']}, {settings['batch_size']}×{settings['sequence_length']}"
     for name, pairs in (
         ("heads", table.heads),
         ("columns", table.columns),
@@ -59,9 +59,9 @@ def latency_tables(table: LatencyTable) -> Iterator[Table]:
     ):
         if not pairs:
             continue
-        grid = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {where}", title_justify="left")
+        times = Table(box=box.SIMPLE_HEAD, title=f"Milliseconds by {name}, {conditions}", title_justify="left")
         for heading in (name.split()[0], "ms"):
-            grid.add_column(heading, justify="right")
+            times.add_column(heading, justify="right")
         for count, milliseconds in pairs:
-            grid.add_row(str(count), f"{milliseconds:.3f}")
-        yield grid
+            times.add_row(str(count), f"{milliseconds:.3f}")
+        yield times

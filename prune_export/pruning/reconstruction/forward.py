@@ -1,4 +1,4 @@
-"""The parts of a layer, one by one, on a description's tensors."""
+"""The forward pass of a layer in parts, on a description's tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward
 
 
 def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
-    """The heads' joined contexts `[batch, sequence, heads * value_size]` before the output projection.
+    """Returns the heads' joined contexts `[batch, sequence, heads * value_size]`, the inputs of the output projection.
 
     `attended` is bool `[batch, sequence]`.
     """
@@ -19,36 +19,37 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
         split: Tensor = joined.unflatten(-1, (len(block.heads), -1))
         return split.transpose(1, 2)  # [batch, heads, sequence, size]
 
-    found = functional.scaled_dot_product_attention(
+    separate = functional.scaled_dot_product_attention(
         project(block.query_weight, block.query_bias),
         project(block.key_weight, block.key_bias),
         project(block.value_weight, block.value_bias),
         attended[:, None, None, :],
         scale=block.scores.scale,
     )
-    return found.transpose(1, 2).flatten(2)
+    return separate.transpose(1, 2).flatten(2)
 
 
-def inner(block: FeedForward, x: Tensor) -> Tensor:
-    """The activations `[batch, sequence, columns]` before the down projection."""
+def activations(block: FeedForward, x: Tensor) -> Tensor:
+    """Returns the activations `[batch, sequence, columns]`, the inputs of the down projection."""
     return ACTIVATIONS[block.gating.activation](functional.linear(x, block.up.weight, block.up.bias))
 
 
 def attention_update(block: Attention | ConstantBlock, x: Tensor, attended: Tensor) -> Tensor:
-    """What the block adds to the residual stream."""
+    """Returns what the attention adds to the residual stream, `[batch, sequence, hidden]`."""
     if isinstance(block, ConstantBlock):
         return block.bias.expand_as(x)
     return functional.linear(contexts(block, x, attended), block.output_weight.flatten(1), block.output_bias)
 
 
 def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor:
-    """What the block adds to the residual stream."""
+    """Returns what the feed-forward block adds to the residual stream, `[batch, sequence, hidden]`."""
     if isinstance(block, ConstantBlock):
         return block.bias.expand_as(x)
-    return functional.linear(inner(block, x), block.down.weight, block.down.bias)
+    return functional.linear(activations(block, x), block.down.weight, block.down.bias)
 
 
 def normalized(norm: Norm, x: Tensor) -> Tensor:
+    """Returns the norm of `x` over the last dimension."""
     if norm.epsilon is None:
         return x * norm.weight + norm.bias
     return functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)

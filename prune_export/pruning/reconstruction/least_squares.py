@@ -1,4 +1,4 @@
-"""Weighted least squares from streamed sums: memory is bounded by the width of a block, not by the samples."""
+"""Weighted least squares from second moments: memory is bounded by the width of a block, whatever the number of samples."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What an error must fall by, relative to the targets' size: below it is rounding.
+# The decrease of the error, relative to the targets' size, below which it is rounding.
 _LEAST_GAIN = 1e-7
 
-# Penalties on leaving the weights as they are, relative to the mean square of a feature. The held-out samples choose.
+# Penalties on changes of the weights, relative to the mean square of a feature. The held-out samples choose one.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
-class Sums:
+class Moments:
     """Second moments of features and targets, in float64: all that a linear fit and its error depend on.
 
-    `features` gets a constant 1 at the end, so that a bias is fitted as one more weight.
+    `features` is `[features + 1, features + 1]`, `cross` `[targets, features + 1]`: a constant 1 is the last feature, so
+    that a bias is fitted as one more weight. `targets` is the weighted sum of the targets' squares.
     """
 
     def __init__(self, features: int, targets: int, device: str = "cpu") -> None:
@@ -28,7 +29,7 @@ class Sums:
         self.targets = 0.0
 
     def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> None:
-        """Adds rows: features `[rows, features]`, targets `[rows, targets]`, weights `[rows]`, 0 where padded.
+        """Adds rows: features `[rows, features]`, targets `[rows, targets]`, weights `[rows]`.
 
         Products of one batch are float32 (a few thousand terms), their sums over batches float64.
         """
@@ -40,16 +41,16 @@ class Sums:
         self.targets += float(scaled.square().sum(dtype=torch.float64))
 
     def error(self, weight: Tensor) -> float:
-        """The weighted sum of squared errors of `weight`, `[targets, features + 1]`."""
+        """Returns the weighted sum of squared errors of `weight`, `[targets, features + 1]`."""
         fitted = ((weight @ self.features) * weight).sum()
         return self.targets + float(fitted - 2 * (weight * self.cross).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """What a fit came to: `weight` as it was where no candidate lowers the held-out error.
+    """The result of a fit: `weight` is unchanged where no candidate lowers the held-out error.
 
-    `before` and `after` are held-out errors relative to the targets' own size.
+    `before` and `after` are held-out errors relative to the targets' size.
     """
 
     weight: Tensor
@@ -61,24 +62,27 @@ class Fit:
         return self.after < self.before
 
 
-def fit(train: Sums, check: Sums, start: Tensor, solve: Callable[[Sums, Tensor, float], Tensor]) -> Fit:
-    """The best of `solve(train, start, ridge)` on the held-out sums `check`, or `start` if none is better.
+def fit(train: Moments, held_out: Moments, start: Tensor, solve: Callable[[Moments, Tensor, float], Tensor]) -> Fit:
+    """Returns the best of `solve(train, start, ridge)` by the error on `held_out`, or `start` if none is better.
 
     `start` is `[targets, features + 1]`, float64.
     """
-    scale = max(check.targets, 1e-300)
-    before = check.error(start)
+    scale = max(held_out.targets, 1e-300)
+    before = held_out.error(start)
     best, least = start, before - _LEAST_GAIN * scale
     for ridge in RIDGES:
         candidate = solve(train, start, ridge)
-        error = check.error(candidate)
+        error = held_out.error(candidate)
         if torch.isfinite(candidate).all() and error < least:
             best, least = candidate, error
     return Fit(best, before / scale, (before if best is start else least) / scale)
 
 
-def ridge_regression(train: Sums, start: Tensor, ridge: float) -> Tensor:
-    """argmin over W of `Σ w |W f - t|² + λ |W - start|²`; the bias, the last column, is not held back."""
+def ridge_regression(train: Moments, start: Tensor, ridge: float) -> Tensor:
+    """Returns argmin over W of `Σ w |W f - t|² + λ |W - start|²`, or `start` where the system is singular.
+
+    The bias, the last column, has no penalty.
+    """
     penalty = _penalty(train.features, ridge)
     penalty[-1] = 0
     system = train.features + torch.diag(penalty)
@@ -89,32 +93,32 @@ def ridge_regression(train: Sums, start: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve((train.cross + start * penalty).T, factor).T
 
 
-def unit_scales(sizes: int) -> Callable[[Sums, Tensor, float], Tensor]:
-    """A solver that finds one factor for each unit of `sizes` features instead of new weights; the bias stays.
+def unit_scales(size: int) -> Callable[[Moments, Tensor, float], Tensor]:
+    """Returns a solver that scales each unit of `size` features by one factor and leaves the bias as it is.
 
     Kwon et al. 2022, section 4.3, "mask tuning": least squares of the block's output over the mask's values, here from
     second moments. With unit u's output `W_u f_u`, the normal equations have `Σ_ij (WᵀW ∘ ffᵀ)_ij` over the features of two
     units.
     """
 
-    def solve(train: Sums, start: Tensor, ridge: float) -> Tensor:
+    def solve(train: Moments, start: Tensor, ridge: float) -> Tensor:
         weight, bias = start[:, :-1], start[:, -1]
-        count = weight.shape[1] // sizes
+        count = weight.shape[1] // size
         products = (weight.T @ weight) * train.features[:-1, :-1]
-        normal = products.view(count, sizes, count, sizes).sum(dim=(1, 3))
-        reached = (weight * (train.cross[:, :-1] - bias[:, None] * train.features[-1, :-1])).sum(dim=0)
-        right = reached.view(count, sizes).sum(dim=1)
-        penalty = _penalty(normal, ridge, constant=False)
+        normal = products.view(count, size, count, size).sum(dim=(1, 3))
+        targets = (weight * (train.cross[:, :-1] - bias[:, None] * train.features[-1, :-1])).sum(dim=0)
+        right = targets.view(count, size).sum(dim=1)
+        penalty = _penalty(normal, ridge, has_constant=False)
         factor, failed = torch.linalg.cholesky_ex(normal + torch.diag(penalty))
         if failed:
             return start
         scales = torch.cholesky_solve((right + penalty)[:, None], factor)[:, 0]
-        return torch.cat([weight * scales.repeat_interleave(sizes), bias[:, None]], dim=1)
+        return torch.cat([weight * scales.repeat_interleave(size), bias[:, None]], dim=1)
 
     return solve
 
 
-def _penalty(features: Tensor, ridge: float, *, constant: bool = True) -> Tensor:
+def _penalty(features: Tensor, ridge: float, *, has_constant: bool = True) -> Tensor:
     diagonal = features.diagonal()
-    counted = diagonal[:-1] if constant and len(diagonal) > 1 else diagonal
+    counted = diagonal[:-1] if has_constant and len(diagonal) > 1 else diagonal
     return torch.full_like(diagonal, max(ridge * float(counted.mean()), 1e-30))

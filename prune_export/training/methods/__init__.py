@@ -13,7 +13,7 @@ METHODS: Mapping[str, TrainingMethod] = MappingProxyType(
     {method.kind: method for method in (none.METHOD, movement.METHOD, l0.METHOD, gradual.METHOD, student.METHOD)}
 )
 
-# Keys of a section that exclude each other: one that is set on the command line takes the place of the others.
+# Keys of a section that exclude each other: one that is set on the command line replaces the others.
 ALTERNATIVES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "schedule": (("steps", "epochs"),),
     "budget": (("flops", "heads"), ("flops", "columns")),
@@ -23,14 +23,14 @@ ALTERNATIVES: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 def method_of(recipe: Recipe) -> TrainingMethod:
-    """Return the method that the recipe's `[method]` is of."""
+    """Returns the method of the recipe's `[method]`."""
     return next(method for method in METHODS.values() if type(recipe.method) is method.config)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """Return the stages of a recipe, one or more.
+    """Returns the stages of a recipe, one or more.
 
     Raises:
-        UsageError: the method's section, or the budget for it, makes no sense.
+        UsageError: the method's section or its budget is wrong.
     """
     return method_of(recipe).stages(recipe, recipe.method)

@@ -1,4 +1,4 @@
-"""Gradual pruning: the one-shot method in steps, with training of what is left, as a slim network, between them."""
+"""Gradual pruning: the one-shot method in steps, with training of the slim network between them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from prune_export.checkpoint.weights import read_weights
 from prune_export.options.option import Option
 from prune_export.options.ranges import PROPER_FRACTION
 from prune_export.pruning.costs import flops_costs
-from prune_export.pruning.cutting import Pruned
 from prune_export.pruning.gates import slim_layers
-from prune_export.pruning.scores import LayerScores, fisher, gate_gradients, taylor
+from prune_export.pruning.pruned_network import PrunedNetwork
+from prune_export.pruning.pruner import PrunerSettings, prune_step
+from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.pruning.stepping import Settings, prune_step
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
 from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples
@@ -67,7 +67,7 @@ class GradualConfig(MethodConfig):
 
 
 def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
-    """Return a stage per step; those that reach a budget are published under its name.
+    """Returns one stage per step; those that reach a budget are published under its name.
 
     Raises:
         UsageError: the budgets or another number are out of range.
@@ -93,10 +93,10 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
 
 
 def flops_schedule(budgets: Sequence[float], step: float) -> tuple[tuple[float, bool], ...]:
-    """Return the target fractions of the FLOPs, falling, each with whether it is one of `budgets`.
+    """Returns the target fractions of the FLOPs in descending order, each with whether it is one of `budgets`.
 
-    Between two budgets (and before the first) lie as few steps, each the same factor, as keep that factor at `step` or
-    above.
+    All steps between two budgets (and before the first) keep the same fraction of the step before. There are as few of them
+    as possible with that fraction at `step` or above.
 
     Raises:
         UsageError: no budget, one that is not between 0 and 1, or two that are the same.
@@ -122,10 +122,9 @@ METHOD = TrainingMethod("gradual", GradualConfig, stages, lengths=("recovery",))
 
 
 def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig, fraction: float) -> None:
-    """Prune the checkpoint in `start` to `fraction` of the original's FLOPs, and write it, masked, into `folder`.
+    """Prunes the checkpoint in `start` to `fraction` of the original's FLOPs, and writes it, masked, into `folder`.
 
-    Scores are those of the network in `start`; reconstruction brings what is left near to that network, not to the
-    original.
+    Scores are those of the network in `start`, which is also the reference of the reconstruction.
 
     Raises:
         UsageError: the budget cannot be met, or the loss is not finite.
@@ -136,7 +135,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
     rules = _rules(config, network)
     calibration = training_calibration(context, config.samples)
     costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
-    model = module_of(checkpoint, network.encoder)
+    model = slim_module(checkpoint, network.encoder)
     context.progress.stage(f"Scoring for {fraction:.3g}", calibration.samples)
     gradients = gate_gradients(
         model,
@@ -148,7 +147,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         device=context.device,
         progress=context.progress,
     )
-    scores = (fisher if config.score == "fisher" else taylor)(gradients)
+    scores = (fisher_scores if config.score == "fisher" else taylor_scores)(gradients)
     step = prune_step(
         network,
         network.encoder,
@@ -157,7 +156,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         select(scores, costs, fraction * costs.dense, rules),
         calibration.batches,
         fraction=fraction,
-        settings=Settings(
+        settings=PrunerSettings(
             method=config.score,
             rearrangement=config.rearrangement,
             reconstruction=config.reconstruction,
@@ -179,25 +178,23 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
 
 
 def _check(context: Context, *, config: GradualConfig, fraction: float) -> None:
-    """Check that the recipe's model can be pruned to `fraction` of its FLOPs.
+    """Checks that the recipe's model can be pruned to `fraction` of its FLOPs.
 
     Raises:
-        UsageError: the budget cannot be met, or a layer that is to be kept is not there.
+        UsageError: the budget cannot be met, or the model lacks a layer of `keep_layers`.
     """
     costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
-    alike = tuple(
+    equal = tuple(
         LayerScores(torch.ones(len(heads) - 1).double(), torch.ones(len(columns) - 1).double())
         for heads, columns in zip(costs.heads, costs.columns, strict=True)
     )
-    select(alike, costs, fraction * costs.dense, _rules(config, remaining_network(context.original)))
+    select(equal, costs, fraction * costs.dense, _rules(config, remaining_network(context.original)))
 
 
-def _rules(config: GradualConfig, network: Pruned) -> Rules:
-    """Return the rules for `network`; `keep_layers` becomes places among its distinct layers."""
-    layers = network.encoder.layers
-    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(layers)]
+def _rules(config: GradualConfig, network: PrunedNetwork) -> Rules:
+    """Returns the rules for `network`; its `keep_layers` are indices among the distinct layers."""
+    indices = network.encoder.layer_indices
+    wrong = [layer for layer in config.keep_layers if not 0 <= layer < len(indices)]
     if wrong:
-        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(layers) - 1}; found {wrong[0]}")
-    indices = {key: index for index, key in enumerate(dict.fromkeys(map(id, layers)))}
-    kept = frozenset(indices[id(layers[layer])] for layer in config.keep_layers)
-    return Rules(config.align, kept, config.drop_blocks)
+        raise UsageError(f"method.keep_layers: the network has layers 0 to {len(indices) - 1}; found {wrong[0]}")
+    return Rules(config.align, frozenset(indices[layer] for layer in config.keep_layers), config.drop_blocks)

@@ -1,4 +1,4 @@
-"""L0 regularization: hard concrete gates on heads and columns, a constraint on what they cost, then retraining."""
+"""L0 regularization: hard concrete gates on heads and columns, a constraint on their cost, then retraining."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prune_export.pruning.selection import Kept, select, select_counts
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, initial_scores
 from prune_export.training.keys import CountOrZero, EpochsOrZero, NotNegative, Positive, SomeExamples
-from prune_export.training.methods.l0_gates import Gates, LayerGates, lagrangian, put_gates_on, target_at
+from prune_export.training.methods.l0_gates import HardConcreteGates, LayerGates, add_gates, lagrangian, target_at
 from prune_export.training.recipe import MethodConfig, Recipe
 from prune_export.training.stage import Context, LayerModules, MaskingMethod, ParameterGroup, Stage, TrainingMethod
 
@@ -69,10 +69,10 @@ class L0Config(MethodConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The fractions that are to stay: of the `flops` of all blocks together, or of `heads` and `columns` each.
+class L0Target:
+    """The fractions to keep: of the `flops` of all blocks together, or of `heads` and `columns` each.
 
-    All None: as much as the gates leave.
+    If all are None, the gates alone decide.
     """
 
     flops: float | None = None
@@ -81,12 +81,12 @@ class Target:
 
     @property
     def separate(self) -> bool:
-        """Return whether heads and columns have targets of their own."""
+        """Says whether heads and columns have targets of their own."""
         return self.heads is not None or self.columns is not None
 
 
 def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
-    """Return one stage, or two with retraining.
+    """Returns one stage, or two with retraining.
 
     Raises:
         UsageError: the budget is of the wrong kind, or a setting is out of range.
@@ -94,7 +94,7 @@ def stages(recipe: Recipe, config: L0Config) -> tuple[Stage, ...]:
     budget = recipe.budget
     if len(budget.flops) > 1:
         raise UsageError(f"budget.flops: l0 gates lead to one budget; found {list(budget.flops)}")
-    target = Target(budget.flops[0] if budget.flops else None, budget.heads, budget.columns)
+    target = L0Target(budget.flops[0] if budget.flops else None, budget.heads, budget.columns)
     if target.flops is None and not target.separate and config.constraint == "lagrangian":
         raise UsageError('budget: a Lagrangian needs a target: flops, or heads and columns; or constraint = "penalty"')
     for name, without in (("heads", "feed_forward"), ("columns", "attention")):
@@ -129,11 +129,11 @@ def _initialize(context: Context, checkpoint: Checkpoint, method: L0Gates, *, co
     method.add_to_log_alpha(scores)
 
 
-def _l0_gates(context: Context, checkpoint: Checkpoint, *, config: L0Config, target: Target) -> MaskingMethod:
+def _l0_gates(context: Context, checkpoint: Checkpoint, *, config: L0Config, target: L0Target) -> MaskingMethod:
     recipe = context.recipe
     costs = flops_costs(checkpoint.encoder, sequence_length=budget_length(recipe, checkpoint))
     without = {"both": (), "attention": costs.columns, "feed_forward": costs.heads}[config.blocks]
-    least = (costs.fixed + sum(part[-1] for part in without)) / costs.dense
+    least = (costs.fixed + sum(by_count[-1] for by_count in without)) / costs.dense
     if target.flops is not None and target.flops < least:
         raise UsageError(
             f"budget.flops = {target.flops:g} cannot be met with method.blocks = '{config.blocks}': the blocks without "
@@ -153,23 +153,23 @@ def _l0_gates(context: Context, checkpoint: Checkpoint, *, config: L0Config, tar
 # --- the method -------------------------------------------------------------------------------------------------------
 
 _MULTIPLIERS = "l0_multipliers"  # the name in the model's state dict
-# The constraint's gradient with respect to one column's gate is that column's share of all FLOPs: λ has to grow large, which
-# within a run of hundreds of steps only a fast one does.
+# The constraint's gradient by one column's gate is that column's share of all FLOPs: λ has to grow large, and needs a high
+# learning rate to do so within a run of hundreds of steps.
 _MULTIPLIERS_AHEAD = 10
 _SEED_STRIDE = 1_000_003  # seeds of neighbouring runs share no step's numbers
 
 
 class L0Gates:
-    """One gate a head on each attention output projection, one a column on each down projection.
+    """One gate per head on each attention output projection, and one per column on each down projection.
 
-    `costs` are those of the network in `checkpoint`'s layers; `seed` decides the gates' noise, which is that of the
-    step alone: every process draws the same, and a run that goes on draws what it would have drawn.
+    `costs` are those of the unpruned network. The gates' noise follows from `seed` and the step alone: every process draws
+    the same, and so does a resumed run.
     """
 
     def __init__(
         self,
         config: L0Config,
-        target: Target,
+        target: L0Target,
         costs: Costs,
         *,
         learning_rate: float,
@@ -180,7 +180,7 @@ class L0Gates:
         self.config, self.target, self.costs = config, target, costs
         self.learning_rate, self.warmup, self.cooldown, self.seed = learning_rate, warmup, cooldown, seed
         self._gated: list[LayerGates] = []
-        self._ramp = 0.0  # how much of the way to the target is done
+        self._ramp = 0.0  # rises from 0 to 1 as the target moves to the budget
         self._left: dict[str, float] | None = None  # after the end
 
     def attach(self, model: nn.Module, layers: Sequence[LayerModules]) -> None:
@@ -190,12 +190,12 @@ class L0Gates:
         options = {"initial": self.config.initial_log_alpha, "temperature": self.config.temperature}
         for index, layer in enumerate(layers):
             if self.config.blocks != "feed_forward":
-                gates = Gates(layer.heads, layer.head_size, **options)
-                put_gates_on(layer.attention_output, gates.to(layer.attention_output.weight.device))
+                gates = HardConcreteGates(layer.heads, layer.head_size, **options)
+                add_gates(layer.attention_output, gates.to(layer.attention_output.weight.device))
                 self._gated.append(LayerGates("heads", index, layer, gates, self.costs.heads[index][1]))
             if self.config.blocks != "attention":
-                gates = Gates(layer.columns, 1, **options)
-                put_gates_on(layer.down, gates.to(layer.down.weight.device))
+                gates = HardConcreteGates(layer.columns, 1, **options)
+                add_gates(layer.down, gates.to(layer.down.weight.device))
                 self._gated.append(LayerGates("columns", index, layer, gates, self.costs.columns[index][1]))
         if self.config.constraint == "lagrangian":
             zeros = torch.zeros(len(self._constraints()), 2, device=layers[0].down.bias.device)
@@ -203,12 +203,12 @@ class L0Gates:
 
     @torch.no_grad()
     def add_to_log_alpha(self, scores: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add to the log α of each layer's heads and columns."""
-        for part in self._gated:
-            part.gates.log_alpha.add_(scores[part.layer][part.index].to(part.gates.log_alpha.device))
+        """Adds `scores`, `[heads]` and `[columns]` per layer, to the log α of the layer's heads and columns."""
+        for block in self._gated:
+            block.gates.log_alpha.add_(scores[block.layer][block.index].to(block.gates.log_alpha.device))
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        gates = tuple(part.gates.log_alpha for part in self._gated)
+        gates = tuple(block.gates.log_alpha for block in self._gated)
         groups = [ParameterGroup("gates", gates, self.learning_rate, constant_rate=True)]
         if self.config.constraint == "lagrangian":
             rate = self.config.multiplier_learning_rate
@@ -219,8 +219,8 @@ class L0Gates:
     def set_step(self, step: int, total: int) -> None:
         self._ramp = target_at(step, total, 1.0, warmup=self.warmup, cooldown=self.cooldown)
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + step)
-        for part in self._gated:
-            part.gates.draw(generator)
+        for block in self._gated:
+            block.gates.draw(generator)
 
     def penalty(self) -> Tensor:
         if self.config.constraint == "penalty":
@@ -251,8 +251,8 @@ class L0Gates:
 
     def apply_masks(self) -> None:
         kept, counts = self.kept(), [[layer.heads, layer.columns] for layer in self._layers]
-        for part in self._gated:
-            counts[part.layer][part.index] = part.apply(kept[part.layer][part.index])
+        for block in self._gated:
+            counts[block.layer][block.index] = block.apply(kept[block.layer][block.index])
         if self.config.constraint == "lagrangian":
             delattr(self._model, _MULTIPLIERS)
         self._model.requires_grad_(True)
@@ -265,7 +265,7 @@ class L0Gates:
     # --- what is left -------------------------------------------------------------------------------------------------
 
     def kept(self) -> Kept:
-        """Return the units that stay, for at most the budget: those whose gates are likeliest to be open.
+        """Returns the units to keep within the budget: those whose gates are most likely to be open.
 
         The importance of a unit is P(z ≠ 0) times its cost, so that heads and columns are taken in the order of P alone.
         """
@@ -277,18 +277,18 @@ class L0Gates:
         if target.flops is not None:
             return select(self._scores(weighted=True), self.costs, target.flops * self.costs.dense)
         open_units = [[tuple(range(layer.heads)), tuple(range(layer.columns))] for layer in self._layers]
-        for part in self._gated:
-            open_units[part.layer][part.index] = tuple(torch.nonzero(part.at_test_time()).flatten().tolist())
+        for block in self._gated:
+            open_units[block.layer][block.index] = tuple(torch.nonzero(block.at_test_time()).flatten().tolist())
         return tuple((heads, columns) for heads, columns in open_units)
 
     def _scores(self, *, weighted: bool) -> tuple[LayerScores, ...]:
-        """Return the importance of all units; that of blocks without gates is higher than any with."""
+        """Returns the importance of all units; that of units without gates is higher than that of any gated one."""
         importance = [
             [torch.full((count,), 2.0, dtype=torch.float64) for count in (layer.heads, layer.columns)]
             for layer in self._layers
         ]
-        for part in self._gated:
-            importance[part.layer][part.index] = part.gates.log_alpha.detach().double().sigmoid().cpu()
+        for block in self._gated:
+            importance[block.layer][block.index] = block.gates.log_alpha.detach().double().sigmoid().cpu()
         if weighted:
             for index, (heads, columns) in enumerate(importance):
                 importance[index] = [heads * self.costs.heads[index][1], columns * self.costs.columns[index][1]]
@@ -303,9 +303,9 @@ class L0Gates:
         return multipliers
 
     def _expected(self, kind: str) -> Tensor:
-        """Return the expected number of open units; all units of blocks without gates."""
-        parts = [part.gates.probabilities().sum() for part in self._gated if part.kind == kind]
-        return torch.stack(parts).sum() if parts else torch.tensor(float(self._count(kind)))
+        """Returns the expected number of open units; units without gates are always open."""
+        open_units = [block.gates.probabilities().sum() for block in self._gated if block.kind == kind]
+        return torch.stack(open_units).sum() if open_units else torch.tensor(float(self._count(kind)))
 
     def _open(self, kind: str) -> Tensor:
         return self._expected(kind) / self._count(kind)
@@ -314,17 +314,17 @@ class L0Gates:
         return sum(getattr(layer, kind) for layer in self._layers)
 
     def _flops(self) -> Tensor:
-        """Return the expected fraction of FLOPs."""
-        gated = torch.stack([part.gates.probabilities().sum() * part.cost for part in self._gated]).sum()
-        all_gated = sum(part.gates.log_alpha.numel() * part.cost for part in self._gated)
+        """Returns the expected fraction of FLOPs."""
+        gated = torch.stack([block.gates.probabilities().sum() * block.cost for block in self._gated]).sum()
+        all_gated = sum(block.gates.log_alpha.numel() * block.cost for block in self._gated)
         return (gated + (self.costs.dense - all_gated)) / self.costs.dense
 
     def _constraints(self) -> list[tuple[str, Tensor, float]]:
-        """Return for each constraint its name, the expected fraction that is left, and the target fraction."""
+        """Returns for each constraint its name, the expected fraction that is kept, and the target fraction."""
         target = self.target
         if target.separate:
             targets = {"heads": _or_all(target.heads), "columns": _or_all(target.columns)}
-            kinds = {part.kind for part in self._gated}
+            kinds = {block.kind for block in self._gated}
             return [(kind, self._open(kind), targets[kind]) for kind in ("heads", "columns") if kind in kinds]
         return [("flops", self._flops(), _or_all(target.flops))]
 

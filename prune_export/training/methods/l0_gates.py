@@ -39,27 +39,27 @@ _EDGE = 1e-6  # u stays this far from 0 and 1, where its logit is infinite
 
 
 def sample(log_alpha: Tensor, uniform: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return gates z for the uniform numbers `uniform`, of the shape of `log_alpha`; differentiable in `log_alpha`."""
+    """Returns gates z for the uniform numbers `uniform`, of the shape of `log_alpha`; differentiable in `log_alpha`."""
     u = uniform.clamp(_EDGE, 1 - _EDGE)
     concrete = torch.sigmoid((u.log() - (1 - u).log() + log_alpha) / temperature)
     return (concrete * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
 def probability_open(log_alpha: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return P(z ≠ 0) of each gate; their sum is the expected L0 norm."""
+    """Returns P(z ≠ 0) of each gate; their sum is the expected L0 norm."""
     return torch.sigmoid(log_alpha - temperature * math.log(-LOW / HIGH))
 
 
 def at_test_time(log_alpha: Tensor) -> Tensor:
-    """Return ẑ of each gate, without noise."""
+    """Returns ẑ of each gate, without noise."""
     return (torch.sigmoid(log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
 
-class Gates(nn.Module):
-    """`units` gates on the columns of a weight `[out_features, units * size]`.
+class HardConcreteGates(nn.Module):
+    """Gates of `units` units on the columns of a weight `[out_features, units * size]`.
 
-    While training, the gates are those of the uniform numbers of the last `draw`; in evaluation mode (and before any
-    draw) they are ẑ.
+    While training, they are z for the uniform numbers of the last `draw`. In evaluation mode, and before the first draw,
+    they are ẑ.
     """
 
     def __init__(self, units: int, size: int, *, initial: float, temperature: float) -> None:
@@ -69,7 +69,7 @@ class Gates(nn.Module):
         self.uniform: Tensor | None = None
 
     def draw(self, generator: torch.Generator) -> None:
-        """Draw new uniform numbers, which are used until the next draw."""
+        """Draws new uniform numbers, which hold until the next draw."""
         drawn = torch.rand(self.log_alpha.shape, generator=generator)
         self.uniform = drawn.to(self.log_alpha.device)
 
@@ -77,23 +77,23 @@ class Gates(nn.Module):
         return weight * self.values().to(weight.dtype).repeat_interleave(self.size)
 
     def values(self) -> Tensor:
-        """Return the factors `[units]`."""
+        """Returns the factors `[units]`."""
         if self.training and self.uniform is not None:
             return sample(self.log_alpha, self.uniform, self.temperature)
         return at_test_time(self.log_alpha)
 
     def probabilities(self) -> Tensor:
-        """Return how likely each gate is not 0, `[units]`."""
+        """Returns the probability that each gate is not 0, `[units]`."""
         return probability_open(self.log_alpha, self.temperature)
 
 
-def put_gates_on(module: nn.Linear, gates: Gates) -> None:
-    """Multiply the columns of the module's weight by the gates from now on."""
+def add_gates(module: nn.Linear, gates: HardConcreteGates) -> None:
+    """Makes the module's weight one whose columns are multiplied by the gates."""
     parametrize.register_parametrization(module, "weight", gates)
 
 
-def take_gates_off(module: nn.Linear, factors: Tensor) -> None:
-    """Leave the weight without gates, its columns multiplied by `factors` `[in_features]`."""
+def remove_gates(module: nn.Linear, factors: Tensor) -> None:
+    """Removes the gates from the module's weight, and multiplies its columns by `factors` `[in_features]`."""
     parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     with torch.no_grad():
         module.weight.mul_(factors.to(module.weight))
@@ -101,30 +101,30 @@ def take_gates_off(module: nn.Linear, factors: Tensor) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerGates:
-    """The gates of one kind in layer number `layer`; `cost` is what one unit costs in the whole network."""
+    """The gates of one kind in the distinct layer `layer`; `cost` is that of one unit, for all applications of the layer."""
 
     kind: Literal["heads", "columns"]
     layer: int
     modules: LayerModules
-    gates: Gates
+    gates: HardConcreteGates
     cost: float
 
     @property
     def index(self) -> int:
-        """Return the place of this kind in pairs of heads and columns."""
+        """Returns the index of this kind in pairs of heads and columns."""
         return 0 if self.kind == "heads" else 1
 
     def at_test_time(self) -> Tensor:
-        """Return ẑ of each gate, without gradients."""
+        """Returns ẑ of each gate, without gradients."""
         return at_test_time(self.gates.log_alpha.detach())
 
     def apply(self, kept: tuple[int, ...]) -> int:
-        """Multiply weights by the gates that are `kept`, zero what the others gate, and return how many are not 0."""
+        """Multiplies the weights by the gates in `kept`, zeros the other units, and returns how many are not 0."""
         values, modules = self.at_test_time(), self.modules
         factors = torch.zeros_like(values)
         factors[list(kept)] = values[list(kept)]
         inputs = factors.repeat_interleave(self.gates.size)
-        take_gates_off(modules.attention_output if self.kind == "heads" else modules.down, inputs)
+        remove_gates(modules.attention_output if self.kind == "heads" else modules.down, inputs)
         with torch.no_grad():
             for linear in (modules.query, modules.key, modules.value) if self.kind == "heads" else (modules.up,):
                 linear.weight[inputs.eq(0)] = 0
@@ -133,13 +133,13 @@ class LayerGates:
 
 
 def lagrangian(sparsity: Tensor, target: float, multipliers: Tensor) -> Tensor:
-    """Return what is added to the loss: 0 where the target is met exactly. `multipliers` are λ₁, λ₂ `[2]`."""
+    """Returns the term of the loss, which is 0 where the target is met exactly. `multipliers` are λ₁, λ₂ `[2]`."""
     gap = sparsity - target
     return multipliers[0] * gap + multipliers[1] * gap.square()
 
 
 def target_at(step: int, total: int, final: float, *, warmup: float, cooldown: float) -> float:
-    """Return t before step `step` of `total`: 0 in the first `warmup` of the steps, `final` in the last `cooldown`."""
+    """Returns t before step `step` of `total`: 0 in the first `warmup` of the steps, `final` in the last `cooldown`."""
     first, last = warmup * total, (1 - cooldown) * total
     if step >= last:
         return final

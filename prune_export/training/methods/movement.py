@@ -1,4 +1,4 @@
-"""Movement pruning: scores that are learnt with the weights decide which blocks, heads and columns stay.
+"""Movement pruning: scores that are learnt with the weights decide which blocks, heads and columns are kept.
 
 Sanh et al. 2020, "Movement Pruning"; Lagunas et al. 2021, "Block Pruning For Faster Transformers".
 """
@@ -25,9 +25,9 @@ from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, initial_scores
 from prune_export.training.keys import Count, Epochs, Fraction, NotNegative, Positive, SomeExamples
 from prune_export.training.methods.movement_masks import (
+    BlockScores,
     Level,
     MaskedLayer,
-    Scores,
     Selection,
     Shape,
     apply_masks,
@@ -102,7 +102,7 @@ class MovementConfig(MethodConfig):
 
 
 def stages(recipe: Recipe, config: MovementConfig) -> tuple[Stage, ...]:
-    """Return one stage, or two with `fill`.
+    """Returns one stage, or two with `fill`.
 
     Raises:
         UsageError: the budget is of the wrong kind, or a setting is out of range.
@@ -195,7 +195,7 @@ class FlopsBudget:
 
 
 class MovementPruning:
-    """Scores on each linear map, a schedule for what they are compared with, and a penalty that pushes them down."""
+    """Scores on each linear map, a schedule of their threshold or of the budget, and a penalty that lowers them."""
 
     def __init__(
         self,
@@ -222,19 +222,19 @@ class MovementPruning:
         self._kept_fraction = 1.0
 
     def attach(self, model: nn.Module, layers: Sequence[LayerModules]) -> None:  # noqa: ARG002
-        def make(rows: int, columns: int) -> Scores:
+        def make(rows: int, columns: int) -> BlockScores:
             initial = self.config.initial_score
-            return Scores(rows, columns, self._level, initial=initial, chosen=self.budget is not None)
+            return BlockScores(rows, columns, self._level, initial=initial, chosen=self.budget is not None)
 
         self._layers = tuple(attach_masks(layer, self.config.shape, self.config.block, make) for layer in layers)
 
     def add_to_scores(self, scores: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add to the scores of each layer's heads and columns."""
+        """Adds `scores`, `[heads]` and `[columns]` per layer, to those of the layer's heads and columns."""
         for layer, (heads, columns) in zip(self._layers, scores, strict=True):
             layer.add(heads, columns)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        values = tuple(part.values for layer in self._layers for part in (*layer.attention, *layer.feed_forward))
+        values = tuple(scores.values for layer in self._layers for scores in (*layer.attention, *layer.feed_forward))
         return [ParameterGroup("scores", values, self.score_learning_rate)]
 
     def set_step(self, step: int, total: int) -> None:
@@ -248,10 +248,10 @@ class MovementPruning:
 
     @torch.no_grad()
     def _choose(self, costs: Costs, fraction: float) -> None:
-        """Fill the masks with the units that `select` keeps for `fraction` of the unpruned cost.
+        """Fills the masks with the units that `select` keeps for `fraction` of the unpruned cost.
 
-        The importance of a unit is sigmoid(its score) per FLOP that it costs, so that what stays is, up to the last unit,
-        what lies above one level of scores in the whole network.
+        The importance of a unit is sigmoid(its score) times its FLOPs, so that the kept units are, up to the last one, those
+        above one threshold of scores in the whole network.
         """
         heads = [layer.head_scores() for layer in self._layers]
         columns = [layer.column_scores() for layer in self._layers]
@@ -274,7 +274,7 @@ class MovementPruning:
             layer.fill_masks(kept_heads, kept_columns, lowest)
 
     def penalty(self) -> Tensor:
-        """Return `weight * ramp * 1/2 * sum over (attention, feed-forward) of its weight * mean over tensors of R(S)`.
+        """Returns `weight * ramp * 1/2 * sum over (attention, feed-forward) of its weight * mean over tensors of R(S)`.
 
         R is the mean of sigmoid(S) ("l1") or of sigmoid(S - 2/3 log(0.1/1.1)) ("l0", Louizos et al. 2018): the penalty of
         Lagunas et al. 2021, as nn_pruning's `regularization_loss` has it.
@@ -286,14 +286,14 @@ class MovementPruning:
         if kind == "none":
             return torch.zeros((), device=device)
         shift = _L0_SHIFT if kind == "l0" else 0.0
-        attention = [part.values for layer in self._layers for part in layer.attention]
-        feed_forward = [part.values for layer in self._layers for part in layer.feed_forward]
+        attention = [scores.values for layer in self._layers for scores in layer.attention]
+        feed_forward = [scores.values for layer in self._layers for scores in layer.feed_forward]
         total = torch.zeros((), device=device)
-        for weight, parts in (
+        for weight, tensors in (
             (self.config.attention_penalty, attention),
             (self.config.feed_forward_penalty, feed_forward),
         ):
-            total = total + 0.5 * weight * torch.stack([(part - shift).sigmoid().mean() for part in parts]).mean()
+            total = total + 0.5 * weight * torch.stack([(values - shift).sigmoid().mean() for values in tensors]).mean()
         return self.config.penalty_weight * self._ramp * total
 
     @torch.no_grad()
@@ -304,7 +304,7 @@ class MovementPruning:
         return {"sparsity": 1 - kept / size} | self._remaining() | level
 
     def _remaining(self) -> dict[str, float]:
-        """Return `heads_left`, `columns_left` and `flops_left` (a fraction)."""
+        """Returns `heads_left`, `columns_left` and `flops_left` (a fraction)."""
         shapes = [layer.shape() for layer in self._layers]
         modules = [layer.modules for layer in self._layers]
         dense = [LayerShape(layer.heads, layer.head_size, layer.head_size, layer.columns) for layer in modules]

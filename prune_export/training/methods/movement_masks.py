@@ -1,4 +1,4 @@
-"""Scores of movement pruning and the masks that follow from them: schedule, binarization, parametrizations, layers."""
+"""The scores of movement pruning and the masks made from them: schedule, binarization, parametrizations, layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Selection = Literal["topk", "threshold", "sigmoid_threshold"]
 
 
 def cubic(step: int, total: int, *, initial: float, final: float, warmup: float, cooldown: float) -> float:
-    """Return the value before step `step` (from 0) of `total`.
+    """Returns the value of the cubic schedule before step `step` (from 0) of `total`.
 
     `initial` for the first `warmup` (a fraction) of the steps, `final` for the last `cooldown`, and between them
     `final + (initial - final) * (1 - x)^3`, x from 0 to 1 (Zhu and Gupta 2017; Sanh et al. 2020; nn_pruning's
@@ -35,7 +35,7 @@ def cubic(step: int, total: int, *, initial: float, final: float, warmup: float,
 
 
 def top_k(scores: Tensor, fraction: float) -> Tensor:
-    """Return 1 for the `int(fraction * n)` highest of the n scores ("hard" movement pruning, Sanh et al. 2020)."""
+    """Returns 1 for the `int(fraction * n)` highest of the n scores ("hard" movement pruning, Sanh et al. 2020)."""
     count = int(fraction * scores.numel() + 1e-6)
     mask = torch.zeros(scores.numel(), dtype=scores.dtype, device=scores.device)
     mask[scores.flatten().argsort(descending=True, stable=True)[:count]] = 1
@@ -43,9 +43,10 @@ def top_k(scores: Tensor, fraction: float) -> Tensor:
 
 
 def above(scores: Tensor, threshold: float, *, sigmoid: bool, least: float = 0.0) -> Tensor:
-    """Return 1 where the score, or its sigmoid, is above `threshold` ("soft" movement pruning, Sanh et al. 2020).
+    """Returns 1 where the score, or its sigmoid, is above `threshold` ("soft" movement pruning, Sanh et al. 2020).
 
-    At least `least` of the scores, and one, give 1: the highest (as in nn_pruning's ThresholdBinarizer).
+    For `least` > 0 the highest scores give 1 in any case: that fraction of them, and at least one (as in nn_pruning's
+    ThresholdBinarizer).
     """
     values = scores.sigmoid() if sigmoid else scores
     mask = (values > threshold).to(scores.dtype)
@@ -55,7 +56,7 @@ def above(scores: Tensor, threshold: float, *, sigmoid: bool, least: float = 0.0
 
 
 def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
-    """Return `mask`, whose gradient goes to `scores` as it is (Bengio et al. 2013).
+    """Returns `mask`, whose gradient goes to `scores` as it is (Bengio et al. 2013).
 
     dL/dS = dL/dM, which for a masked weight W * M is the sum of dL/d(W*M) * W over the block (Sanh et al. 2020)."""
     return (scores - scores.detach()) + mask
@@ -63,17 +64,17 @@ def straight_through(mask: Tensor, scores: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Level:
-    """The threshold, or fraction, that all scores are compared with; the method sets it before each step."""
+    """The threshold, or the fraction to keep, that holds for all scores; the method sets it before each step."""
 
     selection: Selection
     value: float
     least: float
 
 
-class Scores(nn.Module):
+class BlockScores(nn.Module):
     """One score for each block of a matrix, `[rows, columns]` of blocks.
 
-    With `chosen` the mask is a buffer of the same shape, which the method fills; otherwise it follows from the scores and
+    With `chosen` the mask is a buffer of the same shape, which the method fills; otherwise it is made from the scores and
     the level.
     """
 
@@ -85,12 +86,12 @@ class Scores(nn.Module):
         self.keep: Tensor | None
 
     def mask(self) -> Tensor:
-        """Return the mask `[rows, columns]` of 0 and 1, whose gradients go straight through to the scores."""
+        """Returns the mask `[rows, columns]` of 0 and 1, whose gradients go straight through to the scores."""
         return straight_through(self.hard(), self.values)
 
     @torch.no_grad()
     def hard(self) -> Tensor:
-        """Return the mask without gradients."""
+        """Returns the mask without gradients."""
         if self.keep is not None:
             return self.keep
         level = self.level
@@ -102,24 +103,24 @@ class Scores(nn.Module):
 class _Masked(nn.Module):
     """A parametrization by scores.
 
-    Several may use the same scores; the one that owns them registers them, once among the model's parameters.
+    Several may use the same scores. The owner registers them, so that they are among the model's parameters once.
     """
 
-    def __init__(self, scores: Scores, *, owner: bool) -> None:
+    def __init__(self, scores: BlockScores, *, owner: bool) -> None:
         super().__init__()
         if owner:
             self.scores = scores
         self._uses = (scores,)  # in a tuple, so that torch does not register it
 
     @property
-    def used(self) -> Scores:
+    def used(self) -> BlockScores:
         return self._uses[0]
 
 
 class BlockMask(_Masked):
-    """Masks a weight `[out_features, in_features]` in blocks of one size; `transposed`: by the scores' transpose."""
+    """Masks a weight `[out_features, in_features]` in blocks of one size, by the transposed scores with `transposed`."""
 
-    def __init__(self, scores: Scores, *, owner: bool, transposed: bool = False) -> None:
+    def __init__(self, scores: BlockScores, *, owner: bool, transposed: bool = False) -> None:
         super().__init__(scores, owner=owner)
         self.transposed = transposed
 
@@ -132,9 +133,9 @@ class BlockMask(_Masked):
 
 
 class RowMask(_Masked):
-    """Masks a bias `[out_features]` where no block of its row of the weight stays; scores learn from weights only."""
+    """Masks a bias `[out_features]` where all blocks of its row of the weight are masked; scores get no gradient from it."""
 
-    def __init__(self, scores: Scores) -> None:
+    def __init__(self, scores: BlockScores) -> None:
         super().__init__(scores, owner=False)
 
     def forward(self, bias: Tensor) -> Tensor:
@@ -147,69 +148,69 @@ class RowMask(_Masked):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedLayer:
-    """The scores of a layer. With whole heads the four projections use one tensor, with columns `up` and `down` do."""
+    """The scores of a layer. For whole heads the four projections share one tensor, for columns `up` and `down` do."""
 
     modules: LayerModules
-    query: Scores
-    key: Scores
-    value: Scores
-    attention_output: Scores
-    up: Scores
-    down: Scores
+    query: BlockScores
+    key: BlockScores
+    value: BlockScores
+    attention_output: BlockScores
+    up: BlockScores
+    down: BlockScores
 
     @property
-    def attention(self) -> tuple[Scores, ...]:
-        """Return the distinct score tensors of the attention."""
+    def attention(self) -> tuple[BlockScores, ...]:
+        """Returns the distinct score tensors of the attention."""
         return tuple(dict.fromkeys((self.query, self.key, self.value, self.attention_output)))
 
     @property
-    def feed_forward(self) -> tuple[Scores, ...]:
-        """Return the distinct score tensors of the feed-forward network."""
+    def feed_forward(self) -> tuple[BlockScores, ...]:
+        """Returns the distinct score tensors of the feed-forward network."""
         return tuple(dict.fromkeys((self.up, self.down)))
 
-    def by_head(self, part: Scores, values: Tensor) -> Tensor:
-        """Return `values`, of the shape of `part`, with the blocks of each head in rows of their own."""
-        return values.T if part is self.attention_output and len(self.attention) > 1 else values
+    def by_head(self, scores: BlockScores, values: Tensor) -> Tensor:
+        """Returns `values`, which have the shape of `scores`, with the blocks of each head in rows of their own."""
+        return values.T if scores is self.attention_output and len(self.attention) > 1 else values
 
     def head_scores(self) -> Tensor:
-        """Return one score per head, `[heads]` in float64 on the CPU: the mean over its blocks."""
+        """Returns one score per head, `[heads]` in float64 on the CPU: the mean over its blocks."""
         if len(self.attention) == 1:  # one score per head, shared by all four projections
             return self.query.values[:, 0].double().cpu()
-        parts = [self.by_head(part, part.values).double().cpu() for part in self.attention]
-        return torch.stack([part.reshape(self.modules.heads, -1).mean(dim=1) for part in parts]).mean(dim=0)
+        tensors = [self.by_head(scores, scores.values).double().cpu() for scores in self.attention]
+        return torch.stack([values.reshape(self.modules.heads, -1).mean(dim=1) for values in tensors]).mean(dim=0)
 
     def column_scores(self) -> Tensor:
-        """Return one score per column, `[columns]` in float64 on the CPU."""
+        """Returns one score per column, `[columns]` in float64 on the CPU."""
         return self.up.values[:, 0].double().cpu()
 
     @torch.no_grad()
     def add(self, heads: Tensor, columns: Tensor) -> None:
-        """Add to the scores; blocks get what `heads` says for their head."""
-        for part in self.attention:
-            values = self.by_head(part, part.values)
+        """Adds `heads` `[heads]` to the scores of each head's blocks, and `columns` `[columns]` to those of the columns."""
+        for scores in self.attention:
+            values = self.by_head(scores, scores.values)
             values.add_(heads.to(values.device).repeat_interleave(values.shape[0] // self.modules.heads)[:, None])
         self.up.values.add_(columns.to(self.up.values.device)[:, None])
 
     def fill_masks(self, heads: tuple[int, ...], columns: tuple[int, ...], lowest: float) -> None:
-        """Fill the masks with `columns`, and with the blocks of `heads` whose score is not below `lowest`.
+        """Fills the masks with `columns`, and with the blocks of `heads` whose score is not below `lowest`.
 
-        Each row of blocks of a kept head keeps at least its best block, so that a head costs what the budget counts for
-        it.
+        Each row of blocks of a kept head keeps at least its best block, so that a head costs as much as the budget counts
+        for it.
         """
-        for part in self.attention:
-            values = self.by_head(part, part.values)
+        for scores in self.attention:
+            values = self.by_head(scores, scores.values)
             kept = torch.zeros(self.modules.heads, device=values.device)
             kept[list(heads)] = 1
             blocks = (values >= lowest) | (values == values.amax(dim=1, keepdim=True))
             mask = blocks * kept.repeat_interleave(values.shape[0] // self.modules.heads)[:, None]
-            assert part.keep is not None
-            part.keep.copy_(self.by_head(part, mask))
+            assert scores.keep is not None
+            scores.keep.copy_(self.by_head(scores, mask))
         assert self.up.keep is not None
         self.up.keep.zero_()
         self.up.keep[list(columns)] = 1
 
     def fractions_kept(self) -> list[tuple[float, int]]:
-        """Return for each weight the fraction that is not masked, and its size."""
+        """Returns for each weight the fraction that is not masked, and the number of its elements."""
         modules = self.modules
         return [
             (float(scores.hard().mean()), module.in_features * module.out_features)
@@ -224,11 +225,11 @@ class MaskedLayer:
         ]
 
     def shape(self) -> LayerShape:
-        """Return what surgery would leave; all heads have one query/key and one value size, the largest needed."""
+        """Returns the layer's shape after surgery; its head sizes are the largest that any head needs."""
         heads, head_size, columns = self.modules.heads, self.modules.head_size, self.modules.columns
 
-        def rows(part: Scores) -> Tensor:  # [heads, head_size]
-            alive = self.by_head(part, part.hard()).amax(dim=1) > 0
+        def rows(scores: BlockScores) -> Tensor:  # [heads, head_size]
+            alive = self.by_head(scores, scores.hard()).amax(dim=1) > 0
             return alive.repeat_interleave(heads * head_size // len(alive)).view(heads, head_size)
 
         value = rows(self.value) & rows(self.attention_output)
@@ -250,15 +251,15 @@ def _expand(mask: Tensor, size: int) -> Tensor:
 
 
 def attach_masks(
-    layer: LayerModules, shape: Shape, block: tuple[int, int], make: Callable[[int, int], Scores]
+    layer: LayerModules, shape: Shape, block: tuple[int, int], make: Callable[[int, int], BlockScores]
 ) -> MaskedLayer:
-    """Mask the linear maps of a layer by scores; `make(rows, columns)` makes those of a matrix.
+    """Masks the linear maps of a layer by scores; `make(rows, columns)` makes the scores of a matrix.
 
     Raises:
         UsageError: a weight cannot be cut into blocks of that size.
     """
 
-    def blocks(module: nn.Linear, block: tuple[int, int], name: str) -> Scores:
+    def blocks(module: nn.Linear, block: tuple[int, int], name: str) -> BlockScores:
         rows, columns = module.weight.shape
         if min(block) < 1 or rows % block[0] or columns % block[1]:
             raise UsageError(
@@ -293,18 +294,18 @@ def attach_masks(
 
 
 def apply_masks(layer: LayerModules) -> None:
-    """Take the parametrizations of a layer off; what they mask is left as zeros."""
+    """Removes the parametrizations of a layer; masked weights and biases become zeros."""
     for module in (layer.query, layer.key, layer.value, layer.attention_output, layer.up, layer.down):
         for name in ("weight", "bias"):
             if parametrize.is_parametrized(module, name):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def _mask_rows(module: nn.Linear, scores: Scores, *, owner: bool) -> None:
-    """Mask a weight, and its bias where a whole row goes."""
+def _mask_rows(module: nn.Linear, scores: BlockScores, *, owner: bool) -> None:
+    """Masks a weight, and its bias where a whole row is masked."""
     _mask(module, scores, owner=owner)
     parametrize.register_parametrization(module, "bias", RowMask(scores))
 
 
-def _mask(module: nn.Linear, scores: Scores, *, owner: bool, transposed: bool = False) -> None:
+def _mask(module: nn.Linear, scores: BlockScores, *, owner: bool, transposed: bool = False) -> None:
     parametrize.register_parametrization(module, "weight", BlockMask(scores, owner=owner, transposed=transposed))

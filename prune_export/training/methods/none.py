@@ -1,4 +1,4 @@
-"""No pruning: a training or distillation of the network as it is."""
+"""No pruning: training or distillation of the network as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prune_export.training.stage import Stage, TrainingMethod
 
 
 def stages(recipe: Recipe, config: NoMethod) -> tuple[Stage, ...]:  # noqa: ARG001
-    """Return one stage; what is pruned already stays so, and the rest is trained as a slim network."""
+    """Returns one stage; a network that is pruned already is trained as a slim network."""
     return (Stage("training", objective=distiller_of(recipe), slim=None),)
 
 

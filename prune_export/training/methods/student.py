@@ -1,4 +1,4 @@
-"""A student of fewer layers: some of the model's layers, under the same head, taught in up to three trainings."""
+"""A student of fewer layers: some of the model's layers with the same head, taught in up to three trainings."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StudentConfig(MethodConfig):
 
 
 def stages(recipe: Recipe, config: StudentConfig) -> tuple[Stage, ...]:
-    """Return the trainings that are longer than 0.
+    """Returns the trainings that are longer than 0.
 
     Raises:
         UsageError: all of them are 0, or a setting is out of range.
@@ -134,21 +134,21 @@ def _make_student(start: Path, folder: Path, context: Context, *, config: Studen
 
 
 def even_layers(count: int, layers: int) -> tuple[int, ...]:
-    """Return `count` of `layers` layers at even distances, counted from 0: the last of each block of them.
+    """Returns `count` of `layers` layers at even distances, counted from 0: the last of each block of them.
 
-    The student's layer m is then the one where TinyBERT's mapping (`distillation.even_map`) looks for its teacher.
+    The student's layer m is then the layer to which TinyBERT's mapping (`distillation.even_map`) assigns it.
     """
     return tuple(round((index + 1) * layers / count) - 1 for index in range(count))
 
 
 def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> None:
-    """Write a checkpoint with the layers `keep` of `checkpoint`, counted from 0, in that order, into a new `folder`.
+    """Writes a checkpoint with the layers `keep` of `checkpoint`, counted from 0, in that order, into a new `folder`.
 
     Where all layers share their weights (ALBERT), only their number changes.
 
     Raises:
-        UsageError: `keep` names a layer that is not there, or one twice, or none.
-        OutputError: the folder is there already, or cannot be written.
+        UsageError: `keep` names a layer that does not exist, or one twice, or none.
+        OutputError: the folder exists already, or cannot be written.
     """
     family, config = checkpoint.family, checkpoint.config
     layers = family.dimensions(config).layers
@@ -170,7 +170,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
 def tensors_of_layers(
     tensors: Mapping[str, Tensor], family: Family, config: Any, keep: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Return the tensors of a network with the layers `keep` alone, under its names."""
+    """Returns the tensors of a network with the layers `keep` alone, under that network's names."""
     old = [f"{path}." for path in family.layer_paths(config)]
     kept = {name: value for name, value in tensors.items() if not any(name.startswith(path) for path in old)}
     for index, layer in enumerate(keep):

@@ -1,4 +1,4 @@
-"""A network that is being pruned: what it keeps, and where that was in the original."""
+"""A network that is being pruned, with the original indices of the heads and columns that it keeps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from prune_export.pruning.selection import Kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pruned:
-    """`encoder` has only what is kept. `heads` and `columns` are the original indices of that, per distinct layer."""
+class PrunedNetwork:
+    """A pruned network.
+
+    `encoder` has only the kept units. `heads` and `columns` are their original indices, per distinct layer.
+    """
 
     encoder: Encoder
     heads: tuple[Indices, ...]
@@ -26,25 +29,26 @@ class Pruned:
 
     @property
     def plan(self) -> Plan:
-        """What is kept, layer by layer."""
-        return Plan(tuple(LayerPlan(self.heads[place], self.columns[place], {}, {}) for place in self.encoder.order))
+        """Returns the kept heads and columns, layer by layer."""
+        return Plan(
+            tuple(LayerPlan(self.heads[index], self.columns[index], {}, {}) for index in self.encoder.layer_indices)
+        )
 
 
-def unpruned(encoder: Encoder) -> Pruned:
-    """Everything is kept."""
-    counts = [sizes_of(layer) for layer in encoder.distinct_layers]
-    heads = [
-        layer.attention.heads if isinstance(layer.attention, Attention) else () for layer in encoder.distinct_layers
-    ]
-    return Pruned(encoder, tuple(heads), tuple(tuple(range(sizes.get("intermediate", 0))) for sizes in counts))
+def unpruned(encoder: Encoder) -> PrunedNetwork:
+    """Returns `encoder` as a network that keeps everything."""
+    layers = encoder.distinct_layers
+    heads = tuple(layer.attention.heads if isinstance(layer.attention, Attention) else () for layer in layers)
+    columns = tuple(tuple(range(sizes_of(layer).get("intermediate", 0))) for layer in layers)
+    return PrunedNetwork(encoder, heads, columns)
 
 
-def cut(network: Pruned, keep: Kept) -> Pruned:
-    """Keeps the heads and columns at the places `keep`, of those that there are.
+def keep_units(network: PrunedNetwork, keep: Kept) -> PrunedNetwork:
+    """Removes all heads and columns but those with the indices `keep`, which count within `network`.
 
-    Nothing is folded or compensated: the result computes what the same network with zeros (`masked_tensors`) does.
+    Nothing is folded or compensated: the result computes the same as `network` with zeros (`masked_tensors`).
     """
-    order = network.encoder.order
+    order = network.encoder.layer_indices
 
     def smaller(index: int, layer: Layer) -> Layer:
         heads, columns = keep[order[index]]
@@ -57,27 +61,31 @@ def cut(network: Pruned, keep: Kept) -> Pruned:
             )
         return replace(layer, attention=attention, feed_forward=feed_forward)
 
-    return Pruned(
+    return PrunedNetwork(
         map_layers(network.encoder, smaller),
         tuple(_pick(old, heads) for old, (heads, _) in zip(network.heads, keep, strict=True)),
         tuple(_pick(old, columns) for old, (_, columns) in zip(network.columns, keep, strict=True)),
     )
 
 
-def _pick(old: Indices, places: Indices) -> Indices:
-    return tuple(old[place] for place in places)
+def _pick(original: Indices, keep: Indices) -> Indices:
+    return tuple(original[index] for index in keep)
 
 
-def full_size_tensors(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: Pruned) -> dict[str, Tensor]:
-    """Returns what `network` changes of the checkpoint's `tensors`, under Hugging Face's names and at full size.
+def full_size_tensors(
+    checkpoint: Checkpoint, tensors: Mapping[str, Tensor], network: PrunedNetwork
+) -> dict[str, Tensor]:
+    """Returns those of the checkpoint's `tensors` that `network` changes, under Hugging Face's names and at full size.
 
-    What is kept has the weights that it has in `network`, at its original place; zeros stand elsewhere.
+    A kept unit has its weights of `network` at its original index; all others are zero.
     """
     family, encoder = checkpoint.family, network.encoder
     dimensions = family.dimensions(checkpoint.config)
     changed = masked_tensors(tensors, family, checkpoint.config, checkpoint.encoder, network.plan)
     blocks = {path: row for path, row in family.layers.items() if path.startswith(("attention.", "feed_forward."))}
-    for path, layer, place in zip(family.layer_paths(checkpoint.config), encoder.layers, encoder.order, strict=True):
-        full = full_size(layer, dimensions, columns=network.columns[place])
+    for path, layer, index in zip(
+        family.layer_paths(checkpoint.config), encoder.layers, encoder.layer_indices, strict=True
+    ):
+        full = full_size(layer, dimensions, columns=network.columns[index])
         changed |= {name: value.to(tensors[name].dtype) for name, value in write_part(blocks, full, f"{path}.").items()}
     return changed

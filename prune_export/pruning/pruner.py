@@ -1,4 +1,4 @@
-"""Prunes a network that has been read: score, select, rearrange, cut, reconstruct; for far budgets in several steps."""
+"""Prunes a loaded network: scores, selects, rearranges, removes, reconstructs; in several steps for far budgets."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.options.prune import PruningMethod
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.budget import Budget, ladder
+from prune_export.pruning.budget import Budget, target_fractions
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of
-from prune_export.pruning.cutting import Pruned, cut, unpruned
 from prune_export.pruning.gates import hugging_face_layers, slim_layers
+from prune_export.pruning.pruned_network import PrunedNetwork, keep_units, unpruned
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import BlockFit, reconstruct
 from prune_export.pruning.scores import (
     LayerGradients,
     LayerScores,
-    chance,
-    fisher,
+    fisher_scores,
     gate_gradients,
-    magnitude,
-    taylor,
+    magnitude_scores,
+    random_scores,
+    taylor_scores,
 )
 from prune_export.pruning.selection import Kept, Rules, least_cost, select, select_counts
-from prune_export.slim_model.model import module_of
+from prune_export.slim_model.model import slim_module
 
 _WITH_GRADIENTS = ("fisher", "taylor")
-_LEAST_TO_HALVE = 8
+_LEAST_TO_HALVE = 8  # batches
 
 
-class Settings(PruningMethod):
+class PrunerSettings(PruningMethod):
     """How to prune one network.
 
     `rearrangement` needs gradients (fisher, taylor); `gradual` needs them and full reconstruction.
@@ -46,57 +46,61 @@ class Settings(PruningMethod):
     seed: int = 0
 
     @classmethod
-    def of(cls, method: PruningMethod, *, rules: Rules, seed: int) -> Settings:
+    def of(cls, method: PruningMethod, *, rules: Rules, seed: int) -> PrunerSettings:
         """Returns the settings that prune by `method`."""
-        return cls(**{part.name: getattr(method, part.name) for part in fields(PruningMethod)}, rules=rules, seed=seed)
+        given = {option.name: getattr(method, option.name) for option in fields(PruningMethod)}
+        return cls(**given, rules=rules, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One step of the ladder: the network after it, the scores that chose it and the fits that followed."""
+class PruningStep:
+    """One step of pruning, to `fraction` of the cost: the scores, the units `kept` by them, the fits, and the network."""
 
     fraction: float
-    network: Pruned
+    network: PrunedNetwork
     scores: tuple[LayerScores, ...]
     kept: Kept
     fits: tuple[BlockFit, ...]
 
     def held_out_errors(self) -> list[dict[str, Any]]:
-        """Return the fits as they are recorded."""
+        """Returns the fits as they are recorded."""
         return [{"layer": fit.layer, "part": fit.part, "before": fit.before, "after": fit.after} for fit in self.fits]
 
 
 class Pruner:
-    """Prunes one network to any number of budgets from one calibration pass; steps that several share are made once."""
+    """Prunes one network to any number of budgets; steps that budgets share are made once."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         calibration: Calibration,
-        settings: Settings,
+        settings: PrunerSettings,
         *,
         gradients: tuple[LayerGradients, ...] | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        """`gradients` are what `gate_gradients` gave for the unpruned network and this calibration, where they are known."""
+        """Takes over `gradients`, those that `gate_gradients` gave for the unpruned network, where they are known."""
         self.checkpoint, self.calibration, self.settings, self.progress = checkpoint, calibration, settings, progress
-        # Steps on the way only prepare the last one: half of the (shuffled) batches will do, if some can be held out.
+        # Intermediate steps only prepare the last one: half of the (shuffled) batches will do, if some can be held out.
         enough = len(calibration.batches) >= _LEAST_TO_HALVE
         self._half = calibration.batches[::2] if enough else calibration.batches
         self._start = unpruned(checkpoint.encoder)
-        self._steps: dict[tuple[Any, ...], Step] = {}
+        self._steps: dict[tuple[Any, ...], PruningStep] = {}
         self._gradients = {} if gradients is None else {id(self._start): gradients}
 
     def check(self, budget: Budget, costs: Costs, fraction: float) -> None:
-        """Before anything takes time: whether the budget can be met.
+        """Checks that the budget can be met, which takes no time.
 
         Raises:
             UsageError: it cannot; the message says what can.
         """
         self._select(self._start, None, budget, costs, fraction)
 
-    def prune(self, budget: Budget, costs: Costs, fraction: float) -> tuple[Step, ...]:
-        """All steps to `fraction` of the unpruned cost (for "units": of the scarcer kind), the last of them the result.
+    def prune(self, budget: Budget, costs: Costs, fraction: float) -> tuple[PruningStep, ...]:
+        """Prunes to `fraction` of the unpruned cost; for "units" it is that of the kind of which less is kept.
+
+        Returns:
+            All steps; the last one is the result.
 
         Raises:
             UsageError: the budget cannot be met.
@@ -105,22 +109,24 @@ class Pruner:
             self.settings.gradual and self.settings.reconstruction == "full" and self.settings.method in _WITH_GRADIENTS
         )
         self.check(budget, costs, fraction)
-        steps: list[Step] = []
+        steps: list[PruningStep] = []
         network = self._start
-        for rung in ladder(fraction, gradual=gradual):
-            last = rung == fraction
-            key = (budget.kind, rung, budget.value if budget.kind == "units" else None, budget.columns, last)
+        for target in target_fractions(fraction, gradual=gradual):
+            last = target == fraction
+            key = (budget.kind, target, budget.value if budget.kind == "units" else None, budget.columns, last)
             if key not in self._steps:
-                self._steps[key] = self._step(network, budget, costs, rung, last=last)
+                self._steps[key] = self._step(network, budget, costs, target, last=last)
             steps.append(self._steps[key])
             network = steps[-1].network
         return tuple(steps)
 
-    def least(self, costs: Costs) -> float:
-        """The least that can be left, in the unit of `costs`."""
-        return least_cost(magnitude(self._start.encoder), costs, self.settings.rules)
+    def least_cost(self, costs: Costs) -> float:
+        """Returns the cost of the smallest network that the rules allow, in the unit of `costs`."""
+        return least_cost(magnitude_scores(self._start.encoder), costs, self.settings.rules)
 
-    def _step(self, network: Pruned, budget: Budget, costs: Costs, fraction: float, *, last: bool) -> Step:
+    def _step(
+        self, network: PrunedNetwork, budget: Budget, costs: Costs, fraction: float, *, last: bool
+    ) -> PruningStep:
         scores, gradients = self._scores(network)
         return prune_step(
             network,
@@ -135,39 +141,47 @@ class Pruner:
         )
 
     def _select(
-        self, network: Pruned, scores: tuple[LayerScores, ...] | None, budget: Budget, costs: Costs, fraction: float
+        self,
+        network: PrunedNetwork,
+        scores: tuple[LayerScores, ...] | None,
+        budget: Budget,
+        costs: Costs,
+        fraction: float,
     ) -> Kept:
-        scores = magnitude(network.encoder) if scores is None else scores
+        scores = magnitude_scores(network.encoder) if scores is None else scores
         rules = self.settings.rules
         if budget.kind == "units":
             counts = counts_of(self.checkpoint.encoder)
-            heads, columns = (sum(pair[kind] for pair in counts) for kind in (0, 1))
-            least = min(budget.value, budget.columns)
+            heads, columns = sum(of_layer[0] for of_layer in counts), sum(of_layer[1] for of_layer in counts)
+            smaller = min(budget.value, budget.columns)
             kept_heads, kept_columns = (
-                value if fraction <= least else max(value, fraction) for value in (budget.value, budget.columns)
+                value if fraction <= smaller else max(value, fraction) for value in (budget.value, budget.columns)
             )
             return select_counts(scores, round(heads * kept_heads), round(columns * kept_columns), rules)
         return select(scores, costs, fraction * costs.dense, rules)
 
-    def _scores(self, network: Pruned) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
+    def _scores(self, network: PrunedNetwork) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
         match self.settings.method:
             case "fisher":
                 gradients = self._gradients_of(network)
-                return fisher(gradients), gradients
+                return fisher_scores(gradients), gradients
             case "taylor":
                 gradients = self._gradients_of(network)
-                return taylor(gradients), gradients
+                return taylor_scores(gradients), gradients
             case "magnitude":
-                return magnitude(network.encoder), None
+                return magnitude_scores(network.encoder), None
             case "random":
-                return chance(network.encoder, seed=self.settings.seed), None
+                return random_scores(network.encoder, seed=self.settings.seed), None
 
     def gradients(self) -> tuple[LayerGradients, ...]:
-        """What the unpruned network is scored by."""
+        """Returns the gradients of the unpruned network's gates."""
         return self._gradients_of(self._start)
 
-    def _gradients_of(self, network: Pruned) -> tuple[LayerGradients, ...]:
-        """The unpruned network is the untouched Hugging Face model; later ones are slim, which costs less."""
+    def _gradients_of(self, network: PrunedNetwork) -> tuple[LayerGradients, ...]:
+        """Returns the gradients of `network`'s gates.
+
+        The unpruned network runs as the untouched Hugging Face model, pruned ones as slim networks, which takes less time.
+        """
         if id(network) in self._gradients:
             return self._gradients[id(network)]
         batches = self.calibration.batches if network is self._start else self._half
@@ -177,9 +191,9 @@ class Pruner:
             model: nn.Module = load_reference_model(self.checkpoint)
             layers = hugging_face_layers(self.checkpoint, model)
         else:
-            slim = module_of(self.checkpoint, encoder)
+            slim = slim_module(self.checkpoint, encoder)
             model, layers = slim, slim_layers(slim)
-        found = gate_gradients(
+        gradients = gate_gradients(
             model,
             layers,
             encoder.task,
@@ -189,12 +203,12 @@ class Pruner:
             device=self.settings.device,
             progress=self.progress,
         )
-        self._gradients[id(network)] = found
-        return found
+        self._gradients[id(network)] = gradients
+        return gradients
 
 
 def prune_step(
-    network: Pruned,
+    network: PrunedNetwork,
     reference: Encoder,
     scores: tuple[LayerScores, ...],
     gradients: tuple[LayerGradients, ...] | None,
@@ -202,13 +216,13 @@ def prune_step(
     batches: Sequence[Mapping[str, Tensor]],
     *,
     fraction: float,
-    settings: Settings,
+    settings: PrunerSettings,
     progress: Progress = SILENT,
-) -> Step:
-    """Prune `network` to the units `kept`, which `scores` chose for `fraction` of the cost.
+) -> PruningStep:
+    """Prunes `network` to the units `kept`, which `scores` chose for `fraction` of the cost.
 
-    Exchanges pairs of units first, if the settings ask for it and `gradients` are there. Reconstruction then brings the
-    outputs for `batches` near to those of `reference`.
+    Units are rearranged first if `settings` say so and `gradients` are given. Reconstruction then brings the outputs for
+    `batches` near to those of `reference`.
     """
     if gradients is not None and settings.rearrangement:
         progress.stage("Rearranging", len(kept))
@@ -217,7 +231,7 @@ def prune_step(
             rearranged.append((rearrange(layer.heads, heads), rearrange(layer.columns, columns)))
             progress.advance()
         kept = tuple(rearranged)
-    smaller = cut(network, kept)
+    smaller = keep_units(network, kept)
     progress.stage(f"Reconstructing at {fraction:.3g}", len(smaller.encoder.layers))
     encoder, fits = reconstruct(
         reference,
@@ -227,4 +241,4 @@ def prune_step(
         device=settings.device,
         progress=progress,
     )
-    return Step(fraction, Pruned(encoder, smaller.heads, smaller.columns), scores, kept, fits)
+    return PruningStep(fraction, PrunedNetwork(encoder, smaller.heads, smaller.columns), scores, kept, fits)
