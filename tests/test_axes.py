@@ -36,6 +36,7 @@ from exporters.encoder import (
     FeedForward,
     TaskHead,
     Ungated,
+    tensors,
 )
 from exporters.errors import SurgeryError, UnsupportedError
 from exporters.onnx.precision import PRECISIONS
