@@ -32,7 +32,11 @@ RESULT = ROOT / "benchmarks/results/mutants.json"
 # The files of a package, and the test files that are to notice its mutants.
 PACKAGES: dict[str, tuple[str, str]] = {
     "parity": ("prune_export/parity/*", "parity formulas_parity"),
-    "surgeon": ("prune_export/surgeon/*", "surgeon formulas_surgeon"),
+    "surgeon": ("prune_export/surgeon/*", "surgeon formulas_surgeon axes"),
+    "axes": ("exporters/axes.py", "axes surgeon formulas_surgeon made_up_family"),
+    "families": ("prune_export/families/*", "axes families made_up_family surgeon"),
+    "tasks": ("prune_export/tasks/*", "tasks metrics formulas_parity formulas_pruning pipeline"),
+    "options": ("prune_export/options/*", "options numbers public_api"),
     "evaluation": ("prune_export/evaluation/*", "metrics evaluate formulas_evaluation"),
     "quantization": ("prune_export/quantization/*", "quantized formulas_quantization"),
     "exporters": ("exporters/onnx/*", "writer packed quantized formulas_exporters"),

@@ -13,9 +13,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from msgspec import Meta
-
-from prune_export.training.keys import range_words
+from prune_export.options.option import Option
+from prune_export.options.ranges import Range
 from prune_export.training.methods import ALTERNATIVES, METHODS
 from prune_export.training.recipe import (
     BudgetSection,
@@ -77,7 +76,7 @@ def _row(field: Field[Any], hint: Any) -> str | None:
     """None for sections, which have tables of their own."""
     if get_origin(hint) is not Annotated:
         return None
-    meaning = next(part.description for part in hint.__metadata__ if isinstance(part, Meta) and part.description)
+    meaning = next(part.help for part in hint.__metadata__ if isinstance(part, Option))
     return f"| `{field.name}` | {_words(hint)} | {_default(field)} | {meaning.replace('|', chr(92) + '|')} |"
 
 
@@ -93,7 +92,7 @@ def _words(hint: Any, limits: tuple[Any, ...] = ()) -> str:
     if origin is tuple:
         kind = _words(options[0])
         return f"list: {kind}" if options[-1] is Ellipsis else f"list of {len(options)}: {kind}"
-    words = "".join(filter(None, (range_words(part) for part in limits))).removeprefix("of ")
+    words = "".join(part.phrase() for part in limits if isinstance(part, Range)).removeprefix("of ")
     return ", ".join(filter(None, (_NAMES.get(hint, "table"), words)))
 
 

@@ -135,32 +135,24 @@ def named_tensors(part: Any) -> dict[str, Tensor]:
 
 
 def map_leaves(part: P, change: Callable[[Any, Axes], Any]) -> P:
-    """Returns the description with `change(value, axes)` in place of everything that has axes.
+    """Returns the part of a description with `change(value, axes)` in place of everything that has axes.
 
-    An object that several fields hold, such as a tied tensor or a shared layer, is changed once and stays one object.
+    A whole Encoder, which may hold one layer or tensor at several places, goes through `map_layers` instead.
     """
-    return _map(part, change, {}, {})  # type: ignore[no-any-return]
+    return _map(part, change, {})  # type: ignore[no-any-return]
 
 
-def _map(part: Any, change: Callable[[Any, Axes], Any], names: Mapping[str, str], done: dict[int, Any]) -> Any:
-    if id(part) in done:
-        return done[id(part)]
+def _map(part: Any, change: Callable[[Any, Axes], Any], names: Mapping[str, str]) -> Any:
     changed: dict[str, Any] = {}
     for field in _fields(type(part)):
-        name, note, value = field.name, field.note, getattr(part, field.name)
-        if isinstance(note, Axes):
-            if isinstance(value, Tensor):
-                if id(value) not in done:
-                    done[id(value)] = change(value, note.renamed(names))
-                changed[name] = done[id(value)]
-            elif value is not None:
-                changed[name] = change(value, note.renamed(names))
+        value = getattr(part, field.name)
+        if isinstance(field.note, Axes):
+            changed[field.name] = None if value is None else change(value, field.note.renamed(names))
         elif is_dataclass(value):
-            changed[name] = _map(value, change, _through(note, names), done)
-        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
-            changed[name] = tuple(_map(item, change, names, done) for item in value)
-    done[id(part)] = replace(part, **changed)
-    return done[id(part)]
+            changed[field.name] = _map(value, change, _through(field.note, names))
+        else:
+            assert not isinstance(value, tuple), f"{field.name}: parts in a tuple are not mapped"
+    return replace(part, **changed)
 
 
 def take(part: P, axis: str, indices: Sequence[int]) -> P:

@@ -23,6 +23,7 @@ from exporters.axes import (
     scatter,
     sizes_of,
     take,
+    to_device,
     wrong_shapes,
     zeros,
 )
@@ -35,6 +36,7 @@ from exporters.encoder import (
     FeedForward,
     TaskHead,
     Ungated,
+    tensors,
 )
 from exporters.errors import SurgeryError, UnsupportedError
 from exporters.onnx.precision import PRECISIONS
@@ -120,6 +122,20 @@ def test_padding_appends_zeros_and_parts_join(block: Attention) -> None:
     assert together.heads == block.heads
     for (path, left, _), (_, right, _) in zip(leaves(together), leaves(block), strict=True):
         assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, path
+
+
+def test_a_part_goes_to_a_device(block: Attention) -> None:
+    moved = to_device(replace(block, key_bias=None), "meta")
+    assert {value.device.type for value in named_tensors(moved).values()} == {"meta"}
+    assert (moved.heads, moved.key_bias, moved.scores) == (block.heads, None, block.scores)
+
+
+def test_a_whole_encoder_is_not_mapped(tmp_path: Path) -> None:
+    """Its layers may be one object, and a decoder the embeddings: `map_layers` keeps that."""
+    encoder = load_checkpoint(save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)).encoder
+    with pytest.raises(AssertionError, match="layers"):
+        take(encoder, "head", [0])
+    assert len(named_tensors(encoder)) == len(tensors(encoder)) > 3 * 16
 
 
 def test_missing_tensors_are_zeros_and_wrong_shapes_are_named(block: Attention) -> None:

@@ -33,12 +33,12 @@ from prune_export.benchmark.markdown import markdown, number
 from prune_export.benchmark.other_processes import Moment
 from prune_export.benchmark.process import Measured, RowProcess
 from prune_export.benchmark.results import NOISE_LIMIT, BenchReport
-from prune_export.benchmark.rounds import compare, measure_rows
+from prune_export.benchmark.rounds import compare_rows, measure_rows
 from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
 from prune_export.benchmark.run import choose_cpus, names_of, run_rows
 from prune_export.benchmark.sources import onnx_row, token_ids
 from prune_export.cli.main import main
-from prune_export.verbs.bench import QUICK_SEQUENCE_LENGTHS
+from prune_export.options.bench import QUICK_SEQUENCE_LENGTHS
 from tests.models import FAMILY_CASES, make_model, save
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -76,7 +76,7 @@ def measured(times: list[list[float]], others: float | None = None) -> list[list
 
 
 def test_ratios_are_those_within_a_round() -> None:
-    result = compare(SHAPE, ["first", "fast", "slow"], COSTS, measured(TIMES))
+    result = compare_rows(SHAPE, ["first", "fast", "slow"], COSTS, measured(TIMES))
     first, fast, slow = result.rows
     assert first.milliseconds == (10, 20, 20)  # the mean of start and end
     assert first.speed_ups == (1, 1, 1)
@@ -93,7 +93,7 @@ def test_ratios_are_those_within_a_round() -> None:
 
 
 def test_one_row_alone_is_its_own_baseline() -> None:
-    result = compare(SHAPE, ["first"], [None], measured([[2.0, 2.0], [4.0, 4.0]]))
+    result = compare_rows(SHAPE, ["first"], [None], measured([[2.0, 2.0], [4.0, 4.0]]))
     assert result.rows[0].speed_ups == (1, 1)
     assert result.noise == 0
 
@@ -104,7 +104,7 @@ def report(times: list[list[float]], others: float | None = None) -> BenchReport
     facts, _ = measure_rows([row("constant", "1", name=name) for name in names], [], CONDITIONS, rounds=1, seconds=1)
     facts = tuple(replace(fact, cost=cost) for fact, cost in zip(facts, COSTS, strict=True))
     machine = {"date": "2026-01-02", "processor": "X1", "cores": 2, "python": "3.11", "versions": {"torch": "2"}}
-    result = compare(SHAPE, names, COSTS, measured(times, others))
+    result = compare_rows(SHAPE, names, COSTS, measured(times, others))
     return BenchReport(facts, (result,), CONDITIONS, len(times), 0.5, machine)
 
 

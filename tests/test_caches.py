@@ -15,7 +15,7 @@ import pytest
 
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
-from prune_export.files.caches import cache_folder, kept
+from prune_export.files.caches import cache_folder, cached_file
 from prune_export.options.timing import TimingConditions
 from prune_export.pruning import latency_cache
 from prune_export.pruning.latency import LatencyTable
@@ -87,14 +87,14 @@ def test_a_folder_of_another_user_is_not_used(part: str, cache: Path) -> None:
 def test_a_file_is_there_as_a_whole_or_not(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with kept(tmp_path / "x") as file:
+        with cached_file(tmp_path / "x") as file:
             file.write(b"old")
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
 
     def interrupted() -> None:
-        with kept(tmp_path / "x") as file:
+        with cached_file(tmp_path / "x") as file:
             file.write(b"new")
             raise KeyboardInterrupt
 

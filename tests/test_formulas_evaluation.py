@@ -22,6 +22,7 @@ from prune_export.evaluation.result import Evaluation, ModelResult, is_count
 from prune_export.evaluation.running import run_features
 from prune_export.evaluation.spans import best_answer
 from prune_export.network.opening import Network
+from prune_export.options.checkpoint import HubAccess
 from tests.models import FAMILY_CASES, make_model
 from tests.tiny_tokenizers import bert_tokenizer, roberta_tokenizer, save_with_tokenizer
 
@@ -226,8 +227,9 @@ def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         threads.append(torch.get_num_threads())
         return {name: inputs["token_type_ids"].astype(np.float32) for name in ("start_logits", "end_logits")}
 
-    def opened(model: Any, **options: Any) -> Network:
-        given.append((model, options))
+    def opened(model: Any, *, hub: HubAccess, **options: Any) -> Network:
+        access = {"revision": hub.revision, "cache_dir": hub.cache_dir, "token": hub.token}
+        given.append((model, options | access))
         return Network("n", "onnx", "question-answering", folder, (), ("start_logits", "end_logits"), run)
 
     monkeypatch.setattr("prune_export.evaluation.evaluate_models.open_network", opened)

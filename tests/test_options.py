@@ -253,6 +253,15 @@ def test_the_end_of_the_help(verb: str, words: str) -> None:
     assert titles[0] in ("options:", "positional arguments:")
 
 
+def test_options_show_no_token() -> None:
+    for verb in VERBS:
+        if "token" in {field.name for field in fields_of(verb_module(verb).OPTIONS)}:
+            needed = [part.name for part in fields_of(verb_module(verb).OPTIONS) if part.default is MISSING]
+            options = verb_module(verb).OPTIONS(*needed, token="hf_secret", revision="main")
+            assert "revision='main'" in repr(options)
+            assert "hf_secret" not in repr(options)
+
+
 def test_options_reach_the_functions_below() -> None:
     """What a verb hands on is its own object, whose class the function below names."""
     assert isinstance(verb_module("evaluate").OPTIONS("m", "d"), type(DEFAULT_SETTINGS))

@@ -19,8 +19,9 @@ import prune_export
 from docs import recipe_keys
 from docs.recipe_keys import PAGE, page
 from exporters.errors import CheckpointError, UsageError
+from prune_export.options.option import Option
 from prune_export.training import methods, recipe_file
-from prune_export.training.keys import Count, Epochs, key
+from prune_export.training.keys import Count, Epochs
 from prune_export.training.methods import ALTERNATIVES, METHODS, stages_of
 from prune_export.training.recipe import Distillation, MethodConfig, Recipe
 from prune_export.training.recipe_file import check_recipe, read_recipe, recipe_from, recipe_to_toml
@@ -207,7 +208,7 @@ def numbers(kind: type[Any]) -> set[str]:
     word = re.compile(
         r"\b(int|float|Count|CountOrZero|Epochs|EpochsOrZero|Fraction|Share|Positive|NotNegative|SomeExamples)\b"
     )
-    return {field.name for field in fields(kind) if word.search(str(field.type).split("key(")[0])}
+    return {field.name for field in fields(kind) if word.search(str(field.type).split("Option(")[0])}
 
 
 def test_no_number_is_forgotten_above() -> None:
@@ -273,9 +274,9 @@ def test_the_page_says_every_key_and_default() -> None:
 class FrozenConfig(MethodConfig):
     """`[method]` with `kind = "frozen"`: a made-up method."""
 
-    frozen_steps: Annotated[Count | None, key("its length; instead of `frozen_epochs`")] = None
-    frozen_epochs: Annotated[Epochs | None, key("the same in epochs")] = None
-    guide: Annotated[str | None, key("a teacher of its own")] = None
+    frozen_steps: Annotated[Count | None, Option("its length; instead of `frozen_epochs`")] = None
+    frozen_epochs: Annotated[Epochs | None, Option("the same in epochs")] = None
+    guide: Annotated[str | None, Option("a teacher of its own")] = None
 
 
 def frozen_stages(_: Recipe, config: FrozenConfig) -> tuple[Stage, ...]:

@@ -35,7 +35,7 @@ from prune_export.benchmark.inputs import lengths, make_batch
 from prune_export.benchmark.process import Measured
 from prune_export.benchmark.pytorch_row import prepare_for
 from prune_export.benchmark.results import spread
-from prune_export.benchmark.rounds import compare
+from prune_export.benchmark.rounds import compare_rows
 from prune_export.benchmark.rows import Conditions, Cost, Row, Shape
 from prune_export.timing import measure
 
@@ -136,7 +136,7 @@ def measure_all(forms: Sequence[Form], one: Run, vocabulary: int, recorder: Reco
     for _ in range(ROUNDS):
         order = [*ready, ready[0]]
         times.append([Measured(measure(timed, seconds)[0], None) for _, timed in order])
-    result = compare(one.shape, [form.name for form, _ in ready], [form.cost for form, _ in ready], times)
+    result = compare_rows(one.shape, [form.name for form, _ in ready], [form.cost for form, _ in ready], times)
     rows = {
         latency.row: {
             "milliseconds": spread(latency.milliseconds),

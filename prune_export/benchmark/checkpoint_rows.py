@@ -39,7 +39,7 @@ _RANDOM = "the network before pruning; its weights are random, which does not ch
 _SHOWN = 400  # characters of what optimum printed before it failed
 
 
-def check_kinds(kinds: Sequence[str]) -> None:
+def check_row_kinds(kinds: Sequence[str]) -> None:
     """Checks the names of rows.
 
     Raises:

@@ -45,12 +45,12 @@ def measure_rows(
                 for process in (*processes, processes[0]):
                     times[-1].append(process.measure(shape, seconds))
                     progress.advance()
-            results.append(compare(shape, [row.name for row in rows], costs, times))
+            results.append(compare_rows(shape, [row.name for row in rows], costs, times))
         facts = [_facts(process, cost) for process, cost in zip(processes, costs, strict=True)]
     return tuple(facts), tuple(results)
 
 
-def compare(
+def compare_rows(
     shape: Shape, names: Sequence[str], costs: Sequence[Cost | None], rounds: Sequence[Sequence[Measured]]
 ) -> ShapeResult:
     """Compares rows: `rounds` holds, per round, what every row took, and the first row again."""

@@ -12,7 +12,7 @@ from prune_export.benchmark.rounds import measure_rows
 from prune_export.benchmark.rows import Conditions, Row, Shape
 from prune_export.benchmark.sources import token_ids
 from prune_export.facts.machine import machine, physical_cpus
-from prune_export.files.paths import expanded
+from prune_export.files.reading import expanded
 from prune_export.options.bench import RunConditions
 from prune_export.progress import SILENT, Progress
 

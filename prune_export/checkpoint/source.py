@@ -17,8 +17,7 @@ from prune_export.facts.file_names import (
     SLIM,
     TOKENIZER_FILES,
 )
-from prune_export.files.paths import expanded
-from prune_export.files.reading import ReadingError, clipped, user_path
+from prune_export.files.reading import ReadingError, clipped, expanded, user_path
 from prune_export.hub_token import checked_token, register_stored_token
 from prune_export.options.checkpoint import HubAccess
 from prune_export.progress import SILENT, Progress

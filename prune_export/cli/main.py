@@ -201,7 +201,7 @@ def _warn_of_shared_package() -> None:
 
 def _with_homes(given: dict[str, Any]) -> dict[str, Any]:
     """Replaces `~` in paths by the home, where the shell has left it as it is."""
-    from prune_export.files.paths import expanded
+    from prune_export.files.reading import expanded
 
     return {name: expanded(value) if isinstance(value, Path) else value for name, value in given.items()}
 

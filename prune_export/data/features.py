@@ -51,18 +51,18 @@ class Feature:
     words: Ids | None = None
 
 
-def sequence_length(config: Mapping[str, Any], task: Task, wanted: int | None) -> int:
-    """How many tokens a sequence may have: `wanted`, or the task's usual length where the model has positions for it.
+def sequence_length(config: Mapping[str, Any], task: Task, limit: int | None) -> int:
+    """Returns the most tokens of a sequence: `limit`, or the task's usual length as far as the model has positions.
 
     Raises:
-        UsageError: `wanted` is more than the model has positions for, or below 1.
+        UsageError: `limit` is more than the model has positions for, or below 1.
     """
     longest = longest_input(dict(config))
-    if wanted is None:
+    if limit is None:
         return SPECS[task].length_for(longest)
-    if not 1 <= wanted <= longest:
-        raise UsageError(f"--max-seq-length {wanted}: expected 1 to {longest}, for which the model has positions")
-    return wanted
+    if not 1 <= limit <= longest:
+        raise UsageError(f"--max-seq-length {limit}: expected 1 to {longest}, for which the model has positions")
+    return limit
 
 
 def make_features(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from exporters.errors import DataError, UsageError
 from prune_export.data.examples import Text, TextData
-from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task, normalized
+from prune_export.data.glue_tasks import GLUE_TASKS, GlueTask, glue_task, normalized_name
 from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note
 from prune_export.data.rows import label_of, number_note
 from prune_export.data.table import read_cells
@@ -26,8 +26,8 @@ def is_glue(text: str, name: str) -> bool:
         return True
     label_column = header.index(task.label)
     words = {label_word(cells[label_column], name) for _, cells in lines[1:] if label_column < len(cells)}
-    known = set(map(normalized, task.labels))
-    return are_numbers(word for word in words if word is not None and normalized(word) not in known)
+    known = set(map(normalized_name, task.labels))
+    return are_numbers(word for word in words if word is not None and normalized_name(word) not in known)
 
 
 def glue_texts(text: str, name: str, *, dataset: str | None = None) -> TextData:

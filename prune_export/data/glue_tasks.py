@@ -97,7 +97,7 @@ def glue_task(name: str) -> GlueTask | None:
 _SYNONYMS = {"neg": "negative", "pos": "positive", "nonentailment": "notentailment", "contradictory": "contradiction"}
 
 
-def normalized(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Normalizes a class's name: without case, spaces, `_` and `-`, letters composed, synonyms replaced."""
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name.casefold()))
     return _SYNONYMS.get(plain, plain)

@@ -9,7 +9,7 @@ from typing import Any
 
 from exporters.errors import UnsupportedError, UsageError
 from prune_export.data.examples import TextData
-from prune_export.data.glue_tasks import OWN, OWN_NAME, OWN_NUMBERS, GlueTask, normalized
+from prune_export.data.glue_tasks import OWN, OWN_NAME, OWN_NUMBERS, GlueTask, normalized_name
 from prune_export.data.labels import are_class_numbers, are_numbers
 from prune_export.files.reading import clipped
 
@@ -127,14 +127,14 @@ def _check_unlabelled(data: TextData, words: Sequence[str], names: Sequence[str]
 def _named(word: str, names: Sequence[str]) -> int | None:
     """Returns the index of the class called `word`: exactly, or otherwise without regard to case and separators."""
     exact = [index for index, name in enumerate(names) if name == word]
-    plain = [index for index, name in enumerate(names) if normalized(name) == normalized(word)]
+    plain = [index for index, name in enumerate(names) if normalized_name(name) == normalized_name(word)]
     matches = exact or plain
     return matches[0] if len(matches) == 1 else None
 
 
 def _say_nothing(names: Sequence[str]) -> bool:
     """Says whether the names are the classes' own numbers: LABEL_0, LABEL_1, …"""
-    return all(re.fullmatch(rf"(label)?{index}", normalized(name)) for index, name in enumerate(names))
+    return all(re.fullmatch(rf"(label)?{index}", normalized_name(name)) for index, name in enumerate(names))
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -160,9 +160,9 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
             )
         return ()
     expected = ", ".join(task.labels)
-    task_labels = [normalized(label) for label in task.labels]
+    task_labels = [normalized_name(label) for label in task.labels]
     if labels is not None:
-        given = [normalized(label) for label in labels]
+        given = [normalized_name(label) for label in labels]
         if sorted(given) != sorted(task_labels):
             raise UsageError(
                 f"--labels {' '.join(labels)}: expected the labels of {task.name} in some order: {expected}"
@@ -175,7 +175,7 @@ def class_order(task: GlueTask, config: Mapping[str, Any], *, labels: Sequence[s
             f"{task.name} has {len(task.labels)} labels ({expected}); the model has {len(names)} classes: "
             f"{clipped(', '.join(names))}"
         )
-    plain = [normalized(name) for name in names]
+    plain = [normalized_name(name) for name in names]
     if sorted(plain) == sorted(task_labels):
         return tuple(plain.index(label) for label in task_labels)
     if _say_nothing(names):
@@ -197,7 +197,7 @@ def new_classes(data: TextData) -> tuple[str, ...] | int:
     if not are_numbers(data.words):
         by_plain: dict[str, str] = {}
         for word in sorted(data.words):
-            by_plain.setdefault(normalized(word), word)
+            by_plain.setdefault(normalized_name(word), word)
         return tuple(by_plain.values())
     if not are_class_numbers(data.words):
         return 1

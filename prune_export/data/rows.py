@@ -11,7 +11,7 @@ from prune_export.data.answers import AnswerFinder, is_impossible, read_answers
 from prune_export.data.columns import QUESTIONS, by_plain_name, label_column, text_columns
 from prune_export.data.examples import Data, Question, QuestionData, Text, TextData
 from prune_export.data.fields import unique
-from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, normalized
+from prune_export.data.glue_tasks import GLUE_TASKS, OWN, OWN_NAME, GlueTask, glue_task, normalized_name
 from prune_export.data.labels import are_class_numbers, are_numbers, label_word, unlabelled_note, without_missing
 from prune_export.data.splits import Purpose, choose_split
 from prune_export.files.reading import ReadingError, clipped, decode_json, shown
@@ -242,9 +242,9 @@ def label_of(task: GlueTask, word: str, where: str) -> int | float:
         if not are_numbers([word]):
             raise DataError(f"{where}: the score '{clipped(word)}' is no number")
         return float(word)
-    plain = [normalized(label) for label in task.labels]
-    if normalized(word) in plain:
-        return plain.index(normalized(word))
+    plain = [normalized_name(label) for label in task.labels]
+    if normalized_name(word) in plain:
+        return plain.index(normalized_name(word))
     if are_class_numbers([word]) and int(word) < len(plain):
         return int(word)
     raise DataError(
@@ -259,8 +259,8 @@ def _recognised(words: Sequence[str], texts: tuple[str, ...], name: str, *, save
         return OWN
     fitting = [task for task in GLUE_TASKS.values() if task.hub == texts]
     if not are_numbers(words):
-        named = {normalized(word) for word in words}
-        return next((task for task in fitting if named <= set(map(normalized, task.labels))), OWN)
+        named = {normalized_name(word) for word in words}
+        return next((task for task in fitting if named <= set(map(normalized_name, task.labels))), OWN)
     fitting = [
         task for task in fitting if are_class_numbers(words) and max(int(word) for word in words) < len(task.labels)
     ]

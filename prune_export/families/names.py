@@ -56,9 +56,9 @@ class Dimensions:
 # BERT's tables. Names of embeddings are relative to the base model, those of a layer to the layer, those of heads to the
 # whole model.
 EMBEDDINGS: Table = {
-    "word": Stored("embeddings.word_embeddings.weight"),
     "position": Stored("embeddings.position_embeddings.weight"),
     "token_type": Stored("embeddings.token_type_embeddings.weight"),
+    "word": Stored("embeddings.word_embeddings.weight"),
     **linear("norm", "embeddings.LayerNorm"),
 }
 LAYER: Table = {

@@ -38,7 +38,7 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 @contextmanager
-def kept(path: Path) -> Iterator[BinaryIO]:
+def cached_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that becomes `path` at the end of the block, and leaves nothing if that fails."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

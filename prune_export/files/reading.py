@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from exporters.errors import printable
+from exporters.errors import UsageError, printable
 from prune_export.files.errors import file_type
 
 T = TypeVar("T")
@@ -81,6 +81,18 @@ def user_path(text: str | os.PathLike[str]) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise ReadingError(_reason(error)) from error
     return path
+
+
+def expanded(path: str | Path) -> Path:
+    """Replaces `~` in `path` by the user's home.
+
+    Raises:
+        UsageError: no path can be of that form, as with the home of an unknown user.
+    """
+    try:
+        return user_path(path)
+    except ReadingError as error:
+        raise UsageError(f"'{clipped(str(path), 300)}': {error}; write the whole path") from error
 
 
 def is_file(path: Path) -> bool:

@@ -18,7 +18,9 @@ class HubAccess(Options, title="checkpoint"):
     cache_dir: Annotated[
         str | Path | None, Option("huggingface_hub's cache", "DIR", default="its own", is_path=True)
     ] = None
-    token: Annotated[str | None, Option("access token for the hub", "T", default="huggingface_hub's own")] = None
+    token: Annotated[str | None, Option("access token for the hub", "T", default="huggingface_hub's own")] = field(
+        default=None, repr=False
+    )
 
 
 class ModelOption(Options, title="checkpoint"):

@@ -10,6 +10,7 @@ from typing import Any
 from exporters.errors import UsageError
 
 _BELOW_ONE = math.nextafter(1, 0)
+_FAR = 10**6  # a limit that nobody comes near
 _SHOWN = 40  # characters of what was found
 
 
@@ -55,6 +56,20 @@ class Range:
             raise ValueError(f"{word(text)}: expected {self}")
         return value
 
+    def phrase(self, value: float = 0) -> str:
+        """Says which numbers are in the range, after "a number": "of 1 or more".
+
+        The highest is said only where it is near, or `value` is above it.
+        """
+        is_bounded = self.most < _FAR or (math.isfinite(self.most) and value > self.most)
+        if not math.isfinite(self.least):
+            return ""
+        if not is_bounded:
+            return f"above {self.least:,}" if self.above else f"of {self.least:,} or more"
+        if not self.above:
+            return f"from {self.least:,} to {self.most:,}"
+        return f"above {self.least:,}, " + ("below 1" if self.most == _BELOW_ONE else f"at most {self.most:,}")
+
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         bounded = math.isfinite(self.most)
@@ -86,6 +101,7 @@ NOT_NEGATIVE = Range(0)
 FRACTION = Range(0, 1)
 PADDING = Range(0, _BELOW_ONE)
 KEPT_FRACTION = Range(0, 1, above=True)
+PROPER_FRACTION = Range(0, _BELOW_ONE, above=True)
 FACTOR = Range(1)
 
 # Beyond these nothing runs: sizes and counts are 32-bit numbers somewhere below, in ONNX Runtime, torch or NumPy.

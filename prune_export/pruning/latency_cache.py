@@ -21,7 +21,7 @@ from exporters.onnx.writer import check_precision
 from exporters.providers import Provider
 from prune_export.facts.machine import processor
 from prune_export.facts.record import versions
-from prune_export.files.caches import cache_folder, kept
+from prune_export.files.caches import cache_folder, cached_file
 from prune_export.options.timing import TimingConditions
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import largest_layer
@@ -54,7 +54,7 @@ def latency_table(
         return cached
     table = measure_blocks(encoder, settings, progress=progress)
     if path is not None:
-        with suppress(OSError), kept(path) as file:
+        with suppress(OSError), cached_file(path) as file:
             file.write(json.dumps(table.to_json(), allow_nan=False).encode())
     return table
 

@@ -20,7 +20,7 @@ from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim import write_slim
 from prune_export.families.names import Dimensions
-from prune_export.files.paths import expanded
+from prune_export.files.reading import expanded
 from prune_export.options.checking import checked
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
 from prune_export.slim_model.heads import make_head

@@ -13,7 +13,7 @@ import torch
 
 from exporters.providers import find_provider
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.files.paths import expanded
+from prune_export.files.reading import expanded
 from prune_export.options.keywords import from_keywords
 from prune_export.options.train import TrainOptions
 from prune_export.training.arguments import total_steps, training_arguments

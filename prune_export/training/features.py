@@ -33,7 +33,7 @@ from prune_export.data.features import Feature, make_features
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.data.read import read_examples
 from prune_export.facts.file_names import TOKENIZER_FILES
-from prune_export.files.caches import cache_folder, kept
+from prune_export.files.caches import cache_folder, cached_file
 from prune_export.progress import SILENT, Progress
 from prune_export.tasks import SPECS
 from prune_export.training.recipe import DataSection
@@ -236,7 +236,7 @@ def _write(path: Path, features: tuple[Feature, ...]) -> None:
         ).reshape(-1, 5),
         "labels": np.array([] if None in labels else labels),
     }
-    with kept(path) as file:
+    with cached_file(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

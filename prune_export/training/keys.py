@@ -9,43 +9,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from msgspec import Meta
-
 from exporters.errors import UsageError
 from prune_export.files.reading import clipped, shown
+from prune_export.options.ranges import FRACTION, KEPT_FRACTION, NOT_NEGATIVE, POSITIVE, Range
 
 MOST = 10**9  # steps, tokens, examples: more is a slip of the pen
 
-Count = Annotated[int, Meta(ge=1, le=MOST)]
-CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
-SomeExamples = Annotated[int, Meta(ge=2, le=MOST)]
-Epochs = Annotated[float, Meta(gt=0, le=10**6)]
-EpochsOrZero = Annotated[float, Meta(ge=0, le=10**6)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Share = Annotated[float, Meta(gt=0, le=1)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-
-
-def key(meaning: str) -> Meta:
-    """Returns the annotation with a field's meaning, for docs/recipes.md."""
-    return Meta(description=meaning)
-
-
-def range_words(limits: Meta, value: float = 0) -> str:
-    """Returns the range of `limits` in words, such as "of 1 or more"; a large upper limit only where `value` exceeds it."""
-    low = limits.ge if limits.ge is not None else limits.gt
-    high = limits.le if limits.le is not None else limits.lt
-    if high is not None and high >= 10**6 and value <= high:
-        high = None
-    above = "above" if limits.gt is not None else "from"
-    if low is not None and high is not None:
-        if limits.gt is None:
-            return f"from {low:,} to {high:,}"
-        return f"above {low:,}, {'below' if limits.lt is not None else 'at most'} {high:,}"
-    if low is not None:
-        return f"above {low:,}" if above == "above" else f"of {low:,} or more"
-    return ""
+Count = Annotated[int, Range(1, MOST, whole=True)]
+CountOrZero = Annotated[int, Range(0, MOST, whole=True)]
+SomeExamples = Annotated[int, Range(2, MOST, whole=True)]
+Epochs = Annotated[float, Range(0, 10**6, above=True)]
+EpochsOrZero = Annotated[float, Range(0, 10**6)]
+Fraction = Annotated[float, FRACTION]
+Share = Annotated[float, KEPT_FRACTION]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, NOT_NEGATIVE]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -79,7 +57,7 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return max(known, key=lambda name: difflib.SequenceMatcher(None, key[:100], name).ratio())
 
 
-def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Meta, ...] = ()) -> Any:
+def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Range, ...] = ()) -> Any:
     """Returns `value` converted to the annotation `hint`."""
 
     def refused(expected: str) -> UsageError:
@@ -87,7 +65,9 @@ def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Meta, .
 
     origin, options = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _value(options[0], value, source, where, (*limits, *options[1:]))
+        return _value(
+            options[0], value, source, where, (*limits, *(note for note in options[1:] if isinstance(note, Range)))
+        )
     if origin in (Union, types.UnionType):  # a type, or None
         return _value(options[0], value, source, where, limits)
     if origin is Literal:
@@ -117,16 +97,7 @@ def _value(hint: Any, value: Any, source: str, where: str, limits: tuple[Meta, .
         raise refused(_NAMES[hint])
     if hint is int or hint is float:
         is_finite = hint is int or math.isfinite(value)  # Python's whole numbers may be larger than any float
-        if not is_finite or not all(_is_within(limit, value) for limit in limits):
+        if not is_finite or not all(limit.holds(value) for limit in limits):
             kind = "whole number" if hint is int else "number" if is_finite else "finite number"
-            raise refused(" ".join(["a", kind, *filter(None, (range_words(limit, value) for limit in limits))]))
+            raise refused(" ".join(["a", kind, *filter(None, (limit.phrase(value) for limit in limits))]))
     return value
-
-
-def _is_within(limits: Meta, value: float) -> bool:
-    return (
-        (limits.ge is None or value >= limits.ge)
-        and (limits.gt is None or value > limits.gt)
-        and (limits.le is None or value <= limits.le)
-        and (limits.lt is None or value < limits.lt)
-    )

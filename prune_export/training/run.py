@@ -22,8 +22,7 @@ from prune_export.evaluation.result import Evaluation
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.summary import Summary
 from prune_export.files.errors import write_error
-from prune_export.files.paths import expanded
-from prune_export.files.reading import one_line
+from prune_export.files.reading import expanded, one_line
 from prune_export.files.transaction import transaction
 from prune_export.files.writing import write_file
 from prune_export.options.evaluate import EvaluateOptions

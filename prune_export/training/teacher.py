@@ -14,7 +14,7 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.tokenizer import load_tokenizer, read_config
-from prune_export.data.glue_tasks import normalized
+from prune_export.data.glue_tasks import normalized_name
 from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, slim_module
@@ -119,7 +119,7 @@ def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | 
     if not SPECS[student.task].has_classes:
         return None
     of_teacher, of_student = (
-        [normalized(name) for name in class_names(read_config(checkpoint.source.folder))]
+        [normalized_name(name) for name in class_names(read_config(checkpoint.source.folder))]
         for checkpoint in (teacher, student)
     )
     if of_teacher == of_student or len(set(of_student)) < len(of_student) or sorted(of_teacher) != sorted(of_student):

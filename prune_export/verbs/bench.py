@@ -51,12 +51,12 @@ def bench(options: BenchOptions) -> BenchReport:
 
 def _checkpoint_rows(options: BenchOptions, model: str | Path, length: int, folder: Path) -> list[Row]:
     # Imported here, so that a benchmark without a checkpoint does not wait for transformers.
-    from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_kinds, checkpoint_rows
+    from prune_export.benchmark.checkpoint_rows import DEFAULT_ROWS, check_row_kinds, checkpoint_rows
     from prune_export.checkpoint.load import load_checkpoint
     from prune_export.checkpoint.source import resolve
 
     kinds = DEFAULT_ROWS if options.rows is None else tuple(options.rows)
-    check_kinds(kinds)
+    check_row_kinds(kinds)
     source = resolve(model, options, progress=options.progress)
     options.progress.stage("Reading the checkpoint")
     checkpoint = load_checkpoint(source, task=options.task)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from msgspec import Meta
 
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.weights import read_weights
+from prune_export.options.option import Option
+from prune_export.options.ranges import PROPER_FRACTION
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.pruned_network import PrunedNetwork
@@ -25,7 +26,7 @@ from prune_export.pruning.selection import Rules, select
 from prune_export.slim_model.model import slim_module
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
-from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples, key
+from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples
 from prune_export.training.network import full_size_weights, remaining_network
 from prune_export.training.recipe import MethodConfig, Recipe
 from prune_export.training.stage import Context, Stage, TrainingMethod
@@ -40,28 +41,29 @@ class GradualConfig(MethodConfig):
     """
 
     score: Annotated[
-        Literal["fisher", "taylor"], key("Fisher information of each sample, or the first-order change")
+        Literal["fisher", "taylor"], Option("Fisher information of each sample, or the first-order change")
     ] = "fisher"
     step: Annotated[
-        Annotated[float, Meta(gt=0, lt=1)],
-        key("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
+        Annotated[float, PROPER_FRACTION],
+        Option("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
     ] = 0.8
     recovery_steps: Annotated[
-        Count | None, key("training after a step on the way; instead of `recovery_epochs`; none: the schedule's length")
+        Count | None,
+        Option("training after a step on the way; instead of `recovery_epochs`; none: the schedule's length"),
     ] = None
-    recovery_epochs: Annotated[Epochs | None, key("the same in epochs; instead of `recovery_steps`")] = None
+    recovery_epochs: Annotated[Epochs | None, Option("the same in epochs; instead of `recovery_steps`")] = None
     recovery_learning_rate: Annotated[
-        Positive | None, key("the highest learning rate of these; none: the recipe's")
+        Positive | None, Option("the highest learning rate of these; none: the recipe's")
     ] = None
-    rearrangement: Annotated[bool, key("looks for pairs of heads or columns to exchange after selection")] = True
+    rearrangement: Annotated[bool, Option("looks for pairs of heads or columns to exchange after selection")] = True
     reconstruction: Annotated[
         Literal["full", "scales", "none"],
-        key("least squares after each step: all weights that are left, or one scale each"),
+        Option("least squares after each step: all weights that are left, or one scale each"),
     ] = "full"
-    samples: Annotated[SomeExamples, key("training examples that scores and reconstruction see")] = 512
-    align: Annotated[Count, key("columns of a layer stay in multiples of this")] = 1
-    keep_layers: Annotated[tuple[CountOrZero, ...], key("layers that lose nothing, from 0")] = ()
-    drop_blocks: Annotated[bool, key("whole blocks may go")] = True
+    samples: Annotated[SomeExamples, Option("training examples that scores and reconstruction see")] = 512
+    align: Annotated[Count, Option("columns of a layer stay in multiples of this")] = 1
+    keep_layers: Annotated[tuple[CountOrZero, ...], Option("layers that lose nothing, from 0")] = ()
+    drop_blocks: Annotated[bool, Option("whole blocks may go")] = True
 
 
 def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:

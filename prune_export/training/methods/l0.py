@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.options.option import Option
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.scores import LayerScores
 from prune_export.pruning.selection import Kept, select, select_counts
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, initial_scores
-from prune_export.training.keys import CountOrZero, EpochsOrZero, NotNegative, Positive, SomeExamples, key
+from prune_export.training.keys import CountOrZero, EpochsOrZero, NotNegative, Positive, SomeExamples
 from prune_export.training.methods.l0_gates import HardConcreteGates, LayerGates, add_gates, lagrangian, target_at
 from prune_export.training.recipe import MethodConfig, Recipe
 from prune_export.training.stage import Context, LayerModules, MaskingMethod, ParameterGroup, Stage, TrainingMethod
@@ -36,35 +37,35 @@ class L0Config(MethodConfig):
     test time go. Gates learn at the constant rate `optimiser.score_learning_rate`.
     """
 
-    frozen: Annotated[bool, key("gates are trained alone; otherwise together with the weights")] = True
-    blocks: Annotated[Blocks, key("what has gates")] = "both"
+    frozen: Annotated[bool, Option("gates are trained alone; otherwise together with the weights")] = True
+    blocks: Annotated[Blocks, Option("what has gates")] = "both"
     constraint: Annotated[
         Constraint,
-        key(
+        Option(
             "a Lagrangian holds what is expected to be left at a target that moves to the budget; a penalty adds to the loss"
         ),
     ] = "lagrangian"
-    attention_penalty: Annotated[NotNegative, key("times the expected fraction of open heads (penalty)")] = 1.0
-    feed_forward_penalty: Annotated[NotNegative, key("times the expected fraction of open columns (penalty)")] = 1.0
+    attention_penalty: Annotated[NotNegative, Option("times the expected fraction of open heads (penalty)")] = 1.0
+    feed_forward_penalty: Annotated[NotNegative, Option("times the expected fraction of open columns (penalty)")] = 1.0
     multiplier_learning_rate: Annotated[
-        Positive | None, key("that of the Lagrangian's multipliers; none: ten times that of the gates")
+        Positive | None, Option("that of the Lagrangian's multipliers; none: ten times that of the gates")
     ] = None
-    initial: Annotated[Initial, key("gates begin alike, or in the order of the Fisher information per FLOP")] = (
+    initial: Annotated[Initial, Option("gates begin alike, or in the order of the Fisher information per FLOP")] = (
         "constant"
     )
-    initial_log_alpha: Annotated[float, key("where log α begins")] = 2.5
-    initial_spread: Annotated[NotNegative, key("how far from it, up and down, with `fisher`")] = 1.0
-    initial_samples: Annotated[SomeExamples, key("training examples for the Fisher information")] = 512
-    temperature: Annotated[Positive, key("β of the hard concrete distribution")] = 2 / 3
-    distil_gates: Annotated[bool, key("the recipe's distillation also while gates are trained")] = False
+    initial_log_alpha: Annotated[float, Option("where log α begins")] = 2.5
+    initial_spread: Annotated[NotNegative, Option("how far from it, up and down, with `fisher`")] = 1.0
+    initial_samples: Annotated[SomeExamples, Option("training examples for the Fisher information")] = 512
+    temperature: Annotated[Positive, Option("β of the hard concrete distribution")] = 2 / 3
+    distil_gates: Annotated[bool, Option("the recipe's distillation also while gates are trained")] = False
     retrain_steps: Annotated[
         CountOrZero | None,
-        key("trains what is left, as a slim network; instead of `retrain_epochs`; none: no retraining"),
+        Option("trains what is left, as a slim network; instead of `retrain_epochs`; none: no retraining"),
     ] = None
-    retrain_epochs: Annotated[EpochsOrZero | None, key("the same in epochs; instead of `retrain_steps`")] = None
-    retrain_learning_rate: Annotated[Positive | None, key("the highest learning rate of that; none: the recipe's")] = (
-        None
-    )
+    retrain_epochs: Annotated[EpochsOrZero | None, Option("the same in epochs; instead of `retrain_steps`")] = None
+    retrain_learning_rate: Annotated[
+        Positive | None, Option("the highest learning rate of that; none: the recipe's")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

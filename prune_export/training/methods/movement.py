@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from exporters.cost import LayerShape, flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.options.option import Option
 from prune_export.pruning.costs import Costs, flops_costs
 from prune_export.pruning.scores import LayerScores
 from prune_export.pruning.selection import Kept, select
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, initial_scores
-from prune_export.training.keys import Count, Epochs, Fraction, NotNegative, Positive, SomeExamples, key
+from prune_export.training.keys import Count, Epochs, Fraction, NotNegative, Positive, SomeExamples
 from prune_export.training.methods.movement_masks import (
     BlockScores,
     Level,
@@ -57,44 +58,47 @@ class MovementConfig(MethodConfig):
 
     shape: Annotated[
         Shape,
-        key(
+        Option(
             "units: blocks in attention and columns in the feed-forward network (`hybrid`), heads and columns (`struct`), "
             "blocks (`block`), single weights (`unstructured`)"
         ),
     ] = "hybrid"
     block: Annotated[
         tuple[Count, Count],
-        key("rows and columns of a block of query, key and value (transposed in the output projection)"),
+        Option("rows and columns of a block of query, key and value (transposed in the output projection)"),
     ] = (32, 32)
-    selection: Annotated[Selection, key("the highest scores stay, or those above a threshold")] = "sigmoid_threshold"
+    selection: Annotated[Selection, Option("the highest scores stay, or those above a threshold")] = "sigmoid_threshold"
     initial_threshold: Annotated[
-        float | None, key("fraction kept (`topk`) or threshold at first; none: 1, -3 (`threshold`) or 0 (its sigmoid)")
+        float | None,
+        Option("fraction kept (`topk`) or threshold at first; none: 1, -3 (`threshold`) or 0 (its sigmoid)"),
     ] = None
     final_threshold: Annotated[
-        float | None, key("the same at the end; none: 0.5, 0 (`threshold`) or 0.1 (its sigmoid)")
+        float | None, Option("the same at the end; none: 0.5, 0 (`threshold`) or 0.1 (its sigmoid)")
     ] = None
-    initial: Annotated[Initial, key("scores begin alike, or in the order of the Fisher information per FLOP")] = (
+    initial: Annotated[Initial, Option("scores begin alike, or in the order of the Fisher information per FLOP")] = (
         "constant"
     )
-    initial_score: Annotated[float, key("where scores begin")] = 0.0
-    initial_spread: Annotated[NotNegative, key("how far from it, up and down, with `fisher`")] = 1.0
-    initial_samples: Annotated[SomeExamples, key("training examples for the Fisher information")] = 512
-    least: Annotated[Fraction, key("the fraction of each score tensor that stays whatever the threshold")] = 0.005
+    initial_score: Annotated[float, Option("where scores begin")] = 0.0
+    initial_spread: Annotated[NotNegative, Option("how far from it, up and down, with `fisher`")] = 1.0
+    initial_samples: Annotated[SomeExamples, Option("training examples for the Fisher information")] = 512
+    least: Annotated[Fraction, Option("the fraction of each score tensor that stays whatever the threshold")] = 0.005
     penalty: Annotated[
-        Penalty | None, key("pushes scores down; none: `l1` with a threshold and no budget, otherwise `none`")
+        Penalty | None, Option("pushes scores down; none: `l1` with a threshold and no budget, otherwise `none`")
     ] = None
-    penalty_weight: Annotated[NotNegative, key("how much; with a threshold it decides the size")] = 10.0
-    attention_penalty: Annotated[NotNegative, key("times `penalty_weight`, in attention")] = 1.0
-    feed_forward_penalty: Annotated[NotNegative, key("times `penalty_weight`, in the feed-forward network")] = 1.0
-    refresh: Annotated[Count, key("steps between choices of what stays (budget of FLOPs)")] = 4
+    penalty_weight: Annotated[NotNegative, Option("how much; with a threshold it decides the size")] = 10.0
+    attention_penalty: Annotated[NotNegative, Option("times `penalty_weight`, in attention")] = 1.0
+    feed_forward_penalty: Annotated[NotNegative, Option("times `penalty_weight`, in the feed-forward network")] = 1.0
+    refresh: Annotated[Count, Option("steps between choices of what stays (budget of FLOPs)")] = 4
     fill: Annotated[
-        bool, key("trains what is left once more, as a slim network; zeros in kept heads may grow back")
+        bool, Option("trains what is left once more, as a slim network; zeros in kept heads may grow back")
     ] = False
     fill_steps: Annotated[
-        Count | None, key("length of that; instead of `fill_epochs`; none: as long as the first training")
+        Count | None, Option("length of that; instead of `fill_epochs`; none: as long as the first training")
     ] = None
-    fill_epochs: Annotated[Epochs | None, key("the same in epochs; instead of `fill_steps`")] = None
-    fill_learning_rate: Annotated[Positive | None, key("the highest learning rate of that; none: the recipe's")] = None
+    fill_epochs: Annotated[Epochs | None, Option("the same in epochs; instead of `fill_steps`")] = None
+    fill_learning_rate: Annotated[Positive | None, Option("the highest learning rate of that; none: the recipe's")] = (
+        None
+    )
 
 
 def stages(recipe: Recipe, config: MovementConfig) -> tuple[Stage, ...]:

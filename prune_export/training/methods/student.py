@@ -18,10 +18,11 @@ from prune_export.facts.file_names import CONFIG, SAFETENSORS
 from prune_export.families.names import Family
 from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
+from prune_export.options.option import Option
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import DENSE
 from prune_export.training.distillation import distiller
-from prune_export.training.keys import Count, CountOrZero, EpochsOrZero, Fraction, Positive, key
+from prune_export.training.keys import Count, CountOrZero, EpochsOrZero, Fraction, Positive
 from prune_export.training.recipe import Distillation, MethodConfig, Recipe
 from prune_export.training.stage import Context, Stage, TrainingMethod
 
@@ -43,23 +44,25 @@ class StudentConfig(MethodConfig):
     """
 
     layers: Annotated[
-        Count | None, key("how many layers, at even distances, the last one included; none: 6, or those in `keep`")
+        Count | None, Option("how many layers, at even distances, the last one included; none: 6, or those in `keep`")
     ] = None
     keep: Annotated[
-        tuple[CountOrZero, ...], key("the layers that the student begins with, from 0; instead of `layers`")
+        tuple[CountOrZero, ...], Option("the layers that the student begins with, from 0; instead of `layers`")
     ] = ()
-    intermediate_steps: Annotated[CountOrZero | None, key("length; instead of `intermediate_epochs`")] = None
-    intermediate_epochs: Annotated[EpochsOrZero | None, key("length; none, without steps: 4")] = None
-    intermediate_learning_rate: Annotated[Positive, key("the highest learning rate")] = 1e-4
-    prediction_steps: Annotated[CountOrZero | None, key("length; instead of `prediction_epochs`")] = None
-    prediction_epochs: Annotated[EpochsOrZero | None, key("length; none, without steps: 4")] = None
-    prediction_learning_rate: Annotated[Positive, key("the highest learning rate")] = 3e-5
-    prediction_teacher: Annotated[str | None, key("another teacher than the recipe's, for the prediction layer")] = None
-    temperature: Annotated[Positive, key("softens the logits of both networks")] = 1.5
-    weight: Annotated[Fraction, key("how much the teacher's logits count; the task counts the rest")] = 0.75
-    fine_tuning_steps: Annotated[CountOrZero | None, key("length; instead of `fine_tuning_epochs`")] = None
-    fine_tuning_epochs: Annotated[EpochsOrZero | None, key("length; none, without steps: 2")] = None
-    fine_tuning_learning_rate: Annotated[Positive, key("the highest learning rate")] = 3e-5
+    intermediate_steps: Annotated[CountOrZero | None, Option("length; instead of `intermediate_epochs`")] = None
+    intermediate_epochs: Annotated[EpochsOrZero | None, Option("length; none, without steps: 4")] = None
+    intermediate_learning_rate: Annotated[Positive, Option("the highest learning rate")] = 1e-4
+    prediction_steps: Annotated[CountOrZero | None, Option("length; instead of `prediction_epochs`")] = None
+    prediction_epochs: Annotated[EpochsOrZero | None, Option("length; none, without steps: 4")] = None
+    prediction_learning_rate: Annotated[Positive, Option("the highest learning rate")] = 3e-5
+    prediction_teacher: Annotated[str | None, Option("another teacher than the recipe's, for the prediction layer")] = (
+        None
+    )
+    temperature: Annotated[Positive, Option("softens the logits of both networks")] = 1.5
+    weight: Annotated[Fraction, Option("how much the teacher's logits count; the task counts the rest")] = 0.75
+    fine_tuning_steps: Annotated[CountOrZero | None, Option("length; instead of `fine_tuning_epochs`")] = None
+    fine_tuning_epochs: Annotated[EpochsOrZero | None, Option("length; none, without steps: 2")] = None
+    fine_tuning_learning_rate: Annotated[Positive, Option("the highest learning rate")] = 3e-5
 
 
 def stages(recipe: Recipe, config: StudentConfig) -> tuple[Stage, ...]:
