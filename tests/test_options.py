@@ -270,3 +270,13 @@ def test_options_reach_the_functions_below() -> None:
     assert (settings.method, settings.device, settings.seed) == ("random", "cuda", 5)
     assert {field.name for field in fields_of(PruningMethod)} <= set(vars(settings))
     assert get_args(PruningMethod.__annotations__["method"])[1].choices == ("fisher", "taylor", "magnitude", "random")
+
+
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS)])
+def test_without_options_the_missing_one_is_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(words)  # bench finds nothing to measure
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert "prune-export: error: " in capsys.readouterr().err

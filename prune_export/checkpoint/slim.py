@@ -184,7 +184,8 @@ class _Reader:
 
     def check(self, part: Any, where: str) -> None:
         """Checks that the shapes in a part belong together and to config.json."""
-        known = {"hidden": self.dimensions.hidden, "embedding": self.dimensions.embedding}
+        hidden = self.dimensions.hidden
+        known = {"hidden": hidden, "pooled": hidden, "embedding": self.dimensions.embedding}
         for path, shape, expected in wrong_shapes(part, known):
             raise WeightsError(
                 f"{self.path}: {where}'{path}' has shape {list(shape)}; expected {list(expected)} from config.json and "

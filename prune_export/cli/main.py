@@ -176,7 +176,7 @@ def _register_tokens(words: Sequence[str], known: Collection[str]) -> None:
 
     `known` are the verb's options.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         option, _, value = word.partition("=")
         if option == "--token":
             secrets.register(value or following)
