@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from exporters import runtime
+from exporters import runtime, secrets
 from exporters.errors import ProviderError
 
 settings.register_profile(
@@ -30,6 +30,12 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words that a test gives as a token are hidden in its own messages alone."""
+    monkeypatch.setattr(secrets, "_known", set(secrets._known))
 
 
 @pytest.fixture(scope="session")
