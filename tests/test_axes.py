@@ -34,6 +34,7 @@ from exporters.encoder import (
     Embeddings,
     Encoder,
     FeedForward,
+    Gating,
     TaskHead,
     Ungated,
     tensors,
@@ -47,6 +48,7 @@ from prune_export.families.table import Stored, linear, read, write
 from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.surgeon.biases import drop_key_bias
+from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
 from prune_export.surgeon.zeros import plan_from_zeros
 from tests.models import FAMILY_CASES, make_model, save
@@ -239,6 +241,26 @@ def test_the_surgeon_leaves_scores_alone_that_its_rules_are_not_proved_for(tmp_p
         build(encoder, TARGETS["cpu"], PRECISIONS["fp32"])
     with pytest.raises(UnsupportedError, match="the slim PyTorch network knows"):
         slim_module(checkpoint, encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUpGating(Gating):
+    """Something between the maps of a block that no rule was proved for."""
+
+
+def test_the_surgeon_leaves_columns_alone_that_its_rules_are_not_proved_for(tmp_path: Path) -> None:
+    encoder = load_checkpoint(save(make_model(FAMILY_CASES[0], "question-answering"), tmp_path)).encoder
+    layer = encoder.layers[0]
+    assert isinstance(layer.feed_forward, FeedForward)
+    known = replace(layer.feed_forward, up=mask(layer.feed_forward.up, ("outputs",), torch.arange(20) != 5))
+    made_up = replace(known, gating=MadeUpGating("gelu"))
+    for block, columns in ((known, 19), (made_up, 20)):
+        network = replace(encoder, layers=(replace(layer, feed_forward=block),))
+        slim = operate(network, plan_from_zeros(network)).layers[0].feed_forward
+        assert isinstance(slim, FeedForward)
+        assert slim.columns == columns
+    with pytest.raises(SurgeryError, match="remove_columns is exact for Ungated; found MadeUpGating"):
+        remove_columns(made_up, (0, 1))
 
 
 def _dot(encoder: Encoder) -> Attention:

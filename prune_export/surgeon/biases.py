@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, DotProduct
+from exporters.encoder import Attention, AttentionScores, DotProduct
 from prune_export.surgeon.exactness import exact_for
 
 
@@ -17,6 +17,7 @@ def drop_key_bias(block: Attention) -> Attention:
     return replace(block, key_bias=None)
 
 
+@exact_for(AttentionScores)
 def fold_value_bias(block: Attention) -> Attention:
     """Moves the value bias into the output bias.
 

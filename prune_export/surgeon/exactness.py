@@ -15,7 +15,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 def exact_for(*kinds: type) -> Callable[[Rule], Rule]:
     """Declares the kinds of scores (of gating) for which a rule on an attention (a feed-forward) block is exact.
 
-    The rule then refuses a block of every other kind with a SurgeryError.
+    The base class means all kinds. The rule refuses a block of every other kind with a SurgeryError.
     """
 
     def declare(rule: Rule) -> Rule:

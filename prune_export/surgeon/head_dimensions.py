@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from exporters.axes import concatenate, pad, sizes_of, take
-from exporters.encoder import Attention, DotProduct
+from exporters.encoder import Attention, AttentionScores, DotProduct
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
 from prune_export.surgeon.exactness import exact_for
@@ -67,6 +67,7 @@ def _with_constant_query(kept: Attention, removed: Attention) -> Attention:
     )
 
 
+@exact_for(AttentionScores)
 def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
     """Keeps, of each head in `keep`, only the value dimensions listed there. The value bias has to be folded before.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from exporters.axes import take
-from exporters.encoder import Attention
+from exporters.encoder import Attention, AttentionScores
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
+from prune_export.surgeon.exactness import exact_for
 from prune_export.surgeon.zeros import contributing_dimensions
 
 
+@exact_for(AttentionScores)
 def remove_heads(block: Attention, keep: Indices) -> Attention:
     """Keeps the heads whose original indices are in `keep`. The value bias has to be folded before.
 

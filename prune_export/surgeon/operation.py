@@ -39,7 +39,9 @@ def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
     if isinstance(attention, Attention):
         attention = _operate_on_attention(attention, plan)
     if isinstance(feed_forward, FeedForward):
-        feed_forward = replace_emptied_feed_forward(remove_columns(feed_forward, plan.columns))
+        if len(plan.columns) < feed_forward.columns:
+            feed_forward = remove_columns(feed_forward, plan.columns)
+        feed_forward = replace_emptied_feed_forward(feed_forward)
     return replace(layer, attention=attention, feed_forward=feed_forward)
 
 

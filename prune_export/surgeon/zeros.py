@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, DotProduct, Encoder, FeedForward, Layer
+from exporters.encoder import Attention, DotProduct, Encoder, FeedForward, Layer, Ungated
 from prune_export.facts.plan import Indices, LayerPlan, Plan
 
 
@@ -20,7 +20,7 @@ def plan_from_zeros(encoder: Encoder) -> Plan:
     - A query/key dimension is removed if its key row is zero (a constant per query, which softmax ignores) or its query row
       is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With other scores than dot
       products none is removed.
-    - A column is removed if its row of `up` is zero (a constant) or its column of `down` is.
+    - A column is removed if its row of `up` is zero (a constant) or its column of `down` is. With gating none is removed.
     """
     plans = [_layer_plan(layer) for layer in encoder.distinct_layers]
     return Plan(tuple(plans[index] for index in encoder.layer_indices))
@@ -53,7 +53,10 @@ def _layer_plan(layer: Layer) -> LayerPlan:
     columns: Indices = ()
     if isinstance(layer.feed_forward, FeedForward):
         up, down = layer.feed_forward.up.weight, layer.feed_forward.down.weight
-        columns = _indices(up.ne(0).any(dim=1) & down.ne(0).any(dim=0))
+        needed = up.ne(0).any(dim=1) & down.ne(0).any(dim=0)
+        if not isinstance(layer.feed_forward.gating, Ungated):
+            needed[:] = True
+        columns = _indices(needed)
     return LayerPlan(heads, columns, *dimensions)
 
 
