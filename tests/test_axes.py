@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 
 from exporters.axes import (
     Axes,
+    Renamed,
     assemble,
     axes_of,
     concatenate,
@@ -35,6 +36,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Gating,
+    Linear,
     TaskHead,
     Ungated,
     tensors,
@@ -124,6 +126,27 @@ def test_padding_appends_zeros_and_parts_join(block: Attention) -> None:
     assert together.heads == block.heads
     for (path, left, _), (_, right, _) in zip(leaves(together), leaves(block), strict=True):
         assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right, path
+
+
+def test_a_new_class_says_its_axes() -> None:
+    """As one that a family adds: a tensor, one that may lack, and a part that may lack."""
+    fields = [
+        ("weight", Annotated[torch.Tensor, Axes("a", "b")]),
+        ("bias", Annotated[torch.Tensor | None, Axes("a")]),
+        ("inner", Annotated[Linear | None, Renamed(outputs="a", inputs="c")]),
+        ("name", str),
+    ]
+    kind = make_dataclass("Part", fields, frozen=True)
+    shapes = {path: axes.shape({"a": 2, "b": 3, "c": 4}) for path, axes in axes_of(kind).items()}
+    assert shapes == {"weight": (2, 3), "bias": (2,), "inner.weight": (2, 4), "inner.bias": (2,)}
+    tensors_by_path = {path: torch.ones(shape) for path, shape in shapes.items()}
+    whole = assemble(kind, tensors_by_path, name="whole")
+    assert named_tensors(take(whole, "a", [1]))["inner.weight"].shape == (1, 4)
+    bare = assemble(kind, {"weight": tensors_by_path["weight"]}, name="bare")
+    assert (bare.bias, bare.inner, bare.name) == (None, None, "bare")
+    assert named_tensors(pad(bare, "c", 9)).keys() == {"weight"}
+    with pytest.raises(KeyError, match=r"inner\.bias"):
+        assemble(kind, {path: value for path, value in tensors_by_path.items() if path != "inner.bias"}, name="")
 
 
 def test_a_part_goes_to_a_device(block: Attention) -> None:
