@@ -41,7 +41,7 @@ class _Change(msgspec.Struct):
     after: _Count
 
 
-class _Layer(msgspec.Struct):
+class _RecordedLayer(msgspec.Struct):
     heads: _Change
     query_key_size: _Change
     value_size: _Change
@@ -49,5 +49,5 @@ class _Layer(msgspec.Struct):
 
 
 class _Summary(msgspec.Struct):
-    layers: list[_Layer]
+    layers: list[_RecordedLayer]
     flops_per_token: dict[int, _Change]

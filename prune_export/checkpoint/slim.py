@@ -90,7 +90,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
         save_tensors(tensors, aside / SLIM)
 
 
-class _Layer(msgspec.Struct):
+class _SlimLayer(msgspec.Struct):
     heads: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_HEADS)]], msgspec.Meta(min_length=1)] | None
 
 
@@ -99,7 +99,7 @@ class _Record(msgspec.Struct):
     version: Literal[1]
     task: Task
     order: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_LAYERS)]], msgspec.Meta(max_length=MOST_LAYERS)]
-    layers: Annotated[list[_Layer], msgspec.Meta(max_length=MOST_LAYERS)]
+    layers: Annotated[list[_SlimLayer], msgspec.Meta(max_length=MOST_LAYERS)]
 
 
 def read_slim(folder: Path, family: Family, config: Any) -> Encoder:

@@ -79,7 +79,7 @@ class EvaluationSettings(Options, title="sequences"):
     ] = None
 
 
-class Limits(Options, title="results"):
+class MetricLimits(Options, title="results"):
     fail_below: Annotated[
         Mapping[str, float] | None,
         Option("exit 4 below this, e.g. f1=69.5; repeatable", "METRIC=X", action="append"),
@@ -94,5 +94,5 @@ class RuntimeOptions(Options, title="models"):
     threads: Annotated[int | None, Option("threads inside an operation", "N", THREADS, default="the runtime's")] = None
 
 
-class EvaluateOptions(Listening, HubAccess, RuntimeOptions, Limits, EvaluationSettings, EvaluationData, Models):
+class EvaluateOptions(Listening, HubAccess, RuntimeOptions, MetricLimits, EvaluationSettings, EvaluationData, Models):
     """All that `evaluate` takes."""
