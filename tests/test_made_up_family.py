@@ -18,16 +18,25 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, BertConfig, BertForQuestionAnswering
 
 import prune_export
+from exporters.errors import UnsupportedError
 from prune_export import families
 from prune_export.checkpoint import reference_model
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.families.bert import BERT
 from prune_export.families.names import LAYER
 from prune_export.families.table import linear
+from prune_export.pruning.budget import Budget
+from prune_export.pruning.costs import counts_of, flops_costs
+from prune_export.pruning.pruned_network import full_size_tensors
+from prune_export.pruning.pruner import Pruner, PrunerSettings
+from prune_export.slim_model.model import slim_module
+from prune_export.training.stage import layer_modules
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import BERT_LIKE, example_inputs
+from tests.test_pruning import calibration
 
 
 class FusedConfig(BertConfig):
@@ -134,3 +143,24 @@ def test_masked_weights_are_fused_again(checkpoint: Path, tmp_path: Path) -> Non
     expected = torch_outputs(model.eval(), read.encoder, inputs)
     assert largest_difference(expected, torch_outputs(masked.eval(), read.encoder, inputs)) == 0
     assert load_checkpoint(tmp_path / "masked").form == "masked"
+
+
+def test_it_is_pruned_without_training(checkpoint: Path, tmp_path: Path) -> None:
+    """Scores, selection, rearrangement and reconstruction; the refitted weights are found fused again at full size."""
+    read = load_checkpoint(checkpoint)
+    data = calibration(FusedForQuestionAnswering.from_pretrained(checkpoint).eval())
+    pruner = Pruner(read, data, PrunerSettings())
+    costs = flops_costs(read.encoder, sequence_length=17)
+    network = pruner.prune(Budget("flops", 0.5), costs, 0.5)[-1].network
+    weights = read_weights(checkpoint, FUSED)
+    write_masked(read, network.plan, tmp_path / "masked", changed=full_size_tensors(read, weights, network))
+    masked = FusedForQuestionAnswering.from_pretrained(tmp_path / "masked").eval()
+    inputs = example_inputs(masked)
+    slim = torch_outputs(slim_module(read, network.encoder), read.encoder, inputs)
+    assert largest_difference(torch_outputs(masked, read.encoder, inputs), slim) < 1e-4
+    assert costs.total(counts_of(network.encoder)) <= 0.5 * costs.dense
+
+
+def test_masks_are_not_trained_on_a_fused_matrix(checkpoint: Path) -> None:
+    with pytest.raises(UnsupportedError, match="masks cannot be trained on fused projections, which fused-bert has"):
+        layer_modules(load_checkpoint(checkpoint), FusedForQuestionAnswering.from_pretrained(checkpoint))
