@@ -231,7 +231,7 @@ def _print_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 def print_bench(report: BenchReport, written: Sequence[Path], notes: Sequence[str], printing: Printing) -> None:
     """Prints the report of a benchmark."""
-    from prune_export.benchmark.tables import bench_lines, rows_table, shape_table
+    from prune_export.cli.tables.bench import bench_lines, rows_table, shape_table
 
     if printing.json:
         _print_json(report.to_json() | {"written": [str(path) for path in written], "notes": list(notes)})
