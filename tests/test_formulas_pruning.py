@@ -570,9 +570,7 @@ def test_obs_removes_the_unit_that_costs_least() -> None:
     gone: list[int] = []
     for unit in removal.order:
         others = [index for index in range(7) if index not in gone]
-        losses = {
-            index: least_loss(weight, moments.features.numpy(), np.eye(5), [*gone, index]) for index in others
-        }
+        losses = {index: least_loss(weight, moments.features.numpy(), np.eye(5), [*gone, index]) for index in others}
         assert unit == min(losses, key=lambda index: losses[index])
         gone.append(unit)
 
