@@ -279,6 +279,12 @@ class Encoder:
         return next((block.gating.activation for block in blocks if isinstance(block, FeedForward)), "")
 
     @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Returns the norms of the residual stream: that of the embeddings, then two per layer."""
+        of_layers = (norm for layer in self.layers for norm in (layer.attention_norm, layer.feed_forward_norm))
+        return (self.embeddings.norm, *of_layers)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Returns the width of the residual stream before the first layer and after each attention and feed-forward norm."""
         return (self.layers[0].widths[0], *(width for layer in self.layers for width in layer.widths[1:]))
@@ -291,7 +297,9 @@ class Encoder:
     @property
     def is_sliced(self) -> bool:
         """Says whether a block has a skip matrix: the residual stream may then have several widths."""
-        return any(skip is not None for layer in self.layers for skip in (layer.attention_skip, layer.feed_forward_skip))
+        return any(
+            skip is not None for layer in self.layers for skip in (layer.attention_skip, layer.feed_forward_skip)
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from exporters.onnx.context import GraphContext
 
 def norm(context: GraphContext, x: ir.Value, parameters: Norm) -> ir.Value:
     """Applies LayerNorm or RMSNorm to `x` `[..., features]`, or `x * weight + bias` if the norm has no epsilon."""
-    builder, dtype = context.builder, context.precision.residual
+    builder = context.builder
     weight, bias = _weight_and_bias(context, parameters)
     if parameters.epsilon is not None and parameters.centered:
         inputs = (x, weight) if bias is None else (x, weight, bias)

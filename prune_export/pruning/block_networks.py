@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from exporters.axes import Sizes, assemble, axes_of, sizes_of
+from exporters.axes import Sizes, assemble, axes_of
 from exporters.cost import LayerShape, layer_shape
 from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeatureHead, FeedForward, Layer, Ungated
 
@@ -34,7 +34,12 @@ class BlockNetworks:
     def __init__(self, encoder: Encoder) -> None:
         largest = largest_layer(encoder)
         self._encoder = encoder
-        self._sizes = {"hidden": encoder.hidden_size, "written": encoder.hidden_size, "query_key": largest.query_key_size, "value": largest.value_size}
+        self._sizes = {
+            "hidden": encoder.hidden_size,
+            "written": encoder.hidden_size,
+            "query_key": largest.query_key_size,
+            "value": largest.value_size,
+        }
         self._body = replace(encoder, task="feature-extraction", head=FeatureHead())
         self._generator = torch.Generator().manual_seed(0)
         self._activation = encoder.activation or "gelu"

@@ -58,17 +58,21 @@ class SlimEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Returns the sum of the tables' rows, `[batch, sequence, embedding]`."""
         if self.positions == "from_padding":
             is_token = input_ids.ne(self.pad_token_id).long()
             rows = self.position[is_token.cumsum(dim=1) * is_token + self.pad_token_id]
         else:
             rows = self.position[: input_ids.shape[1]]
-        x = self.word[input_ids] + rows  # [batch, sequence, embedding]
+        x = self.word[input_ids] + rows
         if self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + self.token_type[types]
-        states: Tensor = self.dropout(self.norm(x))
+        return x
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        states: Tensor = self.dropout(self.norm(self.rows(input_ids, token_type_ids)))
         if self.projection is not None:
             states = self.projection(states)
         return states
