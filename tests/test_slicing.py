@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,6 +32,8 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.cli.tables.export import summary_table
 from prune_export.slicing.bases import spectra
 from prune_export.slicing.slicer import slice_network
 from prune_export.slicing.widths import one_width, widths_by_share
@@ -37,6 +41,7 @@ from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.tasks import SPECS
+from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 
@@ -411,3 +416,50 @@ def _task_loss(checkpoint: Checkpoint, encoder: Encoder, batches: list[dict[str,
             float(SPECS[encoder.task].divergence(module(**batch), dense(**batch), batch["attention_mask"], 1.0))
             for batch in batches
         )
+
+
+# --- commands -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(networks: dict[Task, tuple[Checkpoint, Encoder]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sliced network for questions, on disk."""
+    checkpoint, sliced = networks["question-answering"]
+    path = tmp_path_factory.mktemp("sliced")
+    slim_module(checkpoint, sliced).save_pretrained(path)
+    return path
+
+
+def test_an_export_says_that_it_is_not_the_originals_function(folder: Path, tmp_path: Path) -> None:
+    result = prune_export.export(folder, tmp_path / "onnx", target="cpu", samples=4)
+    assert result.record["sliced"] == list(WIDTHS)
+    assert result.record["parity"]["reference"] == "the slim PyTorch network"
+    assert result.record["summary"]["widths"] == {"before": 24, "after": list(WIDTHS)}
+    assert result.parity is not None
+    assert result.parity.passed
+    assert any("sliced" in note for note in result.notes)
+    assert prune_export.verify(folder, tmp_path / "onnx", samples=4).passed
+    other = prune_export.load_slim(folder)
+    with torch.no_grad():
+        other.layers[1].feed_forward_skip.mul_(1.1)
+    other.save_pretrained(tmp_path / "other")
+    assert not prune_export.verify(tmp_path / "other", tmp_path / "onnx", samples=4).passed
+
+
+def test_sizes_before_slicing_are_the_originals(
+    networks: dict[Task, tuple[Checkpoint, Encoder]], folder: Path, tmp_path: Path
+) -> None:
+    for task, (checkpoint, sliced) in networks.items():
+        slim_module(checkpoint, sliced).save_pretrained(tmp_path / task)
+        summary, dense = inspect(tmp_path / task).summary, inspect(checkpoint.source.folder).summary
+        assert summary.parameters_before == dense.parameters_before == count_parameters(checkpoint.encoder)
+        assert summary.flops_before == dense.flops_before
+        assert not summary.is_dense
+    shown = Console(width=100, record=True, file=StringIO())
+    shown.print(summary_table(inspect(folder).summary))
+    assert "20 → 9 → 16" in shown.export_text()
+
+
+def test_what_needs_a_hugging_face_model_is_refused(folder: Path) -> None:
+    with pytest.raises(UnsupportedError, match="no Hugging Face model has"):
+        load_reference_model(load_checkpoint(folder))
