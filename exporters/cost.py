@@ -26,10 +26,8 @@ class LayerShape:
 def layer_shape(layer: Layer) -> LayerShape:
     """Returns the shape of one layer of a description."""
     sizes = sizes_of(layer)
-    return LayerShape(
-        *(sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate")),
-        widths=None if layer.attention_skip is None else layer.widths,
-    )
+    heads, query_key, value, columns = (sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate"))
+    return LayerShape(heads, query_key, value, columns, None if layer.attention_skip is None else layer.widths)
 
 
 def count_parameters(encoder: Encoder) -> int:

@@ -40,7 +40,8 @@ class Basis:
     @property
     def shares(self) -> Tensor:
         """Returns the share of the eigenvalues' sum up to each column, `[width]`."""
-        return self.eigenvalues.cumsum(0) / self.eigenvalues.sum().clamp(min=1e-300)
+        shares: Tensor = self.eigenvalues.cumsum(0) / self.eigenvalues.sum().clamp(min=1e-300)
+        return shares
 
     def variance(self, width: int) -> float:
         """Returns the share of the states' squares that the basis of width `width` holds."""
