@@ -40,8 +40,7 @@ class Basis:
     @property
     def shares(self) -> Tensor:
         """Returns the share of the eigenvalues' sum up to each column, `[width]`."""
-        shares: Tensor = self.eigenvalues.cumsum(0) / self.eigenvalues.sum().clamp(min=1e-300)
-        return shares
+        return self.eigenvalues.cumsum(0) / self.eigenvalues.sum().clamp(min=1e-300)
 
     def variance(self, width: int) -> float:
         """Returns the share of the states' squares that the basis of width `width` holds."""
@@ -53,7 +52,8 @@ class Basis:
         chosen = self.vectors[:, :width]
         reached = self.moments @ chosen
         outside = reached - chosen @ (chosen.T @ reached)
-        return chosen + outside @ torch.linalg.pinv(chosen.T @ reached, hermitian=True)
+        restoring: Tensor = chosen + outside @ torch.linalg.pinv(chosen.T @ reached, hermitian=True)
+        return restoring
 
 
 def spectra(
