@@ -68,9 +68,10 @@ def spectra(
     """Returns a basis per norm of the residual stream: that of the embeddings, then two per layer.
 
     With a `sensitivity` above 0, up to 1, directions count by the gradient of the loss: the basis is that in which the best
-    reconstruction has the least E[(n̂ - n)' H (n̂ - n)], with H = (1 - sensitivity) I + sensitivity G / (mean of G's diagonal)
+    reconstruction has the least E[(n̂ - n)' H (n̂ - n)], with H = (1 - sensitivity) (mean of G's diagonal) I + sensitivity G
     and the second moment G = E[g g'] of the gradients by each token's state (after Thrash et al. 2026, "Output-aware
-    residual stream pruning"). `batches` then hold the labels of a task that has them.
+    residual stream pruning"). Eigenvalues of different norms can then be compared: half of their sum approximates what the
+    loss of a token rises by if the directions are removed. `batches` then hold the labels of a task that has them.
 
     Raises:
         UnsupportedError: the network cannot be sliced.
@@ -95,7 +96,7 @@ def spectra(
         progress.advance()
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     return tuple(
-        _basis(norm, (moment / tokens).cpu(), _weights(gradient.cpu(), sensitivity))
+        _basis(norm, (moment / tokens).cpu(), _weights((gradient / tokens).cpu(), sensitivity))
         for norm, moment, gradient in zip(dense.norms, moments, gradients, strict=True)
     )
 
@@ -154,7 +155,7 @@ def _weights(gradients: Tensor, sensitivity: float) -> Tensor | None:
     if sensitivity == 0:
         return None
     identity = torch.eye(len(gradients), dtype=torch.float64)
-    return (1 - sensitivity) * identity + sensitivity * gradients / gradients.diagonal().mean().clamp(min=1e-300)
+    return (1 - sensitivity) * gradients.diagonal().mean() * identity + sensitivity * gradients
 
 
 def _basis(norm: Norm, moments: Tensor, weights: Tensor | None) -> Basis:

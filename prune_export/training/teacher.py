@@ -101,8 +101,8 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
     model = model.to(device).eval().requires_grad_(False)
     if with_states and checkpoint.encoder.is_sliced:
         raise CheckpointError(
-            f"the teacher '{name}' has a sliced residual stream, whose hidden states have several widths: expected a teacher "
-            "that is not sliced, or hidden_weight = 0"
+            f"the teacher '{name}' has a sliced residual stream, whose hidden states have several widths: expected one that "
+            "is not sliced, or hidden_weight = 0"
         )
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
