@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What slicing the residual stream costs in answers, by width, basis and refit.
 
-Widths are those that hold a share of each norm's variance, or one for all norms. Beside the task's metric on every n-th
-question, the mean divergence from the dense network on held-out examples of the calibration data tells more: it changes
-smoothly. A point is written as soon as it is there; points that are there already are not measured again.
+Widths are those that hold the same share of each norm's eigenvalues, chosen so that a fraction of the layers' FLOPs stays.
+Beside the task's metric on every n-th question, the mean divergence from the dense network on held-out examples of the
+calibration data tells more: it changes smoothly. A point is written as soon as it is there; points that are there already
+are not measured again.
 
-    python -m benchmarks.slicing --data ../shared --shares 0.93 0.9 0.86
+    python -m benchmarks.slicing --data ../shared --flops 0.7 0.55 0.45
 """
 
 from __future__ import annotations
@@ -67,40 +68,55 @@ class SlicingBench:
             total += examples * float(SPECS[encoder.task].divergence(sliced, dense, batch["attention_mask"], 1.0))
         return total / count
 
-    def measure(self, name: str, sensitivity: float, *, refit: bool) -> dict[str, Any]:
-        """Slices to `name`, a share ("0.9") or a width ("288"), and judges what would be exported."""
-        from exporters.cost import count_parameters, flops_per_token, layer_shape
+    def flops(self, shapes: Sequence[Any]) -> int:
+        from exporters.cost import flops_per_token
+
+        hidden, length = self.dense.hidden_size, self.bench.task.sequence_length
+        return flops_per_token(tuple(shapes), hidden_size=hidden, sequence_length=length)
+
+    def widths(self, fraction: float, sensitivity: float) -> tuple[int, ...]:
+        """The widths of the largest share that keeps at most `fraction` of the FLOPs, by bisection."""
+        from exporters.cost import layer_shape
+        from prune_export.slicing.widths import widths_by_share
+
+        shapes = list(map(layer_shape, self.dense.layers))
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            widths = widths_by_share(self.bases(sensitivity), (low + high) / 2)
+            of_layers = zip(widths[:-1:2], widths[1::2], widths[2::2], strict=True)
+            sliced = [replace(shape, widths=of_layer) for shape, of_layer in zip(shapes, of_layers, strict=True)]
+            if self.flops(sliced) > fraction * self.flops(shapes):
+                high = (low + high) / 2
+            else:
+                low = (low + high) / 2
+        return widths_by_share(self.bases(sensitivity), low)
+
+    def measure(self, fraction: float, sensitivity: float, *, refit: bool) -> dict[str, Any]:
+        """Slices to a fraction of the FLOPs, and judges what would be exported."""
+        from exporters.cost import count_parameters, layer_shape
         from prune_export.slicing.slicer import slice_network
-        from prune_export.slicing.widths import one_width, widths_by_share
 
-        def flops(encoder: Any) -> int:
-            shapes = tuple(map(layer_shape, encoder.layers))
-            length = self.bench.task.sequence_length
-            return flops_per_token(shapes, hidden_size=encoder.hidden_size, sequence_length=length)
-
-        whole = float(name) > 1
-        widths = one_width(self.dense, int(name)) if whole else widths_by_share(self.bases(0.0), float(name))
         sliced, batches = self.dense, self.bench.calibration.batches
-        if name != "1":
-            bases = self.bases(sensitivity)
+        if fraction < 1:
+            bases, widths = self.bases(sensitivity), self.widths(fraction, sensitivity)
             sliced = slice_network(self.dense, self.dense, batches, widths, bases=bases, refit=refit)
+        flops = [self.flops(list(map(layer_shape, encoder.layers))) for encoder in (sliced, self.dense)]
         return {
             "widths": list(sliced.widths),
-            "flops_kept": round(flops(sliced) / flops(self.dense), 4),
+            "flops_kept": round(flops[0] / flops[1], 4),
             "parameters_kept": round(count_parameters(sliced) / count_parameters(self.dense), 4),
             "divergence": float(f"{self.divergence(sliced):.4g}"),
             "metric": round(self.bench.judge(sliced)[self.bench.task.metric], 2),
         }
 
 
-def rows(names: Sequence[str], sensitivities: Sequence[float], refits: Sequence[str]) -> list[dict[str, Any]]:
-    """The points: "1" is the dense network."""
-    dense = {"width": "1", "sensitivity": 0.0, "refit": False}
+def rows(budgets: Sequence[float], sensitivities: Sequence[float], refits: Sequence[str]) -> list[dict[str, Any]]:
+    """The points; all FLOPs are the dense network's."""
     return [
-        dense,
+        {"flops": 1.0, "sensitivity": 0.0, "refit": False},
         *(
-            {"width": name, "sensitivity": sensitivity, "refit": refit == "yes"}
-            for name in names
+            {"flops": budget, "sensitivity": sensitivity, "refit": refit == "yes"}
+            for budget in budgets
             for sensitivity in sensitivities
             for refit in refits
         ),
@@ -110,9 +126,8 @@ def rows(names: Sequence[str], sensitivities: Sequence[float], refits: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
-    parser.add_argument("--shares", nargs="*", default=["0.97", "0.93", "0.9", "0.86"], help="shares of the variance")
-    parser.add_argument("--widths", nargs="*", default=[], help="widths for all norms")
-    parser.add_argument("--sensitivities", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--flops", type=float, nargs="+", default=[0.7, 0.55, 0.45], help="fractions that stay")
+    parser.add_argument("--sensitivities", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--refit", nargs="+", choices=("yes", "no"), default=["no", "yes"])
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--questions", type=int, default=400)
@@ -123,17 +138,15 @@ def main() -> None:
     torch.set_num_threads(1)
     task, path = TASKS["qa"], RESULTS / f"{options.name}.json"
     found = read_results(path)
-    keys = ("width", "sensitivity", "refit")
+    keys = ("flops", "sensitivity", "refit")
     done = [{key: point[key] for key in keys} for point in found["points"]]
-    wanted = [
-        row for row in rows([*options.shares, *options.widths], options.sensitivities, options.refit) if row not in done
-    ]
+    wanted = [row for row in rows(options.flops, options.sensitivities, options.refit) if row not in done]
     bench: SlicingBench | None = None
     for row in wanted:
         if bench is None:
             inner = Bench(task, options.data, options.data / task.model, 0, options.samples, 1)
             bench = SlicingBench(inner, options.data, options.questions)
-        point = row | bench.measure(row["width"], row["sensitivity"], refit=row["refit"])
+        point = row | bench.measure(row["flops"], row["sensitivity"], refit=row["refit"])
         print(json.dumps(point), flush=True)
         found = read_results(path)
         settings = {"samples": options.samples, "questions": len(bench.bench.data.examples), "task": task.name}

@@ -34,7 +34,7 @@ from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.tables.export import summary_table
-from prune_export.slicing.bases import spectra
+from prune_export.slicing.bases import Basis, spectra
 from prune_export.slicing.slicer import slice_network
 from prune_export.slicing.widths import one_width, widths_by_share
 from prune_export.slim_model.model import slim_module
@@ -57,6 +57,11 @@ def read(model: Any, folder: Path, task: Task) -> Checkpoint:
     return load_checkpoint(save(model, folder), task=task)
 
 
+def plain(encoder: Encoder, batches: list[dict[str, Tensor]]) -> tuple[Basis, ...]:
+    """Bases of the variance alone, which need no labels."""
+    return spectra(encoder, batches, sensitivity=0)
+
+
 def answers(checkpoint: Checkpoint, encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         outputs = slim_module(checkpoint, encoder)(**inputs)
@@ -70,7 +75,7 @@ def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path
     model = make_model(case, task)
     checkpoint = read(model, tmp_path, task)
     dense, inputs = checkpoint.encoder, example_inputs(model, seed=99)
-    bases = spectra(dense, batches_of(model))
+    bases = spectra(dense, batches_of(model), sensitivity=0)
     with torch.no_grad():
         expected = model(**inputs)
     for width, refit in ((24, False), (23, False), (24, True)):
@@ -92,7 +97,14 @@ def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) ->
     checkpoint = read(model, tmp_path, "question-answering")
     pruned = operate(checkpoint.encoder, plan_from_zeros(checkpoint.encoder))
     inputs = example_inputs(model, seed=99)
-    sliced = slice_network(checkpoint.encoder, pruned, batches_of(model), one_width(pruned, 23), refit=False)
+    sliced = slice_network(
+        checkpoint.encoder,
+        pruned,
+        batches_of(model),
+        one_width(pruned, 23),
+        bases=plain(checkpoint.encoder, batches_of(model)),
+        refit=False,
+    )
     with torch.no_grad():
         expected = model(**inputs)
     for name, actual in answers(checkpoint, sliced, inputs).items():
@@ -141,7 +153,7 @@ def test_a_narrow_network_is_its_simulation_in_all_dimensions(tmp_path: Path) ->
     model = make_model(BERT, "question-answering")
     checkpoint = read(model, tmp_path, "question-answering")
     batches, widths = batches_of(model), (20, 9, 16, 12, 5, 24, 3)
-    bases = spectra(checkpoint.encoder, batches)
+    bases = plain(checkpoint.encoder, batches)
     sliced = slice_network(checkpoint.encoder, checkpoint.encoder, batches, widths, bases=bases, refit=False)
     assert sliced.widths == widths
     assert [tuple(layer.attention_skip.shape) for layer in sliced.layers] == [(9, 20), (12, 16), (24, 5)]  # type: ignore[union-attr]
@@ -169,7 +181,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[Task, tuple[Check
             linear(model, BERT, 2, "up").weight[::3] = 0
         checkpoint = read(model, tmp_path_factory.mktemp(task), task)
         pruned = operate(checkpoint.encoder, plan_from_zeros(checkpoint.encoder))
-        made[task] = checkpoint, slice_network(checkpoint.encoder, pruned, batches_of(model), WIDTHS)
+        bases = plain(checkpoint.encoder, batches_of(model))
+        made[task] = checkpoint, slice_network(checkpoint.encoder, pruned, batches_of(model), WIDTHS, bases=bases)
     return made
 
 
@@ -337,6 +350,8 @@ def test_what_cannot_be_sliced_is_refused(networks: dict[Task, tuple[Checkpoint,
     for widths in ((24,) * 6, (25, *(24,) * 6), (0, *(24,) * 6)):
         with pytest.raises(UsageError, match="expected 7 widths"):
             slice_network(dense, dense, batches, widths)
+    with pytest.raises(UsageError, match="start_positions, end_positions"):
+        spectra(dense, batches)
     with pytest.raises(UsageError, match="3 and 2"):
         slice_network(dense, replace(dense, layers=dense.layers[:2]), batches, WIDTHS)
 
@@ -344,7 +359,7 @@ def test_what_cannot_be_sliced_is_refused(networks: dict[Task, tuple[Checkpoint,
 def test_widths_by_share_are_the_eigenvalues(networks: dict[Task, tuple[Checkpoint, Encoder]]) -> None:
     checkpoint, _ = networks["question-answering"]
     batches = batches_of(make_model(BERT, "question-answering"))
-    bases = spectra(checkpoint.encoder, batches)
+    bases = plain(checkpoint.encoder, batches)
     x = torch.cat([embedded(checkpoint.encoder, batch)[batch["attention_mask"].bool()] for batch in batches])
     expected = np.linalg.eigvalsh(np.cov(x.numpy().T.astype(np.float64), bias=True) + np.outer(x.mean(0), x.mean(0)))
     np.testing.assert_allclose(bases[0].eigenvalues[:-1], expected[::-1][:-1], rtol=1e-4)
@@ -389,8 +404,8 @@ def test_a_sensitive_basis_keeps_what_the_outputs_depend_on(
         batch | {"start_positions": torch.tensor([1, 7, 3]), "end_positions": torch.tensor([4, 9, 5])}
         for batch in batches_of(make_model(BERT, "question-answering"))
     ]
-    plain, bases = spectra(dense, batches), spectra(dense, batches, sensitivity=0.9)
-    for before, basis in zip(plain, bases, strict=True):
+    variance, bases = plain(dense, batches), spectra(dense, batches, sensitivity=0.9)
+    for before, basis in zip(variance, bases, strict=True):
         torch.testing.assert_close(basis.vectors.T @ basis.vectors, torch.eye(24, dtype=torch.float64))
         assert all(before.variance(k) >= basis.variance(k) - 1e-9 for k in range(1, 24))
         restored = basis.restoring(9) @ basis.vectors[:, :9].T
@@ -403,7 +418,7 @@ def test_a_sensitive_basis_keeps_what_the_outputs_depend_on(
             slice_network(dense, dense, batches, (24, 24, 24, 24, 24, 24, 6), bases=made, refit=False),
             batches,
         )
-        for made in (plain, bases)
+        for made in (variance, bases)
     ]
     assert losses[1] < losses[0]
 

@@ -28,21 +28,10 @@ def one_width(encoder: Encoder, width: int) -> tuple[int, ...]:
     return tuple(min(width, norm.weight.shape[0]) for norm in encoder.norms)
 
 
-def widths_by_eigenvalue(bases: Sequence[Basis], least: float, *, multiple: int = 8) -> tuple[int, ...]:
-    """Returns per norm the number of eigenvalues of `least` or more, rounded up to a multiple of `multiple`.
-
-    With bases that are sensitive to the outputs, all norms then lose what they can spare equally well.
-    """
-    return tuple(_rounded(basis, int((basis.eigenvalues >= least).sum()), multiple) for basis in bases)
-
-
 def widths_by_share(bases: Sequence[Basis], share: float, *, multiple: int = 8) -> tuple[int, ...]:
-    """Returns per norm the smallest width, in multiples of `multiple`, that holds `share` of the eigenvalues' sum."""
+    """Returns per norm the smallest width, in multiples of `multiple`, that holds `share` of its eigenvalues' sum."""
     widths = []
     for basis in bases:
-        widths.append(_rounded(basis, int((basis.shares < share - 1e-12).sum()) + 1, multiple))
+        needed = int((basis.shares < share - 1e-12).sum()) + 1
+        widths.append(min(basis.width, max(multiple, needed + -needed % multiple)))
     return tuple(widths)
-
-
-def _rounded(basis: Basis, width: int, multiple: int) -> int:
-    return min(basis.width, max(multiple, width + -width % multiple))
