@@ -157,7 +157,7 @@ class Bench:
             encoder = steps[-1].network.encoder
             fits = [[part.layer, part.part, part.before, part.after] for part in steps[-1].fits]
         counts = counts_of(encoder)
-        metrics = self._judge(operate(encoder, plan_from_zeros(encoder)))
+        metrics = self.judge(operate(encoder, plan_from_zeros(encoder)))
         return {
             "row": point.row,
             "flops": point.flops,
@@ -181,7 +181,7 @@ class Bench:
                 self._gradients = self._pruners[row].gradients()
         return self._pruners[row]
 
-    def _judge(self, slim: Any) -> dict[str, float]:
+    def judge(self, slim: Any) -> dict[str, float]:
         from exporters.onnx.precision import PRECISIONS
         from exporters.onnx.serialize import save
         from exporters.onnx.targets import TARGETS

@@ -115,7 +115,7 @@ def _squares(block: Attention | FeedForward | ConstantBlock, axis: str) -> Tenso
     sums = [
         value.double().square().sum(dim=[index for index, name in enumerate(axes.names) if name != axis])
         for _, value, axes in leaves(block)
-        if isinstance(value, Tensor) and {axis, "hidden"} <= set(axes.names)
+        if isinstance(value, Tensor) and axis in axes.names and not {"hidden", "written"}.isdisjoint(axes.names)
     ]
     return torch.stack(sums).sum(dim=0) if sums else torch.zeros(0, dtype=torch.float64)
 
