@@ -24,7 +24,8 @@ def hidden_basis(moments: Sequence[Tensor], size: int) -> Tensor:
         return torch.eye(hidden)
     mean = torch.stack([moment / moment.trace().clamp(min=1e-30) for moment in moments]).sum(dim=0)
     directions = torch.linalg.eigh(mean).eigenvectors.flip(1)[:, : size - 1]  # [hidden, size - 1]
-    return (directions @ _mean_free_rows(size)).float()
+    basis: Tensor = (directions @ _mean_free_rows(size)).float()
+    return basis
 
 
 def _mean_free_rows(size: int) -> Tensor:
