@@ -101,9 +101,11 @@ class ShortTraining:
             model = model_class(own_attention(config, model_class)).to(torch.float32)
         if network is not None:
             missing, unexpected = model.load_state_dict(dict(network.tensors), strict=False)
-            own = {name for name, _ in model.named_parameters()}  # tied ones once
+            named = dict(model.named_parameters(remove_duplicate=False))
+            loaded = {id(value) for name, value in named.items() if name not in missing}  # with those tied to them
+            lost = [name for name, value in named.items() if id(value) not in loaded]
             assert not unexpected, unexpected
-            assert not own & set(missing), missing
+            assert not lost, lost
         return model.to(self.device).eval()  # type: ignore[no-any-return]
 
     def _held_out_error(self, model: nn.Module) -> float:
