@@ -384,11 +384,24 @@ def test_a_candidate_may_begin_with_the_parents_weights(tmp_path: Path) -> None:
     inheritance = prepare_inheritance(parent, batches * 2)
     own = ShortTraining(parent, batches, batches, start=lambda shape: inherit(inheritance, shape), steps=0)
     assert own(full, THETA) == pytest.approx(0, abs=1e-6)
+    assert 0 < own(Shape(2, 2, 12, 8), THETA) < math.inf
     with pytest.raises(UsageError, match="labels"):
         ShortTraining(parent, [example_inputs(model)], batches, objective="task")
     with pytest.raises(UsageError, match="found none"):
         ShortTraining(parent, [], batches)
     assert ShortTraining(parent, batches, batches, objective="task", steps=3)(full, THETA) > 0
+
+
+def test_a_candidate_may_have_a_decoder_of_its_own(tmp_path: Path) -> None:
+    model = make_model(CASES["xlm-roberta"], "fill-mask")
+    model.save_pretrained(tmp_path)
+    parent = load_checkpoint(tmp_path)
+    batches = [example_inputs(model, batch=6, seed=seed) for seed in range(2)]
+    inheritance = prepare_inheritance(parent, batches)
+    training = ShortTraining(parent, batches, batches, start=lambda shape: inherit(inheritance, shape), steps=1)
+    full = shape_of(parent.family.dimensions(parent.config))
+    assert training(full, Hyperparameters(1e-9)) == pytest.approx(0, abs=1e-5)  # tied, as the parent's
+    assert 0 < training(Shape(2, 2, 12, 8), THETA) < math.inf
 
 
 def test_cka_sees_no_rotation_and_no_scale() -> None:

@@ -66,7 +66,7 @@ def greedy_units(covariance: Tensor, count: int) -> tuple[int, ...]:
     """Chooses `count` units from which the others are best reconstructed by a linear map, one after the other.
 
     Each step takes the unit that lowers the trace of the residual covariance most (greedy column subset selection; Farahat
-    et al. 2013, "Efficient greedy feature selection", section 3). `covariance` is `[units, units]`, float64.
+    et al. 2013, "Efficient greedy feature selection for unsupervised learning"). `covariance` is `[units, units]`, float64.
     """
     if count == len(covariance):
         return tuple(range(count))

@@ -12,7 +12,7 @@ class Shape(NamedTuple):
     """The sizes of a network whose layers are all alike, as config.json has them: each head has `hidden // heads`
     dimensions.
 
-    de Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", section 3: D, A, H and I.
+    de Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT": D, A, H and I.
     """
 
     depth: int

@@ -89,7 +89,7 @@ def default_space(parent: Shape) -> Space:
     """Returns Bort's space, scaled to `parent`: its sizes as fractions of the largest one of each list.
 
     The original has D of 2, 4, 6, 8, 10, 12, A of 4, 8, 12, 16, H of 512, 768, 1024, and I of 256, 512, 768, 1024, 3072 (de
-    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499, section 4.1).
+    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499).
     """
 
     def scaled(most: int, *original: int) -> tuple[int, ...]:
