@@ -21,6 +21,7 @@ from prune_export.families import FAMILIES
 from prune_export.pruning.reconstruction.forward import attention_update
 from prune_export.search.head_sizes import resize_heads
 from prune_export.search.hidden_basis import greedy_units, hidden_basis
+from prune_export.search.line_fit import fit_lines
 from prune_export.search.plain_files import write_plain
 from prune_export.search.plain_network import Inheritance, inherit, plain_checkpoint, prepare_inheritance
 from prune_export.search.shape import Shape
@@ -211,6 +212,24 @@ def test_greedy_units_leave_the_least_error() -> None:
         0,
         1,
     )  # of units that say the same, different ones
+
+
+def test_lines_are_those_of_least_squares_unless_held_out_rows_disagree() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(3, 40, 2)) + 1
+    t = x * [2.0, -3.0] + [0.5, 1.0] + 0.1 * generator.normal(size=x.shape)
+    features, targets = ([torch.from_numpy(rows) for rows in values] for values in (x, t))
+    weight, bias, before, after = fit_lines(features, targets, torch.ones(2), torch.zeros(2))
+    fitted = np.concatenate([x[0], x[2]]), np.concatenate([t[0], t[2]])  # batch 1 is held out
+    expected = np.array([np.polyfit(fitted[0][:, unit], fitted[1][:, unit], 1) for unit in range(2)])
+    assert np.allclose(np.stack([weight, bias], axis=1), expected, atol=1e-5)
+    assert after == pytest.approx(
+        np.square(x[1] * expected[:, 0] + expected[:, 1] - t[1]).sum() / np.square(t[1]).sum()
+    )
+    assert before == pytest.approx(np.square(x[1] - t[1]).sum() / np.square(t[1]).sum())
+    targets[1] = features[1]  # where the start is right already
+    weight, bias, before, after = fit_lines(features, targets, torch.ones(2), torch.zeros(2))
+    assert (weight.tolist(), bias.tolist(), before, after) == ([1, 1], [0, 0], before, before)
 
 
 # --- the checkpoint -------------------------------------------------------------------------------------------------------

@@ -1,18 +1,18 @@
 """The published approximation algorithm for optimal subarchitecture extraction.
 
 de Wynter 2020, "An Approximation Algorithm for Optimal Subarchitecture Extraction" (arXiv 2010.08512), as de Wynter and
-Perry
-2020 ("Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499) used it to find Bort:
+Perry 2020 ("Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499) used it to find Bort:
 
 1. Order the shapes of the space Ξ by their surrogates (p̂, î).
 2. Take one of every ⌈ε·|Ξ|⌉ of them.
 3. For each, and each set θ of hyperparameters, train for s steps: ê is the loss afterwards.
 4. Return the shape with the greatest W(f; T), computed of p̂, î and ê. T is the maximum point of Ξ.
 
-*The published bound*, as the abstract states it: the algorithm "behaves like an FPTAS with an approximation error of
-ρ ≤ |1 - ε|", in O(|Ξ| + |W*_T|(1 + |Θ||B||Ξ|/(ε s^(3/2)))) steps, for networks with the AB^nC property: intermediate layers
-cost more than the first and last ones, the loss is L-Lipschitz smooth with bounded stochastic gradients and is minimised by
-SGD, and it is µ-strongly convex. No loss of a transformer is convex, so it holds for no real network here.
+*The published bound*, as the abstract of 2010.08512 states it (its theorem was not at hand): the algorithm "behaves like an
+FPTAS with an approximation error of ρ ≤ |1 - ε|", in O(|Ξ| + |W*_T|(1 + |Θ||B||Ξ|/(ε s^(3/2)))) steps, for networks with
+the AB^nC property: intermediate layers cost more than the first and last ones, the loss is L-Lipschitz smooth with bounded
+stochastic gradients and is minimised by SGD, and it is µ-strongly convex. No loss of a transformer is convex, so it holds
+for no real network here.
 
 *The bound that is proved and tested here* needs no convexity. Let W_1, …, W_n be the coefficients in the order of step 1,
 W* their maximum, and q = ⌈ε·n⌉. If neighbours differ by at most L·W*/n, the result R of step 4 has

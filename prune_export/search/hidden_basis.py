@@ -38,10 +38,10 @@ def _mean_free_rows(size: int) -> Tensor:
 
 
 def norm_scales(norm: Norm, basis: Tensor) -> Tensor:
-    """Returns a `[size]`, the weights of a narrower norm in place of `norm`: the diagonal of Vᵀ diag(weight) V, per unit of
-    V.
+    """Returns a `[size]`, the weights of the narrower norm in place of `norm`.
 
-    Weights near zero are replaced by a small one, because writers are divided by them.
+    They are the diagonal of Vᵀ diag(weight) V, divided by the squared lengths of the columns of V. Weights near zero are
+    replaced by a small one, because writers are divided by them.
     """
     squares = basis.square()
     scales = (squares * norm.weight[:, None]).sum(dim=0) / squares.sum(dim=0).clamp(min=1e-12)

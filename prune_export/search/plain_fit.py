@@ -2,13 +2,11 @@
 
 The narrower network has LayerNorms and nothing on its skip connections, so that it cannot say exactly what the parent does
 in another basis. With x the parent's states, y the narrower network's, V one basis for all layers (`hidden_basis`), y is to
-be
-near xV after every norm:
+be near xV after every norm:
 
 1. *Inputs.* Readers W become W P, with P = argmin E |P y - x|², at first V.
-2. *Output.* W_O (or W_down) is fitted to T z - y, with z the parent's residual sum and T the map of writers (`writer_map`):
-what has
-   to be added to the narrower stream. That includes what layers that were left out added.
+2. *Output.* W_O (or W_down) is fitted to T z - y, with z the parent's residual sum and T the map of writers
+   (`writer_map`): what has to be added to the narrower stream. That includes what layers that were left out added.
 3. *Norm.* Weight and bias of each unit are fitted to xV.
 
 Everything is weighted least squares on moments with penalties towards the start; held-out batches refuse what does not help,
@@ -39,9 +37,8 @@ from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
 from prune_export.search.head_sizes import resize_heads
 from prune_export.search.hidden_basis import norm_scales, writer_map
+from prune_export.search.line_fit import fit_lines, is_held_out
 from prune_export.slim_model.blocks import SlimEmbeddings
-
-_HELD_OUT = 8  # one batch in so many is held out
 
 Batch = Mapping[str, Tensor]
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -233,37 +230,12 @@ class PlainFit:
         """
         weight, bias = norm_scales(norm, self.basis), self.basis.T @ norm.bias
         if len(weight) < len(norm.weight):
-            weight, bias = self._unit_lines(index, part, weight, bias, units, states)
+            targets = [x[mask] @ self.basis for x, mask in zip(states, self.attended, strict=True)]
+            rows = [unit[mask] for unit, mask in zip(units, self.attended, strict=True)]
+            weight, bias, before, after = fit_lines(rows, targets, weight, bias)
+            self.fits.append(BlockFit(index, part, before, after, after < before))
         self.plain = [unit * weight + bias for unit in units]
         return Norm(weight, bias, norm.epsilon)
-
-    def _unit_lines(
-        self, index: int, part: str, weight: Tensor, bias: Tensor, units: list[Tensor], states: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        sums = torch.zeros(2, 6, len(weight), dtype=torch.float64, device=self.device)
-        for batch, (unit, x, mask) in enumerate(zip(units, states, self.attended, strict=True)):
-            u, t = unit[mask].double(), (x[mask] @ self.basis).double()
-            terms = (torch.ones_like(u), u, t, u * u, u * t, t * t)
-            sums[int(is_held_out(batch))] += torch.stack([term.sum(dim=0) for term in terms])
-        n, u, t, uu, ut, _ = sums[0]
-        slope = (ut - u * t / n) / (uu - u * u / n).clamp(min=1e-12)
-        line = slope, (t - slope * u) / n
-
-        def error(a: Tensor, b: Tensor) -> float:
-            n, u, t, uu, ut, tt = sums[1]
-            return float(
-                (a * a * uu + n * b * b + tt + 2 * (a * b * u - a * ut - b * t)).sum() / tt.sum().clamp(min=1e-30)
-            )
-
-        before, after = error(weight.double(), bias.double()), error(*line)
-        is_better = after < before
-        self.fits.append(BlockFit(index, part, before, min(before, after), is_better))
-        return (line[0].float(), line[1].float()) if is_better else (weight, bias)
-
-
-def is_held_out(batch: int) -> bool:
-    """Says whether a batch judges the fits, and is not fitted to."""
-    return batch % _HELD_OUT == 1
 
 
 def _bare(norm: Norm, writer: Tensor) -> Norm:
