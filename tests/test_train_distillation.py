@@ -17,9 +17,10 @@ import prune_export
 from exporters.errors import CheckpointError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.facts.even_layers import even_layers
 from prune_export.tasks import SPECS
 from prune_export.training.distillation import check_map, even_map, hidden_loss
-from prune_export.training.methods.student import even_layers, write_student
+from prune_export.training.methods.student import write_student
 from prune_export.training.run import train
 from prune_export.training.teacher import HiddenStates, layers_of, load_teacher, segments
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save

@@ -12,6 +12,7 @@ PICKLED = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 SLIM = "slim.safetensors"
 PLAN_FILE = "pruning.json"
+SUBARCHITECTURE = "subarchitecture.json"
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -18,6 +18,7 @@ from prune_export.facts.file_names import (
     SAFETENSORS,
     SENTENCE_FILES,
     SLIM,
+    SUBARCHITECTURE,
     TOKENIZER_FILES,
 )
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
@@ -98,6 +99,13 @@ SLIM_CHECKPOINT = FolderType(
     frozenset(),
     marker=PLAN_FILE,
     format="prune-export/slim",
+)
+PLAIN = FolderType(
+    "plain checkpoint",
+    SAFETENSORS,
+    frozenset({SAFETENSORS, CONFIG, SUBARCHITECTURE}),
+    marker=SUBARCHITECTURE,
+    format="prune-export/plain",
 )
 DENSE = FolderType("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
 

@@ -154,7 +154,7 @@ def _mean(hooked: _Hooked, examples: int) -> BlockMoments:
 
 
 def obs_scores(encoder: Encoder, moments: Sequence[BlockMoments | None]) -> tuple[LayerScores, ...]:
-    """Returns the scores of each unit of `encoder`'s distinct layers: the loss that its removal adds to that of those before.
+    """Returns the scores of the units of `encoder`: the loss that the removal of each adds to that of the units before it.
 
     `moments` are those of `block_moments`. Units that go later never have lower scores, so that the best n units of a block
     are those which stay when the others are gone.

@@ -14,6 +14,7 @@ from exporters.errors import UsageError
 from prune_export.checkpoint.beside import check_beside, copy_beside, files_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.weights import read_weights
+from prune_export.facts.even_layers import even_layers
 from prune_export.facts.file_names import CONFIG, SAFETENSORS
 from prune_export.families.names import Family
 from prune_export.files.tensors import save_tensors
@@ -131,14 +132,6 @@ def _make_student(start: Path, folder: Path, context: Context, *, config: Studen
     if not config.keep and count > layers:
         raise UsageError(f"method.layers: expected 1 to {layers}, the model's; found {count}")
     write_student(checkpoint, config.keep or even_layers(count, layers), folder)
-
-
-def even_layers(count: int, layers: int) -> tuple[int, ...]:
-    """Returns `count` of `layers` layers at even distances, counted from 0: the last of each block of them.
-
-    The student's layer m is then the layer to which TinyBERT's mapping (`distillation.even_map`) assigns it.
-    """
-    return tuple(round((index + 1) * layers / count) - 1 for index in range(count))
 
 
 def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Subarchitecture extraction: spaces of shapes, the W-coefficient, the published algorithm, and networks of a shape."""

@@ -1,0 +1,251 @@
+"""Plain networks: ordinary Hugging Face models of any shape, with weights inherited from a parent.
+
+They begin near the parent and are meant to be trained on; nothing in them needs this program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from exporters.axes import to_device
+from exporters.encoder import Encoder, Linear, MaskedLanguageHead
+from exporters.errors import UsageError, WeightsError
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.checkpoint.weights import read_weights
+from prune_export.facts.even_layers import even_layers
+from prune_export.facts.plan import Indices
+from prune_export.families.state_dict import state_dict
+from prune_export.progress import SILENT, Progress
+from prune_export.pruning.gates import hugging_face_layers
+from prune_export.pruning.rearrangement import rearrange
+from prune_export.pruning.reconstruction.forward import attention_update, feed_forward_update, normalized
+from prune_export.pruning.reconstruction.layerwise import BlockFit
+from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
+from prune_export.search.hidden_basis import hidden_basis
+from prune_export.search.plain_config import check_parent, plain_config
+from prune_export.search.plain_fit import PlainFit
+from prune_export.search.plain_heads import fit_head, fit_pooler
+from prune_export.search.shape import Shape, check_shape, shape_of
+from prune_export.slim_model.blocks import SlimEmbeddings
+from prune_export.tasks import SPECS
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inheritance:
+    """All that networks of every shape take from a parent, computed once.
+
+    `gradients` are those of each layer's gates, and `scores` made of them. `moments` are the second moments of the states
+    after each norm, before its weight and bias, `[hidden, hidden]`, float64: embeddings, then attention and feed-forward of
+    each layer.
+    """
+
+    checkpoint: Checkpoint
+    batches: Sequence[Batch]
+    gradients: tuple[LayerGradients, ...]
+    scores: tuple[LayerScores, ...]
+    moments: tuple[Tensor, ...]
+    device: str
+
+    @property
+    def shape(self) -> Shape:
+        """Returns the shape of the parent."""
+        return shape_of(self.checkpoint.family.dimensions(self.checkpoint.config))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainNetwork:
+    """A network of a shape: its transformers configuration, and its weights under the names of the task's class.
+
+    `layers` are the parent's layers that it has, `units` the heads and columns of each, `fits` how well everything was
+    fitted.
+    """
+
+    shape: Shape
+    config: Any
+    tensors: Mapping[str, Tensor]
+    layers: tuple[int, ...]
+    units: tuple[tuple[Indices, Indices], ...]
+    fits: tuple[BlockFit, ...]
+
+
+def prepare_inheritance(
+    checkpoint: Checkpoint,
+    batches: Sequence[Batch],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> Inheritance:
+    """Scores the heads and columns of a parent, and collects its states' moments.
+
+    `batches` hold int64 tensors by input name, with the labels of tasks that have them. `seed` is for the noise in the
+    losses of tasks without labels.
+
+    Raises:
+        UnsupportedError: no plain network can be made of the parent.
+        UsageError: there are less than two batches, or a loss is not finite.
+    """
+    check_parent(checkpoint)
+    if len(batches) < 2:
+        raise UsageError(f"expected two batches of calibration examples or more; found {len(batches)}")
+    encoder = checkpoint.encoder
+    progress.stage("Scoring heads and columns", sum(len(batch["input_ids"]) for batch in batches))
+    model = load_reference_model(checkpoint)
+    layers = hugging_face_layers(checkpoint, model)
+    gradients = gate_gradients(
+        model, layers, encoder.task, encoder.inputs, batches, seed=seed, device=device, progress=progress
+    )
+    moments = _moments(encoder, batches, device)
+    return Inheritance(checkpoint, batches, gradients, fisher_scores(gradients), moments, device)
+
+
+@torch.no_grad()
+def _moments(encoder: Encoder, batches: Sequence[Batch], device: str) -> tuple[Tensor, ...]:
+    """Returns E[nnᵀ] of the normalized states n after each norm, over all tokens but padding."""
+    embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
+    layers = [to_device(layer, device) for layer in encoder.layers]
+    norms = [embeddings.norm.describe()] if encoder.embeddings.projection is None else []
+    norms += [norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm)]
+    sums = [torch.zeros(encoder.hidden_size, encoder.hidden_size, dtype=torch.float64, device=device) for _ in norms]
+    tokens = 0
+    for batch in batches:
+        mask = batch["attention_mask"].bool().to(device)
+        types = batch.get("token_type_ids")
+        x = embeddings(batch["input_ids"].to(device), None if types is None else types.to(device))
+        states = [x] if encoder.embeddings.projection is None else []
+        for layer in layers:
+            x = normalized(layer.attention_norm, x + attention_update(layer.attention, x, mask))
+            states.append(x)
+            x = normalized(layer.feed_forward_norm, x + feed_forward_update(layer.feed_forward, x))
+            states.append(x)
+        for total, norm, state in zip(sums, norms, states, strict=True):
+            scale = torch.where(norm.weight == 0, torch.ones_like(norm.weight), norm.weight)
+            rows = (state[mask] - norm.bias) / scale
+            total += (rows.T @ rows).double()
+        tokens += int(mask.sum())
+    return tuple((total / max(tokens, 1)).cpu() for total in sums)
+
+
+def plain_checkpoint(
+    checkpoint: Checkpoint,
+    batches: Sequence[Batch],
+    *,
+    depth: int | None = None,
+    hidden: int | None = None,
+    heads: int | None = None,
+    intermediate: int | None = None,
+    layers: Sequence[int] | None = None,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> tuple[Any, Mapping[str, Tensor]]:
+    """Returns configuration and state dict of a plain network; sizes that are None are the parent's.
+
+    `layers` are the parent's layers that stay (None: at even distances). For several shapes of one parent, `inherit` with
+    one `prepare_inheritance` does the common work once.
+
+    Raises:
+        UnsupportedError, UsageError: as for `prepare_inheritance` and `inherit`.
+    """
+    inheritance = prepare_inheritance(checkpoint, batches, device=device, progress=progress)
+    parent = inheritance.shape
+    shape = Shape(
+        parent.depth if depth is None else depth,
+        parent.heads if heads is None else heads,
+        parent.hidden if hidden is None else hidden,
+        parent.intermediate if intermediate is None else intermediate,
+    )
+    network = inherit(inheritance, shape, layers=layers, progress=progress)
+    return network.config, network.tensors
+
+
+@torch.no_grad()
+def inherit(
+    inheritance: Inheritance, shape: Shape, *, layers: Sequence[int] | None = None, progress: Progress = SILENT
+) -> PlainNetwork:
+    """Makes a network of `shape` that is as near to the parent as its configuration allows; see `PlainFit`.
+
+    `layers` are the parent's layers that stay (None: at even distances, the last one included). Heads and columns are those
+    with the greatest Fisher scores, rearranged as in `prune`. Heads become smaller or larger where `hidden // heads` is not
+    the parent's head size (`resize_heads`).
+
+    Raises:
+        UsageError: the shape does not exist, has a size above the parent's or a hidden size of 1, or `layers` are not as
+        many
+            different layers of the parent, in order.
+    """
+    checkpoint = inheritance.checkpoint
+    encoder, parent = checkpoint.encoder, inheritance.shape
+    check_shape(shape, checkpoint.family.dimensions(checkpoint.config))
+    if shape.hidden < 2:
+        raise UsageError(f"hidden: expected 2 or more; found {shape.hidden}")
+    chosen = even_layers(shape.depth, parent.depth) if layers is None else tuple(layers)
+    if len(chosen) != shape.depth or list(chosen) != sorted(set(chosen) & set(range(parent.depth))):
+        raise UsageError(
+            f"layers: expected {shape.depth} different ones from 0 to {parent.depth - 1}, in order; found {list(chosen)}"
+        )
+    kept = {index: _kept_units(inheritance, index, shape) for index in chosen}
+    config = plain_config(checkpoint, shape)
+    progress.stage(f"Fitting {shape}", parent.depth)
+    fit = PlainFit(encoder, hidden_basis(inheritance.moments, shape.hidden), inheritance.batches, inheritance.device)
+    embeddings, fitted = fit.body(chosen, kept, shape.hidden // shape.heads, progress)
+    head = fit_head(fit, encoder.head, embeddings)
+    if isinstance(head, MaskedLanguageHead):
+        if getattr(config, "tie_word_embeddings", True) and head.decoder.weight.shape == embeddings.word.shape:
+            head = replace(head, decoder=replace(head.decoder, weight=embeddings.word))
+        else:
+            config.tie_word_embeddings = False
+    tensors = _tensors(checkpoint, config, Encoder(encoder.task, embeddings, fitted, head)) | _pooler(checkpoint, fit)
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"{shape}: '{name}' of the fitted network holds values that are not finite; give more examples"
+            )
+    return PlainNetwork(shape, config, tensors, chosen, tuple(kept[index] for index in chosen), tuple(fit.fits))
+
+
+def _kept_units(inheritance: Inheritance, layer: int, shape: Shape) -> tuple[Indices, Indices]:
+    gradients, scores = inheritance.gradients[layer], inheritance.scores[layer]
+    return (
+        rearrange(gradients.heads, _greatest(scores.heads, shape.heads)),
+        rearrange(gradients.columns, _greatest(scores.columns, shape.intermediate)),
+    )
+
+
+def _greatest(scores: Tensor, count: int) -> Indices:
+    return tuple(sorted(scores.argsort(descending=True, stable=True)[:count].tolist()))
+
+
+def _tensors(checkpoint: Checkpoint, config: Any, encoder: Encoder) -> dict[str, Tensor]:
+    """Returns the state dict under the names of the task's class, without what transformers ties to something else."""
+    family = checkpoint.family
+    tensors = state_dict(family, config, encoder)
+    rows = family.heads[encoder.task]
+    if isinstance(encoder.head, MaskedLanguageHead) and config.tie_word_embeddings:
+        decoder, bias = rows["decoder.weight"], rows["decoder.bias"].name
+        del tensors[decoder.name]
+        if bias != f"{decoder.module}.bias":
+            del tensors[f"{decoder.module}.bias"]
+    prefix = f"{family.prefix}." if SPECS[encoder.task].base_model else ""
+    return {name.removeprefix(prefix): value.contiguous() for name, value in tensors.items()}
+
+
+def _pooler(checkpoint: Checkpoint, fit: PlainFit) -> dict[str, Tensor]:
+    """Returns the pooler of a base model, which feature extraction does not read and transformers expects; {} for none."""
+    if not SPECS[checkpoint.task].base_model:
+        return {}
+    name = f"{checkpoint.family.prefix}.pooler.dense"
+    weights = read_weights(checkpoint.source.folder, checkpoint.family)
+    if f"{name}.weight" not in weights:
+        return {}
+    size = checkpoint.encoder.hidden_size
+    pooler = Linear(weights.tensor(f"{name}.weight", (size, size)), weights.tensor(f"{name}.bias", (size,)))
+    fitted = fit_pooler(fit, pooler)
+    return {"pooler.dense.weight": fitted.weight.contiguous(), "pooler.dense.bias": fitted.bias.contiguous()}
