@@ -106,7 +106,7 @@ class SlicingBench:
             "flops_kept": round(flops[0] / flops[1], 4),
             "parameters_kept": round(count_parameters(sliced) / count_parameters(self.dense), 4),
             "divergence": float(f"{self.divergence(sliced):.4g}"),
-            "metric": round(self.bench.judge(sliced)[self.bench.task.metric], 2),
+            "metric": round(self.bench.judge(sliced)[0][self.bench.task.metric], 2),
         }
 
 
