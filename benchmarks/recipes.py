@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import RESULTS, machine
-from benchmarks.readme import DOCS, put
+from benchmarks.readme import put
 from benchmarks.recipe_data import dense_classifier, found_network, mrqa_folders, squad_2
-from benchmarks.recipes_table import recipes_section
+from benchmarks.recipes_tables import NAME, contents, recipes_section
 from benchmarks.source_tree import ROOT
 from prune_export.cli.console import progress
 from prune_export.training.recipe import Recipe
@@ -37,7 +37,6 @@ from prune_export.verbs.export import export
 from prune_export.verbs.inspect import inspect
 
 RECIPES = ROOT / "examples" / "recipes"
-NAME = "recipes"
 STEPS, BATCH_SIZE, EXAMPLES = 16, 4, 100
 LENGTH = 128  # tokens of a window, and at which FLOPs are counted
 
@@ -284,9 +283,8 @@ def main() -> None:
             row = run(miniature, inputs, before)
             found = write([row])
             print({name: row[name] for name in ("recipe", "flops_kept", "before", "after", "seconds")}, flush=True)
-    section = recipes_section(found)
-    put([(DOCS / "published.md", NAME, section)])
-    print(section)
+    put(contents())
+    print(recipes_section(found))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
-"""The table of docs/published.md: every recipe in miniature, from benchmarks/results/recipes.json."""
+#!/usr/bin/env python3
+"""The table of docs/published.md: every recipe in miniature, from benchmarks/results/recipes.json.
+
+python -m benchmarks.recipes_tables
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from benchmarks.measuring import RESULTS
+from benchmarks.readme import DOCS, Content, put
+
+NAME = "recipes"
 
 HEADINGS = ("system", "published", "miniature: FLOPs kept", "dense → pruned", "error / allowed", "command")
 
@@ -35,3 +45,19 @@ def recipe_row(row: dict[str, Any]) -> tuple[str, ...]:
         ", ".join(f"{share:.1g}" for share in row["error_over_allowed"]),
         f"`prune-export train examples/recipes/{row['recipe']}.toml`",
     )
+
+
+def contents() -> list[Content]:
+    """Return the text of the page that is made of the results."""
+    path = RESULTS / f"{NAME}.json"
+    if not path.is_file():
+        return []
+    return [(DOCS / "published.md", NAME, recipes_section(json.loads(path.read_text(encoding="utf-8"))))]
+
+
+def main() -> None:
+    put(contents())
+
+
+if __name__ == "__main__":
+    main()
