@@ -14,6 +14,7 @@ from prune_export.data.examples import Question, QuestionData
 from prune_export.data.read import read_examples
 from prune_export.training.dry_run import dry_run
 from prune_export.training.methods import stages_of
+from prune_export.training.methods.student import StudentConfig
 from prune_export.training.recipe_file import check_recipe, read_recipe
 from tests.tiny_training import checkpoint_folder, questions_file
 
@@ -24,7 +25,8 @@ CLASSES = {"nn_pruning-hybrid-filled-mnli": 3, "minilm-topics": 2}  # the others
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ready")
     questions_file(root / "questions.json", 8)
-    checkpoint_folder(root / "questions", num_hidden_layers=6, intermediate_size=32)
+    for layers in (2, 6):
+        checkpoint_folder(root / f"questions-{layers}", num_hidden_layers=layers, intermediate_size=32)
     for classes in CLASSES.values():
         names = {number: f"class {number}" for number in range(classes)}
         checkpoint_folder(root / f"classes-{classes}", "text-classification", id2label=names, num_labels=classes)
@@ -37,7 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ready_recipes_are_dry_run(path: Path, folder: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     classes = CLASSES.get(path.stem)
-    model = str(folder / (f"classes-{classes}" if classes else "questions"))
+    layers = 6 if isinstance(recipe.method, StudentConfig) else 2
+    model = str(folder / (f"classes-{classes}" if classes else f"questions-{layers}"))
     data = str(folder / (f"classes-{classes}.jsonl" if classes else "questions.json"))
     changes = [f"model={model}", f"data.train={data}", f"output={tmp_path / 'run'}", "trainer.use_cpu=true"]
     changes += [f"teacher={model}"] * (recipe.teacher is not None)
@@ -46,7 +49,8 @@ def test_ready_recipes_are_dry_run(path: Path, folder: Path, tmp_path: Path) -> 
         changes.append(f"data.eval={data}")
     if classes:
         changes.append("data.dataset=own")
-    found = dry_run(path, changes=[*changes, "data.max_seq_length=24", "data.doc_stride=4"])
+    changes += ["data.max_seq_length=24", "data.doc_stride=4", "optimiser.batch_size=2"]
+    found = dry_run(path, changes=changes)
     assert found.features == 8
     assert all(stage.steps > 0 for stage in found.stages)
     assert not (tmp_path / "run").exists()
