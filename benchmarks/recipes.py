@@ -38,6 +38,13 @@ from prune_export.verbs.inspect import inspect
 
 RECIPES = ROOT / "examples" / "recipes"
 STEPS, BATCH_SIZE, EXAMPLES = 16, 4, 100
+EVALUATIONS = {
+    "qa": "xquad-en",
+    "found": "xquad-en",
+    "qa2": "8 articles of SQuAD 2.0",
+    "mrqa": "two sets in MRQA's form",
+    "texts": "SST-2",
+}
 LENGTH = 128  # tokens of a window, and at which FLOPs are counted
 
 
@@ -242,7 +249,7 @@ def run(miniature: Miniature, inputs: Inputs, before: Callable[[str], tuple[str,
         "metric": metric,
         "before": dense_score,
         "after": after,
-        "evaluation": inputs.evaluation(miniature.data).name,
+        "evaluation": EVALUATIONS[miniature.data],
         "error_over_allowed": shares,
         "warnings": list(trained.warnings),
         "seconds": round(time.perf_counter() - began),
