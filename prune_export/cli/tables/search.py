@@ -21,30 +21,21 @@ def front_table(front: SearchFront) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        title=f"Front of {front.evaluations:,} candidates (*: best W)",
+        title=f"Front of {front.evaluations:,} candidates (×: speed-up, div.: divergence, *: best W)",
         title_justify="left",
     )
-    headings = (
-        "",
-        "ms",
-        "speed-up",
-        "MiB",
-        *(("metric", "lost") if has_metric else ()),
-        "divergence",
-        "W",
-        "heads/columns",
-    )
-    for heading in headings:
+    metric = ("metric", "lost") if has_metric else ()
+    for heading in ("", "ms", "×", "MiB", *metric, "div.", "W", "heads", "cols", "widths"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for point in front.points:
         costs = point.measured
-        metric = (f"{costs.metric:.2f}", f"{loss_of(costs, front.unpruned):.2f}") if has_metric else ()
+        lost = (f"{costs.metric:.2f}", f"{loss_of(costs, front.unpruned):.2f}") if has_metric else ()
         table.add_row(
             point.name,
             f"{costs.latency_ms:.2f}",
-            f"{front.unpruned.latency_ms / costs.latency_ms:.2f}×",
+            f"{front.unpruned.latency_ms / costs.latency_ms:.2f}",
             f"{costs.mib:.1f}",
-            *metric,
+            *lost,
             f"{costs.divergence:.4f}",
             f"{point.w:.2f}" + ("*" if point.w == best else ""),
             *_sizes(point),
@@ -52,7 +43,7 @@ def front_table(front: SearchFront) -> Table:
     costs = front.unpruned
     table.add_row(
         "unpruned",
-        *(f"{costs.latency_ms:.2f}", "1.00×", f"{costs.mib:.1f}"),
+        *(f"{costs.latency_ms:.2f}", "1.00", f"{costs.mib:.1f}"),
         *((f"{costs.metric:.2f}", "") if has_metric else ()),
     )
     return table
