@@ -34,6 +34,7 @@ from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.tables.export import summary_table
+from prune_export.pruning.costs import counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.slicing.bases import Basis, spectra
 from prune_export.slicing.slicer import slice_network
 from prune_export.slicing.widths import one_width, widths_by_share
@@ -391,6 +392,8 @@ def test_costs_are_those_of_the_products(networks: dict[Task, tuple[Checkpoint, 
     assert [shape.widths for shape in shapes] == [(20, 9, 16), (16, 12, 5), (5, 22, 11)]
     per_token = flops_per_token(shapes, hidden_size=0, sequence_length=ids.shape[1])
     assert ids.numel() * per_token == counter.get_total_flops() - head
+    assert flops_costs(sliced, sequence_length=ids.shape[1]).total(counts_of(sliced)) == per_token
+    assert parameter_costs(sliced).total(counts_of(sliced)) == layer_parameters(sliced)
     assert count_parameters(sliced) == sum(parameter.numel() for parameter in module.parameters())
 
 

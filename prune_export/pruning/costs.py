@@ -43,14 +43,18 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
         return flops_per_token((shape,), hidden_size=encoder.hidden_size, sequence_length=sequence_length)
 
     heads, columns = [], []
+    fixed = 0.0
     for index, layer in enumerate(encoder.distinct_layers):
         applications, shape = encoder.layer_indices.count(index), layer_shape(layer)
-        one_head = applications * flops(LayerShape(1, shape.query_key_size, shape.value_size, 0))
-        one_column = applications * flops(LayerShape(0, 0, 0, 1))
+        skips = flops(LayerShape(0, 0, 0, 0, shape.widths))
+        head = LayerShape(1, shape.query_key_size, shape.value_size, 0, shape.widths)
+        one_head = applications * (flops(head) - skips)
+        one_column = applications * (flops(LayerShape(0, 0, 0, 1, shape.widths)) - skips)
+        fixed += applications * skips
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
         columns.append(tuple(float(one_column * count) for count in range(shape.columns + 1)))
-    dense = sum(costs[-1] for costs in (*heads, *columns))
-    return Costs("FLOPs per token", dense, 0.0, tuple(heads), tuple(columns))
+    dense = fixed + sum(costs[-1] for costs in (*heads, *columns))
+    return Costs("FLOPs per token", dense, fixed, tuple(heads), tuple(columns))
 
 
 def parameter_costs(encoder: Encoder) -> Costs:
@@ -58,15 +62,14 @@ def parameter_costs(encoder: Encoder) -> Costs:
 
     Embeddings and task head, which are not pruned, do not count. Surgery drops key biases and folds value biases.
     """
-    hidden = encoder.hidden_size
     heads, columns = [], []
     fixed = 0
     for layer in encoder.distinct_layers:
-        shape = layer_shape(layer)
-        one_head = 2 * (shape.query_key_size + shape.value_size) * hidden + shape.query_key_size
+        shape, (hidden, middle, output) = layer_shape(layer), layer.widths
+        one_head = shape.query_key_size * (2 * hidden + 1) + shape.value_size * (hidden + middle)
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
-        columns.append(tuple(float((2 * hidden + 1) * count) for count in range(shape.columns + 1)))
-        fixed += 2 * hidden + _norm_parameters(layer)
+        columns.append(tuple(float((middle + output + 1) * count) for count in range(shape.columns + 1)))
+        fixed += middle + output + _fixed_parameters(layer)
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
 
 
@@ -75,8 +78,11 @@ def layer_parameters(encoder: Encoder) -> int:
     return sum(tensor.numel() for tensor in tensors(encoder.layers))
 
 
-def _norm_parameters(layer: Layer) -> int:
-    return sum(tensor.numel() for norm in (layer.attention_norm, layer.feed_forward_norm) for tensor in tensors(norm))
+def _fixed_parameters(layer: Layer) -> int:
+    """Returns the parameters of norms and skip matrices."""
+    norms = (tensor for norm in (layer.attention_norm, layer.feed_forward_norm) for tensor in tensors(norm))
+    skips = (skip for skip in (layer.attention_skip, layer.feed_forward_skip) if skip is not None)
+    return sum(tensor.numel() for tensor in (*norms, *skips))
 
 
 def counts_of(encoder: Encoder) -> tuple[tuple[int, int], ...]:
