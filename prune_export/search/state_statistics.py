@@ -35,7 +35,7 @@ class StateStatistics:
 
 @torch.no_grad()
 def state_statistics(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], device: str = "cpu") -> StateStatistics:
-    """Runs `encoder` on `batches`: int64 `input_ids`, `attention_mask`, and `token_type_ids` where the network takes them."""
+    """Runs `encoder` on `batches`: int64 `input_ids`, `attention_mask`, and `token_type_ids` if the network takes them."""
     embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
     layers = [to_device(layer, device) for layer in encoder.layers]
     first = [embeddings.norm.describe()] if encoder.embeddings.projection is None else []
