@@ -30,7 +30,7 @@ from prune_export.search.plain_config import check_parent, plain_config
 from prune_export.search.plain_fit import PlainFit
 from prune_export.search.plain_heads import fit_head, fit_pooler
 from prune_export.search.shape import Shape, check_shape, shape_of
-from prune_export.search.state_statistics import StateStatistics, state_statistics
+from prune_export.search.state_moments import state_moments
 from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]
@@ -40,14 +40,14 @@ Batch = Mapping[str, Tensor]
 class Inheritance:
     """All that networks of every shape take from a parent, computed once.
 
-    `gradients` are those of each layer's gates, and `scores` made of them.
+    `gradients` are those of each layer's gates, `scores` are made of them, and `moments` are `state_moments`.
     """
 
     checkpoint: Checkpoint
     batches: Sequence[Batch]
     gradients: tuple[LayerGradients, ...]
     scores: tuple[LayerScores, ...]
-    statistics: StateStatistics
+    moments: tuple[Tensor, ...]
     device: str
 
     @property
@@ -99,8 +99,8 @@ def prepare_inheritance(
     gradients = gate_gradients(
         model, layers, encoder.task, encoder.inputs, batches, seed=seed, device=device, progress=progress
     )
-    statistics = state_statistics(encoder, batches, device)
-    return Inheritance(checkpoint, batches, gradients, fisher_scores(gradients), statistics, device)
+    moments = state_moments(encoder, batches, device)
+    return Inheritance(checkpoint, batches, gradients, fisher_scores(gradients), moments, device)
 
 
 def plain_checkpoint(
@@ -163,9 +163,7 @@ def inherit(
     kept = {index: _kept_units(inheritance, index, shape) for index in chosen}
     config = plain_config(checkpoint, shape)
     progress.stage(f"Fitting {shape}", parent.depth)
-    fit = PlainFit(
-        encoder, hidden_basis(inheritance.statistics.moments, shape.hidden), inheritance.batches, inheritance.device
-    )
+    fit = PlainFit(encoder, hidden_basis(inheritance.moments, shape.hidden), inheritance.batches, inheritance.device)
     embeddings, fitted = fit.body(chosen, kept, shape.hidden // shape.heads, progress)
     head = fit_head(fit, encoder.head, embeddings)
     if isinstance(head, MaskedLanguageHead):
