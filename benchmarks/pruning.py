@@ -20,7 +20,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,30 @@ from benchmarks.measuring import RESULTS, machine
 FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
+OBS = "optimal brain surgeon"  # the default of `prune`
 KEEP_BLOCKS = "no whole block dropped"
 # What each row is, by what `prune_export.pruning.pruner.PrunerSettings` calls it.
 ROWS: dict[str, dict[str, Any]] = {
     "random": {"method": "random", "rearrangement": False, "reconstruction": "none", "gradual": False},
     "magnitude": {"method": "magnitude", "rearrangement": False, "reconstruction": "none", "gradual": False},
     "taylor": {"method": "taylor", "rearrangement": False, "reconstruction": "none", "gradual": False},
-    "fisher": {"rearrangement": False, "reconstruction": "none", "gradual": False},
-    "+ rearrangement": {"reconstruction": "none", "gradual": False},
-    "+ scales": {"reconstruction": "scales", "gradual": False},
-    "+ reconstruction": {"gradual": False},
-    GRADUAL: {},
-    KEEP_BLOCKS: {"drop_blocks": False},
+    "fisher": {"method": "fisher", "rearrangement": False, "reconstruction": "none", "gradual": False},
+    "+ rearrangement": {"method": "fisher", "reconstruction": "none", "gradual": False},
+    "+ scales": {"method": "fisher", "reconstruction": "scales", "gradual": False},
+    "+ reconstruction": {"method": "fisher", "gradual": False},
+    GRADUAL: {"method": "fisher"},
+    OBS: {"method": "obs"},
+    KEEP_BLOCKS: {"method": "obs", "drop_blocks": False},
 }
-_LATER_SEEDS = (0.7, 0.6, 0.5, 0.4)
+_LATER_SEEDS = (0.7, 0.6, 0.5, 0.4, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is pruned and judged; paths are relative to the data folder. FLOPs count at `sequence_length` tokens."""
+    """What is pruned and judged; paths are relative to the data folder. FLOPs count at `sequence_length` tokens.
+
+    Networks are judged on the answerable questions of `second`, too.
+    """
 
     name: str
     model: str
@@ -56,6 +61,7 @@ class Task:
     metric: str
     sequence_length: int
     samples: int
+    second: str | None = None
     rows: tuple[str, ...] = field(default_factory=lambda: tuple(ROWS))
 
 
@@ -67,6 +73,7 @@ TASKS = {
             model="models/minilm-qa-dense",
             calibration=tuple(f"data/qa/squadshifts-{name}.json" for name in ("new_wiki", "reddit", "amazon")),
             evaluation="data/qa/xquad-en.json",
+            second="data/qa/squad-v2-dev-8-articles.json",
             metric="f1",
             sequence_length=192,
             samples=512,
@@ -96,14 +103,14 @@ class Point:
 def plan(task: Task, seeds: Sequence[int]) -> list[Point]:
     """All points, what matters most first: the rows that build on each other at the usual budgets."""
     rows = [row for row in task.rows if row != DENSE]
-    built = [row for row in rows if row in ("fisher", "+ rearrangement", "+ scales", "+ reconstruction", GRADUAL)]
+    built = [row for row in rows if row in ("fisher", "+ rearrangement", "+ scales", "+ reconstruction", GRADUAL, OBS)]
     others = [row for row in rows if row not in built]
     points = [Point(DENSE, 1.0, seeds[0])]
     points += [Point(row, flops, seeds[0]) for flops in _LATER_SEEDS for row in built]
     points += [Point(row, flops, seeds[0]) for row in others for flops in _LATER_SEEDS]
-    points += [Point(row, flops, seeds[0]) for flops in (0.9, 0.8, 0.3) for row in rows]
-    points += [Point(GRADUAL, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS]
-    points.append(Point(GRADUAL, 0.25, seeds[0]))  # beside benchmarks.training
+    points += [Point(row, flops, seeds[0]) for flops in (0.9, 0.8) for row in rows]
+    points += [Point(row, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS for row in (GRADUAL, OBS)]
+    points += [Point(row, 0.25, seeds[0]) for row in (GRADUAL, OBS)]  # beside benchmarks.training
     return points
 
 
@@ -114,7 +121,7 @@ def same_as(point: Point, found: Sequence[dict[str, Any]]) -> dict[str, Any] | N
     if point.row == GRADUAL and len(target_fractions(point.flops)) == 1:
         row = "+ reconstruction"
     elif point.row == KEEP_BLOCKS:
-        row = GRADUAL
+        row = OBS
     else:
         return None
     for other in found:
@@ -140,6 +147,11 @@ class Bench:
         sources = [folder / path for path in task.calibration]
         self.calibration = read_calibration(CalibrationData(sources, samples=samples, seed=seed), self.checkpoint)
         self.data = read_examples(folder / task.evaluation)
+        self.second: Any = None
+        if task.second is not None:
+            second: Any = read_examples(folder / task.second)
+            answerable = tuple(example for example in second.examples if example.answers)
+            self.second = replace(second, examples=answerable, style="squad")
         self.costs = flops_costs(self.checkpoint.encoder, sequence_length=task.sequence_length)
         self._gradients: Any = None
         self._pruners: dict[str, Any] = {}
@@ -157,12 +169,13 @@ class Bench:
             encoder = steps[-1].network.encoder
             fits = [[part.layer, part.part, part.before, part.after] for part in steps[-1].fits]
         counts = counts_of(encoder)
-        metrics = self._judge(operate(encoder, plan_from_zeros(encoder)))
+        metrics, second = self.judge(operate(encoder, plan_from_zeros(encoder)))
         return {
             "row": point.row,
             "flops": point.flops,
             "seed": point.seed,
             "metrics": {name: round(value, 3) for name, value in metrics.items()},
+            "second_metrics": {name: round(value, 3) for name, value in second.items()},
             "flops_kept": round(self.costs.total(counts) / self.costs.dense, 5),
             "kept": [list(pair) for pair in counts],
             "held_out_errors": [[*part[:2], *(float(f"{error:.4g}") for error in part[2:])] for part in fits],
@@ -181,7 +194,7 @@ class Bench:
                 self._gradients = self._pruners[row].gradients()
         return self._pruners[row]
 
-    def _judge(self, slim: Any) -> dict[str, float]:
+    def judge(self, slim: Any) -> tuple[dict[str, float], dict[str, float]]:
         from exporters.onnx.precision import PRECISIONS
         from exporters.onnx.serialize import save
         from exporters.onnx.targets import TARGETS
@@ -198,7 +211,8 @@ class Bench:
             session = Session(path, provider="cpu", threads=self.threads, settings=settings)
             folder = self.checkpoint.source.folder
             network = Network("pruned", "onnx", slim.task, folder, session.inputs, session.outputs, session.run)
-            return dict(evaluate_network(network, self.data).metrics)
+            second = {} if self.second is None else dict(evaluate_network(network, self.second).metrics)
+            return dict(evaluate_network(network, self.data).metrics), second
 
 
 @contextmanager
@@ -270,6 +284,7 @@ def main() -> None:
             "sequence_length": task.sequence_length,
             "calibration": [Path(source).name for source in task.calibration],
             "evaluation": Path(task.evaluation).name,
+            "second": None if task.second is None else Path(task.second).name,
             "examples": len(bench.data.examples),
         }
         write(path, {**found, "points": [*found["points"], measured]})

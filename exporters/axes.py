@@ -62,7 +62,7 @@ class Renamed:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field of a description class: its annotation of axes, whether it may be None, and the class of its part."""
+    """A field of a description class: its annotation of axes, whether it may be None, and the one class of its part."""
 
     name: str
     note: Axes | Renamed | None
@@ -87,8 +87,8 @@ def _field(name: str, hint: Any) -> _Field:
         hint, *notes = get_args(hint)
         note = next(item for item in notes if isinstance(item, Axes | Renamed))
     options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    part = next((option for option in options if isinstance(option, type) and is_dataclass(option)), None)
-    return _Field(name, note, NoneType in options, Tensor in options, part)
+    parts = [option for option in options if isinstance(option, type) and is_dataclass(option)]
+    return _Field(name, note, NoneType in options, Tensor in options, parts[0] if len(parts) == 1 else None)
 
 
 def axes_of(kind: type[Any]) -> dict[str, Axes]:

@@ -10,18 +10,24 @@ from exporters.encoder import Encoder, Layer, tensors
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """The sizes that decide what a layer costs; they are zero for a block that was removed."""
+    """The sizes that decide what a layer costs; they are zero for a block that was removed.
+
+    `widths` are those of the residual stream before the layer, after its attention and after the layer, where it has skip
+    matrices. None: it is as wide everywhere, and has none.
+    """
 
     heads: int
     query_key_size: int
     value_size: int
     columns: int
+    widths: tuple[int, int, int] | None = None
 
 
 def layer_shape(layer: Layer) -> LayerShape:
     """Returns the shape of one layer of a description."""
     sizes = sizes_of(layer)
-    return LayerShape(*(sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate")))
+    heads, query_key, value, columns = (sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate"))
+    return LayerShape(heads, query_key, value, columns, None if layer.attention_skip is None else layer.widths)
 
 
 def count_parameters(encoder: Encoder) -> int:
@@ -32,12 +38,15 @@ def count_parameters(encoder: Encoder) -> int:
 def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequence_length: int) -> int:
     """Counts the operations of all encoder layers for one token: 2 for each multiply-add of a matrix product.
 
-    These are the projections, `query @ key.T`, `scores @ value` and the feed-forward products. As usual, embeddings,
-    norms, softmax, activations, biases and the task head are left out.
+    These are the projections, `query @ key.T`, `scores @ value`, the feed-forward products and the skip matrices. As usual,
+    embeddings, norms, softmax, activations, biases and the task head are left out. `hidden_size` is the width of layers
+    whose shape has no widths.
     """
     total = 0
     for shape in shapes:
-        projections = shape.heads * (2 * shape.query_key_size + 2 * shape.value_size) * hidden_size
-        products = shape.heads * (shape.query_key_size + shape.value_size) * sequence_length
-        total += 2 * (projections + products + 2 * shape.columns * hidden_size)
+        hidden, middle, output = shape.widths or (hidden_size,) * 3
+        skips = 0 if shape.widths is None else hidden * middle + middle * output
+        projections = (2 * shape.query_key_size + shape.value_size) * hidden + shape.value_size * middle
+        products = (shape.query_key_size + shape.value_size) * sequence_length
+        total += 2 * (shape.heads * (projections + products) + shape.columns * (middle + output) + skips)
     return total

@@ -42,11 +42,16 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """LayerNorm over the last dimension, or `x * weight + bias` where `epsilon` is None (nn_pruning's "no_norm")."""
+    """LayerNorm over the last dimension, or `x * weight + bias` where `epsilon` is None (nn_pruning's "no_norm").
+
+    Where it is not `centered`, the mean is not subtracted: `x / sqrt(mean(x²) + epsilon) * weight + bias`, which is RMSNorm
+    (Zhang and Sennrich 2019).
+    """
 
     weight: Annotated[Tensor, Axes("features")]
-    bias: Annotated[Tensor, Axes("features")]
+    bias: Annotated[Tensor | None, Axes("features")]  # None: no bias
     epsilon: float | None
+    centered: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +94,8 @@ class DotProduct(AttentionScores):
 class Attention:
     """Self-attention: `softmax(scores) @ value` per head, then the output projection, summed over heads.
 
-    The axes "query_key" and "value" may differ in size. `heads` holds each head's index in the original model.
+    The axes "query_key" and "value" may differ in size, and so may "hidden", which is read, and "written". `heads` holds
+    each head's index in the original model.
     """
 
     heads: Annotated[tuple[int, ...], Axes("head")]
@@ -99,8 +105,8 @@ class Attention:
     key_bias: Annotated[Tensor | None, Axes("head", "query_key", rows=2)]  # None: no bias
     value_weight: Annotated[Tensor, Axes("head", "value", "hidden", rows=2)]
     value_bias: Annotated[Tensor | None, Axes("head", "value", rows=2)]  # None: no bias
-    output_weight: Annotated[Tensor, Axes("hidden", "head", "value")]
-    output_bias: Annotated[Tensor, Axes("hidden")]
+    output_weight: Annotated[Tensor, Axes("written", "head", "value")]
+    output_bias: Annotated[Tensor, Axes("written")]
     scores: AttentionScores
 
     @property
@@ -133,7 +139,7 @@ class FeedForward:
 
     up: Annotated[Linear, Renamed(inputs="hidden", outputs="intermediate")]
     gating: Gating
-    down: Annotated[Linear, Renamed(inputs="intermediate", outputs="hidden")]
+    down: Annotated[Linear, Renamed(inputs="intermediate", outputs="written")]
 
     @property
     def columns(self) -> int:
@@ -144,7 +150,7 @@ class FeedForward:
 class ConstantBlock:
     """A block without heads or columns: it adds the same vector to every position."""
 
-    bias: Annotated[Tensor, Axes("hidden")]
+    bias: Annotated[Tensor, Axes("written")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +165,25 @@ class PostNorm(NormPlacement):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Attention, then feed-forward, each added to the residual stream and normalized as `placement` says."""
+    """Attention, then feed-forward, each added to the residual stream and normalized as `placement` says.
 
-    attention: Attention | ConstantBlock
-    attention_norm: Annotated[Norm, Renamed(features="hidden")]
-    feed_forward: FeedForward | ConstantBlock
-    feed_forward_norm: Annotated[Norm, Renamed(features="hidden")]
+    The residual stream is "hidden" wide before the layer, "middle" after its attention and "output" after the layer. Where a
+    block has a skip matrix, the residual sum is `skip @ x + block(x)`; otherwise it is `x + block(x)`, of one width.
+    """
+
+    attention: Annotated[Attention | ConstantBlock, Renamed(hidden="hidden", written="middle")]
+    attention_norm: Annotated[Norm, Renamed(features="middle")]
+    feed_forward: Annotated[FeedForward | ConstantBlock, Renamed(hidden="middle", written="output")]
+    feed_forward_norm: Annotated[Norm, Renamed(features="output")]
+    attention_skip: Annotated[Tensor | None, Axes("middle", "hidden")] = None
+    feed_forward_skip: Annotated[Tensor | None, Axes("output", "middle")] = None
     placement: NormPlacement = PostNorm()
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Returns the width of the residual stream before the layer, after its attention and after the layer."""
+        middle, output = self.attention_norm.weight.shape[0], self.feed_forward_norm.weight.shape[0]
+        return middle if self.attention_skip is None else self.attention_skip.shape[1], middle, output
 
 
 class Head:
@@ -224,9 +242,11 @@ class MaskedLanguageHead(Head):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureHead(Head):
-    """Feature extraction: the last hidden state as it is."""
+    """Feature extraction: the last hidden state as it is, or after `output`, which gives it the original width."""
 
     outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
+
+    output: Annotated[Linear | None, Renamed(inputs="hidden", outputs="feature")] = None
 
 
 TaskHead = SpanHead | TokenHead | SequenceHead | MaskedLanguageHead | FeatureHead
@@ -259,8 +279,27 @@ class Encoder:
         return next((block.gating.activation for block in blocks if isinstance(block, FeedForward)), "")
 
     @property
+    def norms(self) -> tuple[Norm, ...]:
+        """Returns the norms of the residual stream: that of the embeddings, then two per layer."""
+        of_layers = (norm for layer in self.layers for norm in (layer.attention_norm, layer.feed_forward_norm))
+        return (self.embeddings.norm, *of_layers)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Returns the width of the residual stream before the first layer and after each attention and feed-forward norm."""
+        return (self.layers[0].widths[0], *(width for layer in self.layers for width in layer.widths[1:]))
+
+    @property
     def hidden_size(self) -> int:
-        return self.layers[0].attention_norm.weight.shape[0]
+        """Returns the largest width of the residual stream; that of all hidden states unless the network is sliced."""
+        return max(self.widths)
+
+    @property
+    def is_sliced(self) -> bool:
+        """Says whether a block has a skip matrix: the residual stream may then have several widths."""
+        return any(
+            skip is not None for layer in self.layers for skip in (layer.attention_skip, layer.feed_forward_skip)
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
 from prune_export.surgeon.zeros import plan_from_zeros
 from tests.models import FAMILY_CASES, make_model, save
 
-SIZES = {"head": 3, "query_key": 4, "value": 5, "hidden": 6, "intermediate": 7}
+SIZES = {"head": 3, "query_key": 4, "value": 5, "hidden": 6, "written": 8, "intermediate": 7}
 DIMENSION = {"query_weight": 0, "query_bias": 0, "value_weight": 0, "output_weight": 1}  # of the heads
 
 
@@ -81,9 +81,9 @@ def test_every_tensor_of_a_description_says_its_axes() -> None:
     for kind in (Attention, FeedForward, Embeddings, *get_args(TaskHead)):
         for path, axes in axes_of(kind).items():
             assert 0 < axes.rows <= len(axes.names), path
-    assert axes_of(Attention)["output_weight"] == Axes("hidden", "head", "value")
+    assert axes_of(Attention)["output_weight"] == Axes("written", "head", "value")
     assert axes_of(FeedForward)["up.weight"] == Axes("intermediate", "hidden")
-    assert axes_of(FeedForward)["down.bias"] == Axes("hidden")
+    assert axes_of(FeedForward)["down.bias"] == Axes("written")
     assert "heads" not in axes_of(Attention)
 
 
@@ -221,10 +221,10 @@ def test_fused_projections_are_read_and_written(per_head: bool) -> None:
 
 def test_a_transposed_matrix_is_read_and_written() -> None:
     table = linear("output_", "out", transposed=True)
-    weight = np.random.default_rng(0).normal(size=(15, 6))
-    stored = {"out.weight": weight, "out.bias": np.arange(6.0)}
+    weight = np.random.default_rng(0).normal(size=(15, 8))
+    stored = {"out.weight": weight, "out.bias": np.arange(8.0)}
     tensors = read(table, axes_of(Attention), SIZES, lambda name, shape: torch.from_numpy(stored[name]).reshape(shape))
-    np.testing.assert_array_equal(tensors["output_weight"], weight.T.reshape(6, 3, 5))
+    np.testing.assert_array_equal(tensors["output_weight"], weight.T.reshape(8, 3, 5))
     written = write(table, {path: (tensor, axes_of(Attention)[path]) for path, tensor in tensors.items()})
     np.testing.assert_array_equal(written["out.weight"], weight)
 

@@ -33,10 +33,13 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.tasks import Task
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.weights import read_weights
 from prune_export.options.prune import CalibrationData
 from prune_export.pruning.calibration import read_calibration
 from prune_export.pruning.costs import Costs
+from prune_export.pruning.gates import slim_layers
+from prune_export.pruning.obs import BlockMoments, block_moments, remove_all
 from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
 from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
@@ -529,3 +532,75 @@ def test_chance_draws_a_number_per_unit_that_is_there(tmp_path: Path) -> None:
         drawn = torch.rand(heads + columns, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(found.heads, drawn[:heads] * 2 * first.attention.value_size, rtol=0, atol=0)
         torch.testing.assert_close(found.columns, drawn[heads:], rtol=0, atol=0)
+
+
+# --- optimal brain surgeon, in NumPy ----------------------------------------------------------------------------------
+
+
+def least_loss(weight: Array, features: Array, gradients: Array, gone: list[int]) -> float:
+    """tr(M E H Eᵀ) / 2 of the best refit of the features that stay."""
+    error = weight.copy()
+    stays = [index for index in range(len(features)) if index not in gone]
+    refit = weight @ features[:, stays] @ np.linalg.inv(features[np.ix_(stays, stays)])
+    error[:, stays] -= refit
+    return float(np.trace(gradients @ error @ features @ error.T) / 2)
+
+
+@pytest.mark.parametrize(("size", "group"), [(1, 1), (1, 3), (3, 1)])
+def test_obs_downdates_give_the_loss_of_a_refit_at_every_level(size: int, group: int) -> None:
+    rng = np.random.default_rng(0)
+    weight, features = rng.normal(size=(6, 12)), rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12))
+    gradients = rng.normal(size=(4, 6))  # of lower rank than the weight
+    moments = BlockMoments(torch.from_numpy(features.T @ features / 200), torch.from_numpy(gradients.T @ gradients))
+    removal = remove_all(torch.from_numpy(weight), moments, size=size, group=group, damping=0.0)
+    assert sorted(removal.order) == list(range(12 // size))
+    gone: list[int] = []
+    for step in range(0, len(removal.order), group):
+        for unit in removal.order[step : step + group]:
+            gone += range(unit * size, (unit + 1) * size)
+        expected = least_loss(weight, moments.features.numpy(), moments.gradients.numpy(), gone)
+        assert sum(removal.losses[: step + group]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_obs_removes_the_unit_that_costs_least() -> None:
+    rng = np.random.default_rng(1)
+    weight, features = rng.normal(size=(5, 7)), rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7))
+    moments = BlockMoments(torch.from_numpy(features.T @ features / 60), torch.eye(5, dtype=torch.float64))
+    removal = remove_all(torch.from_numpy(weight), moments, damping=0.0)
+    gone: list[int] = []
+    for unit in removal.order:
+        others = [index for index in range(7) if index not in gone]
+        losses = {index: least_loss(weight, moments.features.numpy(), np.eye(5), [*gone, index]) for index in others}
+        assert unit == min(losses, key=lambda index: losses[index])
+        gone.append(unit)
+
+
+def test_block_moments_are_those_of_contexts_and_gradients(tmp_path: Path) -> None:
+    model = make_model(BERT, "text-classification")
+    save(model, tmp_path)
+    encoder = load_checkpoint(resolve(tmp_path)).encoder
+    inputs = example_inputs(model)
+    batch = {**inputs, "labels": torch.tensor([0, 1, 1])[: len(inputs["input_ids"])]}
+    slim = slim_module(load_checkpoint(resolve(tmp_path)), encoder)
+    moments = block_moments(slim, slim_layers(slim), encoder.task, encoder.inputs, [batch])
+    down = slim.layers[1].feed_forward.down
+    seen: dict[str, torch.Tensor] = {}
+
+    def hook(_module: Any, arguments: Any, output: torch.Tensor) -> None:
+        seen.update(features=arguments[0], output=output)
+        output.retain_grad()
+
+    handle = down.register_forward_hook(hook)
+    loss = functional.cross_entropy(slim(**inputs).logits, batch["labels"], reduction="sum")
+    loss.backward()
+    handle.remove()
+    attended = inputs["attention_mask"].bool().numpy()
+    assert seen["output"].grad is not None
+    features, gradients = seen["features"].detach().numpy()[attended], seen["output"].grad.numpy()[attended]
+    weights = (gradients**2).sum(axis=1)
+    found = moments[3]
+    assert found is not None
+    np.testing.assert_allclose(found.gradients.numpy(), gradients.T @ gradients / len(attended), rtol=1e-4, atol=1e-9)
+    expected = (features * weights[:, None]).T @ features / weights.sum()
+    np.testing.assert_allclose(found.features.numpy(), expected, rtol=1e-4, atol=1e-7)
+    assert not any(module._forward_hooks for module in slim.modules())

@@ -92,7 +92,7 @@ def test_prune_writes_checkpoints_that_export(dense: Path, questions: Path, tmp_
         # Units that went on the way do not come back, and a head is 4 % of this network.
         assert 0.9 * result.budget.value < result.cost / result.dense <= result.budget.value
         record = json.loads((result.folder / "pruning.json").read_text(encoding="utf-8"))
-        assert record["method"] == "fisher"
+        assert record["method"] == "obs"
         assert record["seed"] == 0
         assert record["data"]["samples"] == 16
         assert len(record["data"]["sha256"]) == 64

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.families import FAMILIES
-from prune_export.search.fptas import Hyperparameters, fptas
-from prune_export.search.plain_network import inherit, prepare_inheritance
-from prune_export.search.shape import Shape, shape_of
-from prune_export.search.short_training import ShortTraining, linear_cka
-from prune_export.search.space import Space, default_space, read_space
-from prune_export.search.surrogates import operation_surrogate, parameter_surrogate
-from prune_export.search.w_coefficient import w_coefficient
+from prune_export.subarchitecture.fptas import Hyperparameters, fptas
+from prune_export.subarchitecture.plain_network import inherit, prepare_inheritance
+from prune_export.subarchitecture.shape import Shape, shape_of
+from prune_export.subarchitecture.short_training import ShortTraining, linear_cka
+from prune_export.subarchitecture.space import Space, default_space, read_space
+from prune_export.subarchitecture.surrogates import operation_surrogate, parameter_surrogate
+from prune_export.subarchitecture.w_coefficient import w_coefficient
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model
 
 CASES = {str(case): case for case in FAMILY_CASES}

@@ -19,12 +19,12 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.families import FAMILIES
 from prune_export.pruning.reconstruction.forward import attention_update
-from prune_export.search.head_sizes import resize_heads
-from prune_export.search.hidden_basis import greedy_units, hidden_basis
-from prune_export.search.line_fit import fit_lines
-from prune_export.search.plain_files import write_plain
-from prune_export.search.plain_network import Inheritance, inherit, plain_checkpoint, prepare_inheritance
-from prune_export.search.shape import Shape
+from prune_export.subarchitecture.head_sizes import resize_heads
+from prune_export.subarchitecture.hidden_basis import greedy_units, hidden_basis
+from prune_export.subarchitecture.line_fit import fit_lines
+from prune_export.subarchitecture.plain_files import write_plain
+from prune_export.subarchitecture.plain_network import Inheritance, inherit, plain_checkpoint, prepare_inheritance
+from prune_export.subarchitecture.shape import Shape
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 

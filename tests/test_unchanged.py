@@ -86,7 +86,13 @@ def trained(sections: dict[str, Any], folder: Path) -> str:
 def slim_folder(folder: Path) -> str:
     model = checkpoint_folder(folder / "model")
     prune_export.prune(
-        model, questions_file(folder / "q.json"), folder / "out", samples=16, max_seq_length=24, flops=0.5
+        model,
+        questions_file(folder / "q.json"),
+        folder / "out",
+        samples=16,
+        max_seq_length=24,
+        flops=0.5,
+        method="fisher",
     )
     prune_export.slim(folder / "out").save_pretrained(folder / "slim")
     return digest((folder / "slim/slim.safetensors").read_bytes())
@@ -137,12 +143,14 @@ def exit_codes(folder: Path) -> str:
 
 INPUTS: dict[str, Callable[[Path], str]] = {
     **{f"onnx, {case}, {task}": partial(onnx_files, case, task) for case in FAMILY_CASES for task in TASKS},
-    "masked, fisher, flops": partial(masked, {"flops": 0.5}),
+    "masked, fisher, flops": partial(masked, {"flops": 0.5, "method": "fisher"}),
     "masked, taylor, parameters": partial(masked, {"parameters": 0.6, "method": "taylor"}),
     "masked, magnitude, heads and columns": partial(
         masked, {"heads": 0.5, "columns": 0.5, "method": "magnitude", "reconstruction": "none"}
     ),
-    "masked, at one go": partial(masked, {"flops": 0.4, "gradual": False, "rearrangement": False, "align": 4}),
+    "masked, at one go": partial(
+        masked, {"flops": 0.4, "method": "fisher", "gradual": False, "rearrangement": False, "align": 4}
+    ),
     "trained, none": partial(trained, {}),
     "trained, movement": partial(
         trained, {"method": {"kind": "movement", "shape": "struct", "fill": True}, "budget": {"flops": 0.5}}

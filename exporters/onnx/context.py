@@ -64,7 +64,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class GraphContext:
-    """One graph under construction. `batch` and `sequence` are int64 vectors of one element.
+    """One graph under construction, in the operations of `opset`. `batch` and `sequence` are int64 vectors of one element.
 
     `quantization` is None where everything is floating point. `observed`, if given, collects the inputs of the linear maps
     that could be quantized, by the maps' names.
@@ -73,6 +73,7 @@ class GraphContext:
     builder: GraphBuilder
     target: Target
     precision: Precision
+    opset: int
     attention_mask: ir.Value  # int64 [batch, sequence]
     batch: ir.Value
     sequence: ir.Value

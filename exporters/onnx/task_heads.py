@@ -44,8 +44,12 @@ def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
     by_token = ("batch_size", "sequence_length")
     match head:
         case FeatureHead():
-            states = builder.op("Identity", _float32(context, leave(context, x, encoder.hidden_size)))
-            builder.output(states, head.outputs[0], dtype, (*by_token, encoder.hidden_size))
+            width = encoder.widths[-1]
+            if head.output is not None:
+                width = head.output.weight.shape[0]
+                x = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
+            states = builder.op("Identity", _float32(context, leave(context, x, width)))
+            builder.output(states, head.outputs[0], dtype, (*by_token, width))
         case TokenHead():
             logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
             labels = head.output.weight.shape[0]

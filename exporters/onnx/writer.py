@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import onnx_ir as ir
+from torch import Tensor
 
 from exporters.encoder import (
     Attention,
@@ -13,6 +14,7 @@ from exporters.encoder import (
     Embeddings,
     Encoder,
     FeedForward,
+    Layer,
     Linear,
     Norm,
 )
@@ -25,7 +27,7 @@ from exporters.onnx.builder import CONTRIB, GraphBuilder
 from exporters.onnx.context import GraphContext, Target
 from exporters.onnx.embeddings import embeddings
 from exporters.onnx.layout import first_tokens
-from exporters.onnx.linear import linear
+from exporters.onnx.linear import linear, project
 from exporters.onnx.norm import add_then_norm
 from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.task_heads import task_head
@@ -51,20 +53,25 @@ def _feed_forward(context: GraphContext, x: ir.Value, block: FeedForward) -> ir.
     return context.to_residual(linear(context, inner, block.down, "down"))
 
 
-def _attention_block(
-    context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention | ConstantBlock, norm: Norm
-) -> ir.Value:
-    """Computes `norm(queries + block(x))`."""
+def _attention_block(context: GraphContext, x: ir.Value, queries: ir.Value, layer: Layer) -> ir.Value:
+    """Computes `norm(skip(queries) + block(x))`."""
+    block, past = layer.attention, _skip(context, queries, layer.attention_skip)
     if isinstance(block, ConstantBlock):
-        return _constant_block(context, queries, block, norm)
-    return context.target.residual_norm(context, queries, _attention(context, x, queries, block), norm)
+        return _constant_block(context, past, block, layer.attention_norm)
+    return context.target.residual_norm(context, past, _attention(context, x, queries, block), layer.attention_norm)
 
 
-def _feed_forward_block(context: GraphContext, x: ir.Value, block: FeedForward | ConstantBlock, norm: Norm) -> ir.Value:
-    """Computes `norm(x + block(x))`."""
+def _feed_forward_block(context: GraphContext, x: ir.Value, layer: Layer) -> ir.Value:
+    """Computes `norm(skip(x) + block(x))`."""
+    block, past = layer.feed_forward, _skip(context, x, layer.feed_forward_skip)
     if isinstance(block, ConstantBlock):
-        return _constant_block(context, x, block, norm)
-    return context.target.residual_norm(context, x, _feed_forward(context, x, block), norm)
+        return _constant_block(context, past, block, layer.feed_forward_norm)
+    return context.target.residual_norm(context, past, _feed_forward(context, x, block), layer.feed_forward_norm)
+
+
+def _skip(context: GraphContext, x: ir.Value, skip: Tensor | None) -> ir.Value:
+    """Returns the residual stream as it goes past a block, in the residual type."""
+    return x if skip is None else context.to_residual(project(context, context.to_matmul(x), skip, "skip"))
 
 
 def _constant_block(context: GraphContext, x: ir.Value, block: ConstantBlock, norm: Norm) -> ir.Value:
@@ -92,8 +99,12 @@ def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
     for index, layer in enumerate(encoder.layers):
         if isinstance(layer.attention, Attention):
             names += [f"layer_{index}/attention/{part}" for part in ("query", "key", "value", "output")]
+        if layer.attention_skip is not None:
+            names.append(f"layer_{index}/attention/skip")
         if isinstance(layer.feed_forward, FeedForward):
             names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
+        if layer.feed_forward_skip is not None:
+            names.append(f"layer_{index}/feed_forward/skip")
     return (*names, *(f"head/{part}" for part in encoder.head.quantizable))
 
 
@@ -167,6 +178,7 @@ def build(
             builder=builder,
             target=target,
             precision=precision,
+            opset=opset,
             attention_mask=inputs["attention_mask"],
             batch=builder.op("Shape", inputs["input_ids"], start=0, end=1),
             sequence=builder.op("Shape", inputs["input_ids"], start=1, end=2),
@@ -181,13 +193,13 @@ def build(
     )  # to packed attention, every token is a query position
     for index, layer in enumerate(encoder.layers):
         with builder.scope(f"layer_{index}/attention"):
-            queries = first_tokens(context, x, encoder.hidden_size) if index == first_only else x
-            x = _attention_block(context, x, queries, layer.attention, layer.attention_norm)
+            queries = first_tokens(context, x, layer.widths[0]) if index == first_only else x
+            x = _attention_block(context, x, queries, layer)
         with builder.scope(f"layer_{index}/feed_forward"):
-            x = _feed_forward_block(context, x, layer.feed_forward, layer.feed_forward_norm)
+            x = _feed_forward_block(context, x, layer)
     with builder.scope("head"):
         if first_only != last_mixing:
-            x = first_tokens(context, x, encoder.hidden_size)
+            x = first_tokens(context, x, encoder.widths[-1])
         task_head(_for_head(context, encoder), encoder, x)
     for name, value in (context.observed or {}).items():
         for end, operation in (("min", "ReduceMin"), ("max", "ReduceMax")):

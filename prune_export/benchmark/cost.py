@@ -13,8 +13,8 @@ from prune_export.benchmark.rows import Cost
 
 def cost_of_layers(shapes: tuple[LayerShape, ...], hidden_size: int) -> Cost:
     """Returns the cost of layers of these shapes."""
-    constant = flops_per_token(shapes, hidden_size=hidden_size, sequence_length=0)
-    return Cost(constant, flops_per_token(shapes, hidden_size=0, sequence_length=1))
+    constant, with_one = (flops_per_token(shapes, hidden_size=hidden_size, sequence_length=n) for n in (0, 1))
+    return Cost(constant, with_one - constant)
 
 
 def cost_of_record(record: Mapping[str, Any]) -> Cost | None:

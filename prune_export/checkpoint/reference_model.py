@@ -17,7 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from exporters.errors import CheckpointError, PruneExportError
+from exporters.errors import CheckpointError, PruneExportError, UnsupportedError
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.remote_code import no_remote_code
@@ -43,7 +43,13 @@ def load_reference_model(checkpoint: Checkpoint) -> nn.Module:
 
     Raises:
         CheckpointError: transformers would have to invent weights.
+        UnsupportedError: no model of transformers has the network's sliced residual stream.
     """
+    if checkpoint.encoder.is_sliced:
+        raise UnsupportedError(
+            f"'{checkpoint.source.name}' has a sliced residual stream, which no Hugging Face model has: expected a network "
+            "that is not sliced; prune_export.load_slim runs and trains this one"
+        )
     model_class = getattr(transformers, checkpoint.family.class_name(checkpoint.task))
     with quiet_transformers():
         try:

@@ -8,6 +8,9 @@
 `order` names the stored layer of each step (shared layers are stored once); `heads` are original indices, and null where
 the attention block is a constant. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
 `layers.3.attention.query_weight` `[heads, query_key_size, hidden]`.
+
+A network with a sliced residual stream has the key "sliced" as well: {"widths": […], "epsilons": […]}, one number per norm,
+the embeddings' first, then two per layer. These norms are then RMSNorms without bias, and every layer has skip matrices.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from exporters.encoder import (
     DotProduct,
     Embeddings,
     Encoder,
+    FeatureHead,
     FeedForward,
     Layer,
     MaskedLanguageHead,
@@ -37,7 +41,7 @@ from exporters.encoder import (
 )
 from exporters.errors import WeightsError
 from exporters.tasks import Task
-from prune_export.checkpoint.sizes import MOST_HEADS, MOST_LAYERS
+from prune_export.checkpoint.sizes import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
 from prune_export.facts.format import Format
@@ -51,6 +55,8 @@ from prune_export.outputs.folder_types import SLIM_CHECKPOINT
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
+
+_MOST_NORMS = 2 * MOST_LAYERS + 1
 
 FORMAT = Format("prune-export/slim", 1)
 
@@ -81,6 +87,8 @@ def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
             ],
         }
     )
+    if encoder.is_sliced:
+        record["sliced"] = {"widths": list(encoder.widths), "epsilons": [norm.epsilon for norm in encoder.norms]}
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
@@ -94,12 +102,20 @@ class _SlimLayer(msgspec.Struct):
     heads: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_HEADS)]], msgspec.Meta(min_length=1)] | None
 
 
+class _Sliced(msgspec.Struct):
+    widths: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=MOST_HIDDEN)]], msgspec.Meta(max_length=_MOST_NORMS)]
+    epsilons: Annotated[
+        list[Annotated[float, msgspec.Meta(ge=0, le=MOST_HIDDEN)]], msgspec.Meta(max_length=_MOST_NORMS)
+    ]
+
+
 class _Record(msgspec.Struct):
     format: Literal["prune-export/slim"]
     version: Literal[1]
     task: Task
     order: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_LAYERS)]], msgspec.Meta(max_length=MOST_LAYERS)]
     layers: Annotated[list[_SlimLayer], msgspec.Meta(max_length=MOST_LAYERS)]
+    sliced: _Sliced | None = None
 
 
 def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
@@ -121,32 +137,47 @@ def read_slim(folder: Path, family: Family, config: Any) -> Encoder:
             raise WeightsError(f"{path}: the tensor '{name}' holds {count} NaN or infinite values of {values.numel()}")
     if any(place >= len(record.layers) for place in record.order):
         raise WeightsError(f"{folder / PLAN_FILE}: the order names layer {max(record.order)} of {len(record.layers)}")
-    return _Reader(tensors, path, family, config).encoder(record)
+    if record.sliced is not None:
+        _check_sliced(record, record.sliced, folder / PLAN_FILE)
+    return _Reader(tensors, path, family, config, record).encoder()
+
+
+def _check_sliced(record: _Record, sliced: _Sliced, path: Path) -> None:
+    norms = 2 * len(record.order) + 1
+    if len(sliced.widths) != norms or len(sliced.epsilons) != norms:
+        raise WeightsError(
+            f"{path}: expected widths and epsilons for {norms} norms of {len(record.order)} layers; found "
+            f"{len(sliced.widths)} and {len(sliced.epsilons)}"
+        )
+    if record.order != list(range(len(record.layers))):
+        raise WeightsError(f"{path}: expected a sliced network to have layers of its own, in order; found shared ones")
 
 
 class _Reader:
     """Reads parts of a description by the paths of their tensors in it."""
 
-    def __init__(self, tensors: dict[str, Tensor], path: Path, family: Family, config: Any) -> None:
+    def __init__(self, tensors: dict[str, Tensor], path: Path, family: Family, config: Any, record: _Record) -> None:
         self.tensors = tensors
         self.path = path
         self.family = family
+        self.record = record
         self.dimensions = family.dimensions(config)
         self.epsilon = epsilon_of(config, self.dimensions)
+        self.sliced = record.sliced
 
-    def encoder(self, record: _Record) -> Encoder:
+    def encoder(self) -> Encoder:
+        record = self.record
         layers = [self.layer(place, layer.heads) for place, layer in enumerate(record.layers)]
         embeddings = self.part(
             Embeddings,
             "embeddings",
+            **self.norm_values(0),
             positions="from_padding" if self.family.positions_from_padding else "absolute",
             pad_token_id=self.dimensions.pad_token_id,
         )
         if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
-        activation = self.family.activations.get(record.task) or self.dimensions.activation
-        head = self.part(SPECS[record.task].head, "head", activation=activation)
-        return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), head)
+        return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head())
 
     def layer(self, place: int, heads: list[int] | None) -> Layer:
         name = f"layers.{place}"
@@ -164,29 +195,75 @@ class _Reader:
             feed_forward = self.part(FeedForward, f"{name}.feed_forward", gating=gating)
         layer = Layer(
             attention=attention,
-            attention_norm=self.part(Norm, f"{name}.attention_norm"),
+            attention_norm=self.norm(f"{name}.attention_norm", 2 * place + 1),
             feed_forward=feed_forward,
-            feed_forward_norm=self.part(Norm, f"{name}.feed_forward_norm"),
+            feed_forward_norm=self.norm(f"{name}.feed_forward_norm", 2 * place + 2),
+            attention_skip=self.skip(f"{name}.attention_skip"),
+            feed_forward_skip=self.skip(f"{name}.feed_forward_skip"),
         )
-        self.check(layer, f"layer {place}: ")
+        self.check(
+            layer, f"layer {place}: ", dict(zip(("hidden", "middle", "output"), self.widths(place), strict=True))
+        )
         return layer
+
+    def widths(self, place: int) -> tuple[int, ...]:
+        """Returns the widths of the residual stream before, within and after a layer."""
+        return (
+            (self.dimensions.hidden,) * 3
+            if self.sliced is None
+            else tuple(self.sliced.widths[2 * place : 2 * place + 3])
+        )
+
+    def norm_values(self, index: int) -> dict[str, Any]:
+        """Returns what is not a tensor in norm `index` of the residual stream."""
+        if self.sliced is None:
+            return {"epsilon": self.epsilon}
+        return {"epsilon": self.sliced.epsilons[index], "centered": False}
+
+    def norm(self, name: str, index: int) -> Norm:
+        return self.part(Norm, name, **self.norm_values(index))
+
+    def skip(self, name: str) -> Tensor | None:
+        """Returns the skip matrix `name`, which all layers of a sliced network have, and no others."""
+        if self.sliced is None:
+            return None
+        self.require(name)
+        return self.tensors[name]
+
+    def require(self, name: str) -> None:
+        if name not in self.tensors:
+            raise WeightsError(f"{self.path}: the tensor '{name}' is missing")
+
+    def head(self) -> TaskHead:
+        kind, family = SPECS[self.record.task].head, self.family
+        if kind is FeatureHead and self.sliced is not None:
+            self.require("head.output.weight")
+        activation = family.activations.get(self.record.task) or self.dimensions.activation
+        return self.part(kind, "head", activation=activation)
 
     def part(self, kind: type[P], name: str, **values: Any) -> P:
         prefix = f"{name}."
         inside = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         try:
-            part = assemble(kind, inside, epsilon=self.epsilon, **values)
+            part = assemble(kind, inside, **{"epsilon": self.epsilon, **values})
         except KeyError as error:
             raise WeightsError(f"{self.path}: the tensor '{prefix}{error.args[0]}' is missing") from error
-        if kind in (Embeddings, *get_args(TaskHead)):
-            self.check(part, prefix)
+        norm = part if isinstance(part, Norm) else getattr(part, "norm", None)
+        if norm is not None and norm.centered:
+            self.require(f"{prefix}bias" if norm is part else f"{prefix}norm.bias")
+        if kind is Embeddings:
+            width = self.dimensions.embedding if self.sliced is None else self.sliced.widths[0]
+            self.check(part, prefix, {"hidden": self.widths(0)[0], "embedding": width})
+        elif kind in get_args(TaskHead):
+            hidden = self.dimensions.hidden
+            last = hidden if self.sliced is None else self.sliced.widths[-1]
+            sizes = {"hidden": last, "pooled": hidden, "feature": hidden, "embedding": self.dimensions.embedding}
+            self.check(part, prefix, sizes)
         return part
 
-    def check(self, part: Any, where: str) -> None:
-        """Checks that the shapes in a part belong together and to config.json."""
-        hidden = self.dimensions.hidden
-        known = {"hidden": hidden, "pooled": hidden, "embedding": self.dimensions.embedding}
-        for path, shape, expected in wrong_shapes(part, known):
+    def check(self, part: Any, where: str, sizes: dict[str, int]) -> None:
+        """Checks that the shapes in a part belong together and to `sizes`, by axis."""
+        for path, shape, expected in wrong_shapes(part, sizes):
             raise WeightsError(
                 f"{self.path}: {where}'{path}' has shape {list(shape)}; expected {list(expected)} from config.json and "
                 "pruning.json"

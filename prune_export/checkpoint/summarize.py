@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+from exporters.axes import leaves
 from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
-from exporters.encoder import Encoder, tensors
+from exporters.encoder import Encoder, FeatureHead, tensors
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.facts.summary import LayerSummary, Summary
@@ -27,7 +30,7 @@ def summarize(
     after = tuple(layer_shape(layer) for layer in slim.layers)
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
-    outside = count_parameters(slim) - _layer_parameters(slim)
+    outside = _dense_outside(original, slim) if slim.is_sliced else count_parameters(slim) - _layer_parameters(slim)
     distinct = len(original.encoder.distinct_layers)
     return Summary(
         layers=tuple(
@@ -40,6 +43,8 @@ def summarize(
         bytes_before=sum(path.stat().st_size for path in original.weights_files),
         bytes_after=bytes_after,
         layers_before=sizes.layers,
+        width_before=sizes.hidden,
+        widths=slim.widths,
     )
 
 
@@ -49,6 +54,23 @@ def _kept(plan: LayerPlan, shape: LayerShape) -> tuple[int, ...]:
 
 def _layer_parameters(encoder: Encoder) -> int:
     return sum(tensor.numel() for tensor in tensors(encoder.layers))
+
+
+def _dense_outside(original: Checkpoint, slim: Encoder) -> int:
+    """Returns the parameters of embeddings and task head before the residual stream was sliced."""
+    sizes, family, tables = original.family.dimensions(original.config), original.family, slim.embeddings
+    rows = sum(len(table) for table in (tables.word, tables.position, tables.token_type) if table is not None)
+    total = (rows + 2) * sizes.embedding
+    if family.projects_always or sizes.embedding != sizes.hidden:
+        total += (sizes.embedding + 1) * sizes.hidden
+    for path, tensor, axes in leaves(slim.head):
+        is_own = not isinstance(slim.head, FeatureHead) and not (
+            path == "decoder.weight" and getattr(original.config, "tie_word_embeddings", True)
+        )
+        if is_own:
+            whole = {name: sizes.sizes.get(name, 0) for name in axes.names} | {"label": tensor.shape[0]}
+            total += math.prod(axes.shape(whole))
+    return total
 
 
 def _dense_layer_parameters(shape: LayerShape, hidden: int) -> int:

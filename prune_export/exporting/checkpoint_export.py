@@ -133,6 +133,7 @@ def export_checkpoint(
             record = {
                 "source": checkpoint.source_to_json() | {"weights_sha256": digest.result()},
                 "task": inspection.slim.task,
+                "sliced": list(inspection.slim.widths) if inspection.slim.is_sliced else None,
                 "target": target.name,
                 "dtype": precision.name,
                 "opset": graph.opset_imports[""],
@@ -167,7 +168,7 @@ def _compare(
     tolerance: Tolerance,
     progress: Progress,
 ) -> ParityReport:
-    """Compares the model at `path` and the slim PyTorch network with the Hugging Face model."""
+    """Compares the model at `path` and the slim PyTorch network with the reference model."""
     provider = available_provider().name if target.provider.is_gpu else target.provider.name
     # PyTorch may still be at work: threads that wait for their next operation must not keep a core busy.
     entries = {**settings.entries, "session.intra_op.allow_spinning": "0"}
@@ -196,6 +197,12 @@ def _notes(
     """Yields the notes for the user."""
     if inspection.summary.is_dense:
         yield f"nothing is pruned in '{inspection.checkpoint.source.name}': it was exported as it is"
+    if inspection.slim.is_sliced:
+        yield (
+            f"the residual stream of '{inspection.checkpoint.source.name}' is sliced: the model was compared with the slim "
+            "PyTorch network, not with the original, whose answers differ; prune-export evaluate on both tells what slicing "
+            "lost"
+        )
     folder = inspection.checkpoint.source.folder
     if names := left_behind(folder):
         yield (

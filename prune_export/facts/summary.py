@@ -22,8 +22,9 @@ class Summary:
     """A network before and after surgery.
 
     "Before" is the unpruned network that config.json describes; for a student of fewer layers it is the original network,
-    with `layers_before` layers. FLOPs are those of the encoder layers for one token, 2 for a multiply-add, by sequence
-    length. Sizes are in bytes; `bytes_after` is None until a model is written.
+    with `layers_before` layers. `widths` are those of the residual stream before the first layer and after each attention
+    and feed-forward norm; they are all `width_before` unless it is sliced. FLOPs are those of the encoder layers for one
+    token, 2 for a multiply-add, by sequence length. Sizes are in bytes; `bytes_after` is None until a model is written.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -33,7 +34,14 @@ class Summary:
     flops_after: dict[int, int]
     bytes_before: int
     layers_before: int
+    width_before: int
+    widths: tuple[int, ...]
     bytes_after: int | None = None
+
+    @property
+    def is_sliced(self) -> bool:
+        """Says whether the residual stream is sliced."""
+        return any(layer.after.widths is not None for layer in self.layers)
 
     @property
     def is_dense(self) -> bool:
@@ -52,6 +60,7 @@ class Summary:
                 for layer in self.layers
             ],
             "layers_before": self.layers_before,
+            "widths": {"before": self.width_before, "after": list(self.widths)},
             "parameters": {"before": self.parameters_before, "after": self.parameters_after},
             "flops_per_token": {
                 str(length): {"before": self.flops_before[length], "after": self.flops_after[length]}

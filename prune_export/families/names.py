@@ -43,7 +43,7 @@ class Dimensions:
             "position": self.positions,
             "token_type": self.types,
             "embedding": self.embedding,
-            "hidden": self.hidden,
+            **dict.fromkeys(("hidden", "middle", "output", "written", "feature"), self.hidden),
             "pooled": self.hidden,
             "head": self.heads,
             "query_key": self.head_size,

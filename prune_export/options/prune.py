@@ -25,7 +25,7 @@ from prune_export.options.timing import TimingConditions
 if TYPE_CHECKING:
     from prune_export.pruning.calibration import Source
 
-Method = Literal["fisher", "taylor", "magnitude", "random"]
+Method = Literal["obs", "fisher", "taylor", "magnitude", "random"]
 Reconstruction = Literal["full", "scales", "none"]
 
 
@@ -76,7 +76,7 @@ class Budgets(Options, title="budget: what stays, one or more; several write one
 class PruningMethod(Options, title="method"):
     """How the parts that go are chosen, and how the rest is refitted."""
 
-    method: Annotated[Method, Option("scores", choices=get_args(Method))] = "fisher"
+    method: Annotated[Method, Option("scores", choices=get_args(Method))] = "obs"
     rearrangement: Annotated[bool, Option("keep the units with the best single scores")] = True
     reconstruction: Annotated[
         Reconstruction,

@@ -1,4 +1,8 @@
-"""The answers of the reference model, the untouched Hugging Face model."""
+"""The answers of the reference model, which is the untouched Hugging Face model.
+
+No Hugging Face model has a sliced residual stream. The reference of such a checkpoint is the slim PyTorch network of its
+files, before the surgeon; what slicing lost is not for parity to say.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,14 @@ from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, one_ahead
 from prune_export.parity.inputs import cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
+from prune_export.parity.verdict import HUGGING_FACE, SLIM_NETWORK
 from prune_export.progress import Progress
+from prune_export.slim_model.model import slim_module
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The answers of the untouched Hugging Face model.
+    """The answers of the reference model.
 
     `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False if these are the
     budget's. `why_no_text` is the reason why there is no real text among them. `result` is its score on the data of `goal`;
@@ -48,14 +54,15 @@ def load_reference(
     goal: QualityGoal | None,
     progress: Progress,
 ) -> Reference:
-    """Loads the Hugging Face model of `checkpoint`, and evaluates it if there is a goal.
+    """Loads the reference model of `checkpoint`, and evaluates it if there is a goal.
 
     `samples` random batches, and real text, are run when they are compared. With None, `pool` starts to run the cases of the
     budget; their outputs are kept, and the model is not.
     """
     encoder = checkpoint.encoder
-    progress.stage("Loading the Hugging Face model")
-    run = torch_runner(load_reference_model(checkpoint), encoder.inputs, encoder.outputs)
+    progress.stage(f"Loading {reference_name(checkpoint)}")
+    model = slim_module(checkpoint, encoder) if encoder.is_sliced else load_reference_model(checkpoint)
+    run = torch_runner(model, encoder.inputs, encoder.outputs)
     tokenizer, why_no_text = text_tokenizer(checkpoint.source.folder, encoder)
     result = None
     if goal is not None:
@@ -76,6 +83,11 @@ def load_reference(
 
     count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
     return Reference(checkpoint, anew, count, longest, True, why_no_text, seed, goal, result)
+
+
+def reference_name(checkpoint: Checkpoint) -> str:
+    """Names the reference model of `checkpoint`."""
+    return SLIM_NETWORK if checkpoint.encoder.is_sliced else HUGGING_FACE
 
 
 def interface(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:

@@ -13,13 +13,13 @@ from prune_export.network.opening import Network, torch_runner
 from prune_export.parity.budget import SMALL
 from prune_export.parity.check import Runner, compare
 from prune_export.parity.quality import judge
-from prune_export.parity.reference import Reference, interface
+from prune_export.parity.reference import Reference, interface, reference_name
 from prune_export.parity.tolerance import TOLERANCES, Tolerance
 from prune_export.parity.verdict import ParityReport
 from prune_export.progress import Progress
 from prune_export.tasks import SPECS
 
-# What is compared with the untouched Hugging Face model.
+# What is compared with the reference model.
 ONNX_COMPARISON = "ONNX"
 
 SLIM_COMPARISON = "slim PyTorch"
@@ -53,7 +53,15 @@ def run_parity(
         quality = judge(reference.goal, reference.result, network, provider=provider, progress=progress)
     thorough, longest, limit = reference.thorough, reference.longest, encoder.embeddings.max_length
     return ParityReport(
-        results, tolerance, PROVIDERS[provider].onnxruntime, reference.seed, thorough, longest, limit, quality
+        results,
+        tolerance,
+        PROVIDERS[provider].onnxruntime,
+        reference.seed,
+        thorough,
+        longest,
+        limit,
+        quality,
+        reference_name(checkpoint),
     )
 
 

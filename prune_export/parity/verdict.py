@@ -12,6 +12,10 @@ from prune_export.parity.quality import Quality
 from prune_export.parity.tolerance import Tolerance
 from prune_export.tasks.spec import Agreement
 
+# The names of reference models.
+HUGGING_FACE = "the Hugging Face model"
+SLIM_NETWORK = "the slim PyTorch network"
+
 
 @dataclass(frozen=True, slots=True)
 class OutputResult:
@@ -65,6 +69,7 @@ class ParityReport:
 
     `thorough` is False if the cases were those of a budget of tokens. `longest` is the length of the longest case,
     `max_length` the model's, both in tokens. `quality` is the verdict of the task's metric, None without data to judge by.
+    `reference` is what the model was compared with.
     """
 
     results: tuple[CaseResult, ...]
@@ -75,6 +80,7 @@ class ParityReport:
     longest: int
     max_length: int
     quality: Quality | None = None
+    reference: str = HUGGING_FACE
 
     @property
     def passed(self) -> bool:
@@ -130,6 +136,7 @@ class ParityReport:
             }
         return {
             "passed": self.passed,
+            "reference": self.reference,
             "tolerance": self.tolerance.limit,
             "tolerance_reason": self.tolerance.reason,
             "provider": self.provider,

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from exporters.axes import Sizes, assemble, axes_of, sizes_of
+from exporters.axes import Sizes, assemble, axes_of
 from exporters.cost import LayerShape, layer_shape
 from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeatureHead, FeedForward, Layer, Ungated
 
@@ -19,12 +19,12 @@ COPIES = 4  # blocks in a row: one alone is too short to time, and would stay in
 def largest_layer(encoder: Encoder) -> LayerShape:
     """Returns the largest number of heads, head size and number of columns that any layer has."""
     shapes = [layer_shape(layer) for layer in encoder.layers]
-    sizes = [max(getattr(shape, name) for shape in shapes) for name in LayerShape.__slots__]
-    return LayerShape(*sizes)
+    names = ("heads", "query_key_size", "value_size", "columns")
+    return LayerShape(*(max(getattr(shape, name) for shape in shapes) for name in names))
 
 
 def _constant(layer: Layer) -> Layer:
-    emptied = ConstantBlock(torch.zeros(sizes_of(layer)["hidden"]))
+    emptied = ConstantBlock(torch.zeros(layer.widths[1]))
     return replace(layer, attention=emptied, feed_forward=emptied)
 
 
@@ -34,7 +34,12 @@ class BlockNetworks:
     def __init__(self, encoder: Encoder) -> None:
         largest = largest_layer(encoder)
         self._encoder = encoder
-        self._sizes = {"hidden": encoder.hidden_size, "query_key": largest.query_key_size, "value": largest.value_size}
+        self._sizes = {
+            "hidden": encoder.hidden_size,
+            "written": encoder.hidden_size,
+            "query_key": largest.query_key_size,
+            "value": largest.value_size,
+        }
         self._body = replace(encoder, task="feature-extraction", head=FeatureHead())
         self._generator = torch.Generator().manual_seed(0)
         self._activation = encoder.activation or "gelu"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,7 +16,8 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.budget import Budget, target_fractions
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of
-from prune_export.pruning.gates import hugging_face_layers, slim_layers
+from prune_export.pruning.gates import GatedLayer, hugging_face_layers, slim_layers
+from prune_export.pruning.obs import block_moments, obs_scores
 from prune_export.pruning.pruned_network import PrunedNetwork, keep_units, unpruned
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import BlockFit, reconstruct
@@ -31,6 +32,8 @@ from prune_export.pruning.scores import (
 )
 from prune_export.pruning.selection import Kept, Rules, least_cost, select, select_counts
 from prune_export.slim_model.model import slim_module
+
+T = TypeVar("T")
 
 _WITH_GRADIENTS = ("fisher", "taylor")
 _LEAST_TO_HALVE = 8  # batches
@@ -162,6 +165,8 @@ class Pruner:
 
     def _scores(self, network: PrunedNetwork) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
         match self.settings.method:
+            case "obs":
+                return obs_scores(network.encoder, self._measured(network, block_moments)), None
             case "fisher":
                 gradients = self._gradients_of(network)
                 return fisher_scores(gradients), gradients
@@ -182,18 +187,24 @@ class Pruner:
 
         The unpruned network runs as the untouched Hugging Face model, pruned ones as slim networks, which takes less time.
         """
-        if id(network) in self._gradients:
-            return self._gradients[id(network)]
+        if id(network) not in self._gradients:
+            self._gradients[id(network)] = self._measured(network, gate_gradients)
+        return self._gradients[id(network)]
+
+    def _measured(self, network: PrunedNetwork, measure: Callable[..., T]) -> T:
+        """Returns what `measure` (`gate_gradients`, `block_moments`) gives for `network`."""
         batches = self.calibration.batches if network is self._start else self._half
         self.progress.stage("Scoring heads and columns", sum(len(batch["input_ids"]) for batch in batches))
         encoder = network.encoder
+        model: nn.Module
+        layers: tuple[GatedLayer, ...]
         if network is self._start:
-            model: nn.Module = load_reference_model(self.checkpoint)
+            model = load_reference_model(self.checkpoint)
             layers = hugging_face_layers(self.checkpoint, model)
         else:
-            slim = slim_module(self.checkpoint, encoder)
-            model, layers = slim, slim_layers(slim)
-        gradients = gate_gradients(
+            model = slim_module(self.checkpoint, encoder)
+            layers = slim_layers(model)
+        return measure(
             model,
             layers,
             encoder.task,
@@ -203,8 +214,6 @@ class Pruner:
             device=self.settings.device,
             progress=self.progress,
         )
-        self._gradients[id(network)] = gradients
-        return gradients
 
 
 def prune_step(

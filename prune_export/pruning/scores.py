@@ -19,6 +19,11 @@ from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]
 
+NOT_FINITE = (
+    "the loss of an example is not finite, so that nothing can be scored; the model and the data do not belong together, or "
+    "training went astray"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerScores:
@@ -70,10 +75,7 @@ def gate_gradients(
                 heads.append(of_heads.cpu())
                 columns.append(of_columns.cpu())
             if not all(gradient.isfinite().all() for gradient in gradients):
-                raise UsageError(
-                    "the loss of an example is not finite, so that nothing can be scored; the model and the data do not "
-                    "belong together, or training went astray"
-                )
+                raise UsageError(NOT_FINITE)
             progress.advance(len(on_device["input_ids"]))
     return tuple(LayerGradients(torch.cat(heads), torch.cat(columns)) for heads, columns in collected)
 
@@ -113,7 +115,7 @@ def _squares(block: Attention | FeedForward | ConstantBlock, axis: str) -> Tenso
     sums = [
         value.double().square().sum(dim=[index for index, name in enumerate(axes.names) if name != axis])
         for _, value, axes in leaves(block)
-        if isinstance(value, Tensor) and {axis, "hidden"} <= set(axes.names)
+        if isinstance(value, Tensor) and axis in axes.names and not {"hidden", "written"}.isdisjoint(axes.names)
     ]
     return torch.stack(sums).sum(dim=0) if sums else torch.zeros(0, dtype=torch.float64)
 

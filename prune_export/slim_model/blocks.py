@@ -25,19 +25,25 @@ def make_parameter(tensor: Tensor) -> nn.Parameter:
 
 
 class SlimNorm(nn.Module):
-    """LayerNorm, or `x * weight + bias` where there is no epsilon."""
+    """LayerNorm, RMSNorm, or `x * weight + bias` where there is no epsilon."""
 
     def __init__(self, norm: description.Norm) -> None:
         super().__init__()
-        self.weight, self.bias, self.epsilon = make_parameter(norm.weight), make_parameter(norm.bias), norm.epsilon
+        self.weight, self.epsilon, self.centered = make_parameter(norm.weight), norm.epsilon, norm.centered
+        self.bias = None if norm.bias is None else make_parameter(norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.epsilon is None:
-            return x * self.weight + self.bias
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+            scaled = x * self.weight
+        elif self.centered:
+            return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+        else:
+            scaled = functional.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return scaled if self.bias is None else scaled + self.bias
 
     def describe(self) -> description.Norm:
-        return description.Norm(self.weight.detach(), self.bias.detach(), self.epsilon)
+        bias = None if self.bias is None else self.bias.detach()
+        return description.Norm(self.weight.detach(), bias, self.epsilon, self.centered)
 
 
 class SlimEmbeddings(nn.Module):
@@ -52,17 +58,21 @@ class SlimEmbeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Returns the sum of the tables' rows, `[batch, sequence, embedding]`."""
         if self.positions == "from_padding":
             is_token = input_ids.ne(self.pad_token_id).long()
             rows = self.position[is_token.cumsum(dim=1) * is_token + self.pad_token_id]
         else:
             rows = self.position[: input_ids.shape[1]]
-        x = self.word[input_ids] + rows  # [batch, sequence, embedding]
+        x = self.word[input_ids] + rows
         if self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + self.token_type[types]
-        states: Tensor = self.dropout(self.norm(x))
+        return x
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        states: Tensor = self.dropout(self.norm(self.rows(input_ids, token_type_ids)))
         if self.projection is not None:
             states = self.projection(states)
         return states
@@ -114,7 +124,7 @@ class SlimAttention(nn.Module):
         return output
 
     def describe(self) -> description.Attention:
-        count, hidden = len(self.heads), self.query.in_features
+        count, hidden, written = len(self.heads), self.query.in_features, self.output.out_features
         return description.Attention(
             heads=self.heads,
             query_weight=self.query.weight.detach().view(count, -1, hidden),
@@ -123,7 +133,7 @@ class SlimAttention(nn.Module):
             key_bias=None if self.key_bias is None else self.key_bias.detach().view(count, -1),
             value_weight=self.value.detach().view(count, -1, hidden),
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
-            output_weight=self.output.weight.detach().view(hidden, count, -1),
+            output_weight=self.output.weight.detach().view(written, count, -1),
             output_bias=self.output.bias.detach(),
             scores=self.scores,
         )
@@ -157,7 +167,7 @@ class SlimConstant(nn.Module):
 
 
 class SlimLayer(nn.Module):
-    """Attention and feed-forward block, each followed by its norm."""
+    """Attention and feed-forward block, each added to the residual stream and followed by its norm."""
 
     def __init__(self, layer: description.Layer, dimensions: Dimensions) -> None:
         super().__init__()
@@ -173,14 +183,17 @@ class SlimLayer(nn.Module):
             else SlimFeedForward(layer.feed_forward)
         )
         self.feed_forward_norm = SlimNorm(layer.feed_forward_norm)
+        self.attention_skip, self.feed_forward_skip = (
+            None if skip is None else make_parameter(skip) for skip in (layer.attention_skip, layer.feed_forward_skip)
+        )
         self.dropout = nn.Dropout(dimensions.hidden_dropout)
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         attention, feed_forward = self.attention, self.feed_forward
         update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends)
-        x = self.attention_norm(x + self.dropout(update))
+        x = self.attention_norm(_skipped(x, self.attention_skip) + self.dropout(update))
         update = feed_forward.bias if isinstance(feed_forward, SlimConstant) else feed_forward(x)
-        output: Tensor = self.feed_forward_norm(x + self.dropout(update))
+        output: Tensor = self.feed_forward_norm(_skipped(x, self.feed_forward_skip) + self.dropout(update))
         return output
 
     def describe(self) -> description.Layer:
@@ -189,4 +202,11 @@ class SlimLayer(nn.Module):
             attention_norm=self.attention_norm.describe(),
             feed_forward=self.feed_forward.describe(),
             feed_forward_norm=self.feed_forward_norm.describe(),
+            attention_skip=None if self.attention_skip is None else self.attention_skip.detach(),
+            feed_forward_skip=None if self.feed_forward_skip is None else self.feed_forward_skip.detach(),
         )
+
+
+def _skipped(x: Tensor, skip: Tensor | None) -> Tensor:
+    """Returns the residual stream as it goes past a block."""
+    return x if skip is None else functional.linear(x, skip)

@@ -11,13 +11,17 @@ from prune_export.slim_model.blocks import SlimNorm, describe_linear, make_linea
 
 
 class SlimFeatureHead(nn.Module):
-    """No head: the hidden states as they are."""
+    """The hidden states as they are, or mapped to their original width."""
+
+    def __init__(self, head: description.FeatureHead) -> None:
+        super().__init__()
+        self.output = None if head.output is None else make_linear(head.output)
 
     def forward(self, x: Tensor, _word: Tensor) -> Tensor:
-        return x
+        return x if self.output is None else self.output(x)
 
     def describe(self, _word: Tensor) -> description.FeatureHead:
-        return description.FeatureHead()
+        return description.FeatureHead(None if self.output is None else describe_linear(self.output))
 
 
 class SlimSpanHead(nn.Module):
@@ -97,7 +101,7 @@ def make_head(head: description.TaskHead, embeddings: description.Embeddings, dr
     """Returns the module of a task head."""
     match head:
         case description.FeatureHead():
-            return SlimFeatureHead()
+            return SlimFeatureHead(head)
         case description.SpanHead():
             return SlimSpanHead(head)
         case description.TokenHead():

@@ -92,12 +92,18 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
     """Loads the teacher `name` (a folder or a hub id) for `student`.
 
     Raises:
-        CheckpointError: it cannot be read, has other classes, or splits texts into other tokens.
+        CheckpointError: it cannot be read, has other classes, splits texts into other tokens, or is sliced and its hidden
+            states are needed.
     """
     checkpoint = read_teacher(name, student)
     is_slim = checkpoint.form == "slim"
     model: nn.Module = slim_module(checkpoint, checkpoint.encoder) if is_slim else load_reference_model(checkpoint)
     model = model.to(device).eval().requires_grad_(False)
+    if with_states and checkpoint.encoder.is_sliced:
+        raise CheckpointError(
+            f"the teacher '{name}' has a sliced residual stream, whose hidden states have several widths: expected one that "
+            "is not sliced, or hidden_weight = 0"
+        )
     states = HiddenStates(model, layers_of(checkpoint, model)) if with_states else None
     encoder = checkpoint.encoder
     tells_segments = "token_type_ids" in encoder.inputs and "token_type_ids" not in student.encoder.inputs

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def summary_table(summary: Summary) -> Table:
-    """Returns a table of the heads and columns that each layer keeps."""
+    """Returns a table of the heads and columns that each layer keeps, and of the widths of a sliced residual stream."""
     table = Table(box=box.SIMPLE_HEAD, title="What stays", title_justify="left", title_style="bold")
-    for heading in ("layer", "heads", "which", "head size", "columns"):
+    widths = ("widths",) if summary.is_sliced else ()
+    for heading in ("layer", "heads", "which", "head size", "columns", *widths):
         table.add_column(heading, justify="left" if heading == "which" else "right")
     for index, layer in enumerate(summary.layers):
         before, after = layer.before, layer.after
@@ -38,6 +39,7 @@ def summary_table(summary: Summary) -> Table:
             which,
             size,
             f"{after.columns} of {before.columns}",
+            *([" → ".join(map(str, summary.widths[2 * index : 2 * index + 3]))] if widths else []),
         )
     return table
 
@@ -66,7 +68,7 @@ def parity_table(report: ParityReport) -> Table:
     """Returns a table of the largest errors per comparison and output, absolute and relative to the limit."""
     first = report.comparisons()[0]
     cases = sum(result.comparison == first for result in report.results)
-    title = f"Parity with the Hugging Face model, {report.provider}, {cases} cases"
+    title = f"Parity with {report.reference}, {report.provider}, {cases} cases"
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title,

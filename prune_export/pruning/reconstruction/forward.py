@@ -51,5 +51,9 @@ def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor
 def normalized(norm: Norm, x: Tensor) -> Tensor:
     """Returns the norm of `x` over the last dimension."""
     if norm.epsilon is None:
-        return x * norm.weight + norm.bias
-    return functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
+        scaled = x * norm.weight
+    elif norm.centered:
+        return functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
+    else:
+        scaled = functional.rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon)
+    return scaled if norm.bias is None else scaled + norm.bias

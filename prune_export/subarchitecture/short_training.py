@@ -16,10 +16,10 @@ from exporters.errors import UsageError
 from prune_export.checkpoint.config_keys import own_attention
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model, quiet_transformers
-from prune_export.search.fptas import Hyperparameters
-from prune_export.search.plain_config import plain_config
-from prune_export.search.plain_network import PlainNetwork
-from prune_export.search.shape import Shape
+from prune_export.subarchitecture.fptas import Hyperparameters
+from prune_export.subarchitecture.plain_config import plain_config
+from prune_export.subarchitecture.plain_network import PlainNetwork
+from prune_export.subarchitecture.shape import Shape
 from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]

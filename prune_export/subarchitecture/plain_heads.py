@@ -22,8 +22,8 @@ from exporters.encoder import (
     TokenHead,
 )
 from prune_export.pruning.reconstruction.forward import normalized
-from prune_export.search.hidden_basis import greedy_units
-from prune_export.search.plain_fit import PlainFit
+from prune_export.subarchitecture.hidden_basis import greedy_units
+from prune_export.subarchitecture.plain_fit import PlainFit
 
 _INDEX = -1  # in the fits: no layer
 

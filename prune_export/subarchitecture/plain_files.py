@@ -17,7 +17,7 @@ from prune_export.files.tensors import save_tensors
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import PLAIN
-from prune_export.search.plain_network import PlainNetwork
+from prune_export.subarchitecture.plain_network import PlainNetwork
 
 FORMAT = Format("prune-export/plain", 1)
 

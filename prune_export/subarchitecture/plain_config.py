@@ -10,7 +10,7 @@ import torch
 from exporters.errors import UnsupportedError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
-from prune_export.search.shape import Shape, check_shape
+from prune_export.subarchitecture.shape import Shape, check_shape
 
 # The keys of config.json for each size, under all names that the families have for it.
 _KEYS = {

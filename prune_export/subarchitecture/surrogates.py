@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prune_export.families.names import Dimensions
-from prune_export.search.shape import Shape
+from prune_export.subarchitecture.shape import Shape
 
 
 class Operations(NamedTuple):

@@ -35,10 +35,10 @@ from prune_export.pruning.reconstruction.forward import (
 )
 from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
-from prune_export.search.head_sizes import resize_heads
-from prune_export.search.hidden_basis import norm_scales, writer_map
-from prune_export.search.line_fit import fit_lines, is_held_out
 from prune_export.slim_model.blocks import SlimEmbeddings
+from prune_export.subarchitecture.head_sizes import resize_heads
+from prune_export.subarchitecture.hidden_basis import norm_scales, writer_map
+from prune_export.subarchitecture.line_fit import fit_lines, is_held_out
 
 Batch = Mapping[str, Tensor]
 Features = Callable[[Tensor, Tensor], Tensor]

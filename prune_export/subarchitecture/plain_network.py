@@ -25,12 +25,12 @@ from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
-from prune_export.search.hidden_basis import hidden_basis
-from prune_export.search.plain_config import check_parent, plain_config
-from prune_export.search.plain_fit import PlainFit
-from prune_export.search.plain_heads import fit_head, fit_pooler
-from prune_export.search.shape import Shape, check_shape, shape_of
-from prune_export.search.state_moments import state_moments
+from prune_export.subarchitecture.hidden_basis import hidden_basis
+from prune_export.subarchitecture.plain_config import check_parent, plain_config
+from prune_export.subarchitecture.plain_fit import PlainFit
+from prune_export.subarchitecture.plain_heads import fit_head, fit_pooler
+from prune_export.subarchitecture.shape import Shape, check_shape, shape_of
+from prune_export.subarchitecture.state_moments import state_moments
 from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]

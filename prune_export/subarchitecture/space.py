@@ -13,7 +13,7 @@ import msgspec
 from exporters.errors import UsageError
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import ReadingError, one_line, read_text, user_path
-from prune_export.search.shape import Shape, has_projection, shape_of
+from prune_export.subarchitecture.shape import Shape, has_projection, shape_of
 
 _LARGEST_FILE = 1 << 20
 _MOST_SHAPES = 100_000

@@ -35,9 +35,9 @@ from typing import Any, NamedTuple
 
 from exporters.errors import UsageError
 from prune_export.progress import SILENT, Progress
-from prune_export.search.evaluation_journal import Journal
-from prune_export.search.shape import Shape
-from prune_export.search.w_coefficient import w_coefficient
+from prune_export.subarchitecture.evaluation_journal import Journal
+from prune_export.subarchitecture.shape import Shape
+from prune_export.subarchitecture.w_coefficient import w_coefficient
 
 
 class Hyperparameters(NamedTuple):

@@ -1,0 +1,157 @@
+"""The parts of a network in the bases of its norms (formulas: `prune_export.slicing`). Products are summed in float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from exporters.encoder import (
+    Attention,
+    ConstantBlock,
+    Embeddings,
+    FeatureHead,
+    FeedForward,
+    Linear,
+    MaskedLanguageHead,
+    Norm,
+    SequenceHead,
+    SpanHead,
+    TaskHead,
+    TokenHead,
+)
+from prune_export.slicing.bases import Basis
+from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
+
+Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
+Point = tuple[Norm, Basis, int]
+"""A place of the residual stream: the norm, its basis and the width there."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """The original state as a linear map of the sliced one, x ≈ A p + c.
+
+    `weight` is A `[hidden, width]`, `constant` is c `[hidden]`, both float64.
+    """
+
+    weight: Tensor
+    constant: Tensor
+
+    def through(self, linear: Linear) -> Linear:
+        """Returns the linear map of the original state as one of the sliced state."""
+        weight, bias = self.matrix(linear.weight), linear.bias.double() + linear.weight.double() @ self.constant
+        return Linear(weight, bias.float())
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return (weight.double() @ self.weight).float()
+
+    def shift(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        constant = weight.double() @ self.constant
+        return (constant if bias is None else bias.double() + constant).float()
+
+
+def reading_of(norm: Norm, basis: Basis, width: int) -> Reading:
+    """Returns how the output of `norm` follows from its state in the basis of width `width`."""
+    constant = torch.zeros(basis.width, dtype=torch.float64) if norm.bias is None else norm.bias.double()
+    return Reading(norm.weight.double()[:, None] * basis.restoring(width), constant)
+
+
+def writing_of(norm: Norm, basis: Basis, width: int) -> Tensor:
+    """Returns E `[width, width of the norm]`, float64, by which all that is added to the sum before `norm` is multiplied."""
+    rows = basis.vectors[:, :width].T
+    return rows - rows.mean(dim=1, keepdim=True) if norm.centered else rows
+
+
+def sliced_norm(norm: Norm, basis: Basis, width: int) -> Norm:
+    """Returns the RMSNorm of width `width` whose output has the mean square of the states in the basis."""
+    assert norm.epsilon is not None
+    ratio = basis.width / width
+    weight = torch.full((width,), math.sqrt(basis.variance(width) * ratio))
+    return Norm(weight, None, norm.epsilon * ratio, centered=False)
+
+
+def sliced_embeddings(embeddings: Embeddings, basis: Basis, width: int) -> tuple[Embeddings, Reading]:
+    """Returns the embeddings in the basis of their norm, and the reading of the first hidden states.
+
+    A projection after the norm goes into the reading: the first hidden states are as narrow as the embeddings.
+    """
+    writing = writing_of(embeddings.norm, basis, width).T.float()
+    token_type = embeddings.token_type
+    tables = replace(
+        embeddings,
+        word=embeddings.word @ writing,
+        position=embeddings.position @ writing,
+        token_type=None if token_type is None else token_type @ writing,
+        norm=sliced_norm(embeddings.norm, basis, width),
+        projection=None,
+    )
+    reading = reading_of(embeddings.norm, basis, width)
+    if (projection := embeddings.projection) is not None:
+        weight = projection.weight.double()
+        reading = Reading(weight @ reading.weight, weight @ reading.constant + projection.bias.double())
+    return tables, reading
+
+
+def read_attention(block: Attention | ConstantBlock, reading: Reading) -> Attention | ConstantBlock:
+    """Returns the block with projections of the sliced state. Key biases are dropped, value biases folded: both exact."""
+    if isinstance(block, ConstantBlock):
+        return block
+    projected = replace(
+        block,
+        query_weight=reading.matrix(block.query_weight),
+        query_bias=reading.shift(block.query_weight, block.query_bias),
+        key_weight=reading.matrix(block.key_weight),
+        value_weight=reading.matrix(block.value_weight),
+        value_bias=reading.shift(block.value_weight, block.value_bias),
+    )
+    return drop_key_bias(fold_value_bias(projected))
+
+
+def read_feed_forward(block: FeedForward | ConstantBlock, reading: Reading) -> FeedForward | ConstantBlock:
+    """Returns the block with an up projection of the sliced state."""
+    return block if isinstance(block, ConstantBlock) else replace(block, up=reading.through(block.up))
+
+
+def read_head(head: TaskHead, reading: Reading) -> TaskHead:
+    """Returns the task head as one of the sliced state; for features it restores the original width."""
+    match head:
+        case SpanHead() | TokenHead():
+            return replace(head, output=reading.through(head.output))
+        case SequenceHead() | MaskedLanguageHead():
+            return replace(head, dense=reading.through(head.dense))
+        case FeatureHead():
+            return FeatureHead(Linear(reading.weight.float(), reading.constant.float()))
+
+
+def output_of(block: Attention | FeedForward | ConstantBlock) -> Linear:
+    """Returns the block's output projection, `[written, features]`; that of a constant block has no features."""
+    match block:
+        case Attention():
+            return Linear(block.output_weight.flatten(1), block.output_bias)
+        case FeedForward():
+            return block.down
+        case ConstantBlock():
+            return Linear(block.bias.new_zeros(block.bias.shape[0], 0), block.bias)
+
+
+def with_output(block: Block, output: Linear) -> Block:
+    """Returns the block with another output projection, which may write another width."""
+    match block:
+        case Attention():
+            weight = output.weight.unflatten(1, block.output_weight.shape[1:])
+            return replace(block, output_weight=weight, output_bias=output.bias)
+        case FeedForward():
+            return replace(block, down=output)
+        case ConstantBlock():
+            return ConstantBlock(output.bias)
+
+
+def written(block: Block, reading: Reading, writing: Tensor) -> tuple[Block, Tensor]:
+    """Returns the block, whose output goes to the next residual sum through `writing`, and the skip matrix beside it."""
+    output = output_of(block)
+    weight, bias = writing @ output.weight.double(), writing @ (output.bias.double() + reading.constant)
+    return with_output(block, Linear(weight.float(), bias.float())), (writing @ reading.weight).float()

@@ -1,0 +1,144 @@
+"""Fits what reads and writes a sliced residual stream to the dense network's states, layer by layer.
+
+With p the state that the sliced network really has after a norm, x the dense network's, z its next residual sum, and E the
+matrix by which all that is added to that sum is multiplied:
+
+1. *Reading.* A, c = argmin E |A p + c - x|². Everything that reads x takes it in.
+2. *Writing.* Output projection W, skip matrix S and bias together: argmin E |W f + S p + b - E z|² / var(z), with f the
+   inputs of the block's output projection in the sliced network.
+
+Ridge penalties hold the weights near those of the formulas, held-out batches choose the penalty, and a fit that does not
+lower the held-out error is refused, as in `prune_export.pruning.reconstruction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from exporters.axes import to_device
+from exporters.encoder import Attention, ConstantBlock, Embeddings, Encoder, FeedForward, Linear
+from prune_export.pruning.reconstruction.forward import (
+    activations,
+    attention_update,
+    contexts,
+    feed_forward_update,
+    normalized,
+)
+from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
+from prune_export.slicing.bases import Batch
+from prune_export.slicing.formulas import (
+    Block,
+    Point,
+    Reading,
+    output_of,
+    sliced_norm,
+    with_output,
+    writing_of,
+    written,
+)
+from prune_export.slim_model.blocks import SlimEmbeddings
+
+_HELD_OUT = 8  # one batch in so many is held out
+
+
+class Closed:
+    """The formulas as they are, fitted to nothing."""
+
+    def start(self, embeddings: Embeddings, reading: Reading) -> Reading:
+        """Returns the reading of the first hidden states, which `embeddings` make."""
+        del embeddings
+        return reading
+
+    def block(self, block: Block, reading: Reading, point: Point) -> tuple[Block, Tensor]:
+        """Returns the block that writes for the norm of `point`, and the skip matrix beside it."""
+        return written(block, reading, writing_of(*point))
+
+    def reading(self, reading: Reading) -> Reading:
+        """Returns the reading of the states after the norm of the last block."""
+        return reading
+
+
+class Refit(Closed):
+    """Goes through both networks: `dense` and `sliced` are their states after the last norm, per batch."""
+
+    def __init__(self, dense: Encoder, batches: Sequence[Batch], device: str) -> None:
+        self.encoder, self.device, self.step = dense, device, 0
+        self.batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+        self.attended = [batch["attention_mask"].bool() for batch in self.batches]
+        self.dense = self._embedded(dense.embeddings)
+        self.sliced: list[Tensor] = []
+
+    def _embedded(self, embeddings: Embeddings) -> list[Tensor]:
+        module = SlimEmbeddings(embeddings, dropout=0.0).to(self.device)
+        return [module(batch["input_ids"], batch.get("token_type_ids")) for batch in self.batches]
+
+    def start(self, embeddings: Embeddings, reading: Reading) -> Reading:
+        self.sliced = self._embedded(embeddings)
+        return self.reading(reading)
+
+    def reading(self, reading: Reading) -> Reading:
+        targets, width = reading.weight.shape
+        train, held_out = (Moments(width, targets, self.device) for _ in range(2))
+        for batch, (p, x, mask) in enumerate(zip(self.sliced, self.dense, self.attended, strict=True)):
+            moments = held_out if batch % _HELD_OUT == 1 else train
+            moments.add(p[mask], x[mask], torch.ones_like(p[mask][:, 0]))
+        start = torch.cat([reading.weight, reading.constant[:, None]], dim=1).to(self.device)
+        weight = fit(train, held_out, start, ridge_regression).weight.cpu()
+        return Reading(weight[:, :-1], weight[:, -1])
+
+    def block(self, block: Block, reading: Reading, point: Point) -> tuple[Block, Tensor]:
+        layer = to_device(self.encoder.layers[self.step // 2], self.device)
+        is_attention = self.step % 2 == 0
+        self.step += 1
+        if is_attention:
+            sums = [
+                x + attention_update(layer.attention, x, mask)
+                for x, mask in zip(self.dense, self.attended, strict=True)
+            ]
+            norm = layer.attention_norm
+        else:
+            sums = [x + feed_forward_update(layer.feed_forward, x) for x in self.dense]
+            norm = layer.feed_forward_norm
+        fitted, skip = self._fit(block, reading, point, sums)
+        self.dense = [normalized(norm, z) for z in sums]
+        return fitted, skip
+
+    def _fit(self, block: Block, reading: Reading, point: Point, sums: list[Tensor]) -> tuple[Block, Tensor]:
+        """Fits the writing to `sums`, the dense residual sums, and takes the sliced states through the norm."""
+        writing = writing_of(*point)
+        start, skip = written(block, reading, writing)
+        output = output_of(start)
+        joined = torch.cat([output.weight, skip, output.bias[:, None]], dim=1).double().to(self.device)
+        to_sum = writing.float().to(self.device)
+        on_device = to_device(block, self.device)
+        targets, features = joined.shape
+        train, held_out = (Moments(features - 1, targets, self.device) for _ in range(2))
+        for batch, (z, mask) in enumerate(zip(sums, self.attended, strict=True)):
+            moments = held_out if batch % _HELD_OUT == 1 else train
+            weights = 1 / z[mask].var(dim=-1).clamp(min=1e-12)
+            moments.add(self._inputs(on_device, batch)[mask], (z @ to_sum.T)[mask], weights)
+        weight = fit(train, held_out, joined, ridge_regression).weight.float()
+        norm = to_device(sliced_norm(*point), self.device)
+        self.sliced = [
+            normalized(norm, self._inputs(on_device, batch) @ weight[:, :-1].T + weight[:, -1])
+            for batch in range(len(sums))
+        ]
+        weight = weight.cpu()
+        inner = output.weight.shape[1]
+        return with_output(start, Linear(weight[:, :inner].contiguous(), weight[:, -1].contiguous())), weight[
+            :, inner:-1
+        ].contiguous()
+
+    def _inputs(self, block: Attention | FeedForward | ConstantBlock, batch: int) -> Tensor:
+        """Returns the inputs of the output projection and of the skip matrix, side by side."""
+        p = self.sliced[batch]
+        match block:
+            case Attention():
+                return torch.cat([contexts(block, p, self.attended[batch]), p], dim=-1)
+            case FeedForward():
+                return torch.cat([activations(block, p), p], dim=-1)
+            case _:
+                return p

@@ -1,0 +1,27 @@
+"""The networks whose residual stream can be sliced."""
+
+from __future__ import annotations
+
+from exporters.encoder import Encoder
+from exporters.errors import UnsupportedError
+from exporters.kinds import check_kinds
+
+
+def check_sliceable(encoder: Encoder) -> None:
+    """Checks that the residual stream of `encoder` can be sliced.
+
+    Raises:
+        UnsupportedError: it cannot, or has been sliced already.
+    """
+    check_kinds(encoder.layers, "slicing")
+    if encoder.is_sliced:
+        raise UnsupportedError(f"expected a network to slice; found one that is sliced to {list(encoder.widths)}")
+    if len(encoder.distinct_layers) < len(encoder.layers):
+        raise UnsupportedError(
+            f"expected layers with weights of their own; found {len(encoder.layers)} layers that share "
+            f"{len(encoder.distinct_layers)}: one basis cannot fit the states of several"
+        )
+    if any(norm.epsilon is None for norm in encoder.norms):
+        raise UnsupportedError(
+            "expected LayerNorm or RMSNorm in a network to slice; found norms that do not divide (no_norm)"
+        )
