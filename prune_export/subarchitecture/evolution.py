@@ -15,7 +15,8 @@ from prune_export.subarchitecture.candidate import Candidate
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import pareto_front
 
-_FRUITLESS = 50  # moves in a row that lead nowhere new: the space is exhausted
+_SECOND_MOVE = 0.3  # the probability of two moves at once, over a candidate that is on no front
+_FRUITLESS = 200  # moves in a row that lead nowhere new: the space is exhausted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def evolve(
     front = pareto_front(judged.values(), lambda point: point.values)
     while len(judged) < evaluations and fruitless < _FRUITLESS:
         child = moves.any(_parent(front, rng).candidate, rng)
+        if child is not None and rng.random() < _SECOND_MOVE:
+            child = moves.any(child, rng)
         if child is None or child in judged:
             fruitless += 1
             continue

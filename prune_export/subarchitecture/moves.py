@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prune_export.subarchitecture.candidate import Candidate
 
-_STEPS = (0.02, 0.05, 0.1)  # parts of the unpruned network's latency that a move gives or takes
+_STEPS = (0.02, 0.05, 0.1, 0.25)  # parts of the unpruned network's latency that a move gives or takes
 _WIDTH_STEPS = 16  # between the smallest and the full width
 
 
@@ -44,6 +44,11 @@ class Moves:
             (layer, kind) for layer in range(len(self.full.heads)) for kind in (0, 1) if layer not in self.keep_layers
         ]
 
+    def _grid(self, layer: int, kind: int) -> list[int]:
+        """Returns the numbers of units that a block may keep, ascending."""
+        most = self.full[kind][layer]
+        return sorted({*range(0, most, 1 if kind == 0 else self.align), most})
+
     def _trade(self, candidate: Candidate, rng: random.Random) -> Candidate:
         """Takes units from one block and gives another as much of the time."""
         blocks = self._blocks()
@@ -61,7 +66,8 @@ class Moves:
     def _empty(self, candidate: Candidate, rng: random.Random) -> Candidate:
         """Removes a whole block, or brings half of it back."""
         layer, kind = rng.choice(self._blocks())
-        return _with(candidate, layer, kind, 0 if candidate[kind][layer] else -(-self.full[kind][layer] // 2))
+        counts = self._grid(layer, kind)
+        return _with(candidate, layer, kind, 0 if candidate[kind][layer] else counts[len(counts) // 2])
 
     def _by_time(self, candidate: Candidate, block: tuple[int, int], part: float) -> Candidate:
         """Changes a block by `part` of the unpruned network's time, by one step of its grid at least."""
@@ -69,8 +75,7 @@ class Moves:
         present, most = candidate[kind][layer], self.full[kind][layer]
         if part == 0 or (part < 0 and present == 0) or (part > 0 and present == most):
             return candidate
-        step = 1 if kind == 0 else self.align
-        counts = sorted({*range(0, most, step), most})
+        counts = self._grid(layer, kind)
         wanted = abs(part) * self.latency(self.full)
         before = self.latency(candidate)
         best = candidate
