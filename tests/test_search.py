@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -164,7 +165,8 @@ def test_estimated_networks_have_the_weights_of_least_squares() -> None:
     full = [(len(layer.heads), len(layer.columns)) for layer in networks.scores]
     unpruned = networks.estimated(Candidate(*zip(*full, strict=True))).layers[0].feed_forward
     assert torch.equal(unpruned.down.weight, encoder.layers[0].feed_forward.down.weight)
-    candidate = Candidate((2, 1), (9, 5))
+    candidate = Candidate((2, 1) * len(full), (9, 5) * len(full))
+    candidate = Candidate(candidate.heads[: len(full)], candidate.columns[: len(full)])
     block = networks.estimated(candidate).layers[1].feed_forward
     moments, dense = networks.moments[3], encoder.layers[1].feed_forward
     assert moments is not None
@@ -254,7 +256,7 @@ def test_moves_observe_the_space() -> None:
 def test_without_labels_the_divergence_decides() -> None:
     """`choose` and W with and without a metric, on made-up points."""
     from prune_export.options.search import PointChoice
-    from prune_export.subarchitecture.front_point import Costs, FrontPoint, choose, with_w
+    from prune_export.subarchitecture.front_point import Costs, FrontPoint, choose, judged_points
 
     unpruned = Costs(10.0, 1000.0, 0.0, 80.0)
     points = [
@@ -262,7 +264,12 @@ def test_without_labels_the_divergence_decides() -> None:
         FrontPoint("p02", (), (), unpruned, Costs(5.0, 500.0, 0.2, 79.0)),
         FrontPoint("p03", (), (), unpruned, Costs(8.0, 800.0, 0.1, 79.8)),
     ]
-    weighed = with_w(points, unpruned)
+    weighed = judged_points(points, unpruned)
+    assert not any(point.is_dominated for point in weighed)
+    slower = msgspec.structs.replace(
+        points[0], name="p04", measured=msgspec.structs.replace(points[0].measured, latency_ms=3.0)
+    )
+    assert [point.is_dominated for point in judged_points([*points, slower], unpruned)] == [False, False, False, True]
     assert [point.w for point in weighed] == pytest.approx([0.8 * 0.7 / 0.4, 0.5 * 0.5 / 0.21, 0.2 * 0.2 / 0.202])
     assert choose(weighed, unpruned, PointChoice(max_loss=1.5)).name == "p02"
     assert choose(weighed, unpruned, PointChoice(latency_ms=9.0)).name == "p03"
@@ -273,12 +280,10 @@ def test_without_labels_the_divergence_decides() -> None:
     with pytest.raises(UsageError, match="--point p9: expected one of p01, p02, p03"):
         choose(weighed, unpruned, PointChoice(point="p9"))
     bare = [replace_metric(point) for point in points]
-    free = with_w(bare, Costs(10.0, 1000.0, 0.0))
+    free = judged_points(bare, Costs(10.0, 1000.0, 0.0))
     assert [point.w for point in free] == pytest.approx([0.8 * 0.7 / 0.9, 0.5 * 0.5 / 0.2, 0.2 * 0.2 / 0.1])
     assert choose(free, Costs(10.0, 1000.0, 0.0), PointChoice(max_loss=0.3)).name == "p02"
 
 
 def replace_metric(point: Any) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(point, measured=msgspec.structs.replace(point.measured, metric=None))

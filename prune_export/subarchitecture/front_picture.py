@@ -29,7 +29,7 @@ def draw_front(front: SearchFront, path: Path) -> None:
                 loss_of(costs, front.unpruned),
                 s=12 + 90 * costs.bytes / largest,
                 color=_BEST if point is best else _POINT,
-                alpha=0.8,
+                alpha=0.3 if point.is_dominated else 0.8,
             )
             axis.annotate(
                 point.name,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from exporters.errors import UsageError
 from prune_export.facts.plan import ranges
 from prune_export.options.search import PointChoice
 from prune_export.pruning.selection import Kept
+from prune_export.subarchitecture.pareto import dominates
 from prune_export.subarchitecture.w_coefficient import w_coefficient
 
 
@@ -35,7 +38,10 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class FrontPoint(msgspec.Struct, frozen=True):
-    """One point: all that makes its network, and its costs."""
+    """One point: all that makes its network, and its costs.
+
+    The front is that of predicted costs; `is_dominated` says that by the measured ones another point is nowhere worse.
+    """
 
     name: str
     layers: tuple[PointLayer, ...]
@@ -43,6 +49,7 @@ class FrontPoint(msgspec.Struct, frozen=True):
     predicted: Costs
     measured: Costs
     w: float = 0.0
+    is_dominated: bool = False
 
     @property
     def is_unpruned(self) -> bool:
@@ -66,8 +73,9 @@ def error_of(costs: Costs, unpruned: Costs) -> float:
     return max(error, 1e-3)
 
 
-def with_w(points: list[FrontPoint], unpruned: Costs) -> tuple[FrontPoint, ...]:
-    """Returns the points with their W-coefficients; the unpruned network is the maximum point."""
+def judged_points(points: Sequence[FrontPoint], unpruned: Costs) -> tuple[FrontPoint, ...]:
+    """Returns the points with `is_dominated` and their W-coefficients; the unpruned network is the maximum point."""
+    values = [(point.measured.latency_ms, point.measured.bytes, point.measured.divergence) for point in points]
     return tuple(
         msgspec.structs.replace(
             point,
@@ -78,8 +86,9 @@ def with_w(points: list[FrontPoint], unpruned: Costs) -> tuple[FrontPoint, ...]:
                 most_parameters=unpruned.bytes,
                 most_cost=unpruned.latency_ms,
             ),
+            is_dominated=any(dominates(other, own) for other in values),
         )
-        for point in points
+        for point, own in zip(points, values, strict=True)
     )
 
 

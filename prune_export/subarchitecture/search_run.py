@@ -28,10 +28,10 @@ from prune_export.subarchitecture.candidate_networks import CandidateNetworks
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal
 from prune_export.subarchitecture.evolution import Judged, evolve
-from prune_export.subarchitecture.front_point import UNPRUNED, Costs, FrontPoint, layers_of, with_w
+from prune_export.subarchitecture.front_point import UNPRUNED, Costs, FrontPoint, judged_points, layers_of
 from prune_export.subarchitecture.measured_front import Measured, Measuring, as_exported
 from prune_export.subarchitecture.moves import Moves
-from prune_export.subarchitecture.pareto import pareto_front, spread
+from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.search_data import SearchData
 from prune_export.subarchitecture.width_latency import WidthLatency, measure_widths
 
@@ -227,16 +227,11 @@ class Search:
             for (name, units, candidate, predicted, found), latency in zip(rows, latencies, strict=True)
         ]
         unpruned = points[0].measured
-        best = pareto_front(points[1:], _values)
-        return SearchFront(with_w(list(best), unpruned), unpruned, evaluations)
+        return SearchFront(judged_points(points[1:], unpruned), unpruned, evaluations)
 
     def network(self, units: Kept, widths: Sequence[int]) -> Encoder:
         """Returns the refitted network as it is exported."""
         return as_exported(self.networks.refitted(units, widths).encoder, is_sliced=bool(widths))
-
-
-def _values(point: FrontPoint) -> tuple[float, ...]:
-    return point.measured.latency_ms, point.measured.bytes, point.measured.divergence
 
 
 def _as_builtins(measure: Callable[[Encoder], Measured], encoder: Encoder) -> Any:

@@ -21,7 +21,7 @@ def front_table(front: SearchFront) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        title=f"Front of {front.evaluations:,} candidates (×: speed-up, div.: divergence, *: best W)",
+        title=f"Front of {front.evaluations:,} candidates\n×: speed-up, div.: divergence, *: best W, in brackets: dominated",
         title_justify="left",
     )
     metric = ("metric", "lost") if has_metric else ()
@@ -31,7 +31,7 @@ def front_table(front: SearchFront) -> Table:
         costs = point.measured
         lost = (f"{costs.metric:.2f}", f"{loss_of(costs, front.unpruned):.2f}") if has_metric else ()
         table.add_row(
-            point.name,
+            f"({point.name})" if point.is_dominated else point.name,
             f"{costs.latency_ms:.2f}",
             f"{front.unpruned.latency_ms / costs.latency_ms:.2f}",
             f"{costs.mib:.1f}",
