@@ -24,8 +24,8 @@ def recipes_section(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers", "onnxruntime"))
     steps = sorted({row["steps"] for row in found["rows"]})
     conditions = (
-        "Each miniature is the recipe with other networks (MiniLM of 6 layers), other data (parts of real data; texts of SST-2 "
-        f"for MNLI) and lengths ({steps[0]} to {steps[-1]} steps of {found['batch_size']} examples of at most "
+        "Each miniature is the recipe with other networks (MiniLM of 6 layers), other data (parts of real data; texts of "
+        f"SST-2 for MNLI) and lengths ({steps[0]} to {steps[-1]} steps of {found['batch_size']} examples of at most "
         f"{found['length']} tokens); in so few steps scores and gates move only at a higher rate, 1. All are judged on "
         f"{found['examples']} examples, where chance is worth 4 points. Such a run shows that the way from the recipe to a "
         "proven ONNX file is open, not what the method can do. The pruned network is the exported file; the proof of an "
