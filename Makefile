@@ -47,7 +47,7 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
 
-# About a quarter of an hour on two cores: every published recipe in miniature, from recipe to proven ONNX (docs/published.md).
+# Half an hour on a busy core: every published recipe in miniature, from recipe to proven ONNX (docs/published.md).
 recipes: $(VENV)/ready
 	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m benchmarks.recipes --data $(PRUNE_EXPORT_DATA)
 

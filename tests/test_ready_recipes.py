@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.recipe_data import write_mrqa
-from benchmarks.recipes import MINIATURES, RECIPES
+from benchmarks.recipe_miniatures import MINIATURES
+from benchmarks.recipes import RECIPES
 from benchmarks.recipes_tables import recipes_section
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.read import read_examples
