@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Puts results of benchmarks.training into docs/methods.md, with the one-shot results of benchmarks.pruning beside them.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and likewise sst2, qa-curve and sst2-curve, is replaced; the rest is left
-alone. Results hold finished runs alone.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and likewise sst2, qa-curve, sst2-curve and importance, is replaced; the
+rest is left alone. Results hold finished runs alone.
 
     python -m benchmarks.training_tables
 """
@@ -169,6 +169,27 @@ def distilled(found: Mapping[str, Any]) -> str:
     )
 
 
+IMPORTANCE = {
+    "fisher": 'Fisher information, `answers = "data"`',
+    "fisher-network": 'Fisher information, `answers = "network"`',
+    "taylor": "mean of each sample's absolute gradient (`taylor`)",
+    "grain": "mean of a batch's absolute gradient (GRAIN)",
+}
+
+
+def importance(found: Mapping[str, Any]) -> str:
+    """Return a row per importance, with the divergence after one step to each fraction of the FLOPs, mean over seeds."""
+    fractions = sorted({row["flops"] for row in found["rows"]}, reverse=True)
+    lines = [["score", *(f"{fraction:g} of the FLOPs" for fraction in fractions)], ["---"] * (len(fractions) + 1)]
+    for name, title in IMPORTANCE.items():
+        cells = []
+        for fraction in fractions:
+            values = {row["seed"]: row for row in found["rows"] if (row["importance"], row["flops"]) == (name, fraction)}
+            cells.append(f"{mean(row['reconstructed'] for row in values.values()):.3f}" if values else "")
+        lines.append([title, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def contents() -> list[Content]:
     """Return the texts of the page that are made of the results that are there."""
     pages = []
@@ -183,6 +204,9 @@ def contents() -> list[Content]:
                 continue
             one_shot = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {"points": []}
             pages.append((PAGE, task, f"{table(found, one_shot)}\n\n{conditions(found)}"))
+    path = RESULTS / "importance.json"
+    if path.is_file():
+        pages.append((PAGE, "importance", importance(json.loads(path.read_text(encoding="utf-8")))))
     return pages
 
 
