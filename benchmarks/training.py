@@ -65,7 +65,7 @@ class Task:
     distillation: Mapping[str, Any]
     way: int
     budgets: tuple[float, ...] = (0.5, 0.25)
-    gradual: Mapping[str, Any] = field(default_factory=lambda: {"step": 0.7})  # one step on the way to each budget
+    gradual: dict[str, Any] = field(default_factory=lambda: {"step": 0.7})  # one step on the way to each budget
     runs: tuple[str, ...] = ()
 
 
@@ -105,8 +105,10 @@ TASKS = {
     for task in (
         _QA,
         _SST2,
-        replace(_QA, name="qa-curve", budgets=(0.5, 0.25, 0.1), runs=CURVE),
-        replace(_SST2, name="sst2-curve", runs=CURVE),
+        replace(
+            _QA, name="qa-curve", budgets=(0.5, 0.25, 0.1), gradual=_QA.gradual | {"answers": "network"}, runs=CURVE
+        ),
+        replace(_SST2, name="sst2-curve", gradual=_SST2.gradual | {"answers": "network"}, runs=CURVE),
     )
 }
 

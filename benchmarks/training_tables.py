@@ -184,7 +184,9 @@ def importance(found: Mapping[str, Any]) -> str:
     for name, title in IMPORTANCE.items():
         cells = []
         for fraction in fractions:
-            values = {row["seed"]: row for row in found["rows"] if (row["importance"], row["flops"]) == (name, fraction)}
+            values = {
+                row["seed"]: row for row in found["rows"] if (row["importance"], row["flops"]) == (name, fraction)
+            }
             cells.append(f"{mean(row['reconstructed'] for row in values.values()):.3f}" if values else "")
         lines.append([title, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
