@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
@@ -24,6 +25,7 @@ from prune_export.pruning.pruner import PrunerSettings, prune_step
 from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, taylor_scores
 from prune_export.pruning.selection import Rules, select
 from prune_export.slim_model.model import slim_module
+from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
 from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples
@@ -43,6 +45,10 @@ class GradualConfig(MethodConfig):
     score: Annotated[
         Literal["fisher", "taylor"], Option("Fisher information of each sample, or the first-order change")
     ] = "fisher"
+    answers: Annotated[
+        Literal["data", "network"],
+        Option("whose answers scores are gradients of: the data's, or some drawn from the network's predictions"),
+    ] = "data"
     step: Annotated[
         Annotated[float, PROPER_FRACTION],
         Option("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
@@ -142,7 +148,7 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
         slim_layers(model),
         network.encoder.task,
         network.encoder.inputs,
-        calibration.batches,
+        calibration.batches if config.answers == "data" else without_labels(calibration.batches),
         seed=context.recipe.seed,
         device=context.device,
         progress=context.progress,
@@ -169,12 +175,19 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
     record: dict[str, Any] = {
         "method": METHOD.kind,
         "score": config.score,
+        "answers": config.answers,
         "fraction": fraction,
         "data": {"samples": calibration.samples, "sha256": calibration.digest},
         "held_out_errors": step.held_out_errors(),
     }
     changed = full_size_weights(checkpoint, weights, step.network)
     write_masked(checkpoint, step.network.plan, folder, changed=changed, **record)
+
+
+def without_labels(batches: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Returns `batches` without the labels of any task."""
+    labels = {name for task in LABELLED for name in SPECS[task].label_names}
+    return [{name: value for name, value in batch.items() if name not in labels} for batch in batches]
 
 
 def _check(context: Context, *, config: GradualConfig, fraction: float) -> None:
