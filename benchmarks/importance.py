@@ -30,6 +30,7 @@ from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.pruning.calibration import Calibration, make_calibration
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import hugging_face_layers
+from prune_export.pruning.obs import block_moments, obs_scores
 from prune_export.pruning.pruned_network import keep_units, unpruned
 from prune_export.pruning.pruner import PrunerSettings, prune_step
 from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients, taylor_scores
@@ -56,7 +57,9 @@ def mean_over_batches(gradients: Gradients) -> tuple[LayerScores, ...]:
     return tuple(LayerScores(mean(layer.heads), mean(layer.columns)) for layer in gradients)
 
 
-# The name of each importance, whose answers its gradients are of, and what it makes of them.
+# Those of the optimal brain surgeon, which are made of moments, and whose answers these are of.
+MOMENTS = {"obs": "data", "obs-network": "network"}
+# The name of each other importance, whose answers its gradients are of, and what it makes of them.
 IMPORTANCES: Mapping[str, tuple[str, Callable[[Gradients], tuple[LayerScores, ...]]]] = {
     "fisher": ("data", fisher_scores),
     "taylor": ("data", taylor_scores),
@@ -100,22 +103,26 @@ def measure(checkpoint: Checkpoint, data: Sequence[Path], seed: int, fractions: 
     """Measure each importance at each fraction of the FLOPs, and write each row."""
     rows = json.loads(PATH.read_text(encoding="utf-8"))["rows"] if PATH.is_file() else []
     done = {(row["importance"], row["flops"], row["seed"]) for row in rows}
-    if all((name, flops, seed) in done for name in IMPORTANCES for flops in fractions):
+    if all((name, flops, seed) in done for name in (*IMPORTANCES, *MOMENTS) for flops in fractions):
         return
     calibration, judged = calibrations(checkpoint, data, seed)
     inputs, network = checkpoint.encoder.inputs, unpruned(checkpoint.encoder)
     model = load_reference_model(checkpoint)
     expected = answers(model, inputs, judged.batches)
     costs = flops_costs(checkpoint.encoder, sequence_length=length)
+    layers, task = hugging_face_layers(checkpoint, model), checkpoint.task
+    by_answers = {"data": calibration.batches, "network": without_labels(calibration.batches)}
     gradients = {
-        name: gate_gradients(model, hugging_face_layers(checkpoint, model), checkpoint.task, inputs, batches, seed=seed)
-        for name, batches in (("data", calibration.batches), ("network", without_labels(calibration.batches)))
+        name: gate_gradients(model, layers, task, inputs, batches, seed=seed) for name, batches in by_answers.items()
     }
+    every = {name: score(gradients[whose]) for name, (whose, score) in IMPORTANCES.items()}
+    for name, whose in MOMENTS.items():
+        moments = block_moments(model, layers, task, inputs, by_answers[whose], seed=seed)
+        every[name] = obs_scores(checkpoint.encoder, moments)
     for flops in fractions:
-        for name, (whose, score) in IMPORTANCES.items():
+        for name, scores in every.items():
             if (name, flops, seed) in done:
                 continue
-            scores = score(gradients[whose])
             kept = select(scores, costs, flops * costs.dense)
             step = prune_step(
                 network,
