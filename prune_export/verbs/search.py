@@ -15,6 +15,7 @@ from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.facts.plan import parse_indices
 from prune_export.facts.record import versions
+from prune_export.files.holding import held
 from prune_export.options.keywords import from_keywords
 from prune_export.options.search import SearchOptions
 from prune_export.pruning.calibration import Source
@@ -85,6 +86,19 @@ def search(options: SearchOptions) -> SearchResult:
     data = read_search_data(options, checkpoint)
     record = _record(checkpoint, data, options)
     check_folder(folder)
+    with held(folder, "search"):
+        return _search(checkpoint, data, options, folder, record, keep)
+
+
+def _search(
+    checkpoint: Checkpoint,
+    data: SearchData,
+    options: SearchOptions,
+    folder: Path,
+    record: dict[str, Any],
+    keep: frozenset[int],
+) -> SearchResult:
+    """Searches in `folder`, which is held."""
     journal = Journal(folder / JOURNAL, record)
     run = Search(checkpoint, data, options, journal, keep)
     front = run.run()
@@ -93,9 +107,9 @@ def search(options: SearchOptions) -> SearchResult:
     if is_choice(options):
         chosen = choose(front.points, front.unpruned, options)
         written = folder / CHECKPOINT
-        network = run.networks.refitted(_units(chosen.layers), chosen.widths, progress=progress)
+        network = run.networks.refitted(_units(chosen.layers), chosen.widths, progress=options.progress)
         point = {"point": msgspec.to_builtins(chosen), "search": record}
-        progress.stage(f"Writing {written}")
+        options.progress.stage(f"Writing {written}")
         write_point(checkpoint, network, written, is_sliced=bool(chosen.widths), method="search", **point)
     return SearchResult(folder, front, chosen, written, record)
 
