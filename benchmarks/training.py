@@ -3,15 +3,18 @@
 
 All runs of a task start from the same dense model, see the same data for as many optimiser steps, and prune to half of the
 encoder's FLOPs (gradual pruning goes on to a quarter). A run that was killed goes on; one that is finished is not run again.
+The tasks qa-curve and sst2-curve are gradual pruning alone, to all budgets in one run, beside the dense model trained on
+with and without a teacher.
 
     python -m benchmarks.training train --data ../shared
     python -m benchmarks.training train --data ../shared --task sst2 --model build/minilm-sst2 --runs trained-on gradual
+    python -m benchmarks.training train --data ../shared --task qa-curve --seed 1
     python -m benchmarks.training speed --data ../shared     # all exports beside the dense model, on a machine at rest
     python -m benchmarks.training_tables                     # docs/methods.md out of the results
 
 Several runs may go on at once, each on a core of its own (`--runs`, `--threads 1`, taskset). What is pruned starts from
 the dense model as it came and learns from the first run, that model trained on, which has to be finished before others
-begin. Results go to benchmarks/results/training-TASK.json.
+begin; each seed has its own. Results go to benchmarks/results/training-TASK.json once a run is finished.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +40,7 @@ from prune_export.benchmark.sources import onnx_row, torch_row
 from prune_export.cli.console import progress
 from prune_export.options.bench import RunConditions
 from prune_export.outputs.run import LOG
+from prune_export.training.methods.gradual import flops_schedule
 from prune_export.training.recipe_file import recipe_from
 from prune_export.training.run import train
 from prune_export.verbs.evaluate import evaluate
@@ -46,9 +50,11 @@ from prune_export.verbs.export import export
 @dataclass(frozen=True, slots=True)
 class Task:
     """`data` says what is trained with (what one-shot pruning is calibrated with) and judged on, and at which length FLOPs
-    count; `steps` of the optimiser are those of every run at half of the FLOPs. `distillation` and `learning_rate` are for
-    what is pruned, `plain_learning_rate` is that of the dense model trained on."""
+    count; `steps` of the optimiser are those of every run at half of the FLOPs, and of gradual pruning per budget, of which
+    `way` follow each step on the way. `distillation` and `learning_rate` are for what is pruned, `plain_learning_rate` is
+    that of the dense model trained on. `gradual` are further keys of gradual pruning. `runs` are those by default."""
 
+    name: str
     data: PruningTask
     max_seq_length: int
     speed_length: int
@@ -57,47 +63,74 @@ class Task:
     learning_rate: float
     plain_learning_rate: float
     distillation: Mapping[str, Any]
+    way: int
+    budgets: tuple[float, ...] = (0.5, 0.25)
+    gradual: dict[str, Any] = field(default_factory=lambda: {"step": 0.7})  # one step on the way to each budget
+    runs: tuple[str, ...] = ()
 
 
+TRAINED_ON, DISTILLED = "trained-on", "distilled"
+LONGER = {"trained-on-twice-as-long": 2, "trained-on-three-times-as-long": 3}
+RUNS = (TRAINED_ON, DISTILLED, "gradual", "hybrid-filled", "struct-filled", "l0", *LONGER)
+FIRST = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
+CURVE = (TRAINED_ON, "gradual", DISTILLED, "trained-on-three-times-as-long")
+_QA = Task(
+    "qa",
+    PRUNING["qa"],
+    max_seq_length=256,
+    speed_length=384,
+    steps=1200,
+    batch_size=16,
+    learning_rate=2e-4,
+    plain_learning_rate=5e-5,
+    distillation={"weight": 0.9, "temperature": 2.0, "hidden_weight": 1000.0},
+    way=200,
+    runs=FIRST,
+)
+_SST2 = Task(
+    "sst2",
+    PRUNING["sst2"],
+    max_seq_length=64,
+    speed_length=128,
+    steps=800,
+    batch_size=32,
+    learning_rate=5e-5,
+    plain_learning_rate=5e-5,
+    distillation={"weight": 0.9, "temperature": 2.0},
+    way=133,
+    runs=FIRST,
+)
 TASKS = {
-    "qa": Task(
-        PRUNING["qa"],
-        max_seq_length=256,
-        speed_length=384,
-        steps=1200,
-        batch_size=16,
-        learning_rate=2e-4,
-        plain_learning_rate=5e-5,
-        distillation={"weight": 0.9, "temperature": 2.0, "hidden_weight": 1000.0},
-    ),
-    "sst2": Task(
-        PRUNING["sst2"],
-        max_seq_length=64,
-        speed_length=128,
-        steps=800,
-        batch_size=32,
-        learning_rate=5e-5,
-        plain_learning_rate=5e-5,
-        distillation={"weight": 0.9, "temperature": 2.0},
-    ),
+    task.name: task
+    for task in (
+        _QA,
+        _SST2,
+        replace(
+            _QA, name="qa-curve", budgets=(0.5, 0.25, 0.1), gradual=_QA.gradual | {"answers": "network"}, runs=CURVE
+        ),
+        replace(_SST2, name="sst2-curve", gradual=_SST2.gradual | {"answers": "network"}, runs=CURVE),
+    )
 }
-TRAINED_ON = "trained-on"
-RUNS = (TRAINED_ON, "gradual", "hybrid-filled", "struct-filled", "l0", "trained-on-twice-as-long")
 
 
-def sections(run: str, steps: int) -> dict[str, dict[str, Any]]:
-    """What a run's recipe says beside data, optimiser and distillation; `steps` in all to half of the FLOPs."""
-    half, some = steps // 2, steps // 6
+def sections(run: str, task: Task) -> dict[str, dict[str, Any]]:
+    """What a run's recipe says beside data, optimiser and distillation."""
+    steps, half = task.steps, task.steps // 2
     movement = {"kind": "movement", "initial": "fisher"}
     budget = {"flops": 0.5}
     match run:
-        case "trained-on":
+        case "trained-on" | "distilled":
             return {"method": {"kind": "none"}, "schedule": {"steps": steps}}
-        case "trained-on-twice-as-long":
-            return {"method": {"kind": "none"}, "schedule": {"steps": 2 * steps}}
+        case _ if run in LONGER:
+            return {"method": {"kind": "none"}, "schedule": {"steps": LONGER[run] * steps}}
         case "gradual":
-            method = {"kind": "gradual", "step": 0.7, "recovery_steps": some}  # one step on the way to each budget
-            return {"method": method, "schedule": {"steps": steps - some}, "budget": {"flops": [0.5, 0.25]}}
+            method = {"kind": "gradual", "recovery_steps": task.way, **task.gradual}
+            on_the_way = sum(not reached for _, reached in flops_schedule(task.budgets[:1], method["step"]))
+            return {
+                "method": method,
+                "schedule": {"steps": steps - task.way * on_the_way},
+                "budget": {"flops": list(task.budgets)},
+            }
         case "hybrid-filled":
             method = movement | {"shape": "hybrid", "fill": True, "fill_steps": half}
             return {"method": method, "schedule": {"steps": half}, "budget": budget}
@@ -130,12 +163,14 @@ def recipe_data(task: Task, run: str, data: Path, model: Path, work: Path, seed:
             "bf16": True,
         },
         "trainer": {"logging_steps": 20},
-        **sections(run, task.steps),
+        **sections(run, task),
     }
+    if "budget" in recipe or run == DISTILLED:
+        recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": dict(task.distillation)}
+        recipe["optimiser"] |= {"dropout": 0.0}
     if "budget" in recipe:
         recipe["budget"] |= {"sequence_length": task.data.sequence_length}
-        recipe |= {"teacher": str(work / TRAINED_ON / "final"), "distillation": dict(task.distillation)}
-        recipe["optimiser"] |= {"learning_rate": task.learning_rate, "dropout": 0.0}
+        recipe["optimiser"] |= {"learning_rate": task.learning_rate}
     return recipe
 
 
@@ -157,12 +192,12 @@ def judge(task: Task, folder: Path, data: Path) -> dict[str, Any]:
 
 
 def results_of(task: Task) -> dict[str, Any]:
-    path = RESULTS / f"training-{task.data.name}.json"
+    path = RESULTS / f"training-{task.name}.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
     return {
-        "task": task.data.name,
+        "task": task.name,
         "metric": task.data.metric,
         "evaluation": Path(task.data.evaluation).name,
         "runs": [],
@@ -171,7 +206,7 @@ def results_of(task: Task) -> dict[str, Any]:
 
 def write(task: Task, found: dict[str, Any]) -> None:
     """A kill leaves the old file or the new one."""
-    path = RESULTS / f"training-{task.data.name}.json"
+    path = RESULTS / f"training-{task.name}.json"
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
@@ -180,7 +215,7 @@ def write(task: Task, found: dict[str, Any]) -> None:
 def add(task: Task, row: dict[str, Any]) -> None:
     """Puts `row` into the results, in the place of an earlier one of the same run, budget and seed."""
     same = ("run", "flops", "seed")
-    with FileLock(RESULTS / f".training-{task.data.name}.lock"):
+    with FileLock(RESULTS / f".training-{task.name}.lock"):
         found = results_of(task)
         others = [old for old in found["runs"] if any(old[key] != row[key] for key in same)]
         write(task, found | {"runs": [*others, row]})
@@ -265,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("train", "speed"))
     parser.add_argument("--task", choices=TASKS, default="qa")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, help="default: the task's")
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
     parser.add_argument("--model", type=Path, help="a checkpoint's folder (default: the task's, in --data)")
     parser.add_argument("--work", type=Path, default=Path("build/training"))
@@ -276,12 +311,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
     task = TASKS[options.task]
-    task = replace(task, steps=options.steps or task.steps)
-    model, work = options.model or options.data / task.data.model, options.work / task.data.name
+    if options.steps:
+        task = replace(task, steps=options.steps, way=task.way * options.steps // task.steps)
+    model, work = options.model or options.data / task.data.model, options.work / task.name / f"seed-{options.seed}"
     if options.step == "speed":
         speed(task, model, work, options.rounds, options.seconds)
         return
-    for run in options.runs:
+    for run in options.runs or task.runs:
         perform(task, run, options.data, model, work, options.seed, options.threads)
 
 

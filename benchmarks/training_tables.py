@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Puts results of benchmarks.training into docs/methods.md, with the one-shot results of benchmarks.pruning beside them.
 
-The text between `<!-- qa -->` and `<!-- /qa -->`, and likewise sst2, is replaced; the rest is left alone.
+The text between `<!-- qa -->` and `<!-- /qa -->`, and likewise sst2, qa-curve, sst2-curve and importance, is replaced; the
+rest is left alone. Results hold finished runs alone.
 
     python -m benchmarks.training_tables
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 from benchmarks.measuring import RESULTS
@@ -22,7 +24,9 @@ PAGE = RESULTS.parent.parent / "docs" / "methods.md"
 TITLES = {
     "dense": "dense",
     "trained-on": "dense, trained on",
+    "distilled": "dense, taught by the row above",
     "trained-on-twice-as-long": "dense, trained on twice as long",
+    "trained-on-three-times-as-long": "dense, trained on three times as long",
     "gradual": "gradual",
     "hybrid-filled": "movement, hybrid, filled",
     "struct-filled": "movement, struct, filled",
@@ -55,6 +59,26 @@ def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
             rows.append(
                 [TITLES[run["run"]], f"{flops:g}", *cost, _kept(run["kept"]), *figures, ours, *speed(found, run)]
             )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def curve(found: Mapping[str, Any]) -> str:
+    """Return a row per run and budget, with the mean over seeds and what it loses to the best dense row of those seeds."""
+    metric = found["metric"]
+    rows = [["", "FLOPs", "steps", "seeds", METRICS[metric], "of each seed", "lost"], ["---"] * 7]
+    groups: dict[tuple[str, float], dict[int, Mapping[str, Any]]] = {}
+    for run in sorted(found["runs"], key=lambda run: (-run["flops"], list(TITLES).index(run["run"]), run["seed"])):
+        groups.setdefault((run["run"], run["flops"]), {})[run["seed"]] = run
+
+    def mean_of(runs: Mapping[int, Mapping[str, Any]], seeds: set[int]) -> float:
+        return mean(runs[seed]["pytorch"][metric] for seed in seeds)
+
+    for (name, flops), runs in groups.items():
+        figures = [f"{run['pytorch'][metric]:.2f}" for run in runs.values()]
+        dense = [other for (_, size), other in groups.items() if size == 1.0 and set(runs) <= set(other)]
+        lost = max(mean_of(other, set(runs)) for other in dense) - mean_of(runs, set(runs))
+        cells = [steps(next(iter(runs.values()))), ", ".join(map(str, runs)), f"{mean_of(runs, set(runs)):.2f}"]
+        rows.append([TITLES[name], f"{flops:g}", *cells, ", ".join(figures), f"{lost:.2f}" if flops < 1 else ""])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -98,13 +122,13 @@ def conditions(found: Mapping[str, Any]) -> str:
     recipe, machine = trained["recipe"], trained["machine"]
     optimiser = recipe["optimiser"]
     sources, rate = ", ".join(recipe["data"]["train"]), f"learning rate {optimiser['learning_rate']:g}"
-    pruned = next(run["recipe"]["optimiser"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
+    pruned = pruned_recipe(found)["optimiser"]
     if pruned["learning_rate"] != optimiser["learning_rate"]:
         rate += f" ({pruned['learning_rate']:g} for pruned networks)"
     words = [
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
         f"{'bf16, ' if optimiser['bf16'] else ''}trained on {sources}; judged on all {first['answers']:,} examples of "
-        f"{found['evaluation']}; seed {trained['seed']}. FLOPs are those of the encoder layers at length "
+        f"{found['evaluation']}; {seeds(found)}. FLOPs are those of the encoder layers at length "
         f"{task.data.sequence_length}. {distilled(found)}"
     ]
     if "speed" in found:
@@ -120,9 +144,21 @@ def conditions(found: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def seeds(found: Mapping[str, Any]) -> str:
+    """Return the seeds in words."""
+    numbers = sorted({run["seed"] for run in found["runs"]})
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def pruned_recipe(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the recipe of the first pruned network."""
+    recipe: Mapping[str, Any] = next(run["recipe"] for run in found["runs"] if "budget" in run.get("recipe", {}))
+    return recipe
+
+
 def distilled(found: Mapping[str, Any]) -> str:
     """Return the teacher of the pruned networks, and the weights of their loss."""
-    recipe = next(run["recipe"] for run in found["runs"] if "distillation" in run.get("recipe", {}))
+    recipe = pruned_recipe(found)
     part = recipe["distillation"]
     hidden = f", hidden states {part['hidden_weight']:g}" if part.get("hidden_weight") else ""
     dropout, teacher = recipe["optimiser"].get("dropout"), TITLES[recipe["teacher"]]
@@ -133,6 +169,29 @@ def distilled(found: Mapping[str, Any]) -> str:
     )
 
 
+IMPORTANCE = {
+    "fisher": 'Fisher information, `answers = "data"`',
+    "fisher-network": 'Fisher information, `answers = "network"`',
+    "taylor": "mean of each sample's absolute gradient (`taylor`)",
+    "grain": "mean of a batch's absolute gradient (GRAIN)",
+}
+
+
+def importance(found: Mapping[str, Any]) -> str:
+    """Return a row per importance, with the divergence after one step to each fraction of the FLOPs, mean over seeds."""
+    fractions = sorted({row["flops"] for row in found["rows"]}, reverse=True)
+    lines = [["score", *(f"{fraction:g} of the FLOPs" for fraction in fractions)], ["---"] * (len(fractions) + 1)]
+    for name, title in IMPORTANCE.items():
+        cells = []
+        for fraction in fractions:
+            values = {
+                row["seed"]: row for row in found["rows"] if (row["importance"], row["flops"]) == (name, fraction)
+            }
+            cells.append(f"{mean(row['reconstructed'] for row in values.values()):.3f}" if values else "")
+        lines.append([title, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def contents() -> list[Content]:
     """Return the texts of the page that are made of the results that are there."""
     pages = []
@@ -140,8 +199,16 @@ def contents() -> list[Content]:
         path, other = (RESULTS / f"{name}-{task}.json" for name in ("training", "pruning"))
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
+            if task.endswith("-curve"):
+                if not any(run["flops"] < 1 for run in found["runs"]):
+                    continue
+                pages.append((PAGE, task, f"{curve(found)}\n\n{conditions(found)}"))
+                continue
             one_shot = json.loads(other.read_text(encoding="utf-8")) if other.is_file() else {"points": []}
             pages.append((PAGE, task, f"{table(found, one_shot)}\n\n{conditions(found)}"))
+    path = RESULTS / "importance.json"
+    if path.is_file():
+        pages.append((PAGE, "importance", importance(json.loads(path.read_text(encoding="utf-8")))))
     return pages
 
 

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.pruning.costs import flops_costs
+from prune_export.tasks import SPECS
 from prune_export.training.methods.l0 import L0Config, L0Gates, L0Target
 from prune_export.training.methods.movement import FlopsBudget, MovementConfig, MovementPruning
 from prune_export.training.recipe import ScheduleSection
@@ -186,3 +187,37 @@ def test_a_row_of_a_kept_head_keeps_its_best_block(tmp_path: Path) -> None:
             np.testing.assert_array_equal(mask, ((values >= min(kept_scores) - 1e-12) | best) & alive[:, None])
             lonely += int((alive & (values < min(kept_scores)).all(axis=1)).sum())
     assert lonely > 0  # rows of which nothing would be left
+
+
+# --- Fisher information by drawn answers -----------------------------------------------------------------------------------
+
+
+def second_moments(task: Any, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """The mean over rows of the squared gradient of each row's loss by its first output, `[size]`."""
+    first = next(iter(outputs.values())).requires_grad_()
+    SPECS[task].sample_losses(outputs, batch, torch.Generator().manual_seed(0)).sum().backward()
+    assert first.grad is not None
+    return first.grad.double().square().mean(dim=0).numpy()
+
+
+def test_drawn_positions_give_the_true_fisher_information() -> None:
+    """Kunstner et al. 2019, equation 3: for a categorical distribution p, by logits, the diagonal is p (1 - p)."""
+    rows, logits = 40_000, np.array([1.5, 0.0, -1.0, 0.5, 9.0])
+    batch = {"attention_mask": torch.tensor([[1, 1, 1, 1, 0]]).repeat(rows, 1)}
+    outputs = {name: torch.tensor(logits).float().repeat(rows, 1) for name in ("start_logits", "end_logits")}
+    found = second_moments("question-answering", outputs, batch)
+    p = np.exp(logits[:4]) / np.exp(logits[:4]).sum()  # the padding, though its logit is the highest, is no answer
+    np.testing.assert_allclose(
+        found, [*(p * (1 - p) / 4), 0], rtol=0.03
+    )  # the loss is half of the start's and the end's
+    given = batch | {name: torch.zeros(rows, dtype=torch.long) for name in ("start_positions", "end_positions")}
+    by_data = second_moments("question-answering", {name: value.detach() for name, value in outputs.items()}, given)
+    np.testing.assert_allclose(by_data, [(1 - p[0]) ** 2 / 4, *(p[1:] ** 2 / 4), 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("logits", [[0.3, -1.0, 2.0], [0.7]], ids=["classes", "regression"])
+def test_drawn_labels_give_the_true_fisher_information(logits: list[float]) -> None:
+    found = second_moments("text-classification", {"logits": torch.tensor(logits).repeat(40_000, 1)}, {})
+    p = np.exp(logits) / np.exp(logits).sum()
+    expected = p * (1 - p) if len(logits) > 1 else np.array([4.0])  # of (x - y)² with y ~ N(x, 1)
+    np.testing.assert_allclose(found, expected, rtol=0.03)

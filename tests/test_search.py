@@ -19,6 +19,7 @@ from exporters.errors import OutputError, UnsupportedError, UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
+from prune_export.files.holding import held
 from prune_export.pruning import block_timing
 from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.obs import block_moments, obs_scores
@@ -85,7 +86,9 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
     prune_export.search(model, data, tmp_path / "killed", **SMALL)
     assert 0 < len(judged) < 14  # some are found in the journal
     assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
-    # Other options are another search.
+    # While a search is at work, no other one begins there; other options are another search.
+    with held(tmp_path / "killed", "search"), pytest.raises(OutputError, match="another search is at work in"):
+        prune_export.search(model, data, tmp_path / "killed", **SMALL)
     with pytest.raises(UsageError, match="journal of another search"):
         prune_export.search(model, data, tmp_path / "killed", **{**SMALL, "seed": 1})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from prune_export.progress import SILENT
 from prune_export.slim_model.model import slim_module
 from prune_export.training.features import Collator
 from prune_export.training.importance import one_window_each, training_calibration
+from prune_export.training.methods import stages_of
 from prune_export.training.methods.gradual import flops_schedule
 from prune_export.training.network import full_size_weights, remaining_network, with_weights_of
 from prune_export.training.run import make_context, train
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 from tests.tiny_training import checkpoint_folder, tiny_recipe
+
+GRADUAL = {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 24}
 
 # --- the way -------------------------------------------------------------------------------------------------------------
 
@@ -74,6 +78,23 @@ def test_a_seed_decides_the_examples_that_scores_see_and_their_order(tmp_path: P
     assert batches(0) == first
     other = batches(1)
     assert sorted(row for batch in other for row in batch) != sorted(row for batch in first for row in batch)
+
+
+@pytest.mark.parametrize(("answers", "decide"), [("data", True), ("network", False)])
+def test_whose_answers_decide_what_stays(answers: str, decide: bool, tmp_path: Path) -> None:
+    """Scores by the network's own answers are the same whatever the data's answers are."""
+    recipe = tiny_recipe(tmp_path, method=GRADUAL | {"answers": answers}, budget={"flops": 0.3, "sequence_length": 40})
+    context, _ = make_context(recipe, tmp_path / "head", SILENT)
+    moved = tuple(replace(feature, start=3, end=3) for feature in context.features)
+    kept = []
+    for name, features in (("as-they-are", context.features), ("moved", moved)):
+        (stage,) = [stage for stage in stages_of(recipe) if stage.publish]
+        assert stage.prepare is not None
+        stage.prepare(tmp_path / "model", tmp_path / name, replace(context, features=features))
+        record = json.loads((tmp_path / name / "pruning.json").read_text())
+        assert record["answers"] == answers
+        kept.append(remaining_network(load_checkpoint(tmp_path / name)).plan)
+    assert (kept[0] != kept[1]) == decide
 
 
 # --- slim networks -------------------------------------------------------------------------------------------------------
@@ -128,8 +149,6 @@ def case_path(checkpoint: Any) -> str:
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------------------
-
-GRADUAL = {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 24}
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,10 @@ INPUTS: dict[str, Callable[[Path], str]] = {
     "trained, l0": partial(trained, {"method": {"kind": "l0", "retrain_steps": 3}, "budget": {"flops": 0.5}}),
     "trained, gradual": partial(
         trained,
-        {"method": {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 8}, "budget": {"flops": 0.6}},
+        {
+            "method": {"kind": "gradual", "score": "fisher", "step": 0.75, "recovery_steps": 2, "samples": 8},
+            "budget": {"flops": 0.6},
+        },
     ),
     "trained, student": partial(
         trained,

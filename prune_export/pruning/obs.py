@@ -42,7 +42,7 @@ _STEPS = 192  # and at most so many steps per block
 
 @dataclass(slots=True, eq=False)
 class BlockMoments:
-    """The second moments that the loss of a block's removal depends on, in float64.
+    """The second moments that the loss of a block's removal depends on. Those of `block_moments` are float32.
 
     `features` is H, `[features, features]`: the mean of φφᵀ over tokens, each weighted by |g|². `gradients` is M, `[hidden,
     hidden]`: the mean over examples of the sum of ggᵀ over tokens.
@@ -114,9 +114,10 @@ def _hooked(layers: Sequence[GatedLayer], device: str) -> Iterator[list[_Hooked 
             continue
         weight: Any = module.weight
         targets, features = weight.shape
-        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         hooked = _Hooked(
-            BlockMoments(torch.zeros(features, features, **options), torch.zeros(targets, targets, **options)), [], []
+            BlockMoments(torch.zeros(features, features, device=device), torch.zeros(targets, targets, device=device)),
+            [],
+            [],
         )
         projections.append(hooked)
 
@@ -139,8 +140,8 @@ def _add(hooked: _Hooked, gradients: Sequence[Tensor], attended: Tensor) -> None
         of_tokens = gradient[attended]  # [tokens, hidden]
         norms = of_tokens.norm(dim=1, keepdim=True)
         weighted = features[attended] * norms
-        hooked.moments.features += (weighted.T @ weighted).double()
-        hooked.moments.gradients += (of_tokens.T @ of_tokens).double()
+        hooked.moments.features += weighted.T @ weighted
+        hooked.moments.gradients += of_tokens.T @ of_tokens
         hooked.weight += float(norms.square().sum(dtype=torch.float64))
     hooked.features.clear()
     hooked.zeros.clear()
@@ -198,7 +199,7 @@ def remove_all(
     the features' second moments.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments, damping)))
-    values, vectors = torch.linalg.eigh(moments.gradients)
+    values, vectors = torch.linalg.eigh(moments.gradients.double())
     seen = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # what the loss sees of the weight
     stays = torch.ones(weight.shape[1] // size, dtype=torch.bool)
     order: list[int] = []
@@ -231,8 +232,9 @@ def refit(weight: Tensor, moments: BlockMoments, features: Tensor, *, damping: f
 
 
 def _damped(moments: BlockMoments, damping: float) -> Tensor:
-    mean = max(float(moments.features.diagonal().mean()), 1e-300)
-    return moments.features + damping * mean * torch.eye(len(moments.features), dtype=torch.float64)
+    features = moments.features.double()
+    mean = max(float(features.diagonal().mean()), 1e-300)
+    return features + damping * mean * torch.eye(len(features), dtype=torch.float64)
 
 
 def _losses(seen: Tensor, inverse: Tensor, units: Tensor, size: int) -> Tensor:

@@ -36,12 +36,17 @@ def token_loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> T
     return functional.cross_entropy(outputs["logits"].flatten(0, 1), labels["labels"].flatten())
 
 
+def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns one class per row of logits `[rows, classes]`, drawn from their distribution: int64 `[rows]`."""
+    return torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator).flatten().to(logits.device)
+
+
 def drawn_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
     """Returns each row's mean cross entropy with classes that are drawn from what the network predicts, `[batch]`."""
     logits = outputs["logits"]  # [batch, sequence, classes]
     attended = batch["attention_mask"].bool()  # [batch, sequence]
-    drawn = torch.multinomial(logits.detach().softmax(2).flatten(0, 1).cpu(), 1, generator=generator).flatten()
-    losses = functional.cross_entropy(logits.flatten(0, 1), drawn.to(logits.device), reduction="none")
+    every = logits.flatten(0, 1)
+    losses = functional.cross_entropy(every, drawn(every, generator), reduction="none")
     return mean_over_tokens(losses.view(attended.shape), attended)
 
 

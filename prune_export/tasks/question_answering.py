@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporters.encoder import SpanHead
-from prune_export.tasks.classes import divergence
+from prune_export.tasks.classes import divergence, drawn
 from prune_export.tasks.spec import Agreement, Labels, Outputs, TaskSpec
 
 MAX_ANSWER_TOKENS = 30
@@ -38,13 +38,14 @@ def _loss(outputs: Mapping[str, Tensor], labels: Labels, _config: Any) -> Tensor
     return (start + end) / 2
 
 
-def _sample_losses(outputs: Any, batch: Labels, _generator: torch.Generator) -> Tensor:
+def _sample_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
     padding = ~batch["attention_mask"].bool()
-    start, end = (
-        functional.cross_entropy(_without(outputs[name], padding), batch[positions], reduction="none")
-        for name, positions in zip(SpanHead.outputs, _POSITIONS, strict=True)
-    )
-    return (start + end) / 2
+    losses = []
+    for name, positions in zip(SpanHead.outputs, _POSITIONS, strict=True):
+        logits = _without(outputs[name], padding)
+        labels = batch[positions] if positions in batch else drawn(logits, generator)
+        losses.append(functional.cross_entropy(logits, labels, reduction="none"))
+    return (losses[0] + losses[1]) / 2
 
 
 def _without(logits: Tensor, padding: Tensor) -> Tensor:

@@ -79,8 +79,9 @@ class TaskSpec:
     - `split(tensor)` returns the head's tensor as the outputs, in order.
     - `loss(outputs, labels, config)` returns the loss of transformers' class; None without labels.
     - `sample_losses(outputs, batch, generator)` returns the loss of each sample, `[batch]`, independent of other samples:
-      padding cannot be an answer. Tasks without readers need no labels: targets are drawn with `generator` from the
-      network's own predictions. The gradients' second moment is then the true Fisher information (Kunstner et al. 2019).
+      padding cannot be an answer. Where the task has no readers, or the batch no labels, targets are drawn with `generator`
+      from the network's own predictions. The gradients' second moment is then the true Fisher information (Kunstner et al.
+      2019).
     - `divergence(student, teacher, attention_mask, temperature)` returns T² · KL(teacher ‖ student), a scalar, without
       padding.
     - `agree(reference, candidate, counts, tie=, least=)` counts the answers that both networks give. `counts` `[batch,

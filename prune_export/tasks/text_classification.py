@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporters.encoder import SequenceHead
-from prune_export.tasks.classes import divergence, same_classes, softmax
+from prune_export.tasks.classes import divergence, drawn, same_classes, softmax
 from prune_export.tasks.spec import Classes, Labels, Outputs, TaskSpec
 
 
@@ -31,11 +31,19 @@ def _loss(outputs: Mapping[str, Tensor], batch: Labels, config: Any) -> Tensor |
     return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
-def _sample_losses(outputs: Any, batch: Labels, _generator: torch.Generator) -> Tensor:
-    logits, labels = outputs["logits"], batch["labels"]
+def _sample_losses(outputs: Any, batch: Labels, generator: torch.Generator) -> Tensor:
+    logits = outputs["logits"]
+    labels = batch["labels"] if "labels" in batch else _drawn(logits, generator)
     if labels.is_floating_point():
         return functional.mse_loss(logits.squeeze(1), labels, reduction="none")
     return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns labels drawn from the prediction; a regression's are normally distributed around it, with variance 1."""
+    if logits.shape[-1] > 1:
+        return drawn(logits, generator)
+    return logits.detach()[:, 0] + torch.randn(len(logits), generator=generator).to(logits)
 
 
 def _divergence(student: Any, teacher: Any, _attention_mask: Tensor, temperature: float) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from exporters.cost import count_parameters
 from exporters.encoder import tensors
 from exporters.errors import OutputError, UsageError
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.files import journal
+from prune_export.files.holding import held
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.run import (
@@ -54,17 +53,9 @@ def held_run(
         OutputError: the folder holds a run already, or other files, or another training is at work there.
         UsageError: the run to be resumed was begun with another recipe.
     """
-    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:32]
-    try:
-        lock = journal.lock(f"run-{name}")
-    except BlockingIOError:
-        raise OutputError(f"another training is at work in {folder}; wait for it, or choose another output") from None
-    try:
+    with held(folder, "training"):
         _open(folder, recipe, recipe_path, results, resume=resume, overwrite=overwrite)
         yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _open(

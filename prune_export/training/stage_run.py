@@ -24,7 +24,7 @@ from prune_export.training.network import cut_warning, cut_without_training, fin
 from prune_export.training.stage import Context, Stage
 
 # The keys of a prepared checkpoint's record that say how it was pruned.
-_OF_PREPARATION = ("score", "fraction", "data", "held_out_errors")
+_OF_PREPARATION = ("score", "answers", "fraction", "data", "held_out_errors")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.checkpoint.weights import sha256
 from prune_export.facts.record import versions
+from prune_export.files.holding import held
 from prune_export.options.keywords import from_keywords
 from prune_export.options.search import FPTAS, SearchOptions
 from prune_export.pruning.calibration import Source
@@ -90,17 +91,18 @@ def search(options: SearchOptions) -> SearchResult:
     data = read_search_data(options, checkpoint)
     record = _record(checkpoint, data, options, space)
     check_folder(folder)
-    journal = Journal(folder / JOURNAL, record)
-    run: Search | UniformSearch | FptasSearch
-    if space is None:
-        run = Search(checkpoint, data, options, journal, keep)
-    else:
-        kind = FptasSearch if options.method == FPTAS else UniformSearch
-        run = kind(checkpoint, data, options, journal, space)
-    front = run.run()
-    write_front(front, record, folder)
-    chosen, written = None, None
-    if is_choice(options):
+    with held(folder, "search"):
+        journal = Journal(folder / JOURNAL, record)
+        run: Search | UniformSearch | FptasSearch
+        if space is None:
+            run = Search(checkpoint, data, options, journal, keep)
+        else:
+            kind = FptasSearch if options.method == FPTAS else UniformSearch
+            run = kind(checkpoint, data, options, journal, space)
+        front = run.run()
+        write_front(front, record, folder)
+        if not is_choice(options):
+            return SearchResult(folder, front, None, None, record)
         chosen = choose(front.points, front.unpruned, options)
         written = folder / CHECKPOINT
         run.write(chosen, written, {"point": msgspec.to_builtins(chosen), "search": record})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
+from exporters.encoder import Encoder
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
@@ -19,11 +21,13 @@ from prune_export.options.option import Option
 from prune_export.options.ranges import PROPER_FRACTION
 from prune_export.pruning.costs import flops_costs
 from prune_export.pruning.gates import slim_layers
+from prune_export.pruning.obs import block_moments, obs_scores
 from prune_export.pruning.pruned_network import PrunedNetwork
 from prune_export.pruning.pruner import PrunerSettings, prune_step
-from prune_export.pruning.scores import LayerScores, fisher_scores, gate_gradients, taylor_scores
+from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients, taylor_scores
 from prune_export.pruning.selection import Rules, select
-from prune_export.slim_model.model import slim_module
+from prune_export.slim_model.model import SlimModel, slim_module
+from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.distillation import distiller_of
 from prune_export.training.importance import budget_length, training_calibration
 from prune_export.training.keys import Count, CountOrZero, Epochs, Positive, SomeExamples
@@ -41,8 +45,15 @@ class GradualConfig(MethodConfig):
     """
 
     score: Annotated[
-        Literal["fisher", "taylor"], Option("Fisher information of each sample, or the first-order change")
-    ] = "fisher"
+        Literal["obs", "fisher", "taylor"],
+        Option(
+            "loss after a refit (optimal brain surgeon), Fisher information of each sample, or the first-order change"
+        ),
+    ] = "obs"
+    answers: Annotated[
+        Literal["data", "network"],
+        Option("whose answers scores are gradients of: the data's, or some drawn from the network's predictions"),
+    ] = "data"
     step: Annotated[
         Annotated[float, PROPER_FRACTION],
         Option("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
@@ -137,17 +148,13 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
     costs = flops_costs(context.original.encoder, sequence_length=budget_length(context.recipe, context.original))
     model = slim_module(checkpoint, network.encoder)
     context.progress.stage(f"Scoring for {fraction:.3g}", calibration.samples)
-    gradients = gate_gradients(
+    scores, gradients = _scores(
         model,
-        slim_layers(model),
-        network.encoder.task,
-        network.encoder.inputs,
-        calibration.batches,
-        seed=context.recipe.seed,
-        device=context.device,
-        progress=context.progress,
+        network.encoder,
+        calibration.batches if config.answers == "data" else without_labels(calibration.batches),
+        context,
+        config.score,
     )
-    scores = (fisher_scores if config.score == "fisher" else taylor_scores)(gradients)
     step = prune_step(
         network,
         network.encoder,
@@ -169,12 +176,39 @@ def _prune(start: Path, folder: Path, context: Context, *, config: GradualConfig
     record: dict[str, Any] = {
         "method": METHOD.kind,
         "score": config.score,
+        "answers": config.answers,
         "fraction": fraction,
         "data": {"samples": calibration.samples, "sha256": calibration.digest},
         "held_out_errors": step.held_out_errors(),
     }
     changed = full_size_weights(checkpoint, weights, step.network)
     write_masked(checkpoint, step.network.plan, folder, changed=changed, **record)
+
+
+def _scores(
+    model: SlimModel, encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], context: Context, score: str
+) -> tuple[tuple[LayerScores, ...], tuple[LayerGradients, ...] | None]:
+    """Returns the scores of the network's units, and for "fisher" and "taylor" the gradients that they come from."""
+    measure: Callable[..., Any] = block_moments if score == "obs" else gate_gradients
+    measured = measure(
+        model,
+        slim_layers(model),
+        encoder.task,
+        encoder.inputs,
+        batches,
+        seed=context.recipe.seed,
+        device=context.device,
+        progress=context.progress,
+    )
+    if score == "obs":
+        return obs_scores(encoder, measured), None
+    return (fisher_scores if score == "fisher" else taylor_scores)(measured), measured
+
+
+def without_labels(batches: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Returns `batches` without the labels of any task."""
+    labels = {name for task in LABELLED for name in SPECS[task].label_names}
+    return [{name: value for name, value in batch.items() if name not in labels} for batch in batches]
 
 
 def _check(context: Context, *, config: GradualConfig, fraction: float) -> None:
