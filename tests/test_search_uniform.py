@@ -26,7 +26,7 @@ from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
 from prune_export.options.search import SearchOptions
 from prune_export.pruning import block_timing
-from prune_export.subarchitecture import fptas_run, shape_latency, uniform_networks
+from prune_export.subarchitecture import fptas_run, shape_latency
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.fptas import Hyperparameters
 from prune_export.subarchitecture.front_point import FrontPoint, PointLayer
@@ -218,10 +218,10 @@ def test_combinations_that_make_no_sense_are_refused(
     (tmp_path / "deep.toml").write_text(SPACE.replace("[1, 2]", "[2]"))
     (tmp_path / "parent.toml").write_text("depth = [2]\nheads = [4]\nhidden = [32]\nintermediate = [40]\n")
     (tmp_path / "large.toml").write_text(SPACE.replace("[16, 24, 32]", "[16, 64]"))
-    monkeypatch.setattr(uniform_networks, "prepare_inheritance", lambda *_, **__: pytest.fail("work had begun"))
     with pytest.raises(UsageError, match=message) as raised:
         prune_export.search(model, data, tmp_path / "found", **{"max_seq_length": 24, **options})
     assert "\n" not in str(raised.value)
+    assert not (tmp_path / "found").exists()  # before the work
 
 
 def test_models_that_have_no_plain_networks_are_refused(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -70,40 +71,53 @@ def measure_shapes(
 ) -> ShapeLatency:
     """Measures the blocks of plain networks of `shapes`, made of `encoder`, whose own shape is `parent`.
 
-    `settings` are those of `timing_settings`. All run in turns.
+    `settings` are those of `timing_settings`. Networks of one hidden size run in turns, each of them as a fraction of the
+    parent's time.
     """
     every = (*shapes, parent)
-    grid = [
-        (
-            hidden,
-            _sizes(shape.heads for shape in every if not hidden % shape.heads),
-            _sizes(shape.intermediate for shape in every),
-        )
-        for hidden in _sizes(shape.hidden for shape in every)
-    ]
+    columns = _sizes(shape.intermediate for shape in every)
+    fractions: list[tuple[int, tuple[int, ...], list[float]]] = []
+    wholes: list[float] = []
+    for hidden in _sizes(shape.hidden for shape in every):
+        heads = _sizes(shape.heads for shape in every if not hidden % shape.heads)
+        whole, times = _measure(encoder, _networks(encoder, hidden, heads, columns), settings, f"{hidden:,}", progress)
+        wholes.append(whole)
+        fractions.append((hidden, heads, [time / whole for time in times]))
+    dense = statistics.median(wholes)
     has_last = encoder.head.reads_first_token_only
-    networks: list[Encoder] = []
-    for hidden, heads, columns in grid:
-        blocks = _PlainBlocks(encoder, hidden)
-        networks += [blocks.without_blocks(), blocks.repeated()]
-        networks += [blocks.repeated(heads=count) for count in heads]
-        networks += [blocks.repeated(columns=count) for count in columns]
-        if has_last:
-            networks += [blocks.last_layer(heads=count) for count in heads]
-            networks += [blocks.last_layer(heads=heads[0], columns=count) for count in columns]
+    widths = tuple(
+        _width_times(hidden, heads, columns, iter([dense * part for part in parts]), has_last=has_last)
+        for hidden, heads, parts in fractions
+    )
+    table = ShapeLatency(widths)
+    rest = next(width.rest for width in widths if width.hidden == parent.hidden)
+    predicted = table.total(parent)
+    return replace(table, factor=(dense - rest) / (predicted - rest)) if min(dense, predicted) > rest else table
+
+
+def _networks(encoder: Encoder, hidden: int, heads: tuple[int, ...], columns: tuple[int, ...]) -> list[Encoder]:
+    blocks = _PlainBlocks(encoder, hidden)
+    networks = [blocks.without_blocks(), blocks.repeated()]
+    networks += [blocks.repeated(heads=count) for count in heads]
+    networks += [blocks.repeated(columns=count) for count in columns]
+    if encoder.head.reads_first_token_only:
+        networks += [blocks.last_layer(heads=count) for count in heads]
+        networks += [blocks.last_layer(heads=heads[0], columns=count) for count in columns]
+    return networks
+
+
+def _measure(
+    encoder: Encoder, networks: list[Encoder], settings: dict[str, Any], hidden: str, progress: Progress
+) -> tuple[float, list[float]]:
+    """Returns the milliseconds of `encoder` and of each of the networks."""
     with tempfile.TemporaryDirectory() as name:
-        progress.stage("Preparing layers of each size", len(networks))
+        progress.stage(f"Preparing layers of hidden size {hidden}", len(networks))
         yardstick, runs = open_session(encoder, settings, Path(name)), []
         for network in networks:
             runs.append(open_session(network, settings, Path(name)))
             progress.advance()
-        progress.stage("Measuring layers of each size")
-        dense, times = time_in_turns(yardstick, runs)
-    measured = iter(times)
-    table = ShapeLatency(tuple(_width_times(*sizes, measured, has_last=has_last) for sizes in grid))
-    rest = next(width.rest for width in table.widths if width.hidden == parent.hidden)
-    predicted = table.total(parent)
-    return replace(table, factor=(dense - rest) / (predicted - rest)) if min(dense, predicted) > rest else table
+        progress.stage(f"Measuring layers of hidden size {hidden}")
+        return time_in_turns(yardstick, runs)
 
 
 def _width_times(

@@ -79,16 +79,21 @@ def space_of(checkpoint: Checkpoint, options: SearchOptions) -> Space:
     """Returns the space of `options`, with depths up to `options.depth`.
 
     Raises:
-        UsageError: the file cannot be read, or no depth is left.
+        UsageError: the file cannot be read, no depth is left, or there is no shape but the model's own.
     """
     dimensions = checkpoint.family.dimensions(checkpoint.config)
-    space = default_space(shape_of(dimensions)) if options.space is None else read_space(options.space)
-    if options.depth is None:
-        return space
-    depths = tuple(depth for depth in space.depth if depth <= options.depth)
-    if not depths:
-        raise UsageError(f"--depth {options.depth}: the space has depths from {min(space.depth)}; expected one of them")
-    return replace(space, depth=depths)
+    parent = shape_of(dimensions)
+    space = default_space(parent) if options.space is None else read_space(options.space)
+    if options.depth is not None:
+        depths = tuple(depth for depth in space.depth if depth <= options.depth)
+        if not depths:
+            raise UsageError(
+                f"--depth {options.depth}: the space has depths from {min(space.depth)}; expected one of them"
+            )
+        space = replace(space, depth=depths)
+    if set(space.shapes(dimensions)) == {parent}:
+        raise UsageError("space: holds the model's own shape alone; expected smaller ones")
+    return space
 
 
 def space_to_json(space: Space) -> dict[str, Any]:

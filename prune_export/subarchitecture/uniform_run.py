@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.options.search import SearchOptions
 from prune_export.pruning.latency_cache import timing_settings
@@ -40,8 +39,6 @@ class UniformSearch:
         dimensions = checkpoint.family.dimensions(checkpoint.config)
         self.parent = shape_of(dimensions)
         self.shapes = tuple(shape for shape in space.shapes(dimensions) if shape != self.parent)
-        if not self.shapes:
-            raise UsageError("space: holds the model's own shape alone; expected smaller ones")
         self.settings = timing_settings(checkpoint.encoder, options)
         self.latency = self._latency()
         self.networks = UniformNetworks(checkpoint, data, options)

@@ -67,7 +67,7 @@ def search(options: SearchOptions) -> SearchResult:
 
     Raises:
         UsageError: an option is out of range, or the folder is that of another search, or no point is within the limits.
-        UnsupportedError: the residual stream of the model cannot be narrowed.
+        UnsupportedError: the residual stream of the model cannot be narrowed, or it has no uniform networks.
         DataError: the data cannot be read or is not for the task.
         CheckpointError, OutputError, ProviderError: see `export`.
     """
@@ -84,8 +84,8 @@ def search(options: SearchOptions) -> SearchResult:
         raise CheckpointError(
             f"'{source.name}' is in {checkpoint.form} format; a search needs a checkpoint with weights of full size"
         )
-    space = space_of(checkpoint, options) if options.is_uniform else None
     keep = _checked_layers(checkpoint, options)
+    space = space_of(checkpoint, options) if options.is_uniform else None
     options = replace(options, sequence_length=timing_length(options, checkpoint.encoder))
     progress.stage("Reading the data")
     data = read_search_data(options, checkpoint)
