@@ -278,7 +278,11 @@ def test_a_plain_network_is_described_as_its_checkpoint_is(tmp_path: Path) -> No
         model.save_pretrained(model_folder)
         checkpoint = load_checkpoint(model_folder, task=task)
         batches = batches_of(model, task)
-        network = inherit(prepare_inheritance(checkpoint, batches), Shape(2, 2, 16, 8))
+        inheritance, shape = prepare_inheritance(checkpoint, batches), Shape(2, 2, 16, 8)
+        network = inherit(inheritance, shape)
+        others = tuple((tuple(range(2)), tuple(range(start, start + 8))) for start in (0, 12))
+        assert inherit(inheritance, shape, units=others).units == others != network.units
+        assert inherit(inheritance, shape, units=network.units).units == network.units
         saved_and_loaded(network, type(model), plain)
         read = load_checkpoint(plain, task=task)
         divergence = Divergence(read, batches)
