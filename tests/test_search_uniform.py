@@ -43,7 +43,7 @@ from tests.test_search_plain import batches_of, saved_and_loaded
 from tests.tiny_training import checkpoint_folder, questions_file
 
 SPACE = "depth = [1, 2]\nheads = [2, 4]\nhidden = [16, 24, 32]\nintermediate = [8, 20, 40]\n"
-SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "uniform": True, "evaluations": 10, "points": 3}
+SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "uniform": True, "evaluations": 8, "points": 2}
 CASES = {str(case): case for case in FAMILY_CASES}
 
 
@@ -87,7 +87,7 @@ def test_a_uniform_search_that_was_killed_goes_on_to_the_same_front(
 ) -> None:
     whole = prune_export.search(model, data, tmp_path / "whole", space=space, **SMALL)
     assert whole.front.points
-    assert whole.front.evaluations == 10
+    assert whole.front.evaluations == 8
     # The same measured tables, as a search that goes on has them; then killed within the search.
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     lines = (tmp_path / "whole/evaluations.jsonl").read_bytes().splitlines(keepends=True)
@@ -102,7 +102,7 @@ def test_a_uniform_search_that_was_killed_goes_on_to_the_same_front(
 
     monkeypatch.setattr(UniformNetworks, "estimated", counting)
     prune_export.search(model, data, tmp_path / "killed", space=space, **SMALL)
-    assert len(judged) == len(set(judged)) == 10 - 4  # the others are in the journal, after settings and tables
+    assert len(judged) == len(set(judged)) == 8 - 4  # the others are in the journal, after settings and tables
     assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
     # Other sizes are another search, whatever the file is called.
     space.write_text(SPACE.replace("depth = [1, 2]", "depth = [2]"))
@@ -309,6 +309,15 @@ def test_moves_stay_in_the_space_and_reach_all_of_it() -> None:
         shape = moved or shape
         seen.add(shape)
     assert seen == shapes
-    first = first_shapes(sorted(shapes), lambda shape: shape.depth * shape.hidden, 9)
-    assert len(first) <= 11
-    assert {Shape(2, 4, 24, 8), Shape(4, 3, 24, 8), Shape(4, 4, 16, 8), Shape(1, 4, 24, 8)} <= set(first)
+    parent = Shape(4, 4, 24, 8)
+
+    def latency(shape: Shape) -> float:
+        return float(shape.depth * shape.hidden + shape.heads)
+
+    single = {Shape(depth, 4, 24, 8) for depth in (1, 2)} | {Shape(4, heads, 24, 8) for heads in (2, 3)}
+    single |= {Shape(4, 4, hidden, 8) for hidden in (12, 16)}
+    first = first_shapes(sorted(shapes - {parent}), parent, latency, 12)
+    assert 10 <= len(set(first)) == len(first) <= 12  # two may be nearest to the same time
+    assert set(first[:6]) == single
+    assert {min(shapes - single, key=latency), max(shapes - single - {parent}, key=latency)} <= set(first[6:])
+    assert len(first_shapes(sorted(shapes - {parent}), parent, latency, 1)) == 1

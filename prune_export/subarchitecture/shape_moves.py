@@ -35,11 +35,14 @@ class ShapeMoves:
         return min(others, key=lambda shape: (abs(shape.heads - moved.heads), shape.heads), default=None)
 
 
-def first_shapes(shapes: Sequence[Shape], latency: Callable[[Shape], float], count: int) -> tuple[Shape, ...]:
-    """Returns about `count` shapes: the largest with one size smaller, and others as evenly spaced in `latency` as can be.
+def first_shapes(
+    shapes: Sequence[Shape], parent: Shape, latency: Callable[[Shape], float], count: int
+) -> tuple[Shape, ...]:
+    """Returns up to `count` shapes, evenly spaced in `latency`: half of them are the parent with one size smaller.
 
-    The first are students of fewer layers, heads, columns, or less width alone.
+    These are students of fewer layers, fewer heads, fewer columns, or less width alone.
     """
-    largest = max(shapes, key=lambda shape: (latency(shape), shape))
-    single = [shape for shape in shapes if sum(a != b for a, b in zip(shape, largest, strict=True)) == 1]
-    return tuple(dict.fromkeys((*single[:count], *spread(sorted(shapes), max(1, count - len(single)), latency))))
+    single = [shape for shape in shapes if sum(a != b for a, b in zip(shape, parent, strict=True)) == 1]
+    first = spread(sorted(single), max(1, count // 2), latency)
+    others = sorted(set(shapes) - set(single))
+    return (*first, *spread(others, count - len(first), latency))[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class UniformSearch:
         evaluations = min(options.evaluations, len(self.shapes))
         self.progress.stage("Searching", evaluations)
         front = evolve(
-            first_shapes(self.shapes, self.latency.total, round(_FIRST * evaluations)),
+            first_shapes(self.shapes, self.parent, self.latency.total, math.ceil(_FIRST * evaluations)),
             ShapeMoves(frozenset(self.shapes)),
             judged,
             evaluations=evaluations,
