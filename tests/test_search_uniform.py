@@ -29,7 +29,7 @@ from prune_export.pruning import block_timing
 from prune_export.subarchitecture import fptas_run, shape_latency
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.fptas import Hyperparameters
-from prune_export.subarchitecture.front_point import FrontPoint, PointLayer
+from prune_export.subarchitecture.front_point import FrontPoint, PointLayer, PointShape
 from prune_export.subarchitecture.plain_network import inherit, prepare_inheritance
 from prune_export.subarchitecture.search_data import read_search_data
 from prune_export.subarchitecture.shape import Shape, shape_of
@@ -118,7 +118,9 @@ def test_the_chosen_shape_is_a_checkpoint_that_everything_loads(
     options = ["--max-seq-length", "24", "--sequence-length", "24", "--evaluations", "6", "--points", "2"]
     command = ["search", "--model", str(model), "--calibration", str(data), *options, "--output", str(found)]
     assert main([*command, "--uniform", "--space", str(space), "--best-w"]) == 0
-    assert "hidden" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "L: layers, A: heads, H: hidden size" in printed
+    assert "…" not in printed[printed.index("Front of") : printed.index("Point")]
     record = json.loads((found / "front.json").read_text())
     best = max(record["points"], key=lambda point: point["w"])
     assert len(record["evaluated"]) == record["evaluations"] == 6
@@ -146,6 +148,11 @@ def test_the_chosen_shape_is_a_checkpoint_that_everything_loads(
     same = networks.network(point).tensors
     assert same.keys() == written.keys()
     assert all(torch.equal(same[name], written[name]) for name in same)
+    # All of it is what the point says, and not what the scores would say.
+    shape = PointShape(1, 2, 16, 8, parent_layers=(0,))
+    made = networks.network(msgspec.structs.replace(point, shape=shape, layers=(PointLayer("0,3", "0-7"),)))
+    assert (made.layers, made.units) == ((0,), (((0, 3), tuple(range(8))),))
+    assert made.tensors["bert.embeddings.word_embeddings.weight"].shape == (90, 16)
     with pytest.raises(UsageError, match="units: heads: expected"):
         networks.network(msgspec.structs.replace(point, layers=tuple(PointLayer("0-9", "0") for _ in point.layers)))
 

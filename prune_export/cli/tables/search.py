@@ -15,16 +15,19 @@ def front_table(front: SearchFront) -> Table:
     """Returns the table of the measured front, by latency, with the unpruned network last."""
     has_metric = front.unpruned.metric is not None
     best = max((point.w for point in front.points), default=0.0)
+    is_uniform = any(point.shape is not None for point in front.points)
+    legend = "×: speed-up, div.: divergence, *: best W, in brackets: dominated"
+    if is_uniform:
+        legend += "\nL: layers, A: heads, H: hidden size, I: intermediate size"
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        title=f"Front of {front.evaluations:,} candidates\n×: speed-up, div.: divergence, *: best W, in brackets: dominated",
+        title=f"Front of {front.evaluations:,} candidates\n{legend}",
         title_justify="left",
     )
     metric = ("metric", "lost") if has_metric else ()
-    is_uniform = any(point.shape is not None for point in front.points)
-    sizes = ("layers", "heads", "hidden", "cols") if is_uniform else ("heads", "cols", "widths")
+    sizes = (f"L {'A':>2} {'H':>4} {'I':>4}",) if is_uniform else ("heads", "cols", "widths")
     for heading in ("", "ms", "×", "MiB", *metric, "div.", "W", *sizes):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for point in front.points:
@@ -52,10 +55,10 @@ def front_table(front: SearchFront) -> Table:
 def _sizes(point: FrontPoint) -> tuple[str, ...]:
     """Returns the numbers of heads and of columns that stay, and the widths of the residual stream where it is narrower.
 
-    For a plain network these are its layers, heads, hidden size and columns.
+    For a plain network these are its layers, heads, hidden and intermediate size, in one column.
     """
     if (shape := point.shape) is not None:
-        return tuple(f"{size:,}" for size in (shape.depth, shape.heads, shape.hidden, shape.intermediate))
+        return (f"{shape.depth} {shape.heads:2} {shape.hidden:4} {shape.intermediate:4}",)
     heads, columns = (sum(map(len, units)) for units in zip(*point.units, strict=True))
     return f"{heads:,}", f"{columns:,}", f"{min(point.widths)}–{max(point.widths)}" if point.widths else ""
 
