@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 python 
 ALIKE = transaction user_files environments caches fuzz hostile_data writer quantized surgeon session int8_export bench properties \
 	numbers distributions extras public_api budgets logs formulas_pruning formulas_surgeon formulas_quantization formulas_exporters docs
 
-.PHONY: demo test test-matrix test-transformers-5 test-lowest package bench cuda cuda-pack fuzz mutants lint format clean
+.PHONY: demo test test-matrix test-transformers-5 test-lowest package bench recipes cuda cuda-pack fuzz mutants lint format clean
 
 demo: $(VENV)/ready
 	rm -rf $(DEMO)
@@ -46,6 +46,10 @@ test-transformers-5: $(VENV5)/ready
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m benchmarks.speed --data $(PRUNE_EXPORT_DATA) --work $(BENCH)
 	$(VENV)/bin/python -m benchmarks.readme
+
+# About a quarter of an hour on two cores: every published recipe in miniature, from recipe to proven ONNX (docs/published.md).
+recipes: $(VENV)/ready
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m benchmarks.recipes --data $(PRUNE_EXPORT_DATA)
 
 # All that needs a GPU, in eight minutes, with $(PYTHON) as it is: nothing is downloaded (CONTRIBUTING.md, "On a GPU").
 cuda: $(GPU)/ready

@@ -146,7 +146,7 @@ class Bench:
         self.checkpoint = load_checkpoint(resolve(model))
         sources = [folder / path for path in task.calibration]
         self.calibration = read_calibration(CalibrationData(sources, samples=samples, seed=seed), self.checkpoint)
-        self.data = read_examples(folder / task.evaluation)
+        self.data: Any = read_examples(folder / task.evaluation)
         self.second: Any = None
         if task.second is not None:
             second: Any = read_examples(folder / task.second)

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from prune_export.verbs.pipeline import Pipeline
     from prune_export.verbs.profile import profile
     from prune_export.verbs.prune import prune
+    from prune_export.verbs.search import SearchResult, search
     from prune_export.verbs.slim import slim
     from prune_export.verbs.verify import verify
 
@@ -94,6 +95,7 @@ __all__ = [
     "PruneResult",
     "QualityError",
     "Recipe",
+    "SearchResult",
     "SlimModel",
     "SurgeryError",
     "TrainResult",
@@ -114,12 +116,25 @@ __all__ = [
     "prune",
     "read_plan",
     "read_recipe",
+    "search",
     "slim",
     "train",
     "verify",
 ]
 
-_VERBS = ("bench", "evaluate", "export", "inspect", "load_session", "load_slim", "profile", "prune", "slim", "verify")
+_VERBS = (
+    "bench",
+    "evaluate",
+    "export",
+    "inspect",
+    "load_session",
+    "load_slim",
+    "profile",
+    "prune",
+    "search",
+    "slim",
+    "verify",
+)
 
 _HOMES = {
     **{name: "exporters.errors" for name in __all__ if name.endswith("Error")},
@@ -136,6 +151,7 @@ _HOMES = {
     "Plan": ".facts.plan",
     "PruneResult": ".pruning.one_shot",
     "Recipe": ".training.recipe",
+    "SearchResult": ".verbs.search",
     "SlimModel": ".slim_model.model",
     "TrainResult": ".training.run",
     "dry_run": ".training.dry_run",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import prune_export
-from benchmarks import pruning_tables, readme, training_tables
+from benchmarks import pruning_tables, readme, recipes_tables, training_tables
 from benchmarks.speed import DENSE_ONNX
 from docs import architecture
 from prune_export.cli.main import VERBS, main
@@ -137,7 +137,9 @@ def test_make_targets_and_files_exist(page: Path) -> None:
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
-@pytest.mark.parametrize("tables", [readme, pruning_tables, training_tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "tables", [readme, pruning_tables, training_tables, recipes_tables], ids=lambda module: module.__name__
+)
 def test_tables_are_those_of_the_results(tables: ModuleType) -> None:
     contents = tables.contents()
     assert contents

@@ -82,7 +82,7 @@ def networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Encoder]:
         return run
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(block_timing, "_session", session)
+    monkeypatch.setattr(block_timing, "open_session", session)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     for name, value in (("_ROUNDS", 3), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
         monkeypatch.setattr(block_timing, name, value)

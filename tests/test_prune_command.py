@@ -166,7 +166,7 @@ def test_times_hold_when_the_clock_of_the_machine_changes(monkeypatch: pytest.Mo
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     monkeypatch.setattr(block_timing, "_SECONDS", 0.0)
     works = [0.0001 * (place + 1) for place in range(12)]
-    whole, found = block_timing._time(running(0.001), [running(work) for work in works])
+    whole, found = block_timing.time_in_turns(running(0.001), [running(work) for work in works])
     for work, milliseconds in zip(works, found, strict=True):
         assert milliseconds / whole == pytest.approx(work / 0.001, rel=0.02)
 
@@ -176,7 +176,7 @@ def test_the_table_adds_up_to_the_unpruned_network(
 ) -> None:
     hurry(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(block_timing, "_time", lambda _, runs, *__: (9.0, [3.0, 1.0, *(2.0 for _ in runs[2:])]))
+    monkeypatch.setattr(block_timing, "time_in_turns", lambda _, runs, *__: (9.0, [3.0, 1.0, *(2.0 for _ in runs[2:])]))
     encoder = load_checkpoint(dense).encoder
     assert latency_costs(latency_table(encoder, TimingConditions(sequence_length=8)), encoder).dense == pytest.approx(
         9.0

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from prune_export.pruning.one_shot import PruneResult
     from prune_export.training.dry_run import DryRun
     from prune_export.training.run import TrainResult
+    from prune_export.verbs.search import SearchResult
 
 _BYTES_FROM = 1 << 20  # totals above this count bytes, which nobody wants to read one by one
 
@@ -266,6 +267,32 @@ def print_pruned(results: Sequence[PruneResult], printing: Printing) -> None:
             console.print(totals_table(result.summary))
             for line in budget_lines(result):
                 console.print(line, highlight=False, soft_wrap=True)
+
+
+def print_searched(result: SearchResult, printing: Printing) -> None:
+    """Prints the front of a search."""
+    if printing.json:
+        import msgspec
+
+        front = result.front
+        _print_json(
+            {
+                "folder": str(result.folder),
+                "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
+                "chosen": None if result.chosen is None else result.chosen.name,
+                "evaluations": front.evaluations,
+                "unpruned": msgspec.to_builtins(front.unpruned),
+                "points": msgspec.to_builtins(front.points),
+                **result.record,
+            }
+        )
+    elif not printing.quiet:
+        from prune_export.cli.tables.search import front_table, search_lines
+
+        console = _Console()
+        console.print(front_table(result.front))
+        for line in search_lines(result):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_trained(result: TrainResult, printing: Printing) -> None:

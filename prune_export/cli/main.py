@@ -45,7 +45,7 @@ class Verb(Protocol):
         """Calls the public function with the options that are `given`, and prints; returns the exit code."""
 
 
-VERBS = ("export", "verify", "inspect", "evaluate", "bench", "prune", "profile", "train")
+VERBS = ("export", "verify", "inspect", "evaluate", "bench", "prune", "search", "profile", "train")
 
 _EPILOG = """\
 verbs:
@@ -55,6 +55,7 @@ verbs:
   prune-export evaluate …               measures models on real data with the official metrics
   prune-export bench …                  measures a checkpoint and its exports side by side
   prune-export prune …                  prunes a dense checkpoint to a budget, without training
+  prune-export search …                 finds the best subarchitectures in error, latency and size
   prune-export train …                  prunes while training, by a recipe
   prune-export profile …                measures what heads and columns cost in time here
 """

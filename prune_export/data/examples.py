@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -21,7 +21,8 @@ class Question:
     """One question about a context.
 
     `answers` are the gold texts, none for an unanswerable question. `spans` are the character ranges `(start, end)` of
-    answers in `context`, `end` exclusive; an answer whose range is not known has none.
+    answers in `context`, `end` exclusive; an answer whose range is not known has none. `dataset` is the one of MRQA's data
+    sets that the question is from; no feature depends on it, so it is left out of `repr`, from which caches are named.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Question:
     context: str
     answers: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
+    dataset: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

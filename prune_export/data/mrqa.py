@@ -1,5 +1,8 @@
 """MRQA 2019 (Fisch et al. 2019): JSON lines, usually gzipped; a header, then one context with its questions per line.
 
+The header names the data set: the shared task trains on six, has six others to develop on, and is judged by the average of
+the data sets' F1 (github.com/mrqa/MRQA-Shared-Task-2019, README). `DOMAINS` holds both sixes, under that README's names.
+
 `detected_answers` are the positions of answers in the context; their `char_spans` *include* the last character. The gold
 texts of the metric are `answers`, as in the official script.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from exporters.errors import DataError
@@ -16,29 +20,51 @@ from prune_export.data.examples import Question, QuestionData
 from prune_export.data.fields import field, unique
 from prune_export.files.reading import clipped, shown
 
+DOMAINS = {
+    "in_domain": ("SQuAD", "NewsQA", "TriviaQA", "SearchQA", "HotpotQA", "NaturalQuestions"),
+    "out_of_domain": ("BioASQ", "DROP", "DuoRC", "RACE", "RelationExtraction", "TextbookQA"),
+}
+# The names in headers and files that differ from the README's.
+_OFFICIAL = {
+    "TriviaQA-web": "TriviaQA",
+    "NaturalQuestionsShort": "NaturalQuestions",
+    "DuoRC.ParaphraseRC": "DuoRC",
+}
+
 
 def mrqa_questions(lines: Iterable[Any], name: str) -> QuestionData:
-    """Reads the questions of the parsed lines of an MRQA file; a line with `header` is left out.
+    """Reads the questions of the parsed lines of an MRQA file.
+
+    A line with `header` names the data set of those after it; without one the file's name does.
 
     Raises:
         DataError: a line has another shape, a question has no answer, or there is no question.
     """
     questions: list[Question] = []
     finder = AnswerFinder()
+    dataset = _dataset(Path(name).name.split(".jsonl")[0])
     for number, line in enumerate(lines, 1):
         if isinstance(line, dict) and "header" in line:
+            header = line["header"]
+            if isinstance(header, dict) and isinstance(header.get("dataset"), str):
+                dataset = _dataset(header["dataset"])
             continue
         where = f"{name}: line {number}"
         context = field(line, "context", str, where)
         for index, entry in enumerate(field(line, "qas", list, where)):
-            questions.append(_question(entry, context, f"{where}: qas[{index}]", finder))
+            questions.append(_question(entry, context, f"{where}: qas[{index}]", finder, dataset))
     if not questions:
         raise DataError(f"{name}: no question in it")
     unique([question.id for question in questions], name)
     return QuestionData(name, "mrqa", tuple(questions), notes=finder.notes())
 
 
-def _question(entry: Any, context: str, where: str, finder: AnswerFinder) -> Question:
+def _dataset(name: str) -> str:
+    """Returns the name that tables show: MRQA's README's, or one of the user's own."""
+    return _OFFICIAL.get(name) or clipped(" ".join(name.split())) or "unnamed"
+
+
+def _question(entry: Any, context: str, where: str, finder: AnswerFinder, dataset: str) -> Question:
     identifier = field(entry, "qid", str, where)
     answers = [text for text in field(entry, "answers", list, where) if isinstance(text, str)]
     if not answers:
@@ -57,7 +83,7 @@ def _question(entry: Any, context: str, where: str, finder: AnswerFinder) -> Que
                 spans.append((start, last + 1))
     if not spans:
         spans = list(finder.spans(context, [(text, None) for text in dict.fromkeys(answers)]))
-    return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans))
+    return Question(identifier, field(entry, "question", str, where), context, tuple(answers), tuple(spans), dataset)
 
 
 def _alike(first: str, second: str) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from exporters.errors import DataError, UsageError
 from prune_export.data.columns import EXPECTED, is_heading
-from prune_export.data.examples import Data
+from prune_export.data.examples import Data, QuestionData, joined
+from prune_export.data.fields import unique
 from prune_export.data.glue import glue_texts, is_glue
 from prune_export.data.glue_tasks import MISMATCHED, OWN, GlueTask
 from prune_export.data.hub import is_saved, read_named, read_saved
@@ -42,11 +43,11 @@ def read_examples(
     """Reads the examples of `source`.
 
     `source` is a file (SQuAD JSON, nested or flat, MRQA JSON lines, a GLUE TSV, texts with labels as JSON, JSON lines, CSV
-    or TSV; gzipped or not), a folder of such files by split (dev.tsv, train.csv), a folder of `datasets.save_to_disk`, or a
-    name for `datasets`: `squad`, `glue:sst2:validation`. If there are several splits, `split` says which, as `FOLDER:SPLIT`
-    does; None: the one for `purpose`, never a training split to evaluate on. The result's name ends in it. `task`
-    ("question-answering" or "text-classification") is what it must be for; None: either. `dataset` names the GLUE task if
-    the content alone cannot tell, or is "own".
+    or TSV; gzipped or not), a folder of such files by split (dev.tsv, train.csv), a folder of MRQA's files by data set, a
+    folder of `datasets.save_to_disk`, or a name for `datasets`: `squad`, `glue:sst2:validation`. If there are several
+    splits, `split` says which, as `FOLDER:SPLIT` does; None: the one for `purpose`, never a training split to evaluate on.
+    The result's name ends in it. `task` ("question-answering" or "text-classification") is what it must be for; None:
+    either. `dataset` names the GLUE task if the content alone cannot tell, or is "own".
 
     Raises:
         DataError: it cannot be read, or is for another task.
@@ -97,10 +98,12 @@ def _read_folder(folder: Path, options: _Options) -> Data:
     if is_saved(folder):
         return read_saved(folder, dataset=options.dataset, split=options.split, purpose=options.purpose)
     files = _files_by_split(folder)
+    if not files and (by_dataset := [path for path in sorted(folder.iterdir()) if _is_lines(path)]):
+        return _read_mrqa(folder, by_dataset, options)
     if not files:
         raise DataError(
             f"{folder}: expected a file, a GLUE task's folder with dev.tsv or dev_matched.tsv, another folder with files "
-            "that are called after their splits, or one written by datasets.save_to_disk"
+            "that are called after their splits, MRQA's files (.jsonl.gz), or a folder written by datasets.save_to_disk"
         )
     mismatched = options.dataset is not None and options.dataset.lower() in MISMATCHED
     split_name = options.split
@@ -113,6 +116,21 @@ def _read_folder(folder: Path, options: _Options) -> Data:
     (path,) = files[split]
     data = _parse(_text(path), str(path), replace(options, split=None))
     return replace(data, name=str(folder), split=split)
+
+
+def _is_lines(path: Path) -> bool:
+    return path.name.endswith((".jsonl", ".jsonl.gz")) and not path.name.startswith(".") and is_file(path)
+
+
+def _read_mrqa(folder: Path, paths: Sequence[Path], options: _Options) -> Data:
+    """Reads MRQA's files, one per data set, as one; refuses questions that stand in two of them."""
+    parts = [_parse(_text(path), str(path), options) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if not isinstance(part, QuestionData) or part.style != "mrqa":
+            raise DataError(f"{folder}: {path.name} is not in MRQA's form, as a folder of several files has to be")
+    data = replace(joined(parts), name=str(folder))
+    unique([example.id for example in data.examples], str(folder))
+    return data
 
 
 def _files_by_split(folder: Path) -> dict[str, list[Path]]:

@@ -16,6 +16,7 @@ from prune_export.data.glue_tasks import OWN, OWN_NUMBERS
 from prune_export.data.labels import are_numbers
 from prune_export.data.read import read_examples
 from prune_export.evaluation.evaluate_network import evaluate_network
+from prune_export.evaluation.mrqa import missing_datasets
 from prune_export.evaluation.result import Evaluation, ModelResult, percentages
 from prune_export.network.opening import open_network
 from prune_export.options.evaluate import EvaluateOptions, EvaluationData
@@ -46,7 +47,13 @@ def evaluate_models(options: EvaluateOptions) -> Evaluation:
             result = evaluate_network(network, data, settings=options, provider=options.provider, progress=progress)
             check_metrics(result, limits, results)
             results.append(result)
-    notes = (*data.notes, *(judged_by_text(data.examples) if isinstance(data, QuestionData) else ()))
+    notes = data.notes
+    if isinstance(data, QuestionData):
+        notes = (
+            *notes,
+            *judged_by_text(data.examples),
+            *(missing_datasets(data.examples) if data.style == "mrqa" else ()),
+        )
     return Evaluation(
         data.name,
         data.task,

@@ -17,6 +17,7 @@ from prune_export.data.examples import Data, QuestionData, TextData
 from prune_export.data.features import Feature, make_features, sequence_length
 from prune_export.data.model_classes import refuse_labels, with_classes
 from prune_export.evaluation.glue import glue_scores
+from prune_export.evaluation.mrqa import mrqa_scores, scores_by_dataset
 from prune_export.evaluation.result import ModelResult, metric_of
 from prune_export.evaluation.running import Row, run_features
 from prune_export.evaluation.spans import SquadAnswer, best_answer, windows_of
@@ -69,7 +70,16 @@ def evaluate_network(
     answers = _answers(data, features, rows)
     metrics, texts, odds = _judge_answers(data, answers, settings.null_threshold)
     return ModelResult(
-        network.name, network.kind, metrics, texts, odds, len(features), seconds, metric_of(data), form=network.form
+        network.name,
+        network.kind,
+        metrics,
+        texts,
+        odds,
+        len(features),
+        seconds,
+        metric_of(data),
+        form=network.form,
+        datasets=scores_by_dataset(data.examples, texts) if data.style == "mrqa" else {},
     )
 
 
@@ -122,7 +132,8 @@ def _judge_answers(
     named = list(zip(data.examples, answers, strict=True))
     if data.style != "squad_v2":
         texts = {example.id: answer.text for example, answer in named}
-        return squad_scores(data.examples, texts), texts, None
+        scores = mrqa_scores if data.style == "mrqa" else squad_scores
+        return scores(data.examples, texts), texts, None
     texts = {example.id: answer.or_nothing(threshold) for example, answer in named}
     odds = {example.id: answer.null_odds for example, answer in named}
     # As `run_squad.py` is judged: predictions with its threshold, the odds as na-probs. The script's own threshold on those

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from exporters.errors import UsageError
 from exporters.tasks import Task
 from prune_export.data.examples import Data, QuestionData
+from prune_export.evaluation.mrqa import mrqa_metrics
 from prune_export.files.reading import clipped
 from prune_export.options.checking import checked
 
@@ -24,7 +25,8 @@ class ModelResult:
     or names of labels (numbers for a regression), by the examples' ids. `null_odds` (SQuAD 2.0 only) are the na-probs of its
     script. `sequences` is the number of windows or texts that ran in `seconds`, which count neither loading nor tokenizing.
     `metric` is as for `Evaluation`. `notes` say how the data's labels were read for this model. `kind` and `form` are those
-    of the network (`prune_export.network.opening.Network`).
+    of the network (`prune_export.network.opening.Network`). `datasets` (MRQA only) holds `exact_match`, `f1` and `total` by
+    data set; `metrics` are their averages then.
     """
 
     model: str
@@ -37,6 +39,7 @@ class ModelResult:
     metric: str
     notes: tuple[str, ...] = ()
     form: str | None = None
+    datasets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result without predictions and odds, which have files of their own."""
@@ -45,6 +48,7 @@ class ModelResult:
             "kind": self.kind,
             "form": self.form,
             "metrics": dict(self.metrics),
+            "datasets": {name: dict(scores) for name, scores in self.datasets.items()},
             "sequences": self.sequences,
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
@@ -113,7 +117,9 @@ def percentages(data: Data) -> tuple[str, ...]:
     """Returns the names of the metrics of `data` for which a limit can be set."""
     if not isinstance(data, QuestionData):
         return data.glue.metrics
-    if data.style != "squad_v2":
+    if data.style == "mrqa":
+        return mrqa_metrics(data.examples)
+    if data.style == "squad":
         return ("exact_match", "f1")
     keys = ["exact", "f1"]
     if any(example.answers for example in data.examples):

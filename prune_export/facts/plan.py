@@ -162,6 +162,15 @@ def _layer_from_json(data: Any, location: str, allowance: _Allowance) -> LayerPl
     )
 
 
+def parse_indices(value: Any, location: str) -> Indices:
+    """Reads one set of indices, "0,3-5" or a list.
+
+    Raises:
+        PlanError: it is none, or too large; `location` names it in the message.
+    """
+    return _parse(value, location, _Allowance())
+
+
 def _parse(value: Any, location: str, allowance: _Allowance) -> Indices:
     indices: list[int] = []
     for first, last in _runs(value, location):

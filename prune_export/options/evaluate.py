@@ -36,8 +36,8 @@ class EvaluationData(Options, title="data"):
     data: Annotated[
         "str | Path | Data",
         Option(
-            "SQuAD .json, MRQA .jsonl.gz, a GLUE .tsv or folder, texts with labels (.csv, .tsv, .jsonl, .json), a folder "
-            "of save_to_disk, or a name for datasets (squad, glue:sst2:validation)",
+            "SQuAD .json, MRQA .jsonl.gz or a folder of them, a GLUE .tsv or folder, texts with labels (.csv, .tsv, .jsonl, "
+            ".json), a folder of save_to_disk, or a name for datasets (squad, glue:sst2:validation)",
             "DATA",
         ),
     ] = field(kw_only=False)

@@ -107,6 +107,14 @@ PLAIN = FolderType(
     marker=SUBARCHITECTURE,
     format="prune-export/plain",
 )
+SEARCH = FolderType(
+    "front of a search",
+    "front.json",
+    frozenset({"front.json"}),
+    frozenset({"front.svg"}),
+    marker="front.json",
+    format="prune-export/front",
+)
 DENSE = FolderType("checkpoint to start from", SAFETENSORS, frozenset({SAFETENSORS, CONFIG, "source.json"}))
 
 

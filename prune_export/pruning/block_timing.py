@@ -34,8 +34,8 @@ _GROUP = 5  # sessions between two runs of the unpruned network, the yardstick
 def measure_speed(dense: Encoder, slim: Encoder, table: LatencyTable, *, predicted_ms: float) -> Speed:
     """Measures both networks as they are exported; they run in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        yardstick, run = (_session(network, table.settings, Path(folder)) for network in (dense, slim))
-        dense_ms, (slim_ms,) = _time(yardstick, [run])
+        yardstick, run = (open_session(network, table.settings, Path(folder)) for network in (dense, slim))
+        dense_ms, (slim_ms,) = time_in_turns(yardstick, [run])
     return Speed(predicted_ms, slim_ms, latency_costs(table, dense).dense, dense_ms)
 
 
@@ -59,12 +59,12 @@ def measure_blocks(encoder: Encoder, settings: dict[str, Any], *, progress: Prog
         networks += [blocks.last_layer(heads=1, columns=count) for count in last_widths]
     with tempfile.TemporaryDirectory() as name:
         progress.stage("Preparing block sessions", len(networks))
-        yardstick, runs = _session(encoder, settings, Path(name)), []
+        yardstick, runs = open_session(encoder, settings, Path(name)), []
         for network in networks:
-            runs.append(_session(network, settings, Path(name)))
+            runs.append(open_session(network, settings, Path(name)))
             progress.advance()
         progress.stage("Measuring blocks", _ROUNDS)
-        dense, (rest, empty, *times) = _time(yardstick, runs, progress.advance)
+        dense, (rest, empty, *times) = time_in_turns(yardstick, runs, progress.advance)
     measured = iter(times)
     heads = [(count, max(0.0, (next(measured) - empty) / COPIES)) for count in head_counts]
     columns = [(count, max(0.0, (next(measured) - empty) / COPIES)) for count in widths]
@@ -79,7 +79,7 @@ def _with_zero(pairs: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
     return ((0, 0.0), *pairs) if pairs else ()
 
 
-def _session(encoder: Encoder, settings: dict[str, Any], folder: Path) -> Callable[[], object]:
+def open_session(encoder: Encoder, settings: dict[str, Any], folder: Path) -> Callable[[], object]:
     """Returns a function that runs a network once, as it would be exported."""
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
     target, precision = TARGETS[settings["target"]], PRECISIONS[settings["dtype"]]
@@ -101,7 +101,7 @@ def _session(encoder: Encoder, settings: dict[str, Any], folder: Path) -> Callab
     return lambda: session.run(inputs)
 
 
-def _time(
+def time_in_turns(
     yardstick: Callable[[], object], runs: Sequence[Callable[[], object]], advance: Callable[[], None] = lambda: None
 ) -> tuple[float, list[float]]:
     """Returns the milliseconds of one run of `yardstick`, and of one run of each of `runs`, measured in turns.

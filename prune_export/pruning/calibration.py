@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from exporters.errors import DataError, UsageError
+from exporters.tasks import Task
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.tokenizer import load_tokenizer, longest_input, read_config
 from prune_export.data.batches import collate, plan_batches
@@ -54,10 +55,8 @@ def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibr
         DataError: it cannot be read, is for another task, or has no labels.
         UsageError, UnsupportedError: the labels are not the model's, or a length is out of range.
     """
-    task = checkpoint.task
-    labelled = task in LABELLED
-    data_task = task if labelled else None
-    data = joined([_read(source, data_task, options.dataset) for source in _as_sequence(options.calibration)])
+    data = read_sources(options, checkpoint.task)
+    labelled = checkpoint.task in LABELLED
     folder = checkpoint.source.folder
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     longest = longest_input(config)
@@ -78,6 +77,17 @@ def read_calibration(options: CalibrationData, checkpoint: Checkpoint) -> Calibr
         raise DataError(f"{data.name}: found {len(chosen)} examples to calibrate with; expected 2 or more")
     calibration = make_calibration(data.name, chosen, tokenizer, checkpoint.encoder.inputs, seed=options.seed)
     return replace(calibration, notes=data.notes)
+
+
+def read_sources(options: CalibrationData, task: Task) -> Data:
+    """Reads all of `options.calibration` as one set of examples, with labels where `task` has readers of them.
+
+    Raises:
+        DataError: a source cannot be read, or is for another task.
+        UsageError: there is none.
+    """
+    data_task = task if task in LABELLED else None
+    return joined([_read(source, data_task, options.dataset) for source in _as_sequence(options.calibration)])
 
 
 def make_calibration(

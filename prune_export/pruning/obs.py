@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def block_moments(
             remaining = iter(gradients)
             for hooked in projections:
                 if hooked is not None:
-                    _add(hooked, [next(remaining) for _ in hooked.zeros], on_device["attention_mask"].bool())
+                    _add(hooked, list(islice(remaining, len(hooked.zeros))), on_device["attention_mask"].bool())
             examples += len(on_device["input_ids"])
             progress.advance(len(on_device["input_ids"]))
         return tuple(None if hooked is None else _mean(hooked, examples) for hooked in projections)
@@ -111,7 +112,8 @@ def _hooked(layers: Sequence[GatedLayer], device: str) -> Iterator[list[_Hooked 
         if module is None:
             projections.append(None)
             continue
-        targets, features = module.weight.shape
+        weight: Any = module.weight
+        targets, features = weight.shape
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         hooked = _Hooked(
             BlockMoments(torch.zeros(features, features, **options), torch.zeros(targets, targets, **options)), [], []
@@ -195,14 +197,10 @@ def remove_all(
     `group` units go at once; each of them has the same share of their loss. `damping` times the mean diagonal is added to
     the features' second moments.
     """
-    features = weight.shape[1]
-    damped = moments.features + torch.eye(features, dtype=torch.float64) * damping * max(
-        float(moments.features.diagonal().mean()), 1e-300
-    )
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments, damping)))
     values, vectors = torch.linalg.eigh(moments.gradients)
     seen = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # what the loss sees of the weight
-    stays = torch.ones(features // size, dtype=torch.bool)
+    stays = torch.ones(weight.shape[1] // size, dtype=torch.bool)
     order: list[int] = []
     losses: list[float] = []
     while stays.any():
@@ -222,6 +220,21 @@ def remove_all(
     return Removal(tuple(order), tuple(losses))
 
 
+def refit(weight: Tensor, moments: BlockMoments, features: Tensor, *, damping: float = _DAMPING) -> Tensor:
+    """Returns the weight `[hidden, kept features]`, float32, that does best what `weight` does, on `features` alone.
+
+    These are the weights that `remove_all` arrives at when the others are gone.
+    """
+    damped = _damped(moments, damping)
+    factor = torch.linalg.cholesky(damped[features][:, features])
+    return torch.cholesky_solve((weight.double() @ damped[:, features]).T, factor).T.float()
+
+
+def _damped(moments: BlockMoments, damping: float) -> Tensor:
+    mean = max(float(moments.features.diagonal().mean()), 1e-300)
+    return moments.features + damping * mean * torch.eye(len(moments.features), dtype=torch.float64)
+
+
 def _losses(seen: Tensor, inverse: Tensor, units: Tensor, size: int) -> Tensor:
     """Returns the loss of the removal of each of `units` alone."""
     if size == 1:
@@ -229,4 +242,4 @@ def _losses(seen: Tensor, inverse: Tensor, units: Tensor, size: int) -> Tensor:
     features = units[:, None] * size + torch.arange(size)  # [units, size]
     blocks = inverse[features[:, :, None], features[:, None, :]]
     of_units = seen[:, features].permute(1, 2, 0)  # [units, size, hidden]
-    return (of_units * torch.linalg.solve(blocks, of_units)).sum(dim=(1, 2))
+    return torch.einsum("uso,uso->u", of_units, torch.linalg.solve(blocks, of_units))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from exporters.encoder import Encoder
 from exporters.errors import UsageError
 from prune_export.pruning.costs import Costs
 from prune_export.pruning.scores import LayerScores
@@ -43,6 +44,18 @@ class Rules:
 
 
 DEFAULT_RULES = Rules()
+
+
+def layers_to_keep(encoder: Encoder, layers: Sequence[int]) -> frozenset[int]:
+    """Returns the indices of `layers` (`--keep-layers`) among the distinct layers.
+
+    Raises:
+        UsageError: the network has no such layer.
+    """
+    indices = encoder.layer_indices
+    if wrong := [layer for layer in layers if layer >= len(indices)]:
+        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(indices) - 1}")
+    return frozenset(indices[layer] for layer in layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +232,7 @@ def _select_best_case(scores: Sequence[LayerScores], costs: Costs, budget: float
     # The budget is so near the smallest cost that costs rounded up exceed it.
     least_case = min(costs.cases or (costs,), key=lambda case: case.total(_fewest(scores, case, rules)))
     return tuple(
-        (_best_units(layer.heads, heads), _best_units(layer.columns, columns))
+        (best_units(layer.heads, heads), best_units(layer.columns, columns))
         for layer, (heads, columns) in zip(scores, _fewest(scores, least_case, rules), strict=True)
     )
 
@@ -279,13 +292,14 @@ def _select_by_dynamic_programming(
         reversed(blocks), reversed(choices), reversed(ticks_of_blocks), strict=True
     ):
         option = int(choice[rest])
-        kept_units.append(_best_units(block_scores, counts[option]))
+        kept_units.append(best_units(block_scores, counts[option]))
         rest -= ticks_by_option[option]
     kept_units.reverse()
     return tuple(zip(kept_units[::2], kept_units[1::2], strict=True))
 
 
-def _best_units(scores: Tensor, count: int) -> tuple[int, ...]:
+def best_units(scores: Tensor, count: int) -> tuple[int, ...]:
+    """Returns the indices of the `count` units with the highest scores, ascending; the first ones of equal scores."""
     return tuple(sorted(scores.argsort(descending=True, stable=True)[:count].tolist()))
 
 

@@ -228,6 +228,7 @@ class PlainFit:
 
         The narrower network's states are then what that norm gives.
         """
+        assert norm.bias is not None
         weight, bias = norm_scales(norm, self.basis), self.basis.T @ norm.bias
         if len(weight) < len(norm.weight):
             targets = [x[mask] @ self.basis for x, mask in zip(states, self.attended, strict=True)]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporters.axes import to_device
 from exporters.encoder import Encoder, Linear, MaskedLanguageHead
 from exporters.errors import UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint
@@ -24,15 +23,14 @@ from prune_export.families.state_dict import state_dict
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.rearrangement import rearrange
-from prune_export.pruning.reconstruction.forward import attention_update, feed_forward_update, normalized
 from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
-from prune_export.slim_model.blocks import SlimEmbeddings
 from prune_export.subarchitecture.hidden_basis import hidden_basis
 from prune_export.subarchitecture.plain_config import check_parent, plain_config
 from prune_export.subarchitecture.plain_fit import PlainFit
 from prune_export.subarchitecture.plain_heads import fit_head, fit_pooler
 from prune_export.subarchitecture.shape import Shape, check_shape, shape_of
+from prune_export.subarchitecture.state_moments import state_moments
 from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]
@@ -42,9 +40,7 @@ Batch = Mapping[str, Tensor]
 class Inheritance:
     """All that networks of every shape take from a parent, computed once.
 
-    `gradients` are those of each layer's gates, and `scores` made of them. `moments` are the second moments of the states
-    after each norm, before its weight and bias, `[hidden, hidden]`, float64: embeddings, then attention and feed-forward of
-    each layer.
+    `gradients` are those of each layer's gates, `scores` are made of them, and `moments` are `state_moments`.
     """
 
     checkpoint: Checkpoint
@@ -103,35 +99,8 @@ def prepare_inheritance(
     gradients = gate_gradients(
         model, layers, encoder.task, encoder.inputs, batches, seed=seed, device=device, progress=progress
     )
-    moments = _moments(encoder, batches, device)
+    moments = state_moments(encoder, batches, device)
     return Inheritance(checkpoint, batches, gradients, fisher_scores(gradients), moments, device)
-
-
-@torch.no_grad()
-def _moments(encoder: Encoder, batches: Sequence[Batch], device: str) -> tuple[Tensor, ...]:
-    """Returns E[nnᵀ] of the normalized states n after each norm, over all tokens but padding."""
-    embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
-    layers = [to_device(layer, device) for layer in encoder.layers]
-    norms = [embeddings.norm.describe()] if encoder.embeddings.projection is None else []
-    norms += [norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm)]
-    sums = [torch.zeros(encoder.hidden_size, encoder.hidden_size, dtype=torch.float64, device=device) for _ in norms]
-    tokens = 0
-    for batch in batches:
-        mask = batch["attention_mask"].bool().to(device)
-        types = batch.get("token_type_ids")
-        x = embeddings(batch["input_ids"].to(device), None if types is None else types.to(device))
-        states = [x] if encoder.embeddings.projection is None else []
-        for layer in layers:
-            x = normalized(layer.attention_norm, x + attention_update(layer.attention, x, mask))
-            states.append(x)
-            x = normalized(layer.feed_forward_norm, x + feed_forward_update(layer.feed_forward, x))
-            states.append(x)
-        for total, norm, state in zip(sums, norms, states, strict=True):
-            scale = torch.where(norm.weight == 0, torch.ones_like(norm.weight), norm.weight)
-            rows = (state[mask] - norm.bias) / scale
-            total += (rows.T @ rows).double()
-        tokens += int(mask.sum())
-    return tuple((total / max(tokens, 1)).cpu() for total in sums)
 
 
 def plain_checkpoint(

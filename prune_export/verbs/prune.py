@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.errors import CheckpointError, UsageError
@@ -30,7 +29,7 @@ from prune_export.pruning.one_shot import (
     write_result,
 )
 from prune_export.pruning.pruner import Pruner, PrunerSettings
-from prune_export.pruning.selection import Rules
+from prune_export.pruning.selection import Rules, layers_to_keep
 
 _TIMED_ALIGN = 32
 
@@ -79,7 +78,7 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
         )
     length = timing_length(options, checkpoint.encoder)
     align = _alignment(checkpoint, options.align, timed=timed)
-    rules = Rules(align, _distinct(checkpoint, options.keep_layers), options.drop_layers)
+    rules = Rules(align, layers_to_keep(checkpoint.encoder, options.keep_layers), options.drop_layers)
     progress.stage("Reading the data")
     calibration = read_calibration(options, checkpoint)
     table = latency_table(checkpoint.encoder, options, progress=progress) if timed else None
@@ -104,12 +103,3 @@ def _alignment(checkpoint: Checkpoint, align: int | None, *, timed: bool) -> int
     if align > widest:
         raise UsageError(f"--align {align}: the widest feed-forward block has {widest} columns; expected that or less")
     return align
-
-
-def _distinct(checkpoint: Checkpoint, layers: Sequence[int]) -> frozenset[int]:
-    """Returns the indices of `layers` among the distinct layers."""
-    indices = checkpoint.encoder.layer_indices
-    wrong = [layer for layer in layers if layer >= len(indices)]
-    if wrong:
-        raise UsageError(f"--keep-layers {wrong[0]}: the network has layers 0 to {len(indices) - 1}")
-    return frozenset(indices[layer] for layer in layers)

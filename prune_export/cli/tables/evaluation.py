@@ -28,6 +28,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for key in evaluation.results[0].metrics:
         values = [result.metrics[key] for result in evaluation.results]
         table.add_row(key, *(_cell(key, value, values) for value in values))
+    for dataset in evaluation.results[0].datasets if len(evaluation.results[0].datasets) > 1 else ():
+        values = [result.datasets[dataset]["f1"] for result in evaluation.results]
+        table.add_row(f"{dataset}: f1", *(_cell("f1", value, values) for value in values))
     table.add_row("seconds", *(f"{result.seconds:.1f}" for result in evaluation.results), style="dim")
     return table
 

@@ -1,0 +1,77 @@
+"""The options of `search`."""
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from exporters.providers import CPU, PROVIDERS
+from prune_export.options.checkpoint import HubAccess, ModelOption, TaskOption
+from prune_export.options.listening import Listening
+from prune_export.options.option import Option, Options
+from prune_export.options.prune import CalibrationData
+from prune_export.options.ranges import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SAMPLE_COUNT
+from prune_export.options.timing import TimingConditions
+
+Best = Literal["w"]
+
+
+class SearchSpace(Options, title="what may change"):
+    """The axes of the space."""
+
+    widths: Annotated[
+        bool, Option("narrow the residual stream, too; what is written then are slim checkpoints", flag="--widths")
+    ] = False
+    depth: Annotated[int | None, Option("at most so many layers keep something", "N", COUNT, default="all")] = None
+    align: Annotated[int, Option("columns in multiples of N", "N", COUNT)] = 32
+    keep_layers: Annotated[
+        Sequence[int], Option("layers, from 0, that lose nothing", "N", COUNT_OR_NONE, nargs="+")
+    ] = ()
+
+
+class SearchEffort(Options, title="search"):
+    """How long the search goes on, and how much of its front is measured."""
+
+    evaluations: Annotated[int, Option("candidates that are judged", "N", COUNT)] = 200
+    points: Annotated[int, Option("points of the front that are refitted and measured", "N", COUNT)] = 10
+    device: Annotated[str, Option("where to calibrate", choices=tuple(PROVIDERS))] = CPU.name
+
+
+class PointChoice(Options, title="which point is written as a checkpoint: the fastest within all limits"):
+    """The point of the front that is written."""
+
+    max_loss: Annotated[
+        float | None, Option("points of the metric that it may lose; without labels, divergence", "X", NOT_NEGATIVE)
+    ] = None
+    latency_ms: Annotated[float | None, Option("milliseconds for a batch", "X", POSITIVE)] = None
+    max_mib: Annotated[float | None, Option("MiB of its file", "X", POSITIVE)] = None
+    best_w: Annotated[bool, Option("the point with the greatest W-coefficient")] = False
+    point: Annotated[str | None, Option("a point by its name in the table", "NAME")] = None
+
+
+class SearchOutput(Options, title="output"):
+    output: Annotated[
+        str | Path,
+        Option("the search's folder: front.json, front.svg, the journal, and checkpoint/", "DIR", is_path=True),
+    ] = field(kw_only=False)
+
+
+class SearchData(CalibrationData, title="data"):
+    samples: Annotated[
+        int, Option("examples: half to fit, an eighth to search, the rest to judge", "N", SAMPLE_COUNT)
+    ] = 1024
+
+
+class SearchOptions(
+    Listening,
+    HubAccess,
+    TaskOption,
+    TimingConditions,
+    SearchEffort,
+    SearchSpace,
+    PointChoice,
+    SearchOutput,
+    SearchData,
+    ModelOption,
+):
+    """All that `search` takes."""

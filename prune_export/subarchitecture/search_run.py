@@ -1,0 +1,243 @@
+"""Runs a search: measures costs, lets candidates evolve, refits and measures the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from exporters.encoder import Encoder
+from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.options.search import SearchOptions
+from prune_export.pruning.costs import counts_of
+from prune_export.pruning.gates import hugging_face_layers
+from prune_export.pruning.latency import LatencyTable, latency_costs
+from prune_export.pruning.latency_cache import latency_table
+from prune_export.pruning.obs import block_moments, obs_scores
+from prune_export.pruning.scores import LayerScores
+from prune_export.pruning.selection import Kept, Rules, least_cost, select
+from prune_export.slicing.bases import Basis, spectra
+from prune_export.slicing.widths import widths_by_share
+from prune_export.subarchitecture.candidate import Candidate, candidate_of
+from prune_export.subarchitecture.candidate_costs import CandidateCosts, FileSize, measure_file_size
+from prune_export.subarchitecture.candidate_networks import CandidateNetworks
+from prune_export.subarchitecture.divergence import Divergence
+from prune_export.subarchitecture.evaluation_journal import Journal
+from prune_export.subarchitecture.evolution import Judged, evolve
+from prune_export.subarchitecture.front_point import UNPRUNED, Costs, FrontPoint, layers_of, with_w
+from prune_export.subarchitecture.measured_front import Measured, Measuring, as_exported
+from prune_export.subarchitecture.moves import Moves
+from prune_export.subarchitecture.pareto import pareto_front, spread
+from prune_export.subarchitecture.search_data import SearchData
+from prune_export.subarchitecture.width_latency import WidthLatency, measure_widths
+
+# Fractions of the unpruned network's time at which the search starts, and of the eigenvalues that narrow streams keep.
+_FRACTIONS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+_SHARES = (0.99, 0.97, 0.94, 0.9)
+
+
+class Tables(msgspec.Struct, frozen=True):
+    """All that was measured before the search: a search that goes on must not measure it anew."""
+
+    latency: LatencyTable
+    size: FileSize
+    by_width: WidthLatency | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFront:
+    """The measured front, by latency, and the costs of the unpruned network."""
+
+    points: tuple[FrontPoint, ...]
+    unpruned: Costs
+    evaluations: int
+
+
+class Search:
+    """A search over the subarchitectures of one checkpoint."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, data: SearchData, options: SearchOptions, journal: Journal, keep: frozenset[int]
+    ) -> None:
+        self.checkpoint, self.data, self.options, self.journal, self.keep = checkpoint, data, options, journal, keep
+        self.encoder = checkpoint.encoder
+        self.progress = options.progress
+        self.tables = self._tables()
+        self.costs = CandidateCosts(
+            self.encoder, latency_costs(self.tables.latency, self.encoder), self.tables.size, self.tables.by_width
+        )
+        self.scores, self.networks = self._networks()
+
+    def _tables(self) -> Tables:
+        def measure() -> Any:
+            encoder, options = self.encoder, self.options
+            table = latency_table(encoder, options, progress=self.progress)
+            by_width = measure_widths(encoder, table.settings, progress=self.progress) if options.widths else None
+            size = measure_file_size(encoder, table.settings["target"], table.settings["dtype"])
+            return msgspec.to_builtins(Tables(table, size, by_width))
+
+        return msgspec.convert(self._once(["tables"], measure), Tables)
+
+    def _once(self, key: list[int | float | str], make: Callable[[], Any]) -> Any:
+        """Returns what the journal holds under `key`, otherwise what `make` returns, and keeps that."""
+        if key not in self.journal:
+            self.journal.add(key, make())
+        return self.journal[key]
+
+    def _networks(self) -> tuple[tuple[LayerScores, ...], CandidateNetworks]:
+        model, batches = load_reference_model(self.checkpoint), self.data.fit.batches
+        self.progress.stage("Scoring heads and columns", self.data.fit.samples)
+        moments = block_moments(
+            model,
+            hugging_face_layers(self.checkpoint, model),
+            self.encoder.task,
+            self.encoder.inputs,
+            batches,
+            seed=self.options.seed,
+            device=self.options.device,
+            progress=self.progress,
+        )
+        scores = obs_scores(self.encoder, moments)
+        bases: Sequence[Basis] | None = None
+        if self.options.widths:
+            self.progress.stage("Finding the directions of the residual stream", len(batches))
+            bases = spectra(
+                self.encoder, batches, seed=self.options.seed, device=self.options.device, progress=self.progress
+            )
+        return scores, CandidateNetworks(self.encoder, moments, scores, batches, bases, self.options.device)
+
+    def run(self) -> SearchFront:
+        """Searches, and measures the front.
+
+        Raises:
+            OutputError: the journal cannot be written.
+        """
+        options = self.options
+        judge = Divergence(self.checkpoint, self.data.search.batches, device=options.device)
+
+        count = 0
+
+        def judged(candidate: Candidate) -> Judged:
+            nonlocal count
+            count += 1
+            error = self._once(candidate.key, lambda: judge.of(self.networks.estimated(candidate)))
+            return Judged(candidate, max(0.0, error), self.costs.latency_ms(candidate), self.costs.bytes(candidate))
+
+        self.progress.stage("Searching", options.evaluations)
+        front = evolve(
+            self._starts(),
+            self._moves(),
+            judged,
+            evaluations=options.evaluations,
+            seed=options.seed,
+            progress=self.progress,
+        )
+        useful = [point for point in front if point.latency_ms < self.costs.blocks.dense or point.candidate.widths]
+        return self._measured(spread(useful, options.points, lambda point: point.latency_ms), count)
+
+    def _full(self) -> Candidate:
+        heads, columns = zip(*counts_of(self.encoder), strict=True)
+        return Candidate(heads, columns, self.encoder.widths if self.options.widths else ())
+
+    def _moves(self) -> Moves:
+        return Moves(
+            self._full(),
+            self.costs.latency_ms,
+            self.options.align,
+            keep_layers=self.keep,
+            depth=self.options.depth,
+        )
+
+    def _starts(self) -> list[Candidate]:
+        """Returns exact selections at several fractions of the time, and the same on narrow streams."""
+        rules = Rules(self.options.align, self.keep)
+        blocks = self.costs.blocks
+        least = least_cost(self.scores, blocks, rules)
+        selections = []
+        for fraction in _FRACTIONS:
+            if fraction * blocks.dense >= least:
+                kept = select(self.scores, blocks, fraction * blocks.dense, rules)
+                selections.append(candidate_of(kept))
+        if self.options.depth is not None:
+            selections = [self._shallow(candidate) for candidate in selections]
+        narrow = []
+        if self.networks.bases is not None:
+            full = self._full()
+            for share in _SHARES:
+                widths = widths_by_share(self.networks.bases, share)
+                narrow += [candidate._replace(widths=widths) for candidate in (full, *selections)]
+        return [*selections, *narrow]
+
+    def _shallow(self, candidate: Candidate) -> Candidate:
+        """Returns the candidate with those layers emptied whose units have the least scores, down to the depth asked for."""
+        assert self.options.depth is not None
+        worth = [
+            float(layer.heads[list(heads)].sum() + layer.columns[list(columns)].sum())
+            for layer, (heads, columns) in zip(self.scores, candidate.units(self.scores), strict=True)
+        ]
+        by_worth = sorted(range(len(worth)), key=lambda layer: (layer not in self.keep, -worth[layer]))
+        kept = set(by_worth[: self.options.depth])
+        heads, columns = (
+            tuple(count if layer in kept else 0 for layer, count in enumerate(counts))
+            for counts in (candidate.heads, candidate.columns)
+        )
+        return candidate._replace(heads=heads, columns=columns)
+
+    # --- the front ----------------------------------------------------------------------------------------------------
+
+    def _measured(self, front: Sequence[Judged], evaluations: int) -> SearchFront:
+        options, settings = self.options, self.tables.latency.settings
+        measuring = Measuring(
+            self.checkpoint, self.data, settings, max_seq_length=options.max_seq_length, labels=options.labels
+        )
+        self.progress.stage("Refitting and measuring the front", len(front) + 1)
+        networks: list[Encoder] = []
+        rows: list[tuple[str, Kept, Candidate, Costs, Any]] = []  # name, units, sizes, predicted and measured costs
+        for index, judged in enumerate([None, *front]):
+            name = UNPRUNED if judged is None else f"p{index:02d}"
+            candidate = self._full()._replace(widths=()) if judged is None else judged.candidate
+            units = candidate.units(self.scores)
+            encoder = self.encoder if judged is None else self.network(units, candidate.widths)
+            networks.append(encoder)
+            found = self._once([name, *candidate.key], partial(_as_builtins, measuring.measure, encoder))
+            error = 0.0 if judged is None else judged.error
+            predicted = Costs(self.costs.latency_ms(candidate), self.costs.bytes(candidate), error)
+            rows.append((name, units, candidate, predicted, found))
+            self.progress.advance()
+        self.progress.stage("Measuring latencies")
+        names = [name for name, *_ in rows]
+
+        def times() -> list[float]:
+            dense, others = measuring.latencies(networks[1:], self.progress.advance)
+            return [dense, *others]
+
+        latencies = self._once(["latencies", *names, *(str(row[2].key) for row in rows)], times)
+        points = [
+            FrontPoint(
+                name,
+                layers_of(units),
+                candidate.widths,
+                predicted,
+                Costs(latency, found["bytes"], found["divergence"], found["metric"]),
+            )
+            for (name, units, candidate, predicted, found), latency in zip(rows, latencies, strict=True)
+        ]
+        unpruned = points[0].measured
+        best = pareto_front(points[1:], _values)
+        return SearchFront(with_w(list(best), unpruned), unpruned, evaluations)
+
+    def network(self, units: Kept, widths: Sequence[int]) -> Encoder:
+        """Returns the refitted network as it is exported."""
+        return as_exported(self.networks.refitted(units, widths).encoder, is_sliced=bool(widths))
+
+
+def _values(point: FrontPoint) -> tuple[float, ...]:
+    return point.measured.latency_ms, point.measured.bytes, point.measured.divergence
+
+
+def _as_builtins(measure: Callable[[Encoder], Measured], encoder: Encoder) -> Any:
+    return msgspec.to_builtins(measure(encoder))

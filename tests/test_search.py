@@ -1,0 +1,276 @@
+"""`prune-export search` on tiny networks: the front, its checkpoint, its journal, and its parts against brute force."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import prune_export
+from exporters.errors import OutputError, UnsupportedError, UsageError
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.source import resolve
+from prune_export.cli.main import main
+from prune_export.pruning import block_timing
+from prune_export.pruning.gates import slim_layers
+from prune_export.pruning.obs import block_moments, obs_scores
+from prune_export.slim_model.model import slim_module
+from prune_export.subarchitecture import search_run
+from prune_export.subarchitecture.candidate import Candidate
+from prune_export.subarchitecture.candidate_networks import CandidateNetworks
+from prune_export.subarchitecture.evolution import Judged, evolve
+from prune_export.subarchitecture.moves import Moves
+from prune_export.subarchitecture.pareto import dominates, pareto_front, spread
+from tests.models import FAMILY_CASES, example_inputs, make_model, save
+from tests.test_unchanged import checkpoint_folder, questions_file
+
+SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "align": 4, "evaluations": 14, "points": 3}
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is measured does not matter here."""
+    for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
+        monkeypatch.setattr(block_timing, name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return checkpoint_folder(tmp_path / "model")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return questions_file(tmp_path / "questions.json")
+
+
+def front_of(folder: Path) -> list[tuple[Any, ...]]:
+    """What is the same in every run: networks, errors and bytes, but no times."""
+    found = json.loads((folder / "front.json").read_text())
+    return [
+        (point["name"], point["layers"], point["widths"], point["measured"]["divergence"], point["measured"]["bytes"])
+        for point in found["points"]
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_search_that_was_killed_goes_on_to_the_same_front(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prune_export.search(model, data, tmp_path / "whole", **SMALL)
+    assert whole.front.points and whole.checkpoint is None
+    # The same measured tables, as a search that goes on has them; then killed within the search.
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    lines = (tmp_path / "whole/evaluations.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "killed/evaluations.jsonl").write_bytes(b"".join(lines[:8]) + lines[8][:20])
+    (tmp_path / "killed/front.json").unlink()
+    judged = []
+    estimated = CandidateNetworks.estimated
+
+    def counting(self: CandidateNetworks, candidate: Candidate) -> Any:
+        judged.append(candidate)
+        return estimated(self, candidate)
+
+    monkeypatch.setattr(CandidateNetworks, "estimated", counting)
+    prune_export.search(model, data, tmp_path / "killed", **SMALL)
+    assert 0 < len(judged) < 14  # some are found in the journal
+    assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
+    # Other options are another search.
+    with pytest.raises(UsageError, match="journal of another search"):
+        prune_export.search(model, data, tmp_path / "killed", **{**SMALL, "seed": 1})
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("widths", [False, True])
+def test_the_chosen_point_is_a_checkpoint_that_exports(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], widths: bool
+) -> None:
+    options = [
+        "--max-seq-length",
+        "24",
+        "--sequence-length",
+        "24",
+        "--align",
+        "4",
+        "--evaluations",
+        "30",
+        "--points",
+        "4",
+    ]
+    found = tmp_path / "found"
+    command = ["search", "--model", str(model), "--calibration", str(data), *options, "--output", str(found), "--json"]
+    assert main([*command, "--best-w", *(["--widths"] if widths else [])]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    best = max(printed["points"], key=lambda point: point["w"])
+    assert printed["chosen"] == best["name"]
+    export = prune_export.export(found / "checkpoint", tmp_path / "onnx", samples=4)
+    assert export.parity is not None and export.parity.passed
+    record = json.loads((found / "front.json").read_text())
+    assert (found / "front.svg").is_file() and record["points"] == printed["points"]
+    if not best["widths"]:
+        slim = load_checkpoint(resolve(found / "checkpoint")).encoder
+        assert slim.task == "question-answering"
+        plan = json.loads((found / "checkpoint/pruning.json").read_text())
+        assert [layer["heads"] for layer in plan["layers"]] == [layer["heads"] for layer in best["layers"]]
+    # Every point stands in the file with all that makes it: the same network, without a search.
+    again = prune_export.search(
+        model,
+        data,
+        found,
+        **{**SMALL, "evaluations": 30, "points": 4},
+        widths=widths,
+        point=printed["points"][0]["name"],
+    )
+    assert again.chosen is not None and again.chosen.name == printed["points"][0]["name"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_refusals_come_before_the_work(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_run, "block_moments", lambda *_, **__: pytest.fail("work had begun"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds other files; expected a new folder"):
+        prune_export.search(model, data, tmp_path / "other", **SMALL)
+    with pytest.raises(OutputError, match="is the model's own folder"):
+        prune_export.search(model, data, model, **SMALL)
+    with pytest.raises(UsageError, match="--keep-layers 7: the network has layers 0 to 1"):
+        prune_export.search(model, data, tmp_path / "new", keep_layers=[7], **SMALL)
+    with pytest.raises(UsageError, match="--depth 1: --keep-layers names 2 layers"):
+        prune_export.search(model, data, tmp_path / "new", keep_layers=[0, 1], depth=1, **SMALL)
+    albert = next(case for case in FAMILY_CASES if case.name == "albert")
+    save(make_model(albert, "question-answering"), tmp_path / "albert")
+    with pytest.raises(UnsupportedError):
+        prune_export.search(tmp_path / "albert", data, tmp_path / "new", widths=True, **SMALL)
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["mine.txt"]
+
+
+def test_estimated_networks_have_the_weights_of_least_squares() -> None:
+    model = make_model(FAMILY_CASES[0], "text-classification")
+    encoder, networks = estimates(model)
+    full = [(len(layer.heads), len(layer.columns)) for layer in networks.scores]
+    assert (
+        networks.estimated(Candidate(*zip(*full, strict=True))).layers[0].feed_forward is encoder.layers[0].feed_forward
+    )
+    candidate = Candidate((2, 1), (9, 5))
+    block = networks.estimated(candidate).layers[1].feed_forward
+    moments, dense = networks.moments[3], encoder.layers[1].feed_forward
+    assert moments is not None
+    kept = list(candidate.units(networks.scores)[1][1])
+    features = moments.features.numpy() + 0.01 * moments.features.diagonal().mean().item() * np.eye(full[1][1])
+    weight = dense.down.weight.double().numpy()
+    expected = weight @ features[:, kept] @ np.linalg.inv(features[np.ix_(kept, kept)])
+    np.testing.assert_allclose(block.down.weight.numpy(), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(block.up.weight.numpy(), dense.up.weight.numpy()[kept])
+
+
+def estimates(model: Any) -> tuple[Any, CandidateNetworks]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        save(model, Path(name))
+        checkpoint = load_checkpoint(resolve(Path(name)))
+        inputs = example_inputs(model)
+        batch = {**inputs, "labels": torch.zeros(len(inputs["input_ids"]), dtype=torch.long)}
+        slim = slim_module(checkpoint, checkpoint.encoder)
+        moments = block_moments(slim, slim_layers(slim), checkpoint.task, checkpoint.encoder.inputs, [batch])
+    scores = obs_scores(checkpoint.encoder, moments)
+    return checkpoint.encoder, CandidateNetworks(checkpoint.encoder, moments, scores, [batch])
+
+
+# --- the search itself, against brute force ---------------------------------------------------------------------------
+
+
+def test_a_front_is_what_nothing_dominates() -> None:
+    rng = random.Random(0)
+    points = [tuple(rng.randrange(6) for _ in range(3)) for _ in range(60)]
+    expected = {point for point in points if not any(dominates(other, point) for other in points)}
+    front = pareto_front(points, lambda point: point)
+    assert set(front) == expected and len(front) == len(expected) and list(front) == sorted(front)
+    assert spread(range(100), 3, float) == (0, 50, 99)  # 49.5 rounds to the first of the two nearest, or the next
+
+
+def test_evolution_finds_the_front_of_a_small_space() -> None:
+    """Two layers with three heads and three groups of columns each: 256 candidates, of which all can be enumerated."""
+    full = Candidate((3, 3), (12, 12))
+    worth = {0: (0, 5, 8, 9), 1: (0, 1, 2, 12)}  # what one, two and three heads are worth
+
+    def judge(candidate: Candidate) -> Judged:
+        error = 50.0 - sum(worth[layer][heads] for layer, heads in enumerate(candidate.heads))
+        error -= sum((layer + 1) * columns**0.5 for layer, columns in enumerate(candidate.columns))
+        return Judged(candidate, error, latency(candidate), 1.0)
+
+    def latency(candidate: Candidate) -> float:
+        return 1 + sum(candidate.heads) + sum(candidate.columns) / 4
+
+    every = [
+        Candidate(heads, columns)
+        for heads in itertools.product(range(4), repeat=2)
+        for columns in itertools.product((0, 4, 8, 12), repeat=2)
+        if any((*heads, *columns))
+    ]
+    expected = pareto_front(map(judge, every), lambda point: point.values)
+    moves = Moves(full, latency, align=4)
+    found = evolve([full], moves, judge, evaluations=250, seed=0)
+    assert {point.values for point in found} == {point.values for point in expected}
+    assert evolve([full], moves, judge, evaluations=40, seed=3) == evolve([full], moves, judge, evaluations=40, seed=3)
+
+
+def test_moves_observe_the_space() -> None:
+    rng = random.Random(1)
+    full = Candidate((4, 4, 4), (32, 32, 32), (16,) * 7)
+    moves = Moves(full, lambda c: sum(c.heads) + sum(c.columns) / 8, align=8, keep_layers=frozenset({1}), depth=2)
+    candidate = Candidate((4, 4, 0), (32, 32, 0), (16,) * 7)
+    seen = set()
+    for _ in range(400):
+        moved = moves.any(candidate, rng)
+        if moved is None:
+            continue
+        seen.add(moved)
+        candidate = moved
+        assert moved.depth <= 2 and moved.heads[1] == 4 and moved.columns[1] == 32
+        assert all(columns % 8 == 0 and 0 <= columns <= 32 for columns in moved.columns)
+        assert all(8 <= width <= 16 for width in moved.widths) and max(moved.heads) <= 4
+    assert len(seen) > 50
+
+
+def test_without_labels_the_divergence_decides(tmp_path: Path) -> None:
+    """`choose` and W with and without a metric, on made-up points."""
+    from prune_export.options.search import PointChoice
+    from prune_export.subarchitecture.front_point import Costs, FrontPoint, choose, with_w
+
+    unpruned = Costs(10.0, 1000.0, 0.0, 80.0)
+    points = [
+        FrontPoint("p01", (), (), unpruned, Costs(2.0, 300.0, 0.9, 60.0)),
+        FrontPoint("p02", (), (), unpruned, Costs(5.0, 500.0, 0.2, 79.0)),
+        FrontPoint("p03", (), (), unpruned, Costs(8.0, 800.0, 0.1, 79.8)),
+    ]
+    weighed = with_w(points, unpruned)
+    assert [point.w for point in weighed] == pytest.approx([0.8 * 0.7 / 0.4, 0.5 * 0.5 / 0.21, 0.2 * 0.2 / 0.202])
+    assert choose(weighed, unpruned, PointChoice(max_loss=1.5)).name == "p02"
+    assert choose(weighed, unpruned, PointChoice(latency_ms=9.0)).name == "p03"
+    assert choose(weighed, unpruned, PointChoice(best_w=True)).name == "p01"
+    assert choose(weighed, unpruned, PointChoice(max_mib=600 / 2**20, best_w=True, max_loss=5)).name == "p02"
+    with pytest.raises(UsageError, match=r"--max-loss 0.1: no point of the front .* the least is 0.2"):
+        choose(weighed, unpruned, PointChoice(max_loss=0.1))
+    with pytest.raises(UsageError, match="--point p9: expected one of p01, p02, p03"):
+        choose(weighed, unpruned, PointChoice(point="p9"))
+    bare = [replace_metric(point) for point in points]
+    free = with_w(bare, Costs(10.0, 1000.0, 0.0))
+    assert [point.w for point in free] == pytest.approx([0.8 * 0.7 / 0.9, 0.5 * 0.5 / 0.2, 0.2 * 0.2 / 0.1])
+    assert choose(free, Costs(10.0, 1000.0, 0.0), PointChoice(max_loss=0.3)).name == "p02"
+
+
+def replace_metric(point: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(point, measured=msgspec.structs.replace(point.measured, metric=None))
