@@ -66,6 +66,14 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"align": None, "keep_layers": (), "drop_layers": True, "target": "cpu", "dtype": "fp32", "batch_size": 1}
         | {"sequence_length": None, "threads": None, "task": None, "overwrite": False},
     ),
+    "search": (
+        "model calibration output",
+        {"samples": 1024, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "max_loss": None}
+        | {"latency_ms": None, "max_mib": None, "best_w": False, "point": None, "widths": False, "depth": None}
+        | {"align": 32, "keep_layers": (), "uniform": False, "space": None, "method": "ladders", "epsilon": None}
+        | {"steps": None, "inherit": False, "evaluations": 200, "points": 10, "device": "cpu", "target": "cpu"}
+        | {"dtype": "fp32", "batch_size": 1, "sequence_length": None, "threads": None, "task": None},
+    ),
     "profile": (
         "model",
         {"target": "cpu", "dtype": "fp32", "batch_size": 1, "sequence_length": None, "threads": None, "fresh": False}
@@ -81,7 +89,7 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"doc_stride": 128, "max_answer_length": 15, "handle_impossible_answer": False, "top_k": 1},
     ),
 }
-_FROM_HUB = ("export", "verify", "inspect", "slim", "evaluate", "bench", "prune", "profile")
+_FROM_HUB = ("export", "verify", "inspect", "slim", "evaluate", "bench", "prune", "profile", "search")
 _LISTENED_TO = (*(name for name in _FROM_HUB if name != "slim"), "train", "dry_run")
 
 

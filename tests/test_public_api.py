@@ -42,6 +42,7 @@ MORE = float(os.environ.get("PRUNE_EXPORT_FUZZ", "1"))
 
 # Sizes that would be honoured, for hours or out of memory.
 _COSTLY = {"samples", "rounds", "seconds", "batch_size", "batch_sizes", "sequence_lengths", "threads"}
+_COSTLY |= {"evaluations", "points", "steps"}
 
 NUMBERS: list[Any] = [True, 0, 1, -1, 3, 1 << 63, -(1 << 63) - 1, 10**400, 0.5, -0.5, -0.0, 1e-300]
 NUMBERS += [float("nan"), float("inf"), float("-inf"), np.int8(3), np.float32("nan"), np.float64(0.5), np.bool_(True)]
@@ -110,6 +111,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = prune_export.inspect(folder / "model").slim
     (folder / "plan.json").write_bytes(as_json(plan_to_json(plan_from_zeros(encoder))))
     questions_file(folder / "questions.json", 8)
+    questions_file(folder / "many.json", 16)
     recipe = recipe_data(folder, schedule={"steps": 1})
     (folder / "recipe.toml").write_text(tomli_w.dumps(recipe))
     return folder
@@ -150,6 +152,12 @@ def calls(root: Path, out: Path) -> dict[str, Call]:
         "prune": Call(
             prune_export.prune, {"model": model, "calibration": data, "output": out, "flops": 0.5, "samples": 8}, 15
         ),
+        "search": Call(
+            prune_export.search,
+            {"model": model, "calibration": root / "many.json", "output": out, "evaluations": 1, "points": 1}
+            | {"max_seq_length": 16, "sequence_length": 8, "threads": 1},
+            15,
+        ),
         "profile": Call(prune_export.profile, {"model": model, "sequence_length": 8, "threads": 1}, 15),
         "bench": Call(
             prune_export.bench,
@@ -177,6 +185,7 @@ NAMES = [
     "Pipeline",
     "pipeline",
     "prune",
+    "search",
     "profile",
     "bench",
     "train",
@@ -256,6 +265,10 @@ def commands(root: Path, out: Path) -> dict[str, list[str]]:
             *("--rounds", "1", "--seconds", "0.001", "--threads", "1"),
         ],
         "prune": ["--model", model, "--calibration", data, "--output", str(out), "--flops", "0.5", "--samples", "8"],
+        "search": [
+            *("--model", model, "--calibration", str(root / "many.json"), "--output", str(out), "--evaluations", "1"),
+            *("--points", "1", "--max-seq-length", "16", "--sequence-length", "8", "--threads", "1"),
+        ],
         "profile": ["--model", model, "--sequence-length", "8", "--threads", "1"],
         "train": [str(root / "recipe.toml"), "--overwrite"],
     }
@@ -295,7 +308,7 @@ def test_wrong_words_are_refused_in_one_line(verb: str, root: Path, tmp_path: Pa
         and action.dest not in ("json", "verbose")
     ]
 
-    @limited(8 if verb in ("train", "bench", "prune", "profile") else 15)
+    @limited(8 if verb in ("train", "bench", "prune", "search", "profile") else 15)
     @given(data=st.data())
     def one(data: st.DataObject) -> None:
         wrong: list[str] = []

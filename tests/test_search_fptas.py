@@ -20,8 +20,9 @@ from prune_export.families import FAMILIES
 from prune_export.subarchitecture.fptas import Hyperparameters, fptas
 from prune_export.subarchitecture.plain_network import inherit, prepare_inheritance
 from prune_export.subarchitecture.shape import Shape, shape_of
-from prune_export.subarchitecture.short_training import ShortTraining, linear_cka
+from prune_export.subarchitecture.short_training import ShortTraining
 from prune_export.subarchitecture.space import Space, default_space, read_space
+from prune_export.subarchitecture.state_similarity import linear_cka
 from prune_export.subarchitecture.surrogates import operation_surrogate, parameter_surrogate
 from prune_export.subarchitecture.w_coefficient import w_coefficient
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model

@@ -47,7 +47,7 @@ def latency_table(
         UsageError: the sequence is longer than the network's positions.
         WriteError, ProviderError: the target has no form for the dtype, or does not run here.
     """
-    settings = _settings(encoder, conditions)
+    settings = timing_settings(encoder, conditions)
     folder = cache_folder("latency")
     path = None if folder is None else folder / f"{hashlib.sha256(_canonical(settings)).hexdigest()[:24]}.json"
     if path is not None and not fresh and (cached := _read(path, settings)) is not None:
@@ -63,7 +63,12 @@ def _canonical(settings: dict[str, Any]) -> bytes:
     return json.dumps(settings, sort_keys=True).encode()
 
 
-def _settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
+def timing_settings(encoder: Encoder, conditions: TimingConditions) -> dict[str, Any]:
+    """Returns all that the times of networks shaped like `encoder` depend on, here and under `conditions`.
+
+    Raises:
+        UsageError, WriteError, ProviderError: see `latency_table`.
+    """
     length = timing_length(conditions, encoder)
     runtime.check_threads(conditions.threads)
     precision = PRECISIONS[conditions.dtype]

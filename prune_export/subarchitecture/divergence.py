@@ -11,13 +11,13 @@ from torch import Tensor
 from exporters.encoder import Encoder
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.slim_model.model import slim_module
-from prune_export.tasks import SPECS
+from prune_export.subarchitecture.state_similarity import answers_divergence
 
 Run = Callable[[Mapping[str, Tensor]], Any]
 
 
 class Divergence:
-    """The mean over examples of KL(unpruned network ‖ candidate), or of the task's own divergence, on `batches`.
+    """The mean over examples of KL(unpruned network ‖ candidate) on `batches`; see `answers_divergence`.
 
     The unpruned network's answers are kept, so that a candidate costs one forward pass.
     """
@@ -34,10 +34,12 @@ class Divergence:
 
     def of_answers(self, run: Run) -> float:
         """Returns the divergence of a network that `run` runs: it gives outputs by name for a batch of int64 tensors."""
-        divergence = SPECS[self.checkpoint.task].divergence
+        task = self.checkpoint.task
         total = 0.0
         for batch, answers in zip(self.batches, self._answers, strict=True):
-            total += float(divergence(run(batch), answers, batch["attention_mask"], 1.0)) * len(batch["input_ids"])
+            total += float(answers_divergence(task, run(batch), answers, batch["attention_mask"])) * len(
+                batch["input_ids"]
+            )
         return total / self.examples
 
     def _runner(self, encoder: Encoder) -> Run:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._results)
+
+    def once(self, key: list[Any], make: Callable[[], Any]) -> Any:
+        """Returns the result of `key`, otherwise what `make` returns, and keeps that.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if key not in self:
+            self.add(key, make())
+        return self[key]
 
     def add(self, key: list[Any], result: Any) -> None:
         """Keeps `result`; it is on the disk when this returns.

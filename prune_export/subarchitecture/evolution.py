@@ -9,21 +9,30 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from prune_export.progress import SILENT, Progress
-from prune_export.subarchitecture.candidate import Candidate
-from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import pareto_front
 
 _SECOND_MOVE = 0.3  # the probability of two moves at once, over a candidate that is on no front
 _FRUITLESS = 200  # moves in a row that lead nowhere new: the space is exhausted
 
 
+C = TypeVar("C")
+
+
+class Neighbours(Protocol[C]):
+    """The moves of a space."""
+
+    def any(self, candidate: C, rng: random.Random) -> C | None:
+        """Returns a neighbour of `candidate`; None where the move that was drawn leads nowhere."""
+
+
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Generic[C]):
     """A candidate with its error on the search's examples and its predicted costs."""
 
-    candidate: Candidate
+    candidate: C
     error: float
     latency_ms: float
     bytes: float
@@ -34,21 +43,21 @@ class Judged:
 
 
 def evolve(
-    starts: Iterable[Candidate],
-    moves: Moves,
-    judge: Callable[[Candidate], Judged],
+    starts: Iterable[C],
+    moves: Neighbours[C],
+    judge: Callable[[C], Judged[C]],
     *,
     evaluations: int,
     seed: int,
     progress: Progress = SILENT,
-) -> tuple[Judged, ...]:
+) -> tuple[Judged[C], ...]:
     """Judges `starts` and as many of their descendants as make `evaluations` candidates in all; returns the front.
 
     A parent is drawn from the front by the gap that it leaves in latency, so that the front is filled evenly. The result
     depends on the seed and on what `judge` returns alone.
     """
     rng = random.Random(seed)
-    judged: dict[Candidate, Judged] = {}
+    judged: dict[C, Judged[C]] = {}
     for candidate in starts:
         if candidate not in judged and len(judged) < evaluations:
             judged[candidate] = judge(candidate)
@@ -71,7 +80,7 @@ def evolve(
     return front
 
 
-def _parent(front: tuple[Judged, ...], rng: random.Random) -> Judged:
+def _parent(front: tuple[Judged[C], ...], rng: random.Random) -> Judged[C]:
     """Draws a point of the front, with the distance of its neighbours in latency as its weight."""
     if len(front) < 3:
         return rng.choice(front)

@@ -80,7 +80,7 @@ def fptas(
     operations: Callable[[Shape], int],
     error: Callable[[Shape, Hyperparameters], float],
     epsilon: float,
-    journal: str | Path | None = None,
+    journal: str | Path | Journal | None = None,
     settings: dict[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> FptasResult:
@@ -88,12 +88,12 @@ def fptas(
 
     `error` is called once per taken shape and set of hyperparameters (Θ), the smallest shape first. Its results are kept in
     the file `journal`, from which a search that was killed goes on; `settings` are all that they depend on (seed, data,
-    network). Of shapes with the same coefficient the smallest wins, and of hyperparameters with the same error the first.
+    network). An open `Journal` has settings of its own. Of shapes with the same coefficient the smallest wins, and of
+    hyperparameters with the same error the first.
 
     Raises:
         UsageError: `epsilon` is not above 0 and at most 1, a sequence is empty, an error is not above 0, or the journal
-        belongs
-            to another search.
+        belongs to another search.
         OutputError: the journal cannot be written.
     """
     if not 0 < epsilon <= 1:
@@ -104,7 +104,7 @@ def fptas(
     step = math.ceil(round(epsilon * len(ordered), 9))  # 0.07 · 100 is a little more than 7
     taken = ordered[::step]
     most_parameters, most_operations = max(map(parameters, ordered)), max(map(operations, ordered))
-    known = Journal(journal, settings or {}, float | None)
+    known = journal if isinstance(journal, Journal) else Journal(journal, settings or {}, float | None)
     progress.stage("Training candidates for a few steps", len(taken) * len(hyperparameters))
     evaluated: list[EvaluatedShape] = []
     for shape in taken:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prune_export.subarchitecture.front_point import loss_of
-from prune_export.subarchitecture.search_run import SearchFront
+from prune_export.subarchitecture.front_point import SearchFront, loss_of
 
 _POINT, _BEST, _TEXT = "#4878a8", "#c44e52", "#333333"
 

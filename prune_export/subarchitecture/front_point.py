@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from exporters.errors import UsageError
-from prune_export.facts.plan import ranges
+from prune_export.facts.plan import parse_indices, ranges
 from prune_export.options.search import PointChoice
 from prune_export.pruning.selection import Kept
 from prune_export.subarchitecture.pareto import dominates
@@ -19,6 +21,16 @@ class PointLayer(msgspec.Struct, frozen=True):
 
     heads: str
     columns: str
+
+
+class PointShape(msgspec.Struct, frozen=True):
+    """The shape of a plain network, and the parent's layers that it has; `FrontPoint.layers` are the units of these."""
+
+    depth: int
+    heads: int
+    hidden: int
+    intermediate: int
+    parent_layers: tuple[int, ...]
 
 
 class Costs(msgspec.Struct, frozen=True):
@@ -40,20 +52,43 @@ class Costs(msgspec.Struct, frozen=True):
 class FrontPoint(msgspec.Struct, frozen=True):
     """One point: all that makes its network, and its costs.
 
-    The front is that of predicted costs; `is_dominated` says that by the measured ones another point is nowhere worse.
+    `layers` are the distinct ones of the network, `widths` those of a narrower residual stream, `shape` is that of a plain
+    network. `predicted` is None where the search predicts other costs. The front is that of predicted costs;
+    `is_dominated` says that by the measured ones another point is nowhere worse.
     """
 
     name: str
     layers: tuple[PointLayer, ...]
     widths: tuple[int, ...]
-    predicted: Costs
+    predicted: Costs | None
     measured: Costs
     w: float = 0.0
     is_dominated: bool = False
+    shape: PointShape | None = None
 
     @property
-    def is_unpruned(self) -> bool:
-        return self.name == UNPRUNED
+    def units(self) -> Kept:
+        """Returns heads and columns of each layer."""
+        return tuple(
+            (
+                parse_indices(layer.heads, f"layer {index}, heads"),
+                parse_indices(layer.columns, f"layer {index}, columns"),
+            )
+            for index, layer in enumerate(self.layers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFront:
+    """The measured front, by latency, and the costs of the unpruned network.
+
+    `evaluated` are the shapes that a search over shapes has judged, as JSON.
+    """
+
+    points: tuple[FrontPoint, ...]
+    unpruned: Costs
+    evaluations: int
+    evaluated: tuple[dict[str, Any], ...] = ()
 
 
 UNPRUNED = "unpruned"

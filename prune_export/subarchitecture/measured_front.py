@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -19,9 +20,19 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.network.opening import Network
 from prune_export.options.evaluate import EvaluationSettings
+from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_timing import open_session, time_in_turns
 from prune_export.subarchitecture.candidate_costs import written_bytes
 from prune_export.subarchitecture.divergence import Divergence
+from prune_export.subarchitecture.evaluation_journal import Journal
+from prune_export.subarchitecture.front_point import (
+    UNPRUNED,
+    Costs,
+    FrontPoint,
+    PointLayer,
+    PointShape,
+    judged_points,
+)
 from prune_export.subarchitecture.search_data import SearchData
 from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
@@ -92,6 +103,68 @@ class Measuring:
                 open_session(network, self.settings, Path(name)) for network in (self.checkpoint.encoder, *networks)
             ]
             return time_in_turns(runs[0], runs[1:], advance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Nominee:
+    """A network of the predicted front: `key` is its sizes for the journal, `encoder` the refitted network as exported.
+
+    The other fields are those of `FrontPoint`.
+    """
+
+    key: list[int | float | str]
+    encoder: Encoder
+    layers: tuple[PointLayer, ...]
+    predicted: Costs | None
+    widths: tuple[int, ...] = ()
+    shape: PointShape | None = None
+
+
+def measure_front(
+    measuring: Measuring, journal: Journal, nominees: Iterable[Nominee], count: int, *, progress: Progress = SILENT
+) -> tuple[tuple[FrontPoint, ...], Costs]:
+    """Measures `count` networks and the unpruned one; returns the points, p01 onwards, and the unpruned network's costs.
+
+    What the journal holds is not measured again.
+
+    Raises:
+        OutputError: the journal cannot be written.
+    """
+    dense = measuring.checkpoint.encoder
+    progress.stage("Refitting and measuring the front", count + 1)
+
+    def measured(name: str, nominee: Nominee) -> Any:
+        key: list[int | float | str] = [name, *nominee.key]
+        found = journal.once(key, lambda: msgspec.to_builtins(measuring.measure(nominee.encoder)))
+        progress.advance()
+        return found
+
+    of_unpruned = measured(UNPRUNED, Nominee([], dense, (), None))
+    rows: list[tuple[str, Nominee]] = []
+    found: list[Any] = []
+    for index, nominee in enumerate(nominees, 1):
+        rows.append((f"p{index:02d}", nominee))
+        found.append(measured(*rows[-1]))
+    progress.stage("Measuring latencies")
+
+    def times() -> list[float]:
+        whole, others = measuring.latencies([nominee.encoder for _, nominee in rows], progress.advance)
+        return [whole, *others]
+
+    key = ["latencies", *(f"{name} {nominee.key}" for name, nominee in rows)]
+    whole, *latencies = journal.once(key, times)
+    unpruned = _costs(whole, of_unpruned)
+    points = [
+        FrontPoint(
+            name, nominee.layers, nominee.widths, nominee.predicted, _costs(latency, figures), shape=nominee.shape
+        )
+        for (name, nominee), figures, latency in zip(rows, found, latencies, strict=True)
+    ]
+    return judged_points(points, unpruned), unpruned
+
+
+def _costs(latency_ms: float, figures: dict[str, Any]) -> Costs:
+    return Costs(latency_ms, figures["bytes"], figures["divergence"], figures["metric"])
 
 
 def as_exported(encoder: Encoder, *, is_sliced: bool) -> Encoder:

@@ -60,6 +60,7 @@ class Inheritance:
 class PlainNetwork:
     """A network of a shape: its transformers configuration, and its weights under the names of the task's class.
 
+    `encoder` is its description, as a checkpoint of these weights has it.
     `layers` are the parent's layers that it has, `units` the heads and columns of each, `fits` how well everything was
     fitted.
     """
@@ -70,6 +71,7 @@ class PlainNetwork:
     layers: tuple[int, ...]
     units: tuple[tuple[Indices, Indices], ...]
     fits: tuple[BlockFit, ...]
+    encoder: Encoder
 
 
 def prepare_inheritance(
@@ -137,18 +139,22 @@ def plain_checkpoint(
 
 @torch.no_grad()
 def inherit(
-    inheritance: Inheritance, shape: Shape, *, layers: Sequence[int] | None = None, progress: Progress = SILENT
+    inheritance: Inheritance,
+    shape: Shape,
+    *,
+    layers: Sequence[int] | None = None,
+    units: Sequence[tuple[Indices, Indices]] | None = None,
+    progress: Progress = SILENT,
 ) -> PlainNetwork:
     """Makes a network of `shape` that is as near to the parent as its configuration allows; see `PlainFit`.
 
-    `layers` are the parent's layers that stay (None: at even distances, the last one included). Heads and columns are those
-    with the greatest Fisher scores, rearranged as in `prune`. Heads become smaller or larger where `hidden // heads` is not
-    the parent's head size (`resize_heads`).
+    `layers` are the parent's layers that stay (None: at even distances, the last one included), `units` the heads and
+    columns of each (None: those with the greatest Fisher scores, rearranged as in `prune`). Heads become
+    smaller or larger where `hidden // heads` is not the parent's head size (`resize_heads`).
 
     Raises:
-        UsageError: the shape does not exist, has a size above the parent's or a hidden size of 1, or `layers` are not as
-        many
-            different layers of the parent, in order.
+        UsageError: the shape does not exist, has a size above the parent's or a hidden size of 1, or `layers` or `units`
+        are not as many different ones of the parent, in order.
     """
     checkpoint = inheritance.checkpoint
     encoder, parent = checkpoint.encoder, inheritance.shape
@@ -160,7 +166,10 @@ def inherit(
         raise UsageError(
             f"layers: expected {shape.depth} different ones from 0 to {parent.depth - 1}, in order; found {list(chosen)}"
         )
-    kept = {index: _kept_units(inheritance, index, shape) for index in chosen}
+    if units is None:
+        units = [_kept_units(inheritance, index, shape) for index in chosen]
+    _check_units(units, shape, parent)
+    kept = dict(zip(chosen, units, strict=True))
     config = plain_config(checkpoint, shape)
     progress.stage(f"Fitting {shape}", parent.depth)
     fit = PlainFit(encoder, hidden_basis(inheritance.moments, shape.hidden), inheritance.batches, inheritance.device)
@@ -171,13 +180,26 @@ def inherit(
             head = replace(head, decoder=replace(head.decoder, weight=embeddings.word))
         else:
             config.tie_word_embeddings = False
-    tensors = _tensors(checkpoint, config, Encoder(encoder.task, embeddings, fitted, head)) | _pooler(checkpoint, fit)
+    description = Encoder(encoder.task, embeddings, fitted, head)
+    tensors = _tensors(checkpoint, config, description) | _pooler(checkpoint, fit)
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(
                 f"{shape}: '{name}' of the fitted network holds values that are not finite; give more examples"
             )
-    return PlainNetwork(shape, config, tensors, chosen, tuple(kept[index] for index in chosen), tuple(fit.fits))
+    return PlainNetwork(shape, config, tensors, chosen, tuple(units), tuple(fit.fits), description)
+
+
+def _check_units(units: Sequence[tuple[Indices, Indices]], shape: Shape, parent: Shape) -> None:
+    if len(units) != shape.depth:
+        raise UsageError(f"units: expected those of {shape.depth} layers; found those of {len(units)}")
+    for of_layer in units:
+        for name, indices in zip(("heads", "intermediate"), of_layer, strict=True):
+            count, most = getattr(shape, name), getattr(parent, name)
+            if len(indices) != count or list(indices) != sorted(set(indices) & set(range(most))):
+                raise UsageError(
+                    f"units: {name}: expected {count} different ones from 0 to {most - 1}, in order; found {list(indices)}"
+                )
 
 
 def _kept_units(inheritance: Inheritance, layer: int, shape: Shape) -> tuple[Indices, Indices]:

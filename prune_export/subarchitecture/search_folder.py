@@ -3,7 +3,7 @@
 evaluations.jsonl   the journal: a search that was killed goes on from it
 front.json          the front, with all that is needed to make its networks again
 front.svg           the front as a picture, where matplotlib is installed
-checkpoint/         the chosen point: a masked checkpoint, or a slim one where the residual stream is narrower
+checkpoint/         the chosen point: a masked checkpoint, a slim one where the residual stream is narrower, or a plain one
 """
 
 from __future__ import annotations
@@ -17,18 +17,12 @@ import msgspec
 
 from exporters.errors import OutputError
 from prune_export.benchmark.picture import can_draw
-from prune_export.checkpoint.beside import copy_beside, tokenizer_files
-from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.masked import write_masked
-from prune_export.checkpoint.slim import write_slim
-from prune_export.checkpoint.weights import read_weights
 from prune_export.facts.format import Format
 from prune_export.files.transaction import transaction
 from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import SEARCH
-from prune_export.pruning.pruned_network import PrunedNetwork, full_size_tensors
 from prune_export.subarchitecture.front_picture import draw_front
-from prune_export.subarchitecture.search_run import SearchFront
+from prune_export.subarchitecture.front_point import SearchFront
 
 FORMAT = Format("prune-export/front", 1)
 JOURNAL, FRONT, PICTURE, CHECKPOINT = "evaluations.jsonl", "front.json", "front.svg", "checkpoint"
@@ -63,6 +57,7 @@ def write_front(front: SearchFront, record: dict[str, Any], folder: Path) -> Non
             "evaluations": front.evaluations,
             "unpruned": msgspec.to_builtins(front.unpruned),
             "points": msgspec.to_builtins(front.points),
+            **({"evaluated": front.evaluated} if front.evaluated else {}),
         }
     )
     place = folder_destination(folder, SEARCH, overwrite=True)
@@ -70,20 +65,3 @@ def write_front(front: SearchFront, record: dict[str, Any], folder: Path) -> Non
         if drawn:
             draw_front(front, aside / PICTURE)
         (aside / FRONT).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def write_point(
-    checkpoint: Checkpoint, network: PrunedNetwork, folder: Path, *, is_sliced: bool, **record: Any
-) -> None:
-    """Writes the network of a point: a masked checkpoint, or a slim one with the tokenizer where it `is_sliced`.
-
-    Raises:
-        OutputError: the folder holds other files, or cannot be written.
-    """
-    if is_sliced:
-        write_slim(network.encoder, checkpoint.config, folder)
-        copy_beside(checkpoint.source.folder, folder, tokenizer_files(checkpoint.source.folder))
-        return
-    weights = read_weights(checkpoint.source.folder, checkpoint.family)
-    changed = full_size_tensors(checkpoint, weights, network)
-    write_masked(checkpoint, network.plan, folder, overwrite=True, changed=changed, **record)

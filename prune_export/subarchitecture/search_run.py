@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from exporters.encoder import Encoder
+from prune_export.checkpoint.beside import copy_beside, tokenizer_files
 from prune_export.checkpoint.load import Checkpoint
+from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.checkpoint.slim import write_slim
+from prune_export.checkpoint.weights import read_weights
 from prune_export.options.search import SearchOptions
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.obs import block_moments, obs_scores
+from prune_export.pruning.pruned_network import full_size_tensors
 from prune_export.pruning.scores import LayerScores
-from prune_export.pruning.selection import Kept, Rules, least_cost, select
+from prune_export.pruning.selection import Rules, least_cost, select
 from prune_export.slicing.bases import Basis, spectra
 from prune_export.slicing.widths import widths_by_share
 from prune_export.subarchitecture.candidate import Candidate, candidate_of
@@ -28,8 +31,8 @@ from prune_export.subarchitecture.candidate_networks import CandidateNetworks
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal
 from prune_export.subarchitecture.evolution import Judged, evolve
-from prune_export.subarchitecture.front_point import UNPRUNED, Costs, FrontPoint, judged_points, layers_of
-from prune_export.subarchitecture.measured_front import Measured, Measuring, as_exported
+from prune_export.subarchitecture.front_point import Costs, FrontPoint, SearchFront, layers_of
+from prune_export.subarchitecture.measured_front import Measuring, Nominee, as_exported, measure_front
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.search_data import SearchData
@@ -46,15 +49,6 @@ class Tables(msgspec.Struct, frozen=True):
     latency: LatencyTable
     size: FileSize
     by_width: WidthLatency | None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFront:
-    """The measured front, by latency, and the costs of the unpruned network."""
-
-    points: tuple[FrontPoint, ...]
-    unpruned: Costs
-    evaluations: int
 
 
 class Search:
@@ -80,13 +74,7 @@ class Search:
             size = measure_file_size(encoder, table.settings["target"], table.settings["dtype"])
             return msgspec.to_builtins(Tables(table, size, by_width))
 
-        return msgspec.convert(self._once(["tables"], measure), Tables)
-
-    def _once(self, key: list[int | float | str], make: Callable[[], Any]) -> Any:
-        """Returns what the journal holds under `key`, otherwise what `make` returns, and keeps that."""
-        if key not in self.journal:
-            self.journal.add(key, make())
-        return self.journal[key]
+        return msgspec.convert(self.journal.once(["tables"], measure), Tables)
 
     def _networks(self) -> tuple[tuple[LayerScores, ...], CandidateNetworks]:
         model, batches = load_reference_model(self.checkpoint), self.data.fit.batches
@@ -121,10 +109,10 @@ class Search:
 
         count = 0
 
-        def judged(candidate: Candidate) -> Judged:
+        def judged(candidate: Candidate) -> Judged[Candidate]:
             nonlocal count
             count += 1
-            error = self._once(candidate.key, lambda: judge.of(self.networks.estimated(candidate)))
+            error = self.journal.once(candidate.key, lambda: judge.of(self.networks.estimated(candidate)))
             return Judged(candidate, max(0.0, error), self.costs.latency_ms(candidate), self.costs.bytes(candidate))
 
         self.progress.stage("Searching", options.evaluations)
@@ -189,50 +177,37 @@ class Search:
 
     # --- the front ----------------------------------------------------------------------------------------------------
 
-    def _measured(self, front: Sequence[Judged], evaluations: int) -> SearchFront:
-        options, settings = self.options, self.tables.latency.settings
+    def _measured(self, front: Sequence[Judged[Candidate]], evaluations: int) -> SearchFront:
         measuring = Measuring(
-            self.checkpoint, self.data, settings, max_seq_length=options.max_seq_length, labels=options.labels
+            self.checkpoint,
+            self.data,
+            self.tables.latency.settings,
+            max_seq_length=self.options.max_seq_length,
+            labels=self.options.labels,
         )
-        self.progress.stage("Refitting and measuring the front", len(front) + 1)
-        networks: list[Encoder] = []
-        rows: list[tuple[str, Kept, Candidate, Costs, Any]] = []  # name, units, sizes, predicted and measured costs
-        for index, judged in enumerate([None, *front]):
-            name = UNPRUNED if judged is None else f"p{index:02d}"
-            candidate = self._full()._replace(widths=()) if judged is None else judged.candidate
-            units = candidate.units(self.scores)
-            encoder = self.encoder if judged is None else self.network(units, candidate.widths)
-            networks.append(encoder)
-            found = self._once([name, *candidate.key], partial(_as_builtins, measuring.measure, encoder))
-            error = 0.0 if judged is None else judged.error
-            predicted = Costs(self.costs.latency_ms(candidate), self.costs.bytes(candidate), error)
-            rows.append((name, units, candidate, predicted, found))
-            self.progress.advance()
-        self.progress.stage("Measuring latencies")
-        names = [name for name, *_ in rows]
+        nominees = map(self._nominee, front)
+        points, unpruned = measure_front(measuring, self.journal, nominees, len(front), progress=self.progress)
+        return SearchFront(points, unpruned, evaluations)
 
-        def times() -> list[float]:
-            dense, others = measuring.latencies(networks[1:], self.progress.advance)
-            return [dense, *others]
+    def _nominee(self, judged: Judged[Candidate]) -> Nominee:
+        candidate = judged.candidate
+        units = candidate.units(self.scores)
+        encoder = as_exported(self.networks.refitted(units, candidate.widths).encoder, is_sliced=bool(candidate.widths))
+        predicted = Costs(judged.latency_ms, judged.bytes, judged.error)
+        return Nominee(candidate.key, encoder, layers_of(units), predicted, candidate.widths)
 
-        latencies = self._once(["latencies", *names, *(str(row[2].key) for row in rows)], times)
-        points = [
-            FrontPoint(
-                name,
-                layers_of(units),
-                candidate.widths,
-                predicted,
-                Costs(latency, found["bytes"], found["divergence"], found["metric"]),
-            )
-            for (name, units, candidate, predicted, found), latency in zip(rows, latencies, strict=True)
-        ]
-        unpruned = points[0].measured
-        return SearchFront(judged_points(points[1:], unpruned), unpruned, evaluations)
+    def write(self, point: FrontPoint, folder: Path, record: dict[str, Any]) -> None:
+        """Refits the network of a point and writes it: a masked checkpoint, or a slim one where the stream is narrower.
 
-    def network(self, units: Kept, widths: Sequence[int]) -> Encoder:
-        """Returns the refitted network as it is exported."""
-        return as_exported(self.networks.refitted(units, widths).encoder, is_sliced=bool(widths))
-
-
-def _as_builtins(measure: Callable[[Encoder], Measured], encoder: Encoder) -> Any:
-    return msgspec.to_builtins(measure(encoder))
+        Raises:
+            OutputError: the folder holds other files, or cannot be written.
+        """
+        network = self.networks.refitted(point.units, point.widths, progress=self.progress)
+        self.progress.stage(f"Writing {folder}")
+        source = self.checkpoint.source.folder
+        if point.widths:
+            write_slim(network.encoder, self.checkpoint.config, folder)
+            copy_beside(source, folder, tokenizer_files(source))
+            return
+        changed = full_size_tensors(self.checkpoint, read_weights(source, self.checkpoint.family), network)
+        write_masked(self.checkpoint, network.plan, folder, overwrite=True, changed=changed, method="search", **record)

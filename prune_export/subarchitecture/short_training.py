@@ -20,6 +20,7 @@ from prune_export.subarchitecture.fptas import Hyperparameters
 from prune_export.subarchitecture.plain_config import plain_config
 from prune_export.subarchitecture.plain_network import PlainNetwork
 from prune_export.subarchitecture.shape import Shape
+from prune_export.subarchitecture.state_similarity import answers_divergence
 from prune_export.tasks import SPECS
 
 Batch = Mapping[str, Tensor]
@@ -133,23 +134,9 @@ class ShortTraining:
             return spec.sample_losses(student, batch, torch.Generator().manual_seed(self.seed)).mean()
         with torch.no_grad():
             teacher = self._parent_model()(**inputs)
-        if self.parent.task == "feature-extraction":
-            tokens = batch["attention_mask"].bool()
-            return 1 - linear_cka(student["last_hidden_state"][tokens], teacher["last_hidden_state"][tokens])
-        return spec.divergence(student, teacher, batch["attention_mask"], 1.0)
+        return answers_divergence(self.parent.task, student, teacher, batch["attention_mask"])
 
     def _parent_model(self) -> Any:
         if self._teacher is None:
             self._teacher = load_reference_model(self.parent).to(self.device)
         return self._teacher
-
-
-def linear_cka(x: Tensor, y: Tensor) -> Tensor:
-    """Returns the linear centred kernel alignment of `[rows, features]` and `[rows, other features]`, from 0 to 1.
-
-    It does not depend on rotations, shifts or the scale of either. Kornblith et al. 2019, "Similarity of Neural Network
-    Representations Revisited", section 3: |Yᵀ X|² / (|Xᵀ X| |Yᵀ Y|) of centred X and Y, in Frobenius norms.
-    """
-    x, y = x - x.mean(dim=0), y - y.mean(dim=0)
-    alignment: Tensor = (y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm()).clamp(min=1e-30)
-    return alignment

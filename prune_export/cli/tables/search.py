@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from rich import box
 from rich.table import Table
 
-from prune_export.facts.plan import parse_indices
-from prune_export.subarchitecture.front_point import FrontPoint, loss_of
-from prune_export.subarchitecture.search_run import SearchFront
+from prune_export.subarchitecture.front_point import FrontPoint, SearchFront, loss_of
 from prune_export.verbs.search import SearchResult
 
 
@@ -25,7 +23,9 @@ def front_table(front: SearchFront) -> Table:
         title_justify="left",
     )
     metric = ("metric", "lost") if has_metric else ()
-    for heading in ("", "ms", "×", "MiB", *metric, "div.", "W", "heads", "cols", "widths"):
+    is_uniform = any(point.shape is not None for point in front.points)
+    sizes = ("layers", "heads", "hidden", "cols") if is_uniform else ("heads", "cols", "widths")
+    for heading in ("", "ms", "×", "MiB", *metric, "div.", "W", *sizes):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for point in front.points:
         costs = point.measured
@@ -49,10 +49,14 @@ def front_table(front: SearchFront) -> Table:
     return table
 
 
-def _sizes(point: FrontPoint) -> tuple[str, str, str]:
-    """Returns the numbers of heads and of columns that stay, and the widths of the residual stream where it is narrower."""
-    heads = sum(len(parse_indices(layer.heads, "heads")) for layer in point.layers)
-    columns = sum(len(parse_indices(layer.columns, "columns")) for layer in point.layers)
+def _sizes(point: FrontPoint) -> tuple[str, ...]:
+    """Returns the numbers of heads and of columns that stay, and the widths of the residual stream where it is narrower.
+
+    For a plain network these are its layers, heads, hidden size and columns.
+    """
+    if (shape := point.shape) is not None:
+        return tuple(f"{size:,}" for size in (shape.depth, shape.heads, shape.hidden, shape.intermediate))
+    heads, columns = (sum(map(len, units)) for units in zip(*point.units, strict=True))
     return f"{heads:,}", f"{columns:,}", f"{min(point.widths)}–{max(point.widths)}" if point.widths else ""
 
 
