@@ -21,7 +21,7 @@ from prune_export.subarchitecture.search_data import SearchData
 from prune_export.subarchitecture.shape import Shape, shape_of
 from prune_export.subarchitecture.space import Space, default_space, read_space
 
-_FEW = 4  # one of so many batches fits the networks while the search goes on
+_PART, _FEWEST = 16, 4  # one of 16 batches, but 4 at least, fit the networks while the search goes on
 
 
 class UniformNetworks:
@@ -32,11 +32,11 @@ class UniformNetworks:
         self.inheritance = prepare_inheritance(
             checkpoint, data.fit.batches, seed=options.seed, device=options.device, progress=options.progress
         )
-        few = data.fit.batches[: max(2, len(data.fit.batches) // _FEW)]
+        few = data.fit.batches[: max(_FEWEST, len(data.fit.batches) // _PART)]
         self._with_few = replace(self.inheritance, batches=few)
 
     def estimated(self, shape: Shape) -> PlainNetwork:
-        """Returns the network of `shape`, fitted to a quarter of the batches."""
+        """Returns the network of `shape`, fitted to a few of the batches."""
         return inherit(self._with_few, shape)
 
     def nominee(self, shape: Shape, predicted: Costs | None, progress: Progress) -> Nominee:
