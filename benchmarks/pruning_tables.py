@@ -15,12 +15,23 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.measuring import RESULTS
-from benchmarks.pruning import DENSE, GRADUAL, ROWS, TASKS
+from benchmarks.pruning import DENSE, GRADUAL, OBS, ROWS, TASKS
 from benchmarks.readme import Content, put
 
 PAGE = RESULTS.parent.parent / "docs" / "prune.md"
 NAMES = {"f1": "F1", "accuracy": "accuracy"}
-_COLOURS = ("#bbbbbb", "#999999", "#c4a484", "#8c8c40", "#6a9fb5", "#4878a8", "#55a868", "#c44e52", "#8172b2")
+_COLOURS = (
+    "#bbbbbb",
+    "#999999",
+    "#c4a484",
+    "#8c8c40",
+    "#6a9fb5",
+    "#4878a8",
+    "#55a868",
+    "#dd8452",
+    "#c44e52",
+    "#8172b2",
+)
 
 
 def section(found: Mapping[str, Any], picture: str) -> str:
@@ -32,10 +43,19 @@ def _title(found: Mapping[str, Any]) -> str:
     return f"{NAMES[found['metric']]} on {found['evaluation']} against the FLOPs kept"
 
 
-def scores(found: Mapping[str, Any], row: str, flops: float) -> list[float]:
-    """The metric of every seed, in the order of the seeds."""
+def scores(found: Mapping[str, Any], row: str, flops: float, *, data: str = "metrics") -> list[float]:
+    """The metric of every seed, in the order of the seeds, on the first data set or the second ("second_metrics")."""
     points = sorted(found["points"], key=lambda point: point["seed"])
-    return [point["metrics"][found["metric"]] for point in points if (point["row"], point["flops"]) == (row, flops)]
+    return [
+        point[data][found["metric"]]
+        for point in points
+        if (point["row"], point["flops"]) == (row, flops) and point.get(data)
+    ]
+
+
+def last_method(found: Mapping[str, Any]) -> str:
+    """Return the best method that was measured."""
+    return OBS if any(point["row"] == OBS for point in found["points"]) else GRADUAL
 
 
 def budgets(found: Mapping[str, Any]) -> list[float]:
@@ -60,11 +80,18 @@ def table(found: Mapping[str, Any]) -> str:
             ]
             count = max(len(cell) for cell in cells)
             lines.append(f"| {row}, {count} seeds: mean and range | {' | '.join(spread)} |")
-    lost = [scores(found, GRADUAL, flops) for flops in asked]
-    lines.append(
-        f"| *lost by the last method* | {' | '.join(f'*{dense - mean(cell):.2f}*' if cell else '' for cell in lost)} |"
-    )
+    row = last_method(found)
+    lines.append(_lost(f"lost by {row}", dense, [scores(found, row, flops) for flops in asked]))
+    second = "second_metrics"
+    if on_second := scores(found, DENSE, 1.0, data=second):
+        cells = [scores(found, row, flops, data=second) for flops in asked]
+        lines.append(_lost(f"the same on {found['second']} (dense {on_second[0]:.2f})", on_second[0], cells))
     return "\n".join(lines)
+
+
+def _lost(name: str, dense: float, cells: Sequence[Sequence[float]]) -> str:
+    """Return a line with what is lost at each budget, mean over seeds."""
+    return f"| *{name}* | {' | '.join(f'*{dense - mean(cell):.2f}*' if cell else '' for cell in cells)} |"
 
 
 def conditions(found: Mapping[str, Any]) -> str:
@@ -73,15 +100,19 @@ def conditions(found: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
     return (
         f"Calibrated with {found['samples']:,} examples of {', '.join(found['calibration'])}, judged on all "
-        f"{found['examples']:,} of {found['evaluation']}. FLOPs are those of the encoder layers at length "
+        f"{found['examples']:,} of {found['evaluation']}{_second(found)}. FLOPs are those of the encoder layers at length "
         f"{found['sequence_length']}; every point keeps at most its budget. {machine['date']}, {versions}. "
         f"`python -m benchmarks.pruning --task {found['task']}` measures again."
     )
 
 
+def _second(found: Mapping[str, Any]) -> str:
+    return f", and on the answerable questions of {found['second']}" if found.get("second") else ""
+
+
 def losses(found: Mapping[str, Any]) -> str:
     """Return the kept heads and columns per layer, and each block's error on samples that no weight was fitted to."""
-    points = [point for point in found["points"] if point["row"] == GRADUAL and point["seed"] == 0]
+    points = [point for point in found["points"] if point["row"] == last_method(found) and point["seed"] == 0]
     points.sort(key=lambda point: -point["flops"])
     layers = range(len(points[0]["kept"])) if points else range(0)
     lines = [
@@ -121,7 +152,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
                 [value - min(cell) for value, (_, cell) in zip(values, shown, strict=True)],
                 [max(cell) - value for value, (_, cell) in zip(values, shown, strict=True)],
             ]
-            width = 2.0 if row == GRADUAL else 1.2
+            width = 2.0 if row == last_method(found) else 1.2
             axis.errorbar(
                 places, values, yerr=spread, label=row, color=colour, marker=".", linewidth=width, elinewidth=0.8
             )

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
+from benchmarks.importance import EXAMPLES, LENGTH
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning import GRADUAL
 from benchmarks.readme import Content, put
@@ -189,7 +190,11 @@ def importance(found: Mapping[str, Any]) -> str:
             }
             cells.append(f"{mean(row['reconstructed'] for row in values.values()):.3f}" if values else "")
         lines.append([title, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"{table}\n\nMean over {len({row['seed'] for row in found['rows']})} seed(s); {EXAMPLES} windows of {LENGTH} tokens "
+        f"to score and reconstruct with, as many others to judge on."
+    )
 
 
 def contents() -> list[Content]:

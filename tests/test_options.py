@@ -62,7 +62,7 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
         "model calibration output",
         {"samples": 512, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "flops": None}
         | {"parameters": None, "speedup": None, "latency_ms": None, "heads": None, "columns": None, "tolerance": 0.05}
-        | {"method": "fisher", "rearrangement": True, "reconstruction": "full", "gradual": True, "device": "cpu"}
+        | {"method": "obs", "rearrangement": True, "reconstruction": "full", "gradual": True, "device": "cpu"}
         | {"align": None, "keep_layers": (), "drop_layers": True, "target": "cpu", "dtype": "fp32", "batch_size": 1}
         | {"sequence_length": None, "threads": None, "task": None, "overwrite": False},
     ),
@@ -277,7 +277,8 @@ def test_options_reach_the_functions_below() -> None:
     settings = PrunerSettings.of(pruning, rules=PrunerSettings().rules, seed=5)
     assert (settings.method, settings.device, settings.seed) == ("random", "cuda", 5)
     assert {field.name for field in fields_of(PruningMethod)} <= set(vars(settings))
-    assert get_args(PruningMethod.__annotations__["method"])[1].choices == ("fisher", "taylor", "magnitude", "random")
+    methods = ("obs", "fisher", "taylor", "magnitude", "random")
+    assert get_args(PruningMethod.__annotations__["method"])[1].choices == methods
 
 
 @pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS)])

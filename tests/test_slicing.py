@@ -25,7 +25,7 @@ import prune_export
 from exporters.axes import named_tensors
 from exporters.cost import count_parameters, flops_per_token, layer_shape
 from exporters.encoder import Encoder, tensors
-from exporters.errors import UnsupportedError, UsageError, WeightsError
+from exporters.errors import CheckpointError, UnsupportedError, UsageError, WeightsError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
@@ -42,6 +42,7 @@ from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.tasks import SPECS
+from prune_export.training.teacher import load_teacher
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
@@ -479,5 +480,10 @@ def test_sizes_before_slicing_are_the_originals(
 
 
 def test_what_needs_a_hugging_face_model_is_refused(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder)
     with pytest.raises(UnsupportedError, match="no Hugging Face model has"):
-        load_reference_model(load_checkpoint(folder))
+        load_reference_model(checkpoint)
+    with pytest.raises(CheckpointError, match="hidden_weight = 0"):
+        load_teacher(str(folder), checkpoint, device="cpu", with_states=True)
+    teacher = load_teacher(str(folder), checkpoint, device="cpu", with_states=False)
+    assert teacher(INPUTS)["start_logits"].shape == INPUTS["input_ids"].shape
