@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import prune_export
 from exporters.cost import count_parameters, layer_shape
 from exporters.encoder import Encoder
-from exporters.errors import UnsupportedError, UsageError
+from exporters.errors import UnsupportedError, UsageError, WeightsError
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.checkpoint.source import resolve
@@ -298,6 +298,11 @@ def test_a_plain_network_is_described_as_its_checkpoint_is(tmp_path: Path) -> No
         # From the parent it is not: of hidden states, too, whose widths differ.
         assert Divergence(checkpoint, batches).of(network.encoder) > 1e-4
         assert shape_of(read.family.dimensions(read.config)) == network.shape
+        norm = replace(network.encoder.embeddings.norm, weight=torch.full((16,), float("nan")))
+        if name != "electra":  # its embeddings are narrower
+            damaged = replace(network.encoder, embeddings=replace(network.encoder.embeddings, norm=norm))
+            with pytest.raises(WeightsError, match="not finite"):
+                divergence.of(damaged)
 
 
 def test_moves_stay_in_the_space_and_reach_all_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporters.encoder import Encoder
+from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.slim_model.model import slim_module
 from prune_export.subarchitecture.state_similarity import answers_divergence
@@ -33,12 +35,20 @@ class Divergence:
         return self.of_answers(self._runner(encoder))
 
     def of_answers(self, run: Run) -> float:
-        """Returns the divergence of a network that `run` runs: it gives outputs by name for a batch of int64 tensors."""
+        """Returns the divergence of a network that `run` runs: it gives outputs by name for a batch of int64 tensors.
+
+        Raises:
+            WeightsError: it is no finite number.
+        """
         task = self.checkpoint.task
         total = 0.0
         for batch, answers in zip(self.batches, self._answers, strict=True):
             total += float(answers_divergence(task, run(batch), answers, batch["attention_mask"])) * len(
                 batch["input_ids"]
+            )
+        if not math.isfinite(total):
+            raise WeightsError(
+                f"'{self.checkpoint.source.name}': answers of a candidate are not finite; give more examples or another dtype"
             )
         return total / self.examples
 
