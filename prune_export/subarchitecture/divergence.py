@@ -48,7 +48,7 @@ class Divergence:
             )
         if not math.isfinite(total):
             raise WeightsError(
-                f"'{self.checkpoint.source.name}': a candidate's answers are not finite; expected numbers; give more examples"
+                f"'{self.checkpoint.source.name}': a candidate's answers are not finite; give more examples"
             )
         return total / self.examples
 
