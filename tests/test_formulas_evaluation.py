@@ -168,7 +168,7 @@ def test_what_is_below_a_limit_is_named() -> None:
     assert found.below({"f1": 81.0, "exact": 60.0}) == ("a: f1 is 80.00, below 81", "b: f1 is 79.99, below 81")
     noted = replace(model_result("c"), notes=("labels by name",), form="slim").to_json()
     assert (noted["notes"], noted["form"]) == (["labels by name"], "slim")
-    rest = {"kind": "onnx", "form": None, "sequences": 4, "seconds": 1.235, "notes": []}
+    rest = {"kind": "onnx", "form": None, "datasets": {}, "sequences": 4, "seconds": 1.235, "notes": []}
     assert found.to_json() == {
         "data": "dev.json",
         "split": "dev",

@@ -305,7 +305,7 @@ def test_wrong_words_are_refused_in_one_line(verb: str, root: Path, tmp_path: Pa
         for action in parser._actions
         if action.option_strings
         and not isinstance(action, argparse._HelpAction)
-        and action.dest not in ("json", "verbose")
+        and action.dest not in ("json", "verbose", "version")
     ]
 
     @limited(8 if verb in ("train", "bench", "prune", "search", "profile") else 15)

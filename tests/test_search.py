@@ -30,6 +30,7 @@ from prune_export.subarchitecture.candidate_networks import CandidateNetworks
 from prune_export.subarchitecture.evolution import Judged, evolve
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import dominates, pareto_front, spread
+from prune_export.subarchitecture.state_similarity import answers_divergence
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
 from tests.test_unchanged import checkpoint_folder, questions_file
 
@@ -193,6 +194,27 @@ def estimates(model: Any) -> tuple[Any, CandidateNetworks]:
         moments = block_moments(slim, slim_layers(slim), checkpoint.task, checkpoint.encoder.inputs, [batch])
     scores = obs_scores(checkpoint.encoder, moments)
     return checkpoint.encoder, CandidateNetworks(checkpoint.encoder, moments, scores, [batch])
+
+
+def test_states_of_one_width_are_compared_as_they_are() -> None:
+    """A rotated embedding is another answer; only states of another width are compared up to a rotation."""
+    rng = np.random.default_rng(0)
+    teacher, rotation = rng.normal(size=(2, 5, 6)), np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    for student in (teacher + 0.1, teacher @ rotation):
+        error = float((((student - teacher) ** 2).sum(axis=2) * mask).sum() / ((teacher**2).sum(axis=2) * mask).sum())
+        found = answers_divergence(
+            "feature-extraction",
+            {"last_hidden_state": torch.from_numpy(student)},
+            {"last_hidden_state": torch.from_numpy(teacher)},
+            torch.from_numpy(mask),
+        )
+        assert float(found) == pytest.approx(error)
+    wider = np.concatenate([teacher @ rotation, np.zeros((2, 5, 2))], axis=2)
+    states = [{"last_hidden_state": torch.from_numpy(x)} for x in (wider, teacher)]
+    assert float(answers_divergence("feature-extraction", *states, torch.from_numpy(mask))) == pytest.approx(
+        0, abs=1e-9
+    )
 
 
 # --- the search itself, against brute force ---------------------------------------------------------------------------

@@ -28,6 +28,11 @@ def _constant(layer: Layer) -> Layer:
     return replace(layer, attention=emptied, feed_forward=emptied)
 
 
+def without_head(encoder: Encoder) -> Encoder:
+    """Returns the network that gives its last hidden states."""
+    return replace(encoder, task="feature-extraction", head=FeatureHead())
+
+
 class BlockNetworks:
     """Networks for timing, made of blocks with random weights."""
 
@@ -40,7 +45,7 @@ class BlockNetworks:
             "query_key": largest.query_key_size,
             "value": largest.value_size,
         }
-        self._body = replace(encoder, task="feature-extraction", head=FeatureHead())
+        self._body = without_head(encoder)
         self._generator = torch.Generator().manual_seed(0)
         self._activation = encoder.activation or "gelu"
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from exporters.axes import take
-from exporters.encoder import ConstantBlock, Encoder, FeatureHead, Layer, MaskedLanguageHead
+from exporters.encoder import ConstantBlock, Encoder, Layer, MaskedLanguageHead
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.block_networks import COPIES, BlockNetworks
+from prune_export.pruning.block_networks import COPIES, BlockNetworks, without_head
 from prune_export.pruning.block_timing import open_session, time_in_turns
 from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.shape import Shape
@@ -145,7 +145,7 @@ class _PlainBlocks(BlockNetworks):
         super().__init__(encoder)
         self._sizes |= {"hidden": hidden, "written": hidden}
         self._encoder = _narrow(encoder, hidden)
-        self._body = replace(self._encoder, task="feature-extraction", head=FeatureHead())
+        self._body = without_head(self._encoder)
 
     def _layer(self, heads: int, columns: int) -> Layer:
         if heads:

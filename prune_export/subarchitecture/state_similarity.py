@@ -6,19 +6,28 @@ from typing import Any
 
 from torch import Tensor
 
+from exporters.encoder import FeatureHead
 from exporters.tasks import Task
 from prune_export.tasks import SPECS
 
+_STATES = FeatureHead.outputs[0]
+
 
 def answers_divergence(task: Task, student: Any, teacher: Any, attention_mask: Tensor) -> Tensor:
-    """Returns the task's divergence at temperature 1, a scalar; for feature extraction 1 minus the linear CKA.
+    """Returns the task's divergence at temperature 1, a scalar.
 
-    `student` and `teacher` hold outputs by name, `attention_mask` is int64 `[batch, sequence]`.
+    For feature extraction, whose answers are the hidden states, that is their squared error relative to the teacher's
+    squares. States of another width are compared by 1 minus the linear CKA. `student` and `teacher` hold outputs by name,
+    `attention_mask` is int64 `[batch, sequence]`.
     """
-    if task == "feature-extraction":
-        tokens = attention_mask.bool()
-        return 1 - linear_cka(student["last_hidden_state"][tokens], teacher["last_hidden_state"][tokens])
-    return SPECS[task].divergence(student, teacher, attention_mask, 1.0)
+    if SPECS[task].head is not FeatureHead:
+        return SPECS[task].divergence(student, teacher, attention_mask, 1.0)
+    tokens = attention_mask.bool()
+    states, expected = student[_STATES][tokens], teacher[_STATES][tokens]
+    if states.shape != expected.shape:
+        return 1 - linear_cka(states, expected)
+    error: Tensor = (states - expected).square().sum() / expected.square().sum().clamp(min=1e-30)
+    return error
 
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:

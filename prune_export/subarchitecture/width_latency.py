@@ -13,7 +13,7 @@ import torch
 from exporters.axes import take
 from exporters.encoder import ConstantBlock, Encoder, FeatureHead, Layer, Linear, Norm
 from prune_export.progress import SILENT, Progress
-from prune_export.pruning.block_networks import COPIES, BlockNetworks, largest_layer
+from prune_export.pruning.block_networks import COPIES, BlockNetworks, largest_layer, without_head
 from prune_export.pruning.block_timing import open_session, time_in_turns
 from prune_export.subarchitecture.candidate import Candidate
 
@@ -109,7 +109,7 @@ class _SlicedBlocks(BlockNetworks):
         else:
             head = take(head, "hidden", range(width))
         self._encoder = replace(encoder, embeddings=embeddings, head=head)
-        self._body = replace(self._encoder, task="feature-extraction", head=FeatureHead())
+        self._body = without_head(self._encoder)
 
     def without_blocks(self) -> Encoder:
         return replace(self._encoder, layers=tuple(self._layer(0, 0) for _ in self._encoder.layers))
