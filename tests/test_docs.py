@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import prune_export
-from benchmarks import pruning_tables, readme, recipes_tables, training_tables
+from benchmarks import pruning_tables, readme, recipes_tables, search_tables, training_tables
 from benchmarks.speed import DENSE_ONNX
 from docs import architecture
 from prune_export.cli.main import VERBS, main
@@ -138,7 +138,9 @@ def test_make_targets_and_files_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tables", [readme, pruning_tables, training_tables, recipes_tables], ids=lambda module: module.__name__
+    "tables",
+    [readme, pruning_tables, training_tables, recipes_tables, search_tables],
+    ids=lambda module: module.__name__,
 )
 def test_tables_are_those_of_the_results(tables: ModuleType) -> None:
     contents = tables.contents()

@@ -441,3 +441,17 @@ def test_dropout_is_what_the_recipe_says(tmp_path: Path) -> None:
         finals.append(train(recipe).final)
     assert same(finals[0], finals[1])
     assert not same(finals[0], finals[2])
+
+
+def test_a_training_in_bf16_leaves_no_trace_in_the_next_one(tmp_path: Path) -> None:
+    """transformers 4 keeps the number type in the environment of the process."""
+    weights = []
+    for number, bf16 in enumerate((False, True, False)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        recipe = tiny_recipe(folder)
+        train(replace(recipe, optimiser=replace(recipe.optimiser, bf16=bf16)))
+        weights.append(load_file(folder / "run/final/model.safetensors"))
+    first, half, last = weights
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    assert not all(torch.equal(first[name], half[name]) for name in first)

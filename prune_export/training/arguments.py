@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ _ELSEWHERE = {
     "load_best_model_at_end": "",
     "parallelism_config": "",
 }
+
+# transformers 4 leaves the number type of one training in the environment, where the next one would take it for `accelerate
+# launch`'s choice. This is what was there before any training.
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
+_LAUNCHED_PRECISION = os.environ.get(_PRECISION)
 
 _PUBLISHES = "a run is published by nobody but you; push its folder when it is done"
 _REPORTS = "a run is reported to nobody; log.jsonl and tensorboard/ in its folder hold all figures"
@@ -250,6 +256,10 @@ def training_arguments(recipe: Recipe, stage: Stage, folder: Path, total: int, *
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if _LAUNCHED_PRECISION is None:
+        os.environ.pop(_PRECISION, None)
+    else:
+        os.environ[_PRECISION] = _LAUNCHED_PRECISION
     with refusals():
         try:
             made = TrainingArguments(**arguments | dict(recipe.trainer))
