@@ -46,7 +46,7 @@ def section(found: Mapping[str, Any]) -> str:
         f"{options['sequence_length']}; {found['evaluations']} candidates in {found['seconds'] / 60:.0f} minutes on "
         f"{machine['cores']} cores of an {machine['processor']}. {options['samples']:,} examples of "
         f"{', '.join(found['calibration'])}, of which {judged:,} judged the points. {machine['date']}, {versions}. "
-        f"`python -m benchmarks.search --runs {found['run']}` searches again."
+        "`python -m benchmarks.search` searches again."
     )
     picture = f"![Front of {found['model']}](../benchmarks/results/search-{found['run']}.svg)"
     return "\n\n".join([picture, "\n".join(lines), conditions])
