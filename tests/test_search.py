@@ -97,7 +97,12 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("widths", [False, True])
 def test_the_chosen_point_is_a_checkpoint_that_exports(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], widths: bool
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    widths: bool,
 ) -> None:
     options = [
         "--max-seq-length",
@@ -128,7 +133,15 @@ def test_the_chosen_point_is_a_checkpoint_that_exports(
         assert slim.task == "question-answering"
         plan = json.loads((found / "checkpoint/pruning.json").read_text())
         assert [layer["heads"] for layer in plan["layers"]] == [layer["heads"] for layer in best["layers"]]
-    # Every point stands in the file with all that makes it: the same network, without a search.
+    # The same search with another choice measures nothing anew: it makes the chosen network alone.
+    made = []
+    refitted = CandidateNetworks.refitted
+
+    def counting(self: CandidateNetworks, *given: Any, **options: Any) -> Any:
+        made.append(given)
+        return refitted(self, *given, **options)
+
+    monkeypatch.setattr(CandidateNetworks, "refitted", counting)
     again = prune_export.search(
         model,
         data,
@@ -139,6 +152,7 @@ def test_the_chosen_point_is_a_checkpoint_that_exports(
     )
     assert again.chosen is not None
     assert again.chosen.name == printed["points"][0]["name"]
+    assert len(made) == 1
 
 
 @pytest.mark.usefixtures("quick")

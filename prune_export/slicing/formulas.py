@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +22,10 @@ from exporters.encoder import (
     TaskHead,
     TokenHead,
 )
+from prune_export.pruning.reconstruction.forward import Block, output_of, with_output
 from prune_export.slicing.bases import Basis
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 
-Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
 Point = tuple[Norm, Basis, int]
 """A place of the residual stream: the norm, its basis and the width there."""
 
@@ -125,29 +124,6 @@ def read_head(head: TaskHead, reading: Reading) -> TaskHead:
             return replace(head, dense=reading.through(head.dense))
         case FeatureHead():
             return FeatureHead(Linear(reading.weight.float(), reading.constant.float()))
-
-
-def output_of(block: Attention | FeedForward | ConstantBlock) -> Linear:
-    """Returns the block's output projection, `[written, features]`; that of a constant block has no features."""
-    match block:
-        case Attention():
-            return Linear(block.output_weight.flatten(1), block.output_bias)
-        case FeedForward():
-            return block.down
-        case ConstantBlock():
-            return Linear(block.bias.new_zeros(block.bias.shape[0], 0), block.bias)
-
-
-def with_output(block: Block, output: Linear) -> Block:
-    """Returns the block with another output projection, which may write another width."""
-    match block:
-        case Attention():
-            weight = output.weight.unflatten(1, block.output_weight.shape[1:])
-            return replace(block, output_weight=weight, output_bias=output.bias)
-        case FeedForward():
-            return replace(block, down=output)
-        case ConstantBlock():
-            return ConstantBlock(output.bias)
 
 
 def written(block: Block, reading: Reading, writing: Tensor) -> tuple[Block, Tensor]:

@@ -21,21 +21,21 @@ from torch import Tensor
 from exporters.axes import to_device
 from exporters.encoder import Attention, ConstantBlock, Embeddings, Encoder, FeedForward, Linear
 from prune_export.pruning.reconstruction.forward import (
+    Block,
     activations,
     attention_update,
     contexts,
     feed_forward_update,
     normalized,
+    output_of,
+    with_output,
 )
 from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
 from prune_export.slicing.bases import Batch
 from prune_export.slicing.formulas import (
-    Block,
     Point,
     Reading,
-    output_of,
     sliced_norm,
-    with_output,
     writing_of,
     written,
 )

@@ -107,13 +107,14 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nominee:
-    """A network of the predicted front: `key` is its sizes for the journal, `encoder` the refitted network as exported.
+    """A network of the predicted front: `key` is its sizes for the journal, `encoder` makes the network as it is exported.
 
-    The other fields are those of `FrontPoint`.
+    It is made where something is to be measured, and not where the journal holds everything. The other fields are those of
+    `FrontPoint`.
     """
 
     key: list[int | float | str]
-    encoder: Encoder
+    encoder: Callable[[], Encoder]
     layers: tuple[PointLayer, ...]
     predicted: Costs | None
     widths: tuple[int, ...] = ()
@@ -135,11 +136,11 @@ def measure_front(
 
     def measured(name: str, nominee: Nominee) -> Any:
         key: list[int | float | str] = [name, *nominee.key]
-        found = journal.once(key, lambda: msgspec.to_builtins(measuring.measure(nominee.encoder)))
+        found = journal.once(key, lambda: msgspec.to_builtins(measuring.measure(nominee.encoder())))
         progress.advance()
         return found
 
-    of_unpruned = measured(UNPRUNED, Nominee([], dense, (), None))
+    of_unpruned = measured(UNPRUNED, Nominee([], lambda: dense, (), None))
     rows: list[tuple[str, Nominee]] = []
     found: list[Any] = []
     for index, nominee in enumerate(nominees, 1):
@@ -148,7 +149,7 @@ def measure_front(
     progress.stage("Measuring latencies")
 
     def times() -> list[float]:
-        whole, others = measuring.latencies([nominee.encoder for _, nominee in rows], progress.advance)
+        whole, others = measuring.latencies([nominee.encoder() for _, nominee in rows], progress.advance)
         return [whole, *others]
 
     key = ["latencies", *(f"{name} {nominee.key}" for name, nominee in rows)]

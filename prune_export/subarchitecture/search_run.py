@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from exporters.encoder import Encoder
 from prune_export.checkpoint.beside import copy_beside, tokenizer_files
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
@@ -192,7 +194,12 @@ class Search:
     def _nominee(self, judged: Judged[Candidate]) -> Nominee:
         candidate = judged.candidate
         units = candidate.units(self.scores)
-        encoder = as_exported(self.networks.refitted(units, candidate.widths).encoder, is_sliced=bool(candidate.widths))
+
+        @cache
+        def encoder() -> Encoder:
+            network = self.networks.refitted(units, candidate.widths)
+            return as_exported(network.encoder, is_sliced=bool(candidate.widths))
+
         predicted = Costs(judged.latency_ms, judged.bytes, judged.error)
         return Nominee(candidate.key, encoder, layers_of(units), predicted, candidate.widths)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class UniformNetworks:
         network = inherit(self.inheritance, shape)
         progress.note(f"fitted {shape}")
         of_point = PointShape(**shape._asdict(), parent_layers=network.layers)
-        return Nominee([*shape], exported(network), layers_of(network.units), predicted, shape=of_point)
+        return Nominee([*shape], partial(exported, network), layers_of(network.units), predicted, shape=of_point)
 
     def network(self, point: FrontPoint) -> PlainNetwork:
         """Makes the network of a point again, of what stands in front.json."""

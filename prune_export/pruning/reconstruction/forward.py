@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeVar
+
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Norm
+from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Linear, Norm
+
+Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
 
 
 def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
@@ -57,3 +62,26 @@ def normalized(norm: Norm, x: Tensor) -> Tensor:
     else:
         scaled = functional.rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon)
     return scaled if norm.bias is None else scaled + norm.bias
+
+
+def output_of(block: Attention | FeedForward | ConstantBlock) -> Linear:
+    """Returns the block's output projection, `[written, features]`; that of a constant block has no features."""
+    match block:
+        case Attention():
+            return Linear(block.output_weight.flatten(1), block.output_bias)
+        case FeedForward():
+            return block.down
+        case ConstantBlock():
+            return Linear(block.bias.new_zeros(block.bias.shape[0], 0), block.bias)
+
+
+def with_output(block: Block, output: Linear) -> Block:
+    """Returns the block with another output projection, which may write another width."""
+    match block:
+        case Attention():
+            weight = output.weight.unflatten(1, block.output_weight.shape[1:])
+            return replace(block, output_weight=weight, output_bias=output.bias)
+        case FeedForward():
+            return replace(block, down=output)
+        case ConstantBlock():
+            return ConstantBlock(output.bias)

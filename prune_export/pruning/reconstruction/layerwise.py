@@ -36,6 +36,8 @@ from prune_export.pruning.reconstruction.forward import (
     contexts,
     feed_forward_update,
     normalized,
+    output_of,
+    with_output,
 )
 from prune_export.pruning.reconstruction.least_squares import Fit, Moments, fit, ridge_regression, unit_scales
 from prune_export.slim_model.blocks import SlimEmbeddings
@@ -150,7 +152,7 @@ class _Refit:
 
     def _fit_output(self, index: int, part: str, block: Any, features: Sequence[Tensor], sums: list[Tensor]) -> Any:
         """Fits the output projection to the difference of `sums`, the dense residual sums, and the pruned states."""
-        moments = self._moments(_output(block))
+        moments = self._moments(output_of(block))
         for batch, (dense_sum, x, mask) in enumerate(zip(sums, self.pruned, self.attended, strict=True)):
             moments[_is_held_out(batch)].add(
                 features[batch][mask], (dense_sum - x)[mask], _token_weights(dense_sum[mask])
@@ -203,7 +205,8 @@ class _Refit:
         """Fits the output projections of layers that are applied several times, on the dense network's inputs to them."""
         layers = [to_device(layer, self.device) for layer in pruned.distinct_layers]
         moments = [
-            (self._moments(_output(layer.attention)), self._moments(_output(layer.feed_forward))) for layer in layers
+            (self._moments(output_of(layer.attention)), self._moments(output_of(layer.feed_forward)))
+            for layer in layers
         ]
         for reference, index in zip(dense.layers, pruned.layer_indices, strict=True):
             of_attention, of_feed_forward = moments[index]
@@ -247,7 +250,7 @@ class _Refit:
 
     def _solve_output(self, index: int, part: str, block: Any, moments: tuple[Moments, Moments]) -> Any:
         """Returns `block` with the output projection that fits the moments best; a removed block has a bias alone."""
-        linear = _output(block)
+        linear = output_of(block)
         if linear.weight.shape[1] == 0 and self.method != "full":
             return block
         unit_size = block.value_size if isinstance(block, Attention) else 1
@@ -257,7 +260,7 @@ class _Refit:
         self._note(index, part, result)
         if not result.accepted:
             return block
-        return _with_output(block, Linear(result.weight[:, :-1].float(), result.weight[:, -1].float()))
+        return with_output(block, Linear(result.weight[:, :-1].float(), result.weight[:, -1].float()))
 
     def _note(self, index: int, part: str, result: Fit) -> None:
         self.fits.append(BlockFit(index, part, result.before, result.after, result.accepted))
@@ -292,30 +295,7 @@ def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[T
     return (exact @ input_map[:, :-1]).float(), (shift if bias is None else bias.double() + shift).float()
 
 
-def _output(block: Block) -> Linear:
-    """Returns the block's output projection; that of a removed block has no inputs."""
-    match block:
-        case Attention():
-            return Linear(block.output_weight.flatten(1), block.output_bias)
-        case FeedForward():
-            return block.down
-        case ConstantBlock():
-            return Linear(block.bias.new_zeros(block.bias.shape[0], 0), block.bias)
-
-
-def _with_output(block: Block, linear: Linear) -> Block:
-    """Returns the block with another output projection."""
-    match block:
-        case Attention():
-            weight = linear.weight.unflatten(1, block.output_weight.shape[1:])
-            return replace(block, output_weight=weight, output_bias=linear.bias)
-        case FeedForward():
-            return replace(block, down=linear)
-        case ConstantBlock():
-            return ConstantBlock(linear.bias)
-
-
 def _updates(block: Block, features: Sequence[Tensor]) -> list[Tensor]:
     """Returns what the block adds to the residual stream per batch; `features` are the inputs of its output projection."""
-    linear = _output(block)
+    linear = output_of(block)
     return [x @ linear.weight.T + linear.bias for x in features]
