@@ -76,7 +76,7 @@ def block_moments(
     """Returns the moments of the attention and the feed-forward block of each of `layers` in turn; None for removed blocks.
 
     `inputs` are the names of the model's inputs; `batches` hold the labels as well. The losses are those of `sample_losses`
-    (`tasks/spec.py`). The model is left as it was.
+    (`tasks/spec.py`). The model is left as it was, but on `device`, where the moments are as well.
 
     Raises:
         UsageError: a loss is not finite.
@@ -148,9 +148,7 @@ def _add(hooked: _Hooked, gradients: Sequence[Tensor], attended: Tensor) -> None
 
 
 def _mean(hooked: _Hooked, examples: int) -> BlockMoments:
-    return BlockMoments(
-        (hooked.moments.features / max(hooked.weight, 1e-300)).cpu(), (hooked.moments.gradients / examples).cpu()
-    )
+    return BlockMoments(hooked.moments.features / max(hooked.weight, 1e-300), hooked.moments.gradients / examples)
 
 
 # --- removal ----------------------------------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ def _mean(hooked: _Hooked, examples: int) -> BlockMoments:
 def obs_scores(encoder: Encoder, moments: Sequence[BlockMoments | None]) -> tuple[LayerScores, ...]:
     """Returns the scores of the units of `encoder`: the loss that the removal of each adds to that of the units before it.
 
-    `moments` are those of `block_moments`. Units that go later never have lower scores, so that the best n units of a block
+    `moments` are those of `block_moments`; the work is done where they are. Units that go later never have lower scores, so that the best n units of a block
     are those which stay when the others are gone.
     """
     scores = []
@@ -196,19 +194,20 @@ def remove_all(
     """Removes all units of `size` features from `weight`, `[hidden, features]`, always those with the smallest loss.
 
     `group` units go at once; each of them has the same share of their loss. `damping` times the mean diagonal is added to
-    the features' second moments.
+    the features' second moments. The work is done on the moments' device.
     """
+    device = moments.features.device
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments, damping)))
     values, vectors = torch.linalg.eigh(moments.gradients.double())
-    seen = (vectors * values.clamp(min=0).sqrt()).T @ weight.double()  # what the loss sees of the weight
-    stays = torch.ones(weight.shape[1] // size, dtype=torch.bool)
+    seen = (vectors * values.clamp(min=0).sqrt()).T @ weight.to(device).double()  # what the loss sees of the weight
+    stays = torch.ones(weight.shape[1] // size, dtype=torch.bool, device=device)
     order: list[int] = []
     losses: list[float] = []
     while stays.any():
         units = torch.nonzero(stays).flatten()
         lowest = _losses(seen, inverse, units, size).topk(min(group, len(units)), largest=False, sorted=True).indices
         chosen = units[lowest]
-        removed = (chosen[:, None] * size + torch.arange(size)).flatten()
+        removed = (chosen[:, None] * size + torch.arange(size, device=device)).flatten()
         factor = torch.linalg.cholesky(inverse[removed][:, removed])
         solved = torch.cholesky_solve(seen[:, removed].T, factor)
         loss = 0.5 * float((seen[:, removed] * solved.T).sum())
@@ -228,20 +227,21 @@ def refit(weight: Tensor, moments: BlockMoments, features: Tensor, *, damping: f
     """
     damped = _damped(moments, damping)
     factor = torch.linalg.cholesky(damped[features][:, features])
-    return torch.cholesky_solve((weight.double() @ damped[:, features]).T, factor).T.float()
+    exact = weight.to(damped.device).double()
+    return torch.cholesky_solve((exact @ damped[:, features]).T, factor).T.float().to(weight.device)
 
 
 def _damped(moments: BlockMoments, damping: float) -> Tensor:
     features = moments.features.double()
     mean = max(float(features.diagonal().mean()), 1e-300)
-    return features + damping * mean * torch.eye(len(features), dtype=torch.float64)
+    return features + damping * mean * torch.eye(len(features), dtype=torch.float64, device=features.device)
 
 
 def _losses(seen: Tensor, inverse: Tensor, units: Tensor, size: int) -> Tensor:
     """Returns the loss of the removal of each of `units` alone."""
     if size == 1:
         return seen[:, units].square().sum(dim=0) / inverse.diagonal()[units]
-    features = units[:, None] * size + torch.arange(size)  # [units, size]
+    features = units[:, None] * size + torch.arange(size, device=units.device)  # [units, size]
     blocks = inverse[features[:, :, None], features[:, None, :]]
     of_units = seen[:, features].permute(1, 2, 0)  # [units, size, hidden]
     return torch.einsum("uso,uso->u", of_units, torch.linalg.solve(blocks, of_units))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.errors import MissingDependencyError, PruneExportError, UsageError
-from exporters.providers import torch_provider
+from exporters.providers import CPU, torch_provider
 from prune_export.checkpoint.beside import link_beside
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.source import Source, resolve
@@ -149,7 +149,8 @@ def make_context(recipe: Recipe, head: Path, progress: Progress, *, use_cache: b
     checkpoint = trainable_checkpoint(source, recipe)
     features = training_features(recipe.data, checkpoint, seed=recipe.seed, progress=progress, use_cache=use_cache)
     tokenizer = load_tokenizer(checkpoint.source.folder)
-    return Context(recipe, checkpoint, features.features, tokenizer, torch_provider().device, progress), features
+    device = CPU.device if recipe.trainer.get("use_cpu") else torch_provider().device
+    return Context(recipe, checkpoint, features.features, tokenizer, device, progress), features
 
 
 def _with_head(source: Source, recipe: Recipe, head: Path) -> Source:

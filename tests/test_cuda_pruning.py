@@ -1,0 +1,104 @@
+"""Pruning, training and searching on a GPU: the same choices as on the CPU, and checkpoints that export; skipped without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import prune_export
+from prune_export.pruning import block_timing
+from prune_export.training.run import train
+from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
+
+pytestmark = pytest.mark.cuda
+
+GRADUAL = {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 24}
+L0 = {"kind": "l0", "retrain_steps": 3, "initial": "fisher", "initial_samples": 8}
+DISTILLATION = {"weight": 0.5, "hidden_weight": 1.0}
+HALF = {"flops": 0.5, "sequence_length": 24}
+METHODS: dict[str, dict[str, Any]] = {
+    "obs": {"method": GRADUAL, "budget": HALF, "distillation": DISTILLATION},
+    "own answers": {"method": GRADUAL | {"answers": "network"}, "budget": HALF},
+    "fisher": {"method": GRADUAL | {"score": "fisher"}, "budget": HALF},
+    "struct": {
+        "method": {"kind": "movement", "shape": "struct", "initial": "fisher", "initial_samples": 8},
+        "budget": {"flops": 0.5},
+        "distillation": DISTILLATION,
+    },
+    "hybrid": {
+        "method": {"kind": "movement", "shape": "hybrid", "block": [8, 8], "fill": True, "fill_steps": 3},
+        "budget": {"flops": 0.5},
+        "distillation": {"weight": 0.5},
+    },
+    "l0": {"method": L0, "budget": {"flops": 0.5}, "distillation": DISTILLATION},
+    "frozen l0": {"method": L0 | {"frozen": True}, "budget": {"flops": 0.5}},
+}
+
+
+@pytest.mark.parametrize("method", ["obs", "fisher", "taylor", "magnitude"])
+def test_a_gpu_prunes_like_the_cpu(method: str, tmp_path: Path) -> None:
+    model, data = checkpoint_folder(tmp_path / "model"), questions_file(tmp_path / "questions.json")
+    folders = {}
+    for device in ("cpu", "cuda"):
+        folders[device] = tmp_path / device
+        prune_export.prune(model, data, folders[device], flops=0.6, method=method, device=device, max_seq_length=24)
+    cpu, cuda = (load_file(folder / "model.safetensors") for folder in folders.values())
+    assert cpu.keys() == cuda.keys()
+    for name, weight in cpu.items():
+        assert torch.equal(weight == 0, cuda[name] == 0), name
+        torch.testing.assert_close(weight, cuda[name], atol=1e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("trained_on", ["cuda", "cpu"])
+@pytest.mark.parametrize("name", METHODS)
+def test_training_ends_in_a_checkpoint_that_exports(name: str, trained_on: str, tmp_path: Path) -> None:
+    """With `use_cpu`, all of it stays on the CPU."""
+    recipe = tiny_recipe(tmp_path, **METHODS[name], trainer={"use_cpu": trained_on == "cpu"})
+    torch.cuda.reset_peak_memory_stats()
+    result = train(recipe)
+    assert (torch.cuda.max_memory_allocated() > 0) == (trained_on == "cuda")
+    assert prune_export.export(result.final, tmp_path / "onnx").parity.passed
+
+
+@pytest.mark.parametrize("widths", [False, True])
+def test_a_search_on_a_gpu(widths: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
+        monkeypatch.setattr(block_timing, name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, data = checkpoint_folder(tmp_path / "model"), questions_file(tmp_path / "questions.json")
+    found = prune_export.search(
+        model,
+        data,
+        tmp_path / "found",
+        device="cuda",
+        widths=widths,
+        max_seq_length=24,
+        sequence_length=24,
+        align=4,
+        evaluations=14,
+        points=3,
+    )
+    assert found.front.points
+    assert json.loads((tmp_path / "found/front.json").read_text())["points"]
+
+
+def test_a_uniform_search_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, data = checkpoint_folder(tmp_path / "model"), questions_file(tmp_path / "questions.json")
+    found = prune_export.search(
+        model,
+        data,
+        tmp_path / "found",
+        device="cuda",
+        uniform=True,
+        max_seq_length=24,
+        sequence_length=24,
+        evaluations=4,
+        points=2,
+    )
+    assert found.front.points
