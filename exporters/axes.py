@@ -199,7 +199,7 @@ def scatter(part: P, axis: str, indices: Sequence[int], size: int) -> P:
         dimension = axes.names.index(axis)
         shape = list(value.shape)
         shape[dimension] = size
-        return value.new_zeros(shape).index_copy(dimension, chosen, value)
+        return value.new_zeros(shape).index_copy(dimension, chosen.to(value.device), value)
 
     return map_leaves(part, change)
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from exporters import runtime, secrets
 from exporters.errors import ProviderError
+from exporters.providers import CUDA
 
 settings.register_profile(
     "default",
@@ -48,13 +49,27 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, so that no process waits for another at the end; cuda where its provider starts."""
+    """The slow ones first, so that no process waits for another at the end; cuda where what they need is there."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    marked = [item for item in items if item.get_closest_marker("cuda")]
-    if not marked:
-        return
+    missing: dict[str, str] = {}
+    for item in items:
+        marker = item.get_closest_marker("cuda")
+        if marker is None:
+            continue
+        needed = marker.kwargs.get("by", "onnxruntime")
+        if needed not in missing:
+            missing[needed] = _why_not(needed)
+        if missing[needed]:
+            item.add_marker(pytest.mark.skip(reason=missing[needed]))
+
+
+def _why_not(needed: str) -> str:
+    """Why "onnxruntime" or "torch" cannot use a GPU here; empty where it can."""
     try:
-        runtime.check_provider("cuda")
+        if needed == "torch":
+            CUDA.check_torch("--device")
+        else:
+            runtime.check_provider("cuda")
     except ProviderError as error:
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=str(error)))
+        return str(error)
+    return ""

@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import prune_export
+from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.reference_model import load_reference_model
+from prune_export.options.prune import CalibrationData
 from prune_export.pruning import block_timing
+from prune_export.pruning.calibration import read_calibration
+from prune_export.surgeon.zeros import plan_from_zeros
 from prune_export.training.run import train
+from tests.comparing import largest_difference, torch_outputs
 from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
 
-pytestmark = pytest.mark.cuda
+pytestmark = pytest.mark.cuda(by="torch")
 
 GRADUAL = {"kind": "gradual", "step": 0.75, "recovery_steps": 2, "samples": 24}
 L0 = {"kind": "l0", "retrain_steps": 3, "initial": "fisher", "initial_samples": 8}
@@ -47,11 +52,11 @@ def test_a_gpu_prunes_like_the_cpu(method: str, tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         folders[device] = tmp_path / device
         prune_export.prune(model, data, folders[device], flops=0.6, method=method, device=device, max_seq_length=24)
-    cpu, cuda = (load_file(folder / "model.safetensors") for folder in folders.values())
-    assert cpu.keys() == cuda.keys()
-    for name, weight in cpu.items():
-        assert torch.equal(weight == 0, cuda[name] == 0), name
-        torch.testing.assert_close(weight, cuda[name], atol=1e-3, rtol=1e-3, msg=name)
+    cpu, cuda = (load_checkpoint(folder) for folder in folders.values())
+    assert plan_from_zeros(cpu.encoder) == plan_from_zeros(cuda.encoder)
+    inputs = read_calibration(CalibrationData(data, max_seq_length=24), cpu).batches[0]
+    outputs = [torch_outputs(load_reference_model(one), one.encoder, inputs) for one in (cpu, cuda)]
+    assert largest_difference(*outputs) < 2e-3  # least squares on so little data is ill-conditioned: weights may differ
 
 
 @pytest.mark.parametrize("trained_on", ["cuda", "cpu"])

@@ -269,6 +269,11 @@ def test_evolution_finds_the_front_of_a_small_space() -> None:
     found = evolve([full], moves, judge, evaluations=250, seed=0)
     assert {point.values for point in found} == {point.values for point in expected}
     assert evolve([full], moves, judge, evaluations=40, seed=3) == evolve([full], moves, judge, evaluations=40, seed=3)
+    good = evolve([full], moves, judge, evaluations=250, seed=0, most_error=25.0)
+    assert {point.values for point in good} == {point.values for point in expected if point.error <= 25.0}
+    assert [point.error for point in evolve([full], moves, judge, evaluations=1, seed=0, most_error=-99.0)] == [
+        judge(full).error
+    ]
 
 
 def test_moves_observe_the_space() -> None:

@@ -209,6 +209,7 @@ def bodies(model: Any) -> int:
         ({"space": "space.toml"}, "--space space.toml: is for uniform networks; add --uniform"),
         ({"uniform": True, "widths": True}, "--widths: is not for uniform networks"),
         ({"uniform": True, "align": 8}, "--align 8: is not for uniform networks"),
+        ({"uniform": True, "max_divergence": 0.1}, "--max-divergence 0.1: is not for uniform networks"),
         ({"method": "fptas", "keep_layers": [0, 1]}, "--keep-layers 0 1: is not for uniform networks"),
         ({"method": "fptas", "points": 3}, "--points 3: is not for --method fptas"),
         ({"method": "fptas", "evaluations": 3}, "--evaluations 3: is not for --method fptas"),

@@ -59,7 +59,7 @@ def run(recorder: Recorder) -> None:
 def marked_files(folder: Path) -> list[Path]:
     """The test files with tests marked `cuda`, those with slow ones last."""
     found = [
-        path for path in sorted(folder.glob("test_*.py")) if "pytest.mark.cuda\n" in path.read_text(encoding="utf-8")
+        path for path in sorted(folder.glob("test_*.py")) if "pytest.mark.cuda" in path.read_text(encoding="utf-8")
     ]
     return sorted(found, key=lambda path: path.name in _SLOW_FILES)
 

@@ -22,7 +22,7 @@ ARCHIVE = "onnxruntime-gpu.tar.xz"
 PYTHON = "3.12"
 
 # What rich, torch and transformers 5 do not bring along; onnx comes with onnx-ir wherever that is.
-WHEELS: tuple[str, ...] = ("msgspec", "platformdirs", "onnx-ir>=1.1,<2")
+WHEELS: tuple[str, ...] = ("msgspec", "tomli-w", "platformdirs", "onnx-ir>=1.1,<2")
 WHEELS += ("pytest>=8.4", "pytest-timeout", "iniconfig", "pluggy>=1.5", "hypothesis", "sortedcontainers")
 
 # TensorRT's provider, the C library, and tools that nothing here imports.

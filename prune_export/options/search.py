@@ -53,6 +53,9 @@ class SearchEffort(Options, title="search"):
 
     evaluations: Annotated[int, Option("candidates that are judged", "N", COUNT)] = 200
     points: Annotated[int, Option("points of the front that are refitted and measured", "N", COUNT)] = 10
+    max_divergence: Annotated[
+        float, Option("the front ends where answers diverge more, as predicted; not for uniform networks", "X", POSITIVE)
+    ] = 1.0
     device: Annotated[str, Option("where to calibrate", choices=tuple(PROVIDERS))] = CPU.name
 
 
@@ -110,7 +113,7 @@ class SearchOptions(
         for name in ("epsilon", "steps", "inherit"):
             if self.method != FPTAS:
                 self._refuse(name, "is for --method fptas", "leave it out, or add --method fptas")
-        for name in ("widths", "align", "keep_layers"):
+        for name in ("widths", "align", "keep_layers", "max_divergence"):
             if self.is_uniform:
                 self._refuse(
                     name, "is not for uniform networks, whose layers are alike", "leave it out, or give --space"

@@ -6,8 +6,9 @@ once, a move takes from one block and gives to another, few examples judge first
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -49,11 +50,13 @@ def evolve(
     *,
     evaluations: int,
     seed: int,
+    most_error: float = math.inf,
     progress: Progress = SILENT,
 ) -> tuple[Judged[C], ...]:
     """Judges `starts` and as many of their descendants as make `evaluations` candidates in all; returns the front.
 
-    A parent is drawn from the front by the gap that it leaves in latency, so that the front is filled evenly. The result
+    Candidates whose error is above `most_error` are not on the front, unless all are: then it is the best one of them. A
+    parent is drawn from the front by the gap that it leaves in latency, so that the front is filled evenly. The result
     depends on the seed and on what `judge` returns alone.
     """
     rng = random.Random(seed)
@@ -63,7 +66,7 @@ def evolve(
             judged[candidate] = judge(candidate)
             progress.advance()
     fruitless = 0
-    front = pareto_front(judged.values(), lambda point: point.values)
+    front = _front(judged.values(), most_error)
     while len(judged) < evaluations and fruitless < _FRUITLESS:
         child = moves.any(_parent(front, rng).candidate, rng)
         if child is not None and rng.random() < _SECOND_MOVE:
@@ -74,10 +77,15 @@ def evolve(
         fruitless = 0
         judged[child] = judge(child)
         progress.advance()
-        front = pareto_front((*front, judged[child]), lambda point: point.values)
+        front = _front((*front, judged[child]), most_error)
         middle = front[len(front) // 2]
         progress.note(f"{len(front)} points on the front; {middle.latency_ms:.3g} ms at divergence {middle.error:.3g}")
     return front
+
+
+def _front(points: Collection[Judged[C]], most_error: float) -> tuple[Judged[C], ...]:
+    within = [point for point in points if point.error <= most_error]
+    return pareto_front(within or [min(points, key=lambda point: point.error)], lambda point: point.values)
 
 
 def _parent(front: tuple[Judged[C], ...], rng: random.Random) -> Judged[C]:

@@ -40,8 +40,10 @@ from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.search_data import SearchData
 from prune_export.subarchitecture.width_latency import WidthLatency, measure_widths
 
-# Fractions of the unpruned network's time at which the search starts, and of the eigenvalues that narrow streams keep.
-_FRACTIONS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+# Fractions of the unpruned network's time at which the search starts, narrow streams at every third of them, and fractions
+# of the eigenvalues that these keep.
+_FRACTIONS = tuple(hundredths / 100 for hundredths in (*range(97, 69, -3), *range(65, 15, -5)))
+_EVERY_NARROW = 3
 _SHARES = (0.99, 0.97, 0.94, 0.9)
 
 
@@ -124,6 +126,7 @@ class Search:
             judged,
             evaluations=options.evaluations,
             seed=options.seed,
+            most_error=options.max_divergence,
             progress=self.progress,
         )
         useful = [point for point in front if point.latency_ms < self.costs.blocks.dense or point.candidate.widths]
@@ -159,7 +162,7 @@ class Search:
             full = self._full()
             for share in _SHARES:
                 widths = widths_by_share(self.networks.bases, share)
-                narrow += [candidate._replace(widths=widths) for candidate in (full, *selections)]
+                narrow += [candidate._replace(widths=widths) for candidate in (full, *selections[::_EVERY_NARROW])]
         return [*selections, *narrow]
 
     def _shallow(self, candidate: Candidate) -> Candidate:

@@ -36,7 +36,7 @@ from prune_export.subarchitecture.uniform_run import UniformSearch
 _SAME = (
     *("task", "samples", "seed", "dataset", "labels", "max_seq_length", "target", "dtype", "batch_size"),
     *("sequence_length", "threads", "widths", "depth", "align", "keep_layers", "device", "uniform", "method"),
-    *("epsilon", "steps", "inherit"),
+    *("epsilon", "steps", "inherit", "max_divergence"),
 )
 
 
