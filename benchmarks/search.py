@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.measuring import RESULTS, write_results
-from benchmarks.pruning import TASKS
+from benchmarks.pruning import TASKS, Task
 from prune_export.cli.console import progress
 from prune_export.verbs.search import search
 
@@ -33,6 +33,13 @@ RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def given_to(run: str, data: Path, model: Path | None) -> tuple[Task, Path, list[Path], dict[str, Any]]:
+    """The task of a run, its model, its calibration data and further options."""
+    name, given = RUNS[run]
+    task = TASKS[name]
+    return task, model or data / task.model, [data / path for path in task.calibration], dict(given)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
@@ -43,14 +50,13 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10)
     options = parser.parse_args()
     for run in options.runs:
-        name, given = RUNS[run]
-        task, folder = TASKS[name], options.work / run
-        model = options.model or options.data / task.model
+        task, model, calibration, given = given_to(run, options.data, options.model)
+        folder = options.work / run
         start = time.perf_counter()
         with progress(quiet=False) as listener:
             result = search(
                 model,
-                [options.data / path for path in task.calibration],
+                calibration,
                 folder,
                 evaluations=options.evaluations,
                 points=options.points,
@@ -62,7 +68,7 @@ def main() -> None:
             "model": model.name,
             "metric": task.metric,
             "options": result.record["options"],
-            "calibration": [Path(path).name for path in task.calibration],
+            "calibration": [path.name for path in calibration],
             "evaluations": result.front.evaluations,
             "seconds": round(time.perf_counter() - start, 1),
             "unpruned": msgspec.to_builtins(result.front.unpruned),
