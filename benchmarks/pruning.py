@@ -30,6 +30,7 @@ FLOPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 DENSE = "dense"
 GRADUAL = "+ gradual"
 OBS = "optimal brain surgeon"  # the default of `prune`
+OBS_ALONE, OBS_SCALES = f"{OBS}, nothing refitted", f"{OBS}, scales refitted"
 KEEP_BLOCKS = "no whole block dropped"
 # What each row is, by what `prune_export.pruning.pruner.PrunerSettings` calls it.
 ROWS: dict[str, dict[str, Any]] = {
@@ -41,6 +42,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ scales": {"method": "fisher", "reconstruction": "scales", "gradual": False},
     "+ reconstruction": {"method": "fisher", "gradual": False},
     GRADUAL: {"method": "fisher"},
+    OBS_ALONE: {"method": "obs", "reconstruction": "none"},
+    OBS_SCALES: {"method": "obs", "reconstruction": "scales"},
     OBS: {"method": "obs"},
     KEEP_BLOCKS: {"method": "obs", "drop_blocks": False},
 }
@@ -103,14 +106,14 @@ class Point:
 def plan(task: Task, seeds: Sequence[int]) -> list[Point]:
     """All points, what matters most first: the rows that build on each other at the usual budgets."""
     rows = [row for row in task.rows if row != DENSE]
-    built = [row for row in rows if row in ("fisher", "+ rearrangement", "+ scales", "+ reconstruction", GRADUAL, OBS)]
+    built = [row for row in rows if row in (OBS, "fisher", "+ reconstruction", GRADUAL, OBS_ALONE, OBS_SCALES)]
     others = [row for row in rows if row not in built]
     points = [Point(DENSE, 1.0, seeds[0])]
     points += [Point(row, flops, seeds[0]) for flops in _LATER_SEEDS for row in built]
     points += [Point(row, flops, seeds[0]) for row in others for flops in _LATER_SEEDS]
     points += [Point(row, flops, seeds[0]) for flops in (0.9, 0.8) for row in rows]
-    points += [Point(row, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS for row in (GRADUAL, OBS)]
-    points += [Point(row, 0.25, seeds[0]) for row in (GRADUAL, OBS)]  # beside benchmarks.training
+    points += [Point(OBS, flops, seed) for seed in seeds[1:] for flops in _LATER_SEEDS]
+    points += [Point(OBS, flops, seeds[0]) for flops in (0.25, 0.1)]  # beside benchmarks.training
     return points
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.importance import EXAMPLES, LENGTH
 from benchmarks.measuring import RESULTS
-from benchmarks.pruning import GRADUAL
+from benchmarks.pruning import OBS
 from benchmarks.readme import Content, put
 from benchmarks.training import TASKS
 from prune_export.training.methods.gradual import GradualConfig, flops_schedule
@@ -46,7 +46,7 @@ def table(found: Mapping[str, Any], one_shot: Mapping[str, Any]) -> str:
     order = list(TITLES)
     for flops in sorted({run["flops"] for run in found["runs"]}, reverse=True):
         for point in one_shot["points"]:
-            if (point["row"], point["flops"], point["seed"]) == (GRADUAL, flops, 0):
+            if (point["row"], point["flops"], point["seed"]) == (OBS, flops, 0):
                 figures = [f"{point['metrics'][name]:.2f}" for name in names]
                 cost = ["0"] * (1 + timed)
                 rows.append(["one-shot (`prune`)", f"{flops:g}", *cost, _kept(point["kept"]), *figures, "", "", ""])

@@ -59,16 +59,19 @@ class SlimEmbeddings(nn.Module):
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
 
     def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Returns the sum of the tables' rows, `[batch, sequence, embedding]`."""
+        """Returns the sum of the tables' rows, `[batch, sequence, embedding]`.
+
+        Rows are looked up by `embedding`, whose gradient a GPU sums in parallel; that of an index waits for every repetition.
+        """
         if self.positions == "from_padding":
             is_token = input_ids.ne(self.pad_token_id).long()
-            rows = self.position[is_token.cumsum(dim=1) * is_token + self.pad_token_id]
+            rows = functional.embedding(is_token.cumsum(dim=1) * is_token + self.pad_token_id, self.position)
         else:
             rows = self.position[: input_ids.shape[1]]
-        x = self.word[input_ids] + rows
+        x = functional.embedding(input_ids, self.word) + rows
         if self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-            x = x + self.token_type[types]
+            x = x + functional.embedding(types, self.token_type)
         return x
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
