@@ -4,40 +4,60 @@
     python -m benchmarks.search --data ../shared --work build/search --runs qa-int8
     python -m benchmarks.search_tables     # docs/search.md, out of the results
 
+    python -m benchmarks.search --work build/search --runs sst2-int8 --model build/minilm-sst2
+    python -m benchmarks.search --work build/search --runs features-int8 --model "$(python examples/minilm.py)"
+
 A search that was killed goes on. Results go to benchmarks/results/search-RUN.json, with the front's picture beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from benchmarks.measuring import RESULTS, write_results
-from benchmarks.pruning import TASKS, Task
+from benchmarks.pruning import TASKS
 from prune_export.cli.console import progress
 from prune_export.verbs.search import search
 
-# What each run gives to `search` beside the model and the data of a task.
-RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "qa-int8": ("qa", {"dtype": "int8", "sequence_length": 128}),
-    "qa": ("qa", {"sequence_length": 128}),
-    "qa-widths": ("qa", {"sequence_length": 128, "widths": True}),
-    "qa-uniform": ("qa", {"sequence_length": 128, "uniform": True}),
-    "sst2-int8": ("sst2", {"dtype": "int8", "sequence_length": 128}),
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is searched: `model` and `calibration` are relative to the data folder, an empty `model` has to be given."""
+
+    model: str
+    calibration: tuple[str, ...]
+    metric: str | None
+    options: Mapping[str, Any]
+
+
+_QA, _SST2 = TASKS["qa"], TASKS["sst2"]
+_INT8 = {"dtype": "int8", "sequence_length": 128, "threads": 1}
+_BANKING = ("data/intent/banking77/train.csv",)
+RUNS: Mapping[str, Run] = {
+    "qa-int8": Run(_QA.model, _QA.calibration, _QA.metric, _INT8),
+    "qa-int8-fptas": Run(_QA.model, _QA.calibration, _QA.metric, _INT8 | {"method": "fptas", "best_w": True}),
+    "qa-int8-widths": Run(_QA.model, _QA.calibration, _QA.metric, _INT8 | {"widths": True}),
+    "sst2-int8": Run(_SST2.model, _SST2.calibration, _SST2.metric, _INT8),
+    "features-int8": Run("", _BANKING, None, _INT8 | {"task": "feature-extraction"}),
+    "base-int8": Run("", _QA.calibration, _QA.metric, _INT8),
 }
 
 
-def given_to(run: str, data: Path, model: Path | None) -> tuple[Task, Path, list[Path], dict[str, Any]]:
-    """The task of a run, its model, its calibration data and further options."""
-    name, given = RUNS[run]
-    task = TASKS[name]
-    return task, model or data / task.model, [data / path for path in task.calibration], dict(given)
+def given_to(run: str, data: Path, model: Path | None) -> tuple[Path, list[Path], dict[str, Any]]:
+    """The model of a run, its calibration data and further options."""
+    found = RUNS[run]
+    if model is None and not found.model:
+        raise SystemExit(f"{run}: has no model of its own; give one with --model")
+    return model or data / found.model, [data / path for path in found.calibration], dict(found.options)
 
 
 def main() -> None:
@@ -50,27 +70,21 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10)
     options = parser.parse_args()
     for run in options.runs:
-        task, model, calibration, given = given_to(run, options.data, options.model)
+        model, calibration, given = given_to(run, options.data, options.model)
         folder = options.work / run
         start = time.perf_counter()
+        effort = {} if "method" in given else {"evaluations": options.evaluations, "points": options.points}
         with progress(quiet=False) as listener:
-            result = search(
-                model,
-                calibration,
-                folder,
-                evaluations=options.evaluations,
-                points=options.points,
-                progress=listener,
-                **given,
-            )
+            result = search(model, calibration, folder, progress=listener, **(given | effort))
         found = {
             "run": run,
             "model": model.name,
-            "metric": task.metric,
+            "metric": RUNS[run].metric,
             "options": result.record["options"],
             "calibration": [path.name for path in calibration],
             "evaluations": result.front.evaluations,
             "seconds": round(time.perf_counter() - start, 1),
+            "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "unpruned": msgspec.to_builtins(result.front.unpruned),
             "points": msgspec.to_builtins(result.front.points),
         }

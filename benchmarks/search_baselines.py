@@ -107,7 +107,7 @@ def compare(
 ) -> dict[str, Any]:
     """Measures the front again with its baselines beside it."""
     folder = work / run
-    task, parent, calibration, given = given_to(run, data, model)
+    parent, calibration, given = given_to(run, data, model)
     with progress(quiet=False) as listener:
         finished = search(
             parent, calibration, folder, evaluations=evaluations, points=points, progress=listener, **given
@@ -131,7 +131,7 @@ def compare(
     return {
         "run": run,
         "model": parent.name,
-        "metric": task.metric,
+        "metric": RUNS[run].metric,
         "options": record["options"],
         "evaluations": finished.front.evaluations,
         "unpruned": msgspec.to_builtins(unpruned),

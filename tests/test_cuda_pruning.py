@@ -1,4 +1,4 @@
-"""Pruning, training and searching on a GPU: the same choices as on the CPU, and checkpoints that export; skipped without one."""
+"""Pruning, training and searching on a GPU: choices as on the CPU, checkpoints that export; skipped without one."""
 
 from __future__ import annotations
 

@@ -86,6 +86,9 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
     monkeypatch.setattr(CandidateNetworks, "estimated", counting)
     prune_export.search(model, data, tmp_path / "killed", **SMALL)
     assert 0 < len(judged) < 14  # some are found in the journal
+    keys = [json.loads(line)[0] for line in lines[1:]]
+    assert sum(key[-1] == "few" for key in keys) == 14
+    assert 0 < sum(key[-1] == "others" for key in keys) < 14
     assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
     # While a search is at work, no other one begins there; other options are another search.
     with held(tmp_path / "killed", "search"), pytest.raises(OutputError, match="another search is at work in"):
@@ -245,12 +248,12 @@ def test_a_front_is_what_nothing_dominates() -> None:
     assert spread(range(100), 3, float) == (0, 49, 99)
 
 
-def test_evolution_finds_the_front_of_a_small_space() -> None:
-    """Two layers with three heads and three groups of columns each: 256 candidates, of which all can be enumerated."""
+def small_space() -> tuple[Candidate, Moves, Any, tuple[Judged[Candidate], ...]]:
+    """Two layers with three heads and three groups of columns each: 256 candidates, and the front of all of them."""
     full = Candidate((3, 3), (12, 12))
     worth = {0: (0, 5, 8, 9), 1: (0, 1, 2, 12)}  # what one, two and three heads are worth
 
-    def judge(candidate: Candidate) -> Judged:
+    def judge(candidate: Candidate, _front: Any = ()) -> Judged:
         error = 50.0 - sum(worth[layer][heads] for layer, heads in enumerate(candidate.heads))
         error -= sum((layer + 1) * columns**0.5 for layer, columns in enumerate(candidate.columns))
         return Judged(candidate, error, latency(candidate), 1.0)
@@ -264,16 +267,41 @@ def test_evolution_finds_the_front_of_a_small_space() -> None:
         for columns in itertools.product((0, 4, 8, 12), repeat=2)
         if any((*heads, *columns))
     ]
-    expected = pareto_front(map(judge, every), lambda point: point.values)
-    moves = Moves(full, latency, align=4)
+    return full, Moves(full, latency, align=4), judge, pareto_front(map(judge, every), lambda point: point.values)
+
+
+def test_evolution_finds_the_front_of_a_small_space() -> None:
+    full, moves, judge, expected = small_space()
     found = evolve([full], moves, judge, evaluations=250, seed=0)
     assert {point.values for point in found} == {point.values for point in expected}
     assert evolve([full], moves, judge, evaluations=40, seed=3) == evolve([full], moves, judge, evaluations=40, seed=3)
+
+
+def test_a_front_ends_where_errors_are_too_great() -> None:
+    full, moves, judge, expected = small_space()
     good = evolve([full], moves, judge, evaluations=250, seed=0, most_error=25.0)
     assert {point.values for point in good} == {point.values for point in expected if point.error <= 25.0}
     assert [point.error for point in evolve([full], moves, judge, evaluations=1, seed=0, most_error=-99.0)] == [
         judge(full).error
     ]
+
+
+def test_few_examples_spare_the_others() -> None:
+    """Where few examples show what all would, the front is the same; what they rule out counts as judged."""
+    full, moves, judge, expected = small_space()
+    spared = 0
+
+    def in_two_steps(candidate: Candidate, front: Any) -> Judged[Candidate] | None:
+        nonlocal spared
+        point = judge(candidate)
+        if any(dominates(other.values, point.values) for other in front):
+            spared += 1
+            return None
+        return point
+
+    found = evolve([full], moves, in_two_steps, evaluations=250, seed=0)
+    assert {point.values for point in found} == {point.values for point in expected}
+    assert spared > 50
 
 
 def test_moves_observe_the_space() -> None:

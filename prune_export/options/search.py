@@ -54,7 +54,8 @@ class SearchEffort(Options, title="search"):
     evaluations: Annotated[int, Option("candidates that are judged", "N", COUNT)] = 200
     points: Annotated[int, Option("points of the front that are refitted and measured", "N", COUNT)] = 10
     max_divergence: Annotated[
-        float, Option("the front ends where answers diverge more, as predicted; not for uniform networks", "X", POSITIVE)
+        float,
+        Option("the front ends where answers diverge more, as predicted; not for uniform networks", "X", POSITIVE),
     ] = 1.0
     device: Annotated[str, Option("where to calibrate", choices=tuple(PROVIDERS))] = CPU.name
 

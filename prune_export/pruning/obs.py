@@ -157,8 +157,8 @@ def _mean(hooked: _Hooked, examples: int) -> BlockMoments:
 def obs_scores(encoder: Encoder, moments: Sequence[BlockMoments | None]) -> tuple[LayerScores, ...]:
     """Returns the scores of the units of `encoder`: the loss that the removal of each adds to that of the units before it.
 
-    `moments` are those of `block_moments`; the work is done where they are. Units that go later never have lower scores, so that the best n units of a block
-    are those which stay when the others are gone.
+    `moments` are those of `block_moments`; the work is done where they are. Units that go later never have lower scores, so
+    that the best n units of a block are those which stay when the others are gone.
     """
     scores = []
     blocks = iter(moments)

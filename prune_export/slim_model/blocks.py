@@ -61,7 +61,7 @@ class SlimEmbeddings(nn.Module):
     def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Returns the sum of the tables' rows, `[batch, sequence, embedding]`.
 
-        Rows are looked up by `embedding`, whose gradient a GPU sums in parallel; that of an index waits for every repetition.
+        Rows are looked up by `embedding`: a GPU sums its gradient in parallel, but that of an index one row at a time.
         """
         if self.positions == "from_padding":
             is_token = input_ids.ne(self.pad_token_id).long()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -31,22 +31,26 @@ class Neighbours(Protocol[C]):
 
 @dataclass(frozen=True, slots=True)
 class Judged(Generic[C]):
-    """A candidate with its error on the search's examples and its predicted costs."""
+    """A candidate with its error on the search's examples and its predicted costs; `first` is the error on few of them."""
 
     candidate: C
     error: float
     latency_ms: float
     bytes: float
+    first: float = 0.0
 
     @property
     def values(self) -> tuple[float, float, float]:
         return self.latency_ms, self.bytes, self.error
 
 
+Judge = Callable[[C, Sequence[Judged[C]]], Judged[C] | None]
+
+
 def evolve(
     starts: Iterable[C],
     moves: Neighbours[C],
-    judge: Callable[[C], Judged[C]],
+    judge: Judge[C],
     *,
     evaluations: int,
     seed: int,
@@ -55,18 +59,21 @@ def evolve(
 ) -> tuple[Judged[C], ...]:
     """Judges `starts` and as many of their descendants as make `evaluations` candidates in all; returns the front.
 
+    `judge` gets a candidate and the front, which is empty while the starts are judged. It returns None where few examples
+    show that a point of the front is better.
+
     Candidates whose error is above `most_error` are not on the front, unless all are: then it is the best one of them. A
     parent is drawn from the front by the gap that it leaves in latency, so that the front is filled evenly. The result
     depends on the seed and on what `judge` returns alone.
     """
     rng = random.Random(seed)
-    judged: dict[C, Judged[C]] = {}
+    judged: dict[C, Judged[C] | None] = {}
     for candidate in starts:
         if candidate not in judged and len(judged) < evaluations:
-            judged[candidate] = judge(candidate)
+            judged[candidate] = judge(candidate, ())
             progress.advance()
     fruitless = 0
-    front = _front(judged.values(), most_error)
+    front = _front([point for point in judged.values() if point is not None], most_error)
     while len(judged) < evaluations and fruitless < _FRUITLESS:
         child = moves.any(_parent(front, rng).candidate, rng)
         if child is not None and rng.random() < _SECOND_MOVE:
@@ -75,9 +82,11 @@ def evolve(
             fruitless += 1
             continue
         fruitless = 0
-        judged[child] = judge(child)
+        judged[child] = point = judge(child, front)
         progress.advance()
-        front = _front((*front, judged[child]), most_error)
+        if point is None:
+            continue
+        front = _front((*front, point), most_error)
         middle = front[len(front) // 2]
         progress.note(f"{len(front)} points on the front; {middle.latency_ms:.3g} ms at divergence {middle.error:.3g}")
     return front

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class UniformSearch:
         judge = Divergence(self.checkpoint, self.data.search.batches, device=options.device)
         every: list[Judged[Shape]] = []
 
-        def judged(shape: Shape) -> Judged[Shape]:
+        def judged(shape: Shape, _front: Sequence[Judged[Shape]]) -> Judged[Shape]:
             def evaluate() -> dict[str, float]:
                 network = self.networks.estimated(shape)
                 with tempfile.TemporaryDirectory() as name:
