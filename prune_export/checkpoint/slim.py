@@ -15,8 +15,6 @@ the embeddings' first, then two per layer. These norms are then RMSNorms without
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -24,7 +22,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from exporters.axes import assemble, named_tensors, wrong_shapes
+from exporters.axes import assemble, wrong_shapes
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -34,7 +32,6 @@ from exporters.encoder import (
     FeatureHead,
     FeedForward,
     Layer,
-    MaskedLanguageHead,
     Norm,
     TaskHead,
     Ungated,
@@ -43,15 +40,11 @@ from exporters.errors import WeightsError
 from exporters.tasks import Task
 from prune_export.checkpoint.sizes import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
-from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
+from prune_export.facts.file_names import PLAN_FILE, SLIM
 from prune_export.facts.format import Format
 from prune_export.families.describe import epsilon_of
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, read_json
-from prune_export.files.tensors import save_tensors
-from prune_export.files.transaction import transaction
-from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.folder_types import SLIM_CHECKPOINT
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
@@ -59,43 +52,6 @@ P = TypeVar("P")
 _MOST_NORMS = 2 * MOST_LAYERS + 1
 
 FORMAT = Format("prune-export/slim", 1)
-
-
-def write_slim(encoder: Encoder, config: Any, folder: Path) -> None:
-    """Writes `encoder` and its configuration into `folder`, which is made if needed.
-
-    As with every checkpoint that is saved while training, an older slim one there is replaced; files that are not of one are
-    not. All files are prepared aside and moved into place.
-
-    Raises:
-        OutputError: the folder holds files of these names that are not of a slim checkpoint, or cannot be written.
-    """
-    tensors = {f"embeddings.{path}": value for path, value in named_tensors(encoder.embeddings).items()}
-    for index, layer in enumerate(encoder.distinct_layers):
-        tensors |= {f"layers.{index}.{path}": value for path, value in named_tensors(layer).items()}
-    tensors |= {f"head.{path}": value for path, value in named_tensors(encoder.head).items()}
-    if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
-        del tensors["head.decoder.weight"]  # tied
-    record = FORMAT.marked(
-        {
-            "files": [CONFIG, PLAN_FILE, SLIM],
-            "task": encoder.task,
-            "order": list(encoder.layer_indices),
-            "layers": [
-                {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
-                for layer in encoder.distinct_layers
-            ],
-        }
-    )
-    if encoder.is_sliced:
-        record["sliced"] = {"widths": list(encoder.widths), "epsilons": [norm.epsilon for norm in encoder.norms]}
-    earlier = SLIM_CHECKPOINT.removable(folder)
-    is_slim = earlier >= {name for name in SLIM_CHECKPOINT.files if os.path.lexists(folder / name)}
-    place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
-    with transaction(place.placement) as aside:
-        config.to_json_file(aside / CONFIG, use_diff=False)
-        (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        save_tensors(tensors, aside / SLIM)
 
 
 class _SlimLayer(msgspec.Struct):

@@ -96,7 +96,6 @@ SLIM_CHECKPOINT = FolderType(
     "slim checkpoint",
     SLIM,
     frozenset({SLIM, CONFIG, PLAN_FILE}),
-    frozenset(),
     marker=PLAN_FILE,
     format="prune-export/slim",
 )

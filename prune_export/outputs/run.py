@@ -5,7 +5,7 @@ recipe.toml     the recipe as it was used
 log.jsonl  evaluation.json  tensorboard/<stage>/…
 checkpoints/<stage>/checkpoint-<step>/…     the Trainer's
 stages/<stage>/…                            what stages begin and end with
-final/…  <budget>/…                         masked checkpoints
+final/…  <budget>/…                         masked checkpoints, or final/ a slim one
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prune_export.files.errors import file_type
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.files.transaction import Placement, remove_files
 from prune_export.outputs.destination import can_exchange
-from prune_export.outputs.folder_types import DENSE, MASKED, FolderType, Marker, is_regular
+from prune_export.outputs.folder_types import DENSE, MASKED, SLIM_CHECKPOINT, FolderType, Marker, is_regular
 
 MARKER, FORMAT = "run.json", Format("prune-export/run", 1)
 RECIPE, LOG, EVALUATION = "recipe.toml", "log.jsonl", "evaluation.json"
@@ -37,7 +37,7 @@ COMPLETE = "complete"
 RUN = FolderType("run", MARKER, frozenset({MARKER, RECIPE}), frozenset(), marker=MARKER, format=FORMAT.name)
 
 _FILES = frozenset({MARKER, RECIPE, LOG, EVALUATION})
-_MODEL = "|".join(map(re.escape, sorted(MASKED.files | DENSE.files)))
+_MODEL = "|".join(map(re.escape, sorted(MASKED.files | SLIM_CHECKPOINT.files | DENSE.files)))
 _TRAINER = (
     rf"model\.safetensors|training_args\.bin|trainer_state\.json|{COMPLETE}|"
     r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|"
@@ -81,15 +81,16 @@ def is_untouched(folder: Path, marker: RunMarker) -> bool:
     return hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest() == marker.recipe_sha256
 
 
-def is_result(folder: Path) -> bool:
-    """Says whether the masked checkpoint in `folder` is a result of the run around it."""
-    if not MASKED.removable(folder):
-        return False
+def result_files(folder: Path) -> frozenset[str]:
+    """Names the files of the checkpoint in `folder` that is a result of the run around it; none if it is not."""
+    files = MASKED.removable(folder) or SLIM_CHECKPOINT.removable(folder)
+    if not files:
+        return files
     try:
         stage = read_json(folder / PLAN_FILE, ResultMarker, limit=LARGE_FILE).stage
     except ReadingError:
-        return False
-    return stage is not None and folder.name in (FINAL, stage)
+        return frozenset()
+    return files if stage is not None and folder.name in (FINAL, stage) else frozenset()
 
 
 def refuse_links(folder: Path, results: Iterable[str]) -> None:
@@ -133,7 +134,7 @@ def run_files(folder: Path) -> frozenset[str]:
         if not entry.is_dir(follow_symlinks=False):
             continue
         pattern = _BELOW.get(entry.name)
-        result = MASKED.removable(Path(entry)) if is_result(Path(entry)) else frozenset[str]()
+        result = result_files(Path(entry))
         if pattern is None and not result and entry.name != FINAL:
             continue  # not of the run
         for path in Path(entry).rglob("*"):

@@ -18,7 +18,7 @@ from transformers import modeling_outputs
 from exporters.encoder import Encoder
 from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
-from prune_export.checkpoint.slim import write_slim
+from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import expanded
 from prune_export.options.checking import checked

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 
 from exporters.encoder import Encoder
-from prune_export.checkpoint.beside import copy_beside, tokenizer_files
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
-from prune_export.checkpoint.slim import write_slim
+from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.checkpoint.weights import read_weights
 from prune_export.options.search import SearchOptions
 from prune_export.pruning.costs import counts_of
@@ -230,8 +229,7 @@ class Search:
         self.progress.stage(f"Writing {folder}")
         source = self.checkpoint.source.folder
         if point.widths:
-            write_slim(network.encoder, self.checkpoint.config, folder)
-            copy_beside(source, folder, tokenizer_files(source))
+            write_slim(network.encoder, self.checkpoint.config, folder, beside=source, method="search", **record)
             return
         changed = full_size_tensors(self.checkpoint, read_weights(source, self.checkpoint.family), network)
         write_masked(self.checkpoint, network.plan, folder, overwrite=True, changed=changed, method="search", **record)

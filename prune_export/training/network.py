@@ -29,7 +29,10 @@ _MUCH = 0.1  # of the FLOPs that are removed in all
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageNetwork:
-    """The network of a stage: `model` has the masks of `method`, or is the slim network made of `pruned`, or is dense."""
+    """The network of a stage: `model` has the masks of `method`, or is the slim network made of `pruned`, or is dense.
+
+    A slim checkpoint's is the slim network as it is, without `pruned`.
+    """
 
     checkpoint: Checkpoint
     model: nn.Module
@@ -46,6 +49,8 @@ def make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Stag
 
 
 def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> StageNetwork:
+    if checkpoint.form == "slim":
+        return StageNetwork(checkpoint, slim_module(checkpoint, checkpoint.encoder), None, None)
     if stage.method is None:
         pruned = remaining_network(checkpoint)
         is_dense = counts_of(pruned.encoder) == counts_of(checkpoint.encoder)
@@ -95,9 +100,7 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
     Raises:
         WeightsError: the state dict is not of such a network.
     """
-    missing, _ = network.model.load_state_dict(dict(state), strict=False)  # it may also hold what only training needs
-    if missing:
-        raise WeightsError(f"the training's checkpoint lacks {missing[0]} (and {len(missing) - 1} more)")
+    load_state(network, state)
     checkpoint = network.checkpoint
     weights = read_weights(checkpoint.source.folder, checkpoint.family)
     at_last_step: dict[str, float] = {}
@@ -119,6 +122,17 @@ def finish_network(network: StageNetwork, state: Mapping[str, Tensor], total: in
         changed = {name: value.to(weights[name].dtype) for name, value in trained.items() if name in weights}
     encoder = describe(checkpoint.family, checkpoint.config, weights.replaced(changed), checkpoint.task, kept_heads={})
     return Finished(changed, plan_from_zeros(encoder), at_last_step, left)
+
+
+def load_state(network: StageNetwork, state: Mapping[str, Tensor]) -> None:
+    """Puts the weights of a training's state dict into a fresh network of the stage.
+
+    Raises:
+        WeightsError: the state dict is not of such a network.
+    """
+    missing, _ = network.model.load_state_dict(dict(state), strict=False)  # it may also hold what only training needs
+    if missing:
+        raise WeightsError(f"the training's checkpoint lacks {missing[0]} (and {len(missing) - 1} more)")
 
 
 def cut_without_training(at_last_step: Mapping[str, float], left: Mapping[str, float]) -> float:

@@ -19,7 +19,7 @@ from prune_export.checkpoint.summarize import summarize
 from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.evaluation.evaluate_models import evaluate_models
 from prune_export.evaluation.result import Evaluation
-from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
+from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS, SLIM
 from prune_export.facts.summary import Summary
 from prune_export.files.errors import write_error
 from prune_export.files.reading import expanded, one_line
@@ -194,7 +194,7 @@ def _run_stages(
 
 
 def _is_finished(paths: StagePaths) -> bool:
-    return (paths.result / PLAN_FILE).is_file() and (paths.result / SAFETENSORS).is_file()
+    return (paths.result / PLAN_FILE).is_file() and any((paths.result / name).is_file() for name in (SAFETENSORS, SLIM))
 
 
 def _clear(paths: StagePaths, start: Path, original: Path) -> None:

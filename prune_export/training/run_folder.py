@@ -23,10 +23,10 @@ from prune_export.outputs.run import (
     MARKER,
     RECIPE,
     RUN,
-    is_result,
     is_untouched,
     marker_of,
     refuse_links,
+    result_files,
     run_placement,
 )
 from prune_export.training.methods import method_of
@@ -88,7 +88,7 @@ def check_run(
                 f"{folder} holds other things than a run (there is no {MARKER} of ours); choose another output"
             )
         for name in (FINAL, *results):
-            if (folder / name).exists() and any((folder / name).iterdir()) and not is_result(folder / name):
+            if (folder / name).exists() and any((folder / name).iterdir()) and not result_files(folder / name):
                 raise OutputError(f"{folder / name} holds other things than a result of this run; move it away")
         untouched = is_untouched(folder, marker)
         if resume and not untouched:

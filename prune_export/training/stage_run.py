@@ -1,4 +1,4 @@
-"""Runs one stage: trains it, or resumes it, and writes its masked checkpoint."""
+"""Runs one stage: trains it, or resumes it, and writes its checkpoint, masked or slim."""
 
 from __future__ import annotations
 
@@ -11,16 +11,24 @@ from typing import Any
 from exporters.errors import CheckpointError, TrainingError, UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import PLAN_FILE, SAFETENSORS
 from prune_export.facts.record import versions
 from prune_export.files.reading import LARGE_FILE, ReadingError, read_json
 from prune_export.outputs.run import BOARD, CHECKPOINTS, LOG, STAGES
+from prune_export.slim_model.model import SlimModel
 from prune_export.training.arguments import process_state, refusals, total_steps, training_arguments
 from prune_export.training.checkpoints import check_state, checkpoint_step, last_checkpoint
 from prune_export.training.features import Collator, Features
 from prune_export.training.methods import method_of
-from prune_export.training.network import cut_warning, cut_without_training, finish_network, make_network
+from prune_export.training.network import (
+    cut_warning,
+    cut_without_training,
+    finish_network,
+    load_state,
+    make_network,
+)
 from prune_export.training.stage import Context, Stage
 
 # The keys of a prepared checkpoint's record that say how it was pruned.
@@ -161,15 +169,38 @@ def _finish(
     features: Features,
     warnings: Sequence[str],
 ) -> None:
-    """Writes the masked checkpoint of a stage, from the Trainer's checkpoint `last`."""
+    """Writes the checkpoint of a stage, masked or slim, from the Trainer's checkpoint `last`."""
     context.progress.stage("Writing the checkpoint")
     if not (last / SAFETENSORS).is_file():
         raise CheckpointError(
             f"{last}: has no {SAFETENSORS}; with FSDP set fsdp_state_dict_type to FULL_STATE_DICT, with DeepSpeed ZeRO-3 "
             "stage3_gather_16bit_weights_on_model_save, so that checkpoints hold whole weights"
         )
-    network = make_network(stage, context, checkpoint)
-    finished = finish_network(network, read_safetensors(last / SAFETENSORS), total)
+    network, state = make_network(stage, context, checkpoint), read_safetensors(last / SAFETENSORS)
+    provenance: dict[str, Any] = {
+        "method": method_of(context.recipe).kind,
+        "stage": stage.name,
+        "steps": total,
+        "recipe": asdict(context.recipe),
+        "data": {
+            "name": Path(features.name).name,
+            "features": len(features),
+            "sha256": features.digest,
+            "notes": list(features.notes),
+        },
+        "source": context.original.source_to_json(),
+        "versions": versions(),
+    }
+    if isinstance(network.model, SlimModel) and network.pruned is None:
+        load_state(network, state)
+        write_slim(
+            *(network.model.describe(), checkpoint.config, paths.result),
+            beside=checkpoint.source.folder,
+            warnings=list(warnings),
+            **provenance,
+        )
+        return
+    finished = finish_network(network, state, total)
     record: dict[str, Any] = {"left": finished.left}
     if network.method is not None:
         record["left_at_last_step"] = finished.at_last_step
@@ -188,18 +219,7 @@ def _finish(
         finished.plan,
         paths.result,
         changed=finished.changed,
-        method=method_of(context.recipe).kind,
-        stage=stage.name,
-        steps=total,
         warnings=list(warnings),
-        recipe=asdict(context.recipe),
-        data={
-            "name": Path(features.name).name,
-            "features": len(features),
-            "sha256": features.digest,
-            "notes": list(features.notes),
-        },
-        source=context.original.source_to_json(),
-        versions=versions(),
+        **provenance,
         **record,
     )

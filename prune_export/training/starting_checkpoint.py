@@ -32,6 +32,7 @@ from prune_export.outputs.folder_types import DENSE
 from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.features import training_data
 from prune_export.training.methods import method_of
+from prune_export.training.methods.none import METHOD as NONE
 from prune_export.training.recipe import Recipe
 from prune_export.training.teacher import read_teacher
 
@@ -45,9 +46,20 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
         CheckpointError, DataError, UsageError: one cannot be read, or is for another task.
     """
     checkpoint = load_checkpoint(source, task=recipe.task)
-    if checkpoint.form not in ("plain", "masked"):
+    method = method_of(recipe)
+    if checkpoint.form == "slim" and method.kind != NONE.kind:
+        raise CheckpointError(
+            f"'{source.name}' is in slim format, which method '{method.kind}' cannot prune further: expected weights of "
+            f"full size, or kind = '{NONE.kind}', which trains it as it is"
+        )
+    if checkpoint.form not in ("plain", "masked", "slim"):
         raise CheckpointError(
             f"'{source.name}' is in {checkpoint.form} format; training needs a checkpoint with weights of full size"
+        )
+    if checkpoint.encoder.is_sliced and recipe.distillation is not None and recipe.distillation.hidden_weight > 0:
+        raise UsageError(
+            f"distillation.hidden_weight = {recipe.distillation.hidden_weight:g}: '{source.name}' has a sliced residual "
+            "stream, whose hidden states have several widths; expected 0"
         )
     if checkpoint.task not in LABELLED:
         raise UsageError(

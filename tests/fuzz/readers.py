@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from prune_export.benchmark.cost import cost_of_record
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.checkpoint.slim import write_slim
+from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.checkpoint.tokenizer import load_tokenizer
 from prune_export.checkpoint.weights import read_weights
 from prune_export.data.examples import TextData, trainable
