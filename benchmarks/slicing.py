@@ -22,6 +22,7 @@ from benchmarks.measuring import RESULTS, machine
 from benchmarks.pruning import TASKS, Bench, read_results, write
 
 HELD_OUT, HELD_OUT_SEED = 96, 77
+REFITS = ("none", "writing", "full")
 
 
 class SlicingBench:
@@ -91,7 +92,7 @@ class SlicingBench:
                 low = (low + high) / 2
         return widths_by_share(self.bases(sensitivity), low)
 
-    def measure(self, fraction: float, sensitivity: float, *, refit: bool) -> dict[str, Any]:
+    def measure(self, fraction: float, sensitivity: float, *, refit: Any) -> dict[str, Any]:
         """Slices to a fraction of the FLOPs, and judges what would be exported."""
         from exporters.cost import count_parameters, layer_shape
         from prune_export.slicing.slicer import slice_network
@@ -113,9 +114,9 @@ class SlicingBench:
 def rows(budgets: Sequence[float], sensitivities: Sequence[float], refits: Sequence[str]) -> list[dict[str, Any]]:
     """The points; all FLOPs are the dense network's."""
     return [
-        {"flops": 1.0, "sensitivity": 0.0, "refit": False},
+        {"flops": 1.0, "sensitivity": 0.0, "refit": "none"},
         *(
-            {"flops": budget, "sensitivity": sensitivity, "refit": refit == "yes"}
+            {"flops": budget, "sensitivity": sensitivity, "refit": refit}
             for budget in budgets
             for sensitivity in sensitivities
             for refit in refits
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="folder with data/ and models/")
     parser.add_argument("--flops", type=float, nargs="+", default=[0.7, 0.55, 0.45], help="fractions that stay")
     parser.add_argument("--sensitivities", type=float, nargs="+", default=[0.0, 0.8])
-    parser.add_argument("--refit", nargs="+", choices=("yes", "no"), default=["no", "yes"])
+    parser.add_argument("--refit", nargs="+", choices=REFITS, default=list(REFITS))
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--name", default="slicing-qa", help="name of the results file")

@@ -23,6 +23,7 @@ from prune_export.files.holding import held
 from prune_export.pruning import block_timing
 from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.obs import block_moments, obs_scores
+from prune_export.slicing.bases import spectra
 from prune_export.slim_model.model import slim_module
 from prune_export.subarchitecture import search_run
 from prune_export.subarchitecture.candidate import Candidate
@@ -197,6 +198,28 @@ def test_estimated_networks_have_the_weights_of_least_squares() -> None:
     expected = weight @ features[:, kept] @ np.linalg.inv(features[np.ix_(kept, kept)])
     np.testing.assert_allclose(block.down.weight.numpy(), expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(block.up.weight.numpy(), dense.up.weight.numpy()[kept])
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_a_sliced_point_is_the_nearest_of_three(best: int) -> None:
+    encoder, networks = estimates(make_model(FAMILY_CASES[0], "text-classification"))
+    networks.batches = networks.batches * 3
+    networks.bases = spectra(encoder, networks.batches, sensitivity=0.0)
+    candidate = Candidate((2,) * len(networks.scores), (9,) * len(networks.scores), (16,) * len(encoder.norms))
+    made: list[Any] = []
+
+    def judge(network: Any) -> float:
+        made.append(network)
+        return float(len(made) != best + 1)
+
+    networks.judge = judge
+    found = networks.refitted(candidate.units(networks.scores), candidate.widths).encoder
+    assert len(made) == 3
+    assert found is made[best]
+    skips = [network.layers[1].feed_forward_skip for network in made]
+    assert not any(torch.equal(first, second) for first, second in itertools.combinations(skips, 2))
+    formulas = networks.estimated(candidate).layers[1].feed_forward_skip
+    assert torch.equal(skips[2], formulas)
 
 
 def estimates(model: Any) -> tuple[Any, CandidateNetworks]:

@@ -36,7 +36,7 @@ from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.tables.export import summary_table
 from prune_export.pruning.costs import counts_of, flops_costs, layer_parameters, parameter_costs
 from prune_export.slicing.bases import Basis, spectra
-from prune_export.slicing.slicer import slice_network
+from prune_export.slicing.slicer import Refitting, slice_network
 from prune_export.slicing.widths import one_width, widths_by_share
 from prune_export.slim_model.model import slim_module
 from prune_export.surgeon import operate
@@ -80,7 +80,8 @@ def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path
     bases = spectra(dense, batches_of(model), sensitivity=0)
     with torch.no_grad():
         expected = model(**inputs)
-    for width, refit in ((24, False), (23, False), (24, True)):
+    refits: tuple[tuple[int, Refitting], ...] = ((24, "none"), (23, "none"), (24, "writing"), (24, "full"))
+    for width, refit in refits:
         sliced = slice_network(dense, dense, batches_of(model), one_width(dense, width), bases=bases, refit=refit)
         assert sliced.widths == one_width(dense, width)
         for name, actual in answers(checkpoint, sliced, inputs).items():
@@ -105,7 +106,7 @@ def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) ->
         batches_of(model),
         one_width(pruned, 23),
         bases=plain(checkpoint.encoder, batches_of(model)),
-        refit=False,
+        refit="none",
     )
     with torch.no_grad():
         expected = model(**inputs)
@@ -156,7 +157,7 @@ def test_a_narrow_network_is_its_simulation_in_all_dimensions(tmp_path: Path) ->
     checkpoint = read(model, tmp_path, "question-answering")
     batches, widths = batches_of(model), (20, 9, 16, 12, 5, 24, 3)
     bases = plain(checkpoint.encoder, batches)
-    sliced = slice_network(checkpoint.encoder, checkpoint.encoder, batches, widths, bases=bases, refit=False)
+    sliced = slice_network(checkpoint.encoder, checkpoint.encoder, batches, widths, bases=bases, refit="none")
     assert sliced.widths == widths
     assert [tuple(layer.attention_skip.shape) for layer in sliced.layers] == [(9, 20), (12, 16), (24, 5)]  # type: ignore[union-attr]
     assert sliced.embeddings.word.shape == (61, 20)
@@ -419,7 +420,7 @@ def test_a_sensitive_basis_keeps_what_the_outputs_depend_on(
     losses = [
         _task_loss(
             checkpoint,
-            slice_network(dense, dense, batches, (24, 24, 24, 24, 24, 24, 6), bases=made, refit=False),
+            slice_network(dense, dense, batches, (24, 24, 24, 24, 24, 24, 6), bases=made, refit="none"),
             batches,
         )
         for made in (variance, bases)

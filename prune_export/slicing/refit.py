@@ -62,10 +62,13 @@ class Closed:
 
 
 class Refit(Closed):
-    """Goes through both networks: `dense` and `sliced` are their states after the last norm, per batch."""
+    """Goes through both networks: `dense` and `sliced` are their states after the last norm, per batch.
 
-    def __init__(self, dense: Encoder, batches: Sequence[Batch], device: str) -> None:
-        self.encoder, self.device, self.step = dense, device, 0
+    Without `reads`, what reads the stream keeps the formulas.
+    """
+
+    def __init__(self, dense: Encoder, batches: Sequence[Batch], device: str, *, reads: bool = True) -> None:
+        self.encoder, self.device, self.step, self.reads = dense, device, 0, reads
         self.batches = [{name: value.to(device) for name, value in batch.items()} for batch in batches]
         self.attended = [batch["attention_mask"].bool() for batch in self.batches]
         self.dense = self._embedded(dense.embeddings)
@@ -80,6 +83,8 @@ class Refit(Closed):
         return self.reading(reading)
 
     def reading(self, reading: Reading) -> Reading:
+        if not self.reads:
+            return reading
         targets, width = reading.weight.shape
         train, held_out = (Moments(width, targets, self.device) for _ in range(2))
         for batch, (p, x, mask) in enumerate(zip(self.sliced, self.dense, self.attended, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,8 @@ from prune_export.slicing.refit import Closed, Refit
 from prune_export.slicing.support import check_sliceable
 from prune_export.slicing.widths import check_widths
 
+Refitting = Literal["none", "writing", "full"]
+
 
 def slice_network(
     dense: Encoder,
@@ -31,7 +34,7 @@ def slice_network(
     widths: Sequence[int],
     *,
     bases: Sequence[Basis] | None = None,
-    refit: bool = True,
+    refit: Refitting = "full",
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Encoder:
@@ -40,8 +43,9 @@ def slice_network(
     `pruned` is `dense` or has fewer of its heads and columns, with the same norms. Its readers must have the weights of
     `dense`, because they are given the dense network's states; what it adds to the stream may have been refitted. `batches`
     hold int64 `input_ids` and `attention_mask`, and `token_type_ids` where the network takes them. `bases` are the result of
-    `spectra` for `dense`, which other calls may share. With `refit`, and two batches or more, everything that reads or
-    writes the sliced stream is fitted to the dense network (`refit.py`).
+    `spectra` for `dense`, which other calls may share. With `refit` "full", and two batches or more, everything that
+    reads or writes the sliced stream is fitted to the dense network (`refit.py`); with "writing" what writes it alone. What
+    is best depends on the widths: the less is removed, the nearer are the formulas ("none") to the dense network.
 
     Raises:
         UnsupportedError: the network cannot be sliced.
@@ -56,7 +60,8 @@ def slice_network(
         bases = spectra(dense, batches, device=device, progress=progress)
     points = list(zip(pruned.norms, bases, widths, strict=True))  # of the residual stream
     with torch.no_grad():
-        fitting = Refit(dense, batches, device) if refit and len(batches) > 1 else Closed()
+        fits = refit != "none" and len(batches) > 1
+        fitting = Refit(dense, batches, device, reads=refit == "full") if fits else Closed()
         embeddings, reading = sliced_embeddings(pruned.embeddings, *points[0][1:])
         reading = fitting.start(embeddings, reading)
         layers = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,8 +16,8 @@ from prune_export.pruning.reconstruction.layerwise import reconstruct
 from prune_export.pruning.scores import LayerScores
 from prune_export.pruning.selection import Kept
 from prune_export.slicing.bases import Basis
-from prune_export.slicing.slicer import slice_network
-from prune_export.subarchitecture.candidate import Candidate
+from prune_export.slicing.slicer import Refitting, slice_network
+from prune_export.subarchitecture.candidate import Candidate, candidate_of
 
 _MOST_BYTES = 1 << 30  # of refitted output projections that are kept
 
@@ -27,7 +27,7 @@ class CandidateNetworks:
     """The networks of one parent's candidates.
 
     `moments` are those of `block_moments`, `scores` those of `obs_scores`, `batches` the examples that networks are fitted
-    to, and `bases` those of `spectra` (None: no candidate is sliced).
+    to, and `bases` those of `spectra` (None: no candidate is sliced). `judge` gives the error of a network.
     """
 
     dense: Encoder
@@ -36,6 +36,7 @@ class CandidateNetworks:
     batches: Sequence[Mapping[str, Tensor]]
     bases: Sequence[Basis] | None = None
     device: str = "cpu"
+    judge: Callable[[Encoder], float] | None = None
     _outputs: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -48,24 +49,37 @@ class CandidateNetworks:
         pruned = self._with_outputs(keep_units(unpruned(self.dense), candidate.units(self.scores)).encoder, candidate)
         if not candidate.widths:
             return pruned
-        return slice_network(self.dense, pruned, (), candidate.widths, bases=self.bases, refit=False)
+        return slice_network(self.dense, pruned, (), candidate.widths, bases=self.bases, refit="none")
 
     def refitted(self, units: Kept, widths: Sequence[int] = (), *, progress: Progress = SILENT) -> PrunedNetwork:
-        """Returns the network with `units`, refitted to the unpruned network layer by layer, and sliced to `widths`."""
+        """Returns the network with `units`, refitted to the unpruned network layer by layer, and sliced to `widths`.
+
+        A sliced network is made in three ways: by formulas, with what writes the stream refitted, and with all refitted. It
+        is the one with the least error by `judge`, or the last without that.
+        """
         kept = keep_units(unpruned(self.dense), units)
         if widths:
-            encoder = slice_network(
-                self.dense,
-                kept.encoder,
-                self.batches,
-                widths,
-                bases=self.bases,
-                device=self.device,
-                progress=progress,
-            )
+            encoder = self._sliced(kept.encoder, candidate_of(units, tuple(widths)), progress)
         else:
             encoder, _ = reconstruct(self.dense, kept.encoder, self.batches, device=self.device, progress=progress)
         return PrunedNetwork(encoder, kept.heads, kept.columns)
+
+    def _sliced(self, kept: Encoder, candidate: Candidate, progress: Progress) -> Encoder:
+        ways: tuple[Refitting, ...] = ("full",) if self.judge is None else ("full", "writing")
+        networks = [
+            slice_network(
+                self.dense,
+                kept,
+                self.batches,
+                candidate.widths,
+                bases=self.bases,
+                refit=way,
+                device=self.device,
+                progress=progress,
+            )
+            for way in ways
+        ]
+        return networks[0] if self.judge is None else min((*networks, self.estimated(candidate)), key=self.judge)
 
     def _with_outputs(self, pruned: Encoder, candidate: Candidate) -> Encoder:
         order = self.dense.layer_indices

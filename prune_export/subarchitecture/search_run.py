@@ -102,7 +102,9 @@ class Search:
             bases = spectra(
                 self.encoder, batches, seed=self.options.seed, device=self.options.device, progress=self.progress
             )
-        return scores, CandidateNetworks(self.encoder, moments, scores, batches, bases, self.options.device)
+        device = self.options.device
+        judge = Divergence(self.checkpoint, self.data.search.batches, device=device).of if self.options.widths else None
+        return scores, CandidateNetworks(self.encoder, moments, scores, batches, bases, device, judge)
 
     def run(self) -> SearchFront:
         """Searches, and measures the front.

@@ -121,7 +121,7 @@ class NoMethod(MethodConfig):
 class Recipe:
     """The keys above all sections."""
 
-    model: Annotated[str, Option("a checkpoint of full size: a folder or a hub id")]
+    model: Annotated[str, Option('a checkpoint of full size, or for `kind = "none"` a slim one: a folder or a hub id')]
     output: Annotated[str, Option("the folder of the run")]
     data: DataSection
     task: Annotated[
