@@ -15,14 +15,20 @@ from hypothesis import strategies as st
 import prune_export
 from exporters.encoder import Encoder
 from exporters.errors import UsageError
+from prune_export.checkpoint.load import load_checkpoint
 from prune_export.cli.main import main
 from prune_export.pruning import one_shot
+from prune_export.pruning.block_networks import BlockNetworks
 from prune_export.pruning.costs import Costs, counts_of
+from prune_export.pruning.file_size import file_bytes, file_costs, measure_file_size
 from prune_export.pruning.latency import LatencyTable, latency_costs
+from prune_export.pruning.pruned_network import keep_units, unpruned
 from prune_export.pruning.selection import Kept, Rules, select, select_counts
 from prune_export.pruning.speed import Speed
+from prune_export.surgeon import operate
+from prune_export.surgeon.zeros import plan_from_zeros
 from tests.made_scores import layer_scores
-from tests.models import FAMILY_CASES, make_model
+from tests.models import FAMILY_CASES, make_model, save
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
 
 BERT = FAMILY_CASES[0]
@@ -296,3 +302,60 @@ def test_a_budget_at_the_very_least_is_met(hair: int, given_rules: Rules) -> Non
             select(scores, costs, budget, given_rules)
     else:
         assert costs.total(counts(select(scores, costs, budget, given_rules))) <= budget
+
+
+# --- the size of the exported file ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "target"), [("fp32", "cpu"), ("int8", "cpu"), ("fp16", "portable")])
+def test_a_file_has_the_mib_that_were_asked_for(
+    dtype: Any, target: Any, classifier: Path, texts: Path, tmp_path: Path
+) -> None:
+    whole = file_bytes(load_checkpoint(classifier).encoder, target, dtype)
+    least = file_bytes(BlockNetworks(load_checkpoint(classifier).encoder).without_blocks(), target, dtype)
+    most = (0.4 * least + 0.6 * whole) / 2**20
+    options: dict[str, Any] = {"max_mib": most, "dtype": dtype, "target": target}
+    (result,) = prune_export.prune(classifier, texts, tmp_path / "masked", **options)
+    assert result.missed is None
+    exported = prune_export.export(tmp_path / "masked", tmp_path / "out", dtype=dtype, target=target, verify=False)
+    size = sum(path.stat().st_size for path in exported.folder.glob("model.onnx*"))
+    assert result.bytes == result.record["bytes"]
+    assert result.record["budget"]["kind"] == "max-mib"
+    assert size == pytest.approx(result.bytes, rel=0.01)  # the export's file says where it comes from
+    column = (whole - least) / sum(heads + columns for heads, columns in counts_of(load_checkpoint(classifier).encoder))
+    head = 2 * 6 * column  # with a head size of 6
+    assert (
+        most * 2**20 - head - 500 <= result.bytes <= most * 2**20
+    )  # no unit more than it takes, and names of few nodes
+
+
+def test_a_file_that_cannot_be_so_small_is_refused(classifier: Path, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be met: the least that is left here is"):
+        prune_export.prune(classifier, texts, tmp_path / "masked", max_mib=0.001)
+    assert not (tmp_path / "masked").exists()
+
+
+def test_a_file_that_stays_too_large_is_missed(
+    classifier: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(one_shot, "file_bytes", lambda *_: 10**9)
+    most = file_bytes(load_checkpoint(classifier).encoder, "cpu", "fp32") / 2**20
+    command = ["prune", "--model", str(classifier), "--calibration", str(texts), "--output", str(tmp_path / "masked")]
+    assert main([*command, "--max-mib", f"{0.9 * most:.4f}"]) == 4
+    assert re.search(r"--max-mib [\d.]+ is missed: the file has 953.7 MiB", capsys.readouterr().err)
+    assert (tmp_path / "masked" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("case", [BERT, *(case for case in FAMILY_CASES if str(case) == "albert")], ids=str)
+def test_bytes_by_heads_and_columns(case: Any, tmp_path: Path) -> None:
+    """The prediction beside files that are written."""
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 8}
+    encoder = load_checkpoint(save(make_model(case, "question-answering", **sizes), tmp_path)).encoder
+    costs = file_costs(measure_file_size(encoder, "cpu", "fp32"), encoder)
+    assert costs.total(counts_of(encoder)) == pytest.approx(costs.dense)
+    for heads, columns in ((8, 256), (3, 100), (1, 8), (8, 16)):
+        kept = [(tuple(range(heads)), tuple(range(columns)))] * len(encoder.distinct_layers)
+        network = keep_units(unpruned(encoder), tuple(kept)).encoder
+        slim = operate(network, plan_from_zeros(network))
+        predicted = costs.total(tuple((heads, columns) for _ in kept))
+        assert file_bytes(slim, "cpu", "fp32") == pytest.approx(predicted, rel=0.02)

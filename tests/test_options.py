@@ -61,7 +61,8 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
     "prune": (
         "model calibration output",
         {"samples": 512, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "flops": None}
-        | {"parameters": None, "speedup": None, "latency_ms": None, "heads": None, "columns": None, "tolerance": 0.05}
+        | {"parameters": None, "speedup": None, "latency_ms": None, "max_mib": None, "heads": None, "columns": None}
+        | {"tolerance": 0.05}
         | {"method": "obs", "rearrangement": True, "reconstruction": "full", "gradual": True, "device": "cpu"}
         | {"align": None, "keep_layers": (), "drop_layers": True, "target": "cpu", "dtype": "fp32", "batch_size": 1}
         | {"sequence_length": None, "threads": None, "task": None, "overwrite": False},
@@ -71,7 +72,8 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"samples": 1024, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "max_loss": None}
         | {"latency_ms": None, "max_mib": None, "best_w": False, "point": None, "widths": False, "depth": None}
         | {"align": 32, "keep_layers": (), "uniform": False, "space": None, "method": "ladders", "epsilon": None}
-        | {"steps": None, "inherit": False, "evaluations": 200, "points": 10, "device": "cpu", "target": "cpu"}
+        | {"steps": None, "inherit": False, "evaluations": 200, "points": 10, "max_divergence": 1.0}
+        | {"device": "cpu", "target": "cpu"}
         | {"dtype": "fp32", "batch_size": 1, "sequence_length": None, "threads": None, "task": None},
     ),
     "profile": (

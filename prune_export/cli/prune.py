@@ -8,7 +8,8 @@ from prune_export.options.prune import PruneOptions
 
 EPILOG = """\
 The masked checkpoint loads in any transformers; prune-export --model makes a slim ONNX model of it.
-Exit code 4 if it is slower than --speedup or --latency-ms asks for, by more than --tolerance, after writing everything.
+Exit code 4 if it is slower than --speedup or --latency-ms asks for, by more than --tolerance, or larger
+than --max-mib, after writing everything.
 """
 OPTIONS, COMMAND = PruneOptions, Printing
 

@@ -51,7 +51,7 @@ class CalibrationData(Options, title="data"):
 
 
 class Budgets(Options, title="budget: what stays, one or more; several write one folder each"):
-    """What stays: fractions of the unpruned network, or a speed."""
+    """What stays: fractions of the unpruned network, a speed, or the size of the exported file."""
 
     flops: Annotated[
         float | Sequence[float] | None, Option("fraction of the encoder's FLOPs", "X", KEPT_FRACTION, nargs="+")
@@ -64,6 +64,10 @@ class Budgets(Options, title="budget: what stays, one or more; several write one
     ] = None
     latency_ms: Annotated[
         float | Sequence[float] | None, Option("milliseconds for a batch", "X", POSITIVE, nargs="+")
+    ] = None
+    max_mib: Annotated[
+        float | Sequence[float] | None,
+        Option("MiB of the exported file, as --target and --dtype", "X", POSITIVE, nargs="+"),
     ] = None
     heads: Annotated[float | None, Option("fraction of the heads", "X", FRACTION)] = None
     columns: Annotated[float | None, Option("fraction of the feed-forward columns", "X", FRACTION)] = None

@@ -1,4 +1,4 @@
-"""The budgets of pruning: a fraction of FLOPs or parameters, a speed-up, a latency, or fractions of heads and columns."""
+"""The budgets of pruning: fractions of FLOPs, parameters or heads and columns, a speed-up, a latency, a size of the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from exporters.errors import UsageError
 from prune_export.options.prune import Budgets
 
-Kind = Literal["flops", "parameters", "speedup", "latency-ms", "units"]
+Kind = Literal["flops", "parameters", "speedup", "latency-ms", "max-mib", "units"]
 
 # Pruning far in one step starves layers: the dense network's scores no longer hold for the reconstructed rest. An
 # intermediate step keeps the first number of the one before. A last step that would keep more than the second is left out.
@@ -23,8 +23,8 @@ _SHORTEST_NEAR_STEP = 0.9
 class Budget:
     """One budget.
 
-    `value` is a fraction of the unpruned network (flops, parameters), a factor (speedup), or milliseconds (latency-ms). For
-    "units" it is the fraction of heads that is kept, and `columns` that of columns.
+    `value` is a fraction of the unpruned network (flops, parameters), a factor (speedup), milliseconds (latency-ms), or
+    MiB of the exported file (max-mib). For "units" it is the fraction of heads that is kept, and `columns` that of columns.
     """
 
     kind: Kind
@@ -66,6 +66,7 @@ def budgets_of(options: Budgets) -> tuple[Budget, ...]:
         ("parameters", options.parameters),
         ("speedup", options.speedup),
         ("latency-ms", options.latency_ms),
+        ("max-mib", options.max_mib),
     )
     for kind, given in by_kind:
         values = given if isinstance(given, Sequence) else () if given is None else (given,)
@@ -75,7 +76,8 @@ def budgets_of(options: Budgets) -> tuple[Budget, ...]:
         budgets.append(Budget("units", heads, columns))
     if not budgets:
         raise UsageError(
-            "no budget: give --flops, --parameters, --speedup, --latency-ms, or --heads and --columns (what to keep)"
+            "no budget: give --flops, --parameters, --speedup, --latency-ms, --max-mib, or --heads and --columns (what to "
+            "keep)"
         )
     names = [budget.name for budget in budgets]
     if twice := [name for name in names if names.count(name) > 1]:

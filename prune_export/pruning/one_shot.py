@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from prune_export.pruning.block_timing import measure_speed
 from prune_export.pruning.budget import Budget
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
+from prune_export.pruning.file_size import FileSize, file_bytes, file_costs
 from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.pruned_network import full_size_tensors
 from prune_export.pruning.pruner import Pruner, PrunerSettings, PruningStep
@@ -28,6 +30,8 @@ from prune_export.surgeon import operate
 from prune_export.surgeon.zeros import plan_from_zeros
 
 TIMED = ("speedup", "latency-ms")
+_TRIES = 4  # at a size of the file, of which predictions are off by little
+_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +39,8 @@ class PruneResult:
     """One masked checkpoint.
 
     `cost` is the cost of its plan in `unit`, `dense` that of the unpruned network. `speed` is None unless the budget is in
-    time; `missed` says by how much the network is too slow, if by more than the tolerance. `record` is the content of
-    pruning.json beside the plan.
+    time, `bytes` unless it is a size of the exported file. `missed` says by how much the network is too slow, if by more
+    than the tolerance, or too large. `record` is the content of pruning.json beside the plan.
     """
 
     folder: Path
@@ -47,6 +51,7 @@ class PruneResult:
     dense: float
     summary: Summary
     speed: Speed | None
+    bytes: int | None
     missed: str | None
     record: dict[str, Any]
 
@@ -55,7 +60,8 @@ class PruneResult:
 class PruningOutcome:
     """The outcome of pruning to a budget: all steps, the slim network, its cost, and its speed for a budget in time.
 
-    `first` is the speed of the first try where a second one replaced it.
+    `first` is the speed of the first try where a second one replaced it. `bytes` are those of its file, where the budget is
+    in them.
     """
 
     steps: tuple[PruningStep, ...]
@@ -63,16 +69,25 @@ class PruningOutcome:
     cost: float
     speed: Speed | None = None
     first: Speed | None = None
+    bytes: int | None = None
 
 
-def budget_costs(checkpoint: Checkpoint, budget: Budget, table: LatencyTable | None, length: int) -> Costs:
-    """Returns the costs in the unit of `budget`; `table` is needed for budgets in time, `length` (tokens) for FLOPs."""
+def budget_costs(
+    checkpoint: Checkpoint, budget: Budget, table: LatencyTable | None, size: FileSize | None, length: int
+) -> Costs:
+    """Returns the costs in the unit of `budget`.
+
+    `table` is needed for budgets in time, `size` for those in bytes, `length` (tokens) for FLOPs.
+    """
     match budget.kind:
         case "parameters":
             return parameter_costs(checkpoint.encoder)
         case "speedup" | "latency-ms":
             assert table is not None
             return latency_costs(table, checkpoint.encoder)
+        case "max-mib":
+            assert size is not None
+            return file_costs(size, checkpoint.encoder)
         case _:
             return flops_costs(checkpoint.encoder, sequence_length=length)
 
@@ -84,6 +99,8 @@ def kept_fraction(budget: Budget, costs: Costs) -> float:
             return 1 / budget.value
         case "latency-ms":
             return min(1.0, budget.value / costs.dense)
+        case "max-mib":
+            return min(1.0, budget.value * _MIB / costs.dense)
         case "units":
             return min(budget.value, budget.columns)
         case _:
@@ -98,7 +115,7 @@ def prune_to_budget(
     table: LatencyTable | None,
     options: PruneOptions,
 ) -> PruningOutcome:
-    """Prunes to the budget. A network that turns out too slow is pruned once more, and further."""
+    """Prunes to the budget. A network that turns out too slow or too large is pruned once more, and further."""
 
     def prune_to(fraction: float) -> PruningOutcome:
         steps = pruner.prune(budget, costs, fraction)
@@ -110,6 +127,8 @@ def prune_to_budget(
         options.progress.stage("Measuring the pruned network")
         return PruningOutcome(steps, slim, cost, measure_speed(checkpoint.encoder, slim, table, predicted_ms=cost))
 
+    if budget.kind == "max-mib":
+        return _within_bytes(prune_to, pruner, budget, costs, options)
     first = prune_to(kept_fraction(budget, costs))
     if first.speed is None or overrun(budget, first.speed) <= options.tolerance:
         return first
@@ -120,6 +139,22 @@ def prune_to_budget(
     assert second.speed is not None
     better = overrun(budget, second.speed) < overrun(budget, first.speed)
     return replace(second, first=first.speed) if better else first
+
+
+def _within_bytes(
+    prune_to: Callable[[float], PruningOutcome], pruner: Pruner, budget: Budget, costs: Costs, options: PruneOptions
+) -> PruningOutcome:
+    """Prunes until the file is no larger than `budget`, a few times at most; the prediction is off by kilobytes."""
+    most = round(budget.value * _MIB)
+    target = kept_fraction(budget, costs) * costs.dense
+    for _ in range(_TRIES):
+        outcome = prune_to(target / costs.dense)
+        outcome = replace(outcome, bytes=file_bytes(outcome.slim, options.target, options.dtype))
+        assert outcome.bytes is not None
+        target = min(target, outcome.cost) - (outcome.bytes - most)
+        if outcome.bytes <= most or target < pruner.least_cost(costs):
+            break
+    return outcome
 
 
 def write_result(
@@ -150,9 +185,18 @@ def write_result(
         costs.dense,
         summarize(checkpoint, outcome.slim, network.plan),
         outcome.speed,
-        None if outcome.speed is None else why_missed(budget, outcome.speed, options.tolerance),
+        outcome.bytes,
+        _missed(budget, outcome, options.tolerance),
         record,
     )
+
+
+def _missed(budget: Budget, outcome: PruningOutcome, tolerance: float) -> str | None:
+    if outcome.speed is not None:
+        return why_missed(budget, outcome.speed, tolerance)
+    if outcome.bytes is not None and outcome.bytes > round(budget.value * _MIB):
+        return f"--max-mib {budget.value:g} is missed: the file has {outcome.bytes / _MIB:.4g} MiB"
+    return None
 
 
 def record_of(
@@ -186,6 +230,7 @@ def record_of(
         },
         "source": checkpoint.source_to_json() | {"weights_sha256": digest, "weights": SAFETENSORS},
         "steps": [_step_to_json(step) for step in outcome.steps],
+        "bytes": outcome.bytes,
         "speed": _speed_to_json(budget, outcome, tolerance),
         "versions": versions(),
     }

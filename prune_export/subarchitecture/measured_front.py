@@ -22,7 +22,7 @@ from prune_export.network.opening import Network
 from prune_export.options.evaluate import EvaluationSettings
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_timing import open_session, time_in_turns
-from prune_export.subarchitecture.candidate_costs import written_bytes
+from prune_export.pruning.file_size import written_bytes
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal
 from prune_export.subarchitecture.front_point import (

@@ -17,6 +17,7 @@ from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.checkpoint.weights import read_weights
 from prune_export.options.search import SearchOptions
 from prune_export.pruning.costs import counts_of
+from prune_export.pruning.file_size import FileSize, measure_file_size
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.latency_cache import latency_table
@@ -27,7 +28,7 @@ from prune_export.pruning.selection import Rules, least_cost, select
 from prune_export.slicing.bases import Basis, spectra
 from prune_export.slicing.widths import widths_by_share
 from prune_export.subarchitecture.candidate import Candidate, candidate_of
-from prune_export.subarchitecture.candidate_costs import CandidateCosts, FileSize, measure_file_size
+from prune_export.subarchitecture.candidate_costs import CandidateCosts
 from prune_export.subarchitecture.candidate_networks import CandidateNetworks
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal

@@ -12,8 +12,8 @@ import msgspec
 
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.options.search import SearchOptions
+from prune_export.pruning.file_size import written_bytes
 from prune_export.pruning.latency_cache import timing_settings
-from prune_export.subarchitecture.candidate_costs import written_bytes
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal
 from prune_export.subarchitecture.evolution import Judged, evolve

@@ -17,6 +17,7 @@ from prune_export.outputs.folder_types import MASKED
 from prune_export.pruning.budget import budgets_of
 from prune_export.pruning.calibration import Source, read_calibration
 from prune_export.pruning.costs import counts_of
+from prune_export.pruning.file_size import measure_file_size
 from prune_export.pruning.latency import timing_length
 from prune_export.pruning.latency_cache import latency_table
 from prune_export.pruning.one_shot import (
@@ -42,8 +43,9 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
     `seed`.
 
     Budgets say how much is kept. `flops` and `parameters` are fractions of those of the unpruned encoder layers. `speedup`
-    and `latency_ms` are measured with ONNX Runtime on this machine. `heads` and `columns` are fractions of those of the
-    whole network. With one budget `output` is the checkpoint's folder; with several it holds one folder per budget.
+    and `latency_ms` are measured with ONNX Runtime on this machine, `max_mib` is the size of the exported file, never
+    exceeded. `heads` and `columns` are fractions of those of the whole network. With one budget `output` is the checkpoint's
+    folder; with several it holds one folder per budget.
 
     A network that is slower than its budget by more than the fraction `tolerance` is pruned once more, further by as much as
     the table was off. If it is still slower it is written, and its result says so in `missed`.
@@ -85,7 +87,10 @@ def prune(options: PruneOptions) -> tuple[PruneResult, ...]:
     settings = PrunerSettings.of(options, rules=rules, seed=options.seed)
     pruner = Pruner(checkpoint, calibration, settings, progress=progress)
     digest = sha256(checkpoint.weights_files)
-    costs_of_budgets = [budget_costs(checkpoint, budget, table, length) for budget in budgets]
+    size = None
+    if any(budget.kind == "max-mib" for budget in budgets):
+        size = measure_file_size(checkpoint.encoder, options.target, options.dtype)
+    costs_of_budgets = [budget_costs(checkpoint, budget, table, size, length) for budget in budgets]
     for budget, costs in zip(budgets, costs_of_budgets, strict=True):
         pruner.check(budget, costs, kept_fraction(budget, costs))
     results = []

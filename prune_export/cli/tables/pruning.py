@@ -23,6 +23,8 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
         )
         if before := result.record["speed"]["before_correction"]:
             yield f"before one correcting step: measured {before['measured_ms']:.2f} ms ({before['measured_speedup']:.2f}×)"
+    if result.bytes is not None:
+        yield f"the exported file has {result.bytes / 2**20:.2f} MiB"
     for kind, layers in _removed_blocks(result):
         yield f"No {kind} is left in layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
     for note in result.record["data"]["notes"]:
