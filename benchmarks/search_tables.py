@@ -13,43 +13,76 @@ from typing import Any
 from benchmarks.measuring import RESULTS
 from benchmarks.pruning_tables import NAMES
 from benchmarks.readme import Content, put
-from benchmarks.search import RUNS
 from prune_export.facts.plan import parse_indices
 
+TITLES = {
+    "qa-int8": "Questions, 8 bits",
+    "qa-int8-widths": "Questions, 8 bits, with narrower streams",
+    "qa-int8-fptas": "Questions, 8 bits, by the published algorithm",
+    "sst2-int8": "Sentiments (SST-2), 8 bits",
+    "features-int8": "Embeddings, 8 bits",
+    "base-int8": "A base-sized network with random weights, 8 bits",
+}
 PAGE = RESULTS.parent.parent / "docs" / "search.md"
 
 
-def section(found: Mapping[str, Any]) -> str:
-    """Return the front's picture, its points by latency, and the conditions."""
-    dense, metric = found["unpruned"], NAMES[found["metric"]]
+def section(found: Mapping[str, Any], beside: Mapping[str, Any] | None) -> str:
+    """Return the front's picture, its points by latency, what is `beside` them, and the conditions."""
+    dense = found["unpruned"]
     lines = [
-        f"| | ms | speed-up | MiB | {metric} | lost | divergence | W | heads, columns per layer |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| | ms | speed-up | MiB | {_heading(found)}divergence | W | heads, columns per layer |",
+        f"|---|---|---|---|{'---|---|' if found['metric'] else ''}---|---|---|",
     ]
     for point in found["points"]:
-        costs = point["measured"]
         name = f"({point['name']})" if point["is_dominated"] else point["name"]
-        lines.append(
-            f"| {name} | {costs['latency_ms']:.2f} | {dense['latency_ms'] / costs['latency_ms']:.2f}× | "
-            f"{costs['bytes'] / 2**20:.1f} | {costs['metric']:.2f} | {dense['metric'] - costs['metric']:.2f} | "
-            f"{costs['divergence']:.3f} | {point['w']:.2f} | {_sizes(point)} |"
-        )
-    lines.append(
-        f"| unpruned | {dense['latency_ms']:.2f} | 1.00× | {dense['bytes'] / 2**20:.1f} | {dense['metric']:.2f} | | "
-        f"{dense['divergence']:.3f} | | |"
-    )
+        lines.append(f"| {name} | {_costs(point['measured'], dense)} | {point['w']:.2f} | {_sizes(point)} |")
+    lines.append(f"| unpruned | {_costs(dense, dense)} | | |")
     options, machine = found["options"], found["machine"]
     judged = round(options["samples"] * 0.375)
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
+    threads = f", {options['threads']} thread{'s' if options['threads'] > 1 else ''}" if options["threads"] else ""
     conditions = (
         f"{found['model']}, {options['target']}, {options['dtype']}, batch {options['batch_size']}, length "
-        f"{options['sequence_length']}; {found['evaluations']} candidates in {found['seconds'] / 60:.0f} minutes on "
-        f"{machine['cores']} cores of an {machine['processor']}. {options['samples']:,} examples of "
+        f"{options['sequence_length']}{threads}; {found['evaluations']} candidates in {found['seconds'] / 60:.0f} minutes "
+        f"on {machine['cores']} cores of an {machine['processor']}. {options['samples']:,} examples of "
         f"{', '.join(found['calibration'])}, of which {judged:,} judged the points. {machine['date']}, {versions}. "
-        "`python -m benchmarks.search` searches again."
+        f"`python -m benchmarks.search --runs {found['run']}` searches again."
     )
     picture = f"![Front of {found['model']}](../benchmarks/results/search-{found['run']}.svg)"
-    return "\n\n".join([picture, "\n".join(lines), conditions])
+    parts = [f"#### {TITLES[found['run']]}", picture, "\n".join(lines), conditions]
+    return "\n\n".join([*parts, *([] if beside is None else baselines(beside))])
+
+
+def baselines(found: Mapping[str, Any]) -> list[str]:
+    """Return the table of a front and of other networks at its latencies, timed together, by latency."""
+    dense = found["unpruned"]
+    lines = [
+        f"| | ms | speed-up | MiB | {_heading(found)}divergence | heads/columns per layer |",
+        f"|---|---|---|---|{'---|---|' if found['metric'] else ''}---|---|",
+    ]
+    for row in sorted(found["rows"], key=lambda row: row["latency_ms"]):
+        name = f"({row['name']})" if row["is_dominated"] else row["name"]
+        kept = ", ".join(f"{heads}/{columns}" for heads, columns in row["kept"])
+        lines.append(f"| {name} | {_costs(row, dense)} | {kept} |")
+    lines.append(f"| unpruned | {_costs(dense, dense)} | |")
+    text = (
+        "Beside other networks of the same latency, refitted to the same examples and timed together "
+        f"(`python -m benchmarks.search_baselines --runs {found['run']}`). In brackets: another row is nowhere worse."
+    )
+    return [text, "\n".join(lines)]
+
+
+def _heading(found: Mapping[str, Any]) -> str:
+    return f"{NAMES[found['metric']]} | lost | " if found["metric"] else ""
+
+
+def _costs(costs: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
+    """Return the cells of a network's costs beside the unpruned network's."""
+    cells = [f"{costs['latency_ms']:.2f}", f"{dense['latency_ms'] / costs['latency_ms']:.2f}×"]
+    cells.append(f"{costs['bytes'] / 2**20:.1f}")
+    if costs["metric"] is not None:
+        cells += [f"{costs['metric']:.2f}", "" if costs is dense else f"{dense['metric'] - costs['metric']:.2f}"]
+    return " | ".join([*cells, f"{costs['divergence']:.3f}"])
 
 
 def _sizes(point: Mapping[str, Any]) -> str:
@@ -61,10 +94,14 @@ def _sizes(point: Mapping[str, Any]) -> str:
     return f"{layers}; widths {', '.join(map(str, point['widths']))}" if point["widths"] else layers
 
 
+def _results(name: str) -> Any:
+    path = RESULTS / f"search-{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def contents() -> list[Content]:
     """Return the texts of the page that are made of the results that are there."""
-    paths = [RESULTS / f"search-{run}.json" for run in RUNS]
-    found = [section(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.is_file()]
+    found = [section(result, _results(f"{run}-baselines")) for run in TITLES if (result := _results(run)) is not None]
     return [(PAGE, "front", "\n\n".join(found))] if found else []
 
 
