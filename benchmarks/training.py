@@ -108,13 +108,7 @@ TASKS = {
         replace(
             _QA, name="qa-curve", budgets=(0.5, 0.25, 0.1), gradual=_QA.gradual | {"answers": "network"}, runs=CURVE
         ),
-        replace(
-            _SST2,
-            name="sst2-curve",
-            distillation=_QA.distillation,
-            gradual=_SST2.gradual | {"answers": "network"},
-            runs=CURVE,
-        ),
+        replace(_SST2, name="sst2-curve", gradual=_SST2.gradual | {"answers": "network"}, runs=CURVE),
     )
 }
 

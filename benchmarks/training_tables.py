@@ -171,6 +171,8 @@ def distilled(found: Mapping[str, Any]) -> str:
 
 
 IMPORTANCE = {
+    "obs": 'optimal brain surgeon, `answers = "data"` (`obs`, the default)',
+    "obs-network": 'optimal brain surgeon, `answers = "network"`',
     "fisher": 'Fisher information, `answers = "data"`',
     "fisher-network": 'Fisher information, `answers = "network"`',
     "taylor": "mean of each sample's absolute gradient (`taylor`)",
