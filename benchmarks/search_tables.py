@@ -45,7 +45,8 @@ def section(found: Mapping[str, Any], beside: Mapping[str, Any] | None) -> str:
         f"{found['model']}, {options['target']}, {options['dtype']}, batch {options['batch_size']}, length "
         f"{options['sequence_length']}{threads}; {found['evaluations']} candidates in {found['seconds'] / 60:.0f} minutes "
         f"on {machine['cores']} core{'s' if machine['cores'] > 1 else ''} of an {machine['processor']}. "
-        f"{options['samples']:,} examples of {', '.join(found['calibration'])}, of which {judged:,} judged the points. {machine['date']}, {versions}. "
+        f"{options['samples']:,} examples of {', '.join(found['calibration'])}, of which {judged:,} judged the points. "
+        f"{machine['date']}, {versions}. "
         f"`python -m benchmarks.search --runs {found['run']}` searches again."
     )
     picture = f"![Front of {found['model']}](../benchmarks/results/search-{found['run']}.svg)"
