@@ -31,10 +31,8 @@ from prune_export.checkpoint.source import resolve
 from prune_export.cli.console import progress
 from prune_export.files.holding import held
 from prune_export.options.search import SearchOptions
-from prune_export.pruning.selection import Rules, select
 from prune_export.subarchitecture.candidate import Candidate, candidate_of
 from prune_export.subarchitecture.evaluation_journal import Journal
-from prune_export.subarchitecture.evolution import Judged
 from prune_export.subarchitecture.front_point import FrontPoint
 from prune_export.subarchitecture.measured_front import Measuring, Nominee, measure_front
 from prune_export.subarchitecture.search_data import read_search_data
@@ -55,14 +53,14 @@ class Baseline:
 
 def baselines(run: Search, front: list[FrontPoint], fptas: Path) -> Iterator[Baseline]:
     """Yields what is at the latency of each point of the front, or just below."""
-    blocks, full = run.costs.blocks, run._full()
-    rules = Rules(run.options.align, run.keep)
+    full = run._full()
     shallow: set[Candidate] = set()
     for point in front:
         assert point.predicted is not None
         budget = point.predicted.latency_ms
-        kept = candidate_of(select(run.scores, blocks, budget, rules))
-        yield Baseline("prune", nominee(run, kept))
+        selection = run._selection(budget)
+        assert selection is not None
+        yield Baseline("prune", nominee(run, selection))
         yield Baseline("uniform", nominee(run, uniform(run, full, budget)))
         fewer = [few_layers(run, full, depth) for depth in range(1, len(full.heads))]
         within = [candidate for candidate in fewer if run.costs.latency_ms(candidate) <= budget]
@@ -75,8 +73,7 @@ def baselines(run: Search, front: list[FrontPoint], fptas: Path) -> Iterator[Bas
 
 
 def nominee(run: Search, candidate: Candidate) -> Nominee:
-    latency, size = run.costs.latency_ms(candidate), run.costs.bytes(candidate)
-    return run._nominee(Judged(candidate, float("nan"), latency, size))
+    return run._nominee_of(candidate, float("nan"))
 
 
 def uniform(run: Search, full: Candidate, budget: float) -> Candidate:

@@ -89,13 +89,36 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
     assert 0 < len(judged) < 14  # some are found in the journal
     keys = [json.loads(line)[0] for line in lines[1:]]
     assert sum(key[-1] == "few" for key in keys) == 14
-    assert 0 < sum(key[-1] == "others" for key in keys) < 14
+    assert 0 < sum(key[-1] == "others" for key in keys) <= 14  # 14 where all are starts
     assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
     # While a search is at work, no other one begins there; other options are another search.
     with held(tmp_path / "killed", "search"), pytest.raises(OutputError, match="another search is at work in"):
         prune_export.search(model, data, tmp_path / "killed", **SMALL)
     with pytest.raises(UsageError, match="journal of another search"):
         prune_export.search(model, data, tmp_path / "killed", **{**SMALL, "seed": 1})
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_point_is_the_nearer_of_its_candidate_and_the_exact_selection(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A selection that is better once it is refitted takes the candidate's place, and a worse one does not."""
+    starts = search_run.Search._starts
+    monkeypatch.setattr(search_run.Search, "_starts", lambda self: [Candidate((3, 4), (24, 24)), *starts(self)])
+    full, poor = Candidate((4, 4), (24, 24)), Candidate((0, 0), (4, 0))
+    for selection in (full, poor):
+        folder = tmp_path / f"{selection.columns[0]}"
+        monkeypatch.setattr(search_run.Search, "_selection", lambda _self, _ms, found=selection: found)
+        points = prune_export.search(model, data, folder, **SMALL).front.points
+        keys = [tuple(len(units) for layer in point.units for units in layer) for point in points]
+        assert (keys == [(4, 24, 4, 24)]) == (selection is full)
+        assert (len(points) > 1) == (selection is poor)
+        lines = (folder / "evaluations.jsonl").read_text().splitlines()[1:]
+        errors = [error for key, error in map(json.loads, lines) if key[-1] == "refitted"]
+        chosen = [point.predicted.divergence for point in points if point.predicted]
+        assert (
+            sum(error in errors for error in chosen) >= len(points) - 1
+        )  # a selection that is a candidate has no rival
 
 
 @pytest.mark.usefixtures("quick")

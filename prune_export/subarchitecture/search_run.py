@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Search:
         self.checkpoint, self.data, self.options, self.journal, self.keep = checkpoint, data, options, journal, keep
         self.encoder = checkpoint.encoder
         self.progress = options.progress
+        self.rules = Rules(options.align, keep)
+        self.judge = Divergence(checkpoint, data.search.batches, device=options.device)
         self.tables = self._tables()
         self.costs = CandidateCosts(
             self.encoder, latency_costs(self.tables.latency, self.encoder), self.tables.size, self.tables.by_width
@@ -104,8 +106,7 @@ class Search:
                 self.encoder, batches, seed=self.options.seed, device=self.options.device, progress=self.progress
             )
         device = self.options.device
-        judge = Divergence(self.checkpoint, self.data.search.batches, device=device).of if self.options.widths else None
-        return scores, CandidateNetworks(self.encoder, moments, scores, batches, bases, device, judge)
+        return scores, CandidateNetworks(self.encoder, moments, scores, batches, bases, device, self.judge.of)
 
     def run(self) -> SearchFront:
         """Searches, and measures the front.
@@ -163,16 +164,9 @@ class Search:
 
     def _starts(self) -> list[Candidate]:
         """Returns exact selections at several fractions of the time, and the same on narrow streams."""
-        rules = Rules(self.options.align, self.keep)
-        blocks = self.costs.blocks
-        least = least_cost(self.scores, blocks, rules)
-        selections = []
-        for fraction in _FRACTIONS:
-            if fraction * blocks.dense >= least:
-                kept = select(self.scores, blocks, fraction * blocks.dense, rules)
-                selections.append(candidate_of(kept))
-        if self.options.depth is not None:
-            selections = [self._shallow(candidate) for candidate in selections]
+        dense = self.costs.blocks.dense
+        found = (self._selection(fraction * dense) for fraction in _FRACTIONS)
+        selections = [selection for selection in found if selection is not None]
         narrow = []
         if self.networks.bases is not None:
             full = self._full()
@@ -180,6 +174,14 @@ class Search:
                 widths = widths_by_share(self.networks.bases, share)
                 narrow += [candidate._replace(widths=widths) for candidate in (full, *selections[::_EVERY_NARROW])]
         return [*selections, *narrow]
+
+    def _selection(self, latency_ms: float) -> Candidate | None:
+        """Returns the exact selection for a latency, without layers beyond the depth asked for; None where there is none."""
+        blocks = self.costs.blocks
+        if latency_ms < least_cost(self.scores, blocks, self.rules):
+            return None
+        selection = candidate_of(select(self.scores, blocks, latency_ms, self.rules))
+        return selection if self.options.depth is None else self._shallow(selection)
 
     def _shallow(self, candidate: Candidate) -> Candidate:
         """Returns the candidate with those layers emptied whose units have the least scores, down to the depth asked for."""
@@ -206,21 +208,45 @@ class Search:
             max_seq_length=self.options.max_seq_length,
             labels=self.options.labels,
         )
-        nominees = map(self._nominee, front)
-        points, unpruned = measure_front(measuring, self.journal, nominees, len(front), progress=self.progress)
+        self.progress.stage("Refitting the front", len(front))
+        nominees: dict[tuple[Any, ...], Nominee] = {}
+        for judged in front:
+            nominee = self._nominee(judged)
+            nominees.setdefault(tuple(nominee.key), nominee)
+            self.progress.advance()
+        points, unpruned = measure_front(
+            measuring, self.journal, nominees.values(), len(nominees), progress=self.progress
+        )
         return SearchFront(points, unpruned, evaluations)
 
     def _nominee(self, judged: Judged[Candidate]) -> Nominee:
-        candidate = judged.candidate
-        units = candidate.units(self.scores)
+        """Returns the network of a point: the candidate's, or that of the exact selection for its latency.
 
-        @cache
-        def encoder() -> Encoder:
-            network = self.networks.refitted(units, candidate.widths)
-            return as_exported(network.encoder, is_sliced=bool(candidate.widths))
+        Candidates are judged by networks that are refitted block by block. Here both are refitted as a whole, and the one
+        that is nearer to the model on the search's examples is measured.
+        """
+        selection = None if judged.candidate.widths else self._selection(judged.latency_ms)
+        rivals = dict.fromkeys((judged.candidate, selection or judged.candidate))
+        if len(rivals) == 1:
+            return self._nominee_of(judged.candidate, judged.error)
+        encoders: dict[Candidate, Encoder] = {}
 
-        predicted = Costs(judged.latency_ms, judged.bytes, judged.error)
-        return Nominee(candidate.key, encoder, layers_of(units), predicted, candidate.widths)
+        def error(rival: Candidate) -> float:
+            encoders[rival] = self._exported(rival)
+            return max(0.0, self.judge.of(encoders[rival]))
+
+        errors = {rival: self.journal.once([*rival.key, "refitted"], partial(error, rival)) for rival in rivals}
+        nearest = min(rivals, key=errors.__getitem__)
+        return self._nominee_of(nearest, errors[nearest], encoders.get(nearest))
+
+    def _nominee_of(self, candidate: Candidate, error: float, encoder: Encoder | None = None) -> Nominee:
+        make = cache(lambda: self._exported(candidate) if encoder is None else encoder)
+        predicted = Costs(self.costs.latency_ms(candidate), self.costs.bytes(candidate), error)
+        return Nominee(candidate.key, make, layers_of(candidate.units(self.scores)), predicted, candidate.widths)
+
+    def _exported(self, candidate: Candidate) -> Encoder:
+        network = self.networks.refitted(candidate.units(self.scores), candidate.widths)
+        return as_exported(network.encoder, is_sliced=bool(candidate.widths))
 
     def write(self, point: FrontPoint, folder: Path, record: dict[str, Any]) -> None:
         """Refits the network of a point and writes it: a masked checkpoint, or a slim one where the stream is narrower.
