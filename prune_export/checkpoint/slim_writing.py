@@ -56,7 +56,8 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.required if os.path.lexists(folder / name)}
     place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
-    place.check(copied)
+    if beside is not None:  # otherwise the user puts a tokenizer there himself
+        place.check(copied)
     with transaction(place.placement) as aside:
         if beside is not None:
             copy_beside(beside, aside, copied)

@@ -208,6 +208,7 @@ class TrainingMethod:
 
     - `kind` is its name in `[method]`, `config` the dataclass of its keys, `stages(recipe, config)` returns its trainings.
     - `prunes`: it takes a budget.
+    - `trains_slim`: it trains a slim checkpoint as it is.
     - `distils`: it learns from the recipe's teacher even without `[distillation]`.
     - `lengths` are the trainings with keys `<length>_steps` and `<length>_epochs`, which exclude each other like the pairs
       of `exclusive` keys. Without `uses_schedule` it has no other lengths.
@@ -219,6 +220,7 @@ class TrainingMethod:
     config: type[MethodConfig]
     stages: Callable[[Recipe, Any], tuple[Stage, ...]]
     prunes: bool = True
+    trains_slim: bool = False
     distils: bool = False
     uses_schedule: bool = True
     lengths: tuple[str, ...] = ()

@@ -31,8 +31,7 @@ from prune_export.outputs.destination import folder_destination
 from prune_export.outputs.folder_types import DENSE
 from prune_export.tasks import LABELLED, SPECS
 from prune_export.training.features import training_data
-from prune_export.training.methods import method_of
-from prune_export.training.methods.none import METHOD as NONE
+from prune_export.training.methods import METHODS, method_of
 from prune_export.training.recipe import Recipe
 from prune_export.training.teacher import read_teacher
 
@@ -47,10 +46,11 @@ def trainable_checkpoint(source: Source, recipe: Recipe) -> Checkpoint:
     """
     checkpoint = load_checkpoint(source, task=recipe.task)
     method = method_of(recipe)
-    if checkpoint.form == "slim" and method.kind != NONE.kind:
+    if checkpoint.form == "slim" and not method.trains_slim:
+        others = " or ".join(repr(other.kind) for other in METHODS.values() if other.trains_slim)
         raise CheckpointError(
             f"'{source.name}' is in slim format, which method '{method.kind}' cannot prune further: expected weights of "
-            f"full size, or kind = '{NONE.kind}', which trains it as it is"
+            f"full size, or kind = {others}, which trains it as it is"
         )
     if checkpoint.form not in ("plain", "masked", "slim"):
         raise CheckpointError(

@@ -12,4 +12,4 @@ def stages(recipe: Recipe, config: NoMethod) -> tuple[Stage, ...]:  # noqa: ARG0
     return (Stage("training", objective=distiller_of(recipe), slim=None),)
 
 
-METHOD = TrainingMethod("none", NoMethod, stages, prunes=False)
+METHOD = TrainingMethod("none", NoMethod, stages, prunes=False, trains_slim=True)
