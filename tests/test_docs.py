@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 # Options of other programs that the pages name.
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-FOREIGN = {"--nproc-per-node", "--na-prob-file", "--openvino", "--only"}
+FOREIGN = {"--nproc-per-node", "--na-prob-file", "--openvino", "--only", "--runs"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 

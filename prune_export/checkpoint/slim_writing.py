@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,11 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
         record["sliced"] = {"widths": list(encoder.widths), "epsilons": [norm.epsilon for norm in encoder.norms]}
     earlier = SLIM_CHECKPOINT.removable(folder)
     is_slim = earlier >= {name for name in SLIM_CHECKPOINT.required if os.path.lexists(folder / name)}
-    place = folder_destination(folder, SLIM_CHECKPOINT, overwrite=is_slim)
-    if beside is not None:  # otherwise the user puts a tokenizer there himself
-        place.check(copied)
+    kind = SLIM_CHECKPOINT
+    if beside is None:  # a tokenizer there is the user's own
+        kind = replace(kind, optional=frozenset())
+    place = folder_destination(folder, kind, overwrite=is_slim)
+    place.check(copied)
     with transaction(place.placement) as aside:
         if beside is not None:
             copy_beside(beside, aside, copied)
