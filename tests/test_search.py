@@ -99,6 +99,31 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
 
 
 @pytest.mark.usefixtures("quick")
+def test_points_of_both_forms_replace_each_other(model: Path, data: Path, tmp_path: Path) -> None:
+    """Files that no search wrote stay where they are."""
+    options = {**SMALL, "evaluations": 40, "points": 40, "max_divergence": 1e9, "widths": True}
+    points = prune_export.search(model, data, tmp_path / "found", **options).front.points
+    forms = [next(p.name for p in points if bool(p.widths) == is_sliced) for is_sliced in (True, False)]
+    for name, file in zip([*forms, forms[0]], ("slim", "model", "slim"), strict=True):
+        again = prune_export.search(model, data, tmp_path / "found", **options, point=name)
+        assert again.checkpoint is not None
+        (again.checkpoint / "notes.txt").write_text("mine")
+        found = {path.name for path in again.checkpoint.iterdir()}
+        assert {"slim.safetensors", "model.safetensors"} & found == {f"{file}.safetensors"}
+        assert {"notes.txt", "tokenizer.json"} <= found
+        load_checkpoint(again.checkpoint)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_search_may_begin_with_the_whole_network(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no selection is fast enough, as the table of a very small network may say."""
+    monkeypatch.setattr(search_run.Search, "_selection", lambda *_: None)
+    assert prune_export.search(model, data, tmp_path / "found", **SMALL).front.points
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_point_is_the_nearer_of_its_candidate_and_the_exact_selection(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

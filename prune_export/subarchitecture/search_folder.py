@@ -18,9 +18,9 @@ import msgspec
 from exporters.errors import OutputError
 from prune_export.benchmark.picture import can_draw
 from prune_export.facts.format import Format
-from prune_export.files.transaction import transaction
+from prune_export.files.transaction import remove_files, transaction
 from prune_export.outputs.destination import folder_destination
-from prune_export.outputs.folder_types import SEARCH
+from prune_export.outputs.folder_types import MASKED, SEARCH, SLIM_CHECKPOINT, FolderType
 from prune_export.subarchitecture.front_picture import draw_front
 from prune_export.subarchitecture.front_point import SearchFront
 
@@ -41,6 +41,17 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
     if names and JOURNAL not in names:
         raise OutputError(f"{folder}: holds other files; expected a new folder, or that of a search that is to go on")
+
+
+def make_room(folder: Path, kind: FolderType) -> None:
+    """Removes an earlier point's checkpoint of another type than `kind` from `folder`: the files that its marker lists."""
+    for other in (MASKED, SLIM_CHECKPOINT):
+        if other is not kind and (files := other.removable(folder)):
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                remove_files(opened, tuple(files))
+            finally:
+                os.close(opened)
 
 
 def write_front(front: SearchFront, record: dict[str, Any], folder: Path) -> None:

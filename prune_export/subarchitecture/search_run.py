@@ -16,6 +16,7 @@ from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.checkpoint.weights import read_weights
 from prune_export.options.search import SearchOptions
+from prune_export.outputs.folder_types import MASKED, SLIM_CHECKPOINT
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.file_size import FileSize, measure_file_size
 from prune_export.pruning.gates import hugging_face_layers
@@ -38,6 +39,7 @@ from prune_export.subarchitecture.measured_front import Measuring, Nominee, as_e
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.search_data import SearchData
+from prune_export.subarchitecture.search_folder import make_room
 from prune_export.subarchitecture.width_latency import WidthLatency, measure_widths
 
 # Fractions of the unpruned network's time at which the search starts, narrow streams at every third of them, and fractions
@@ -173,7 +175,7 @@ class Search:
             for share in _SHARES:
                 widths = widths_by_share(self.networks.bases, share)
                 narrow += [candidate._replace(widths=widths) for candidate in (full, *selections[::_EVERY_NARROW])]
-        return [*selections, *narrow]
+        return [*selections, *narrow] or [self._full()]
 
     def _selection(self, latency_ms: float) -> Candidate | None:
         """Returns the exact selection for a latency, without layers beyond the depth asked for; None where there is none."""
@@ -257,6 +259,7 @@ class Search:
         network = self.networks.refitted(point.units, point.widths, progress=self.progress)
         self.progress.stage(f"Writing {folder}")
         source = self.checkpoint.source.folder
+        make_room(folder, SLIM_CHECKPOINT if point.widths else MASKED)
         if point.widths:
             write_slim(network.encoder, self.checkpoint.config, folder, beside=source, method="search", **record)
             return
