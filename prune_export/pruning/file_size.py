@@ -18,6 +18,8 @@ from prune_export.pruning.block_networks import BlockNetworks
 from prune_export.pruning.costs import Costs, counts_of
 from prune_export.pruning.pruned_network import keep_units, unpruned
 
+MIB = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class FileSize:
@@ -88,15 +90,15 @@ def file_bytes(encoder: Encoder, target: str, dtype: str) -> int:
 
 
 def file_costs(size: FileSize, encoder: Encoder) -> Costs:
-    """Returns the bytes of the files of `encoder`'s pruned networks."""
+    """Returns the MiB of the files of `encoder`'s pruned networks."""
     none = [(0, 0)] * len(encoder.distinct_layers)
-    fixed = size.of(encoder, none)
+    fixed = size.of(encoder, none) / MIB
     heads, columns = [], []
     for index, (most_heads, most_columns) in enumerate(counts_of(encoder)):
 
         def added(unit: tuple[int, int], layer: int = index) -> float:
-            return size.of(encoder, [*none[:layer], unit, *none[layer + 1 :]]) - fixed
+            return size.of(encoder, [*none[:layer], unit, *none[layer + 1 :]]) / MIB - fixed
 
         heads.append(tuple(added((count, 0)) for count in range(most_heads + 1)))
         columns.append(tuple(added((0, count)) for count in range(most_columns + 1)))
-    return Costs("bytes", size.of(encoder, counts_of(encoder)), fixed, tuple(heads), tuple(columns))
+    return Costs("MiB", size.of(encoder, counts_of(encoder)) / MIB, fixed, tuple(heads), tuple(columns))

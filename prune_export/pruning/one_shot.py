@@ -21,7 +21,7 @@ from prune_export.pruning.block_timing import measure_speed
 from prune_export.pruning.budget import Budget
 from prune_export.pruning.calibration import Calibration
 from prune_export.pruning.costs import Costs, counts_of, flops_costs, parameter_costs
-from prune_export.pruning.file_size import FileSize, file_bytes, file_costs
+from prune_export.pruning.file_size import MIB, FileSize, file_bytes, file_costs
 from prune_export.pruning.latency import LatencyTable, latency_costs
 from prune_export.pruning.pruned_network import full_size_tensors
 from prune_export.pruning.pruner import Pruner, PrunerSettings, PruningStep
@@ -31,7 +31,6 @@ from prune_export.surgeon.zeros import plan_from_zeros
 
 TIMED = ("speedup", "latency-ms")
 _TRIES = 4  # at a size of the file, of which predictions are off by little
-_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,10 +96,8 @@ def kept_fraction(budget: Budget, costs: Costs) -> float:
     match budget.kind:
         case "speedup":
             return 1 / budget.value
-        case "latency-ms":
+        case "latency-ms" | "max-mib":
             return min(1.0, budget.value / costs.dense)
-        case "max-mib":
-            return min(1.0, budget.value * _MIB / costs.dense)
         case "units":
             return min(budget.value, budget.columns)
         case _:
@@ -145,13 +142,13 @@ def _within_bytes(
     prune_to: Callable[[float], PruningOutcome], pruner: Pruner, budget: Budget, costs: Costs, options: PruneOptions
 ) -> PruningOutcome:
     """Prunes until the file is no larger than `budget`, a few times at most; the prediction is off by kilobytes."""
-    most = round(budget.value * _MIB)
+    most = round(budget.value * MIB)
     target = kept_fraction(budget, costs) * costs.dense
     for _ in range(_TRIES):
         outcome = prune_to(target / costs.dense)
         outcome = replace(outcome, bytes=file_bytes(outcome.slim, options.target, options.dtype))
         assert outcome.bytes is not None
-        target = min(target, outcome.cost) - (outcome.bytes - most)
+        target = min(target, outcome.cost) - (outcome.bytes - most) / MIB
         if outcome.bytes <= most or target < pruner.least_cost(costs):
             break
     return outcome
@@ -194,8 +191,8 @@ def write_result(
 def _missed(budget: Budget, outcome: PruningOutcome, tolerance: float) -> str | None:
     if outcome.speed is not None:
         return why_missed(budget, outcome.speed, tolerance)
-    if outcome.bytes is not None and outcome.bytes > round(budget.value * _MIB):
-        return f"--max-mib {budget.value:g} is missed: the file has {outcome.bytes / _MIB:.4g} MiB"
+    if outcome.bytes is not None and outcome.bytes > round(budget.value * MIB):
+        return f"--max-mib {budget.value:g} is missed: the file has {outcome.bytes / MIB:.4g} MiB"
     return None
 
 

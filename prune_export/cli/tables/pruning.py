@@ -14,7 +14,7 @@ from prune_export.pruning.one_shot import PruneResult
 def budget_lines(result: PruneResult) -> Iterator[str]:
     """Yields the lines on a budget: the cost that was reached, the speed, and the notes."""
     kept = f"{result.cost / result.dense:.3f} of the unpruned network's"
-    digits = 2 if result.unit == "ms" else 0
+    digits = 2 if result.unit in ("ms", "MiB") else 0
     yield f"{result.budget.name}: {result.cost:,.{digits}f} {result.unit}, {kept}; {_units(result)}"
     if (speed := result.speed) is not None:
         yield (
