@@ -53,12 +53,12 @@ class Baseline:
 
 def baselines(run: Search, front: list[FrontPoint], fptas: Path) -> Iterator[Baseline]:
     """Yields what is at the latency of each point of the front, or just below."""
-    full = run._full()
+    full = run.full()
     shallow: set[Candidate] = set()
     for point in front:
         assert point.predicted is not None
         budget = point.predicted.latency_ms
-        selection = run._selection(budget)
+        selection = run.selection(budget)
         assert selection is not None
         yield Baseline("prune", nominee(run, selection))
         yield Baseline("uniform", nominee(run, uniform(run, full, budget)))
@@ -73,7 +73,7 @@ def baselines(run: Search, front: list[FrontPoint], fptas: Path) -> Iterator[Bas
 
 
 def nominee(run: Search, candidate: Candidate) -> Nominee:
-    return run._nominee_of(candidate, float("nan"))
+    return run.nominee_of(candidate, float("nan"))
 
 
 def uniform(run: Search, full: Candidate, budget: float) -> Candidate:

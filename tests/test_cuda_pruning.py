@@ -70,40 +70,21 @@ def test_training_ends_in_a_checkpoint_that_exports(name: str, trained_on: str, 
     assert prune_export.export(result.final, tmp_path / "onnx").parity.passed
 
 
-@pytest.mark.parametrize("widths", [False, True])
-def test_a_search_on_a_gpu(widths: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"align": 4, "evaluations": 14},
+        {"align": 4, "evaluations": 14, "widths": True},
+        {"uniform": True, "evaluations": 4},
+    ],
+    ids=["ladders", "widths", "uniform"],
+)
+def test_a_search_on_a_gpu(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
         monkeypatch.setattr(block_timing, name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model, data = checkpoint_folder(tmp_path / "model"), questions_file(tmp_path / "questions.json")
-    found = prune_export.search(
-        model,
-        data,
-        tmp_path / "found",
-        device="cuda",
-        widths=widths,
-        max_seq_length=24,
-        sequence_length=24,
-        align=4,
-        evaluations=14,
-        points=3,
-    )
+    lengths = {"max_seq_length": 24, "sequence_length": 24}
+    found = prune_export.search(model, data, tmp_path / "found", device="cuda", points=3, **lengths, **options)
     assert found.front.points
     assert json.loads((tmp_path / "found/front.json").read_text())["points"]
-
-
-def test_a_uniform_search_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    model, data = checkpoint_folder(tmp_path / "model"), questions_file(tmp_path / "questions.json")
-    found = prune_export.search(
-        model,
-        data,
-        tmp_path / "found",
-        device="cuda",
-        uniform=True,
-        max_seq_length=24,
-        sequence_length=24,
-        evaluations=4,
-        points=2,
-    )
-    assert found.front.points

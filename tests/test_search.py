@@ -120,7 +120,7 @@ def test_a_search_may_begin_with_the_whole_network(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no selection is fast enough, as the table of a very small network may say."""
-    monkeypatch.setattr(search_run.Search, "_selection", lambda *_: None)
+    monkeypatch.setattr(search_run.Search, "selection", lambda *_: None)
     assert prune_export.search(model, data, tmp_path / "found", **SMALL).front.points
 
 
@@ -134,7 +134,7 @@ def test_a_point_is_the_nearer_of_its_candidate_and_the_exact_selection(
     full, poor = Candidate((4, 4), (24, 24)), Candidate((0, 0), (4, 0))
     for selection in (full, poor):
         folder = tmp_path / f"{selection.columns[0]}"
-        monkeypatch.setattr(search_run.Search, "_selection", lambda _self, _ms, found=selection: found)
+        monkeypatch.setattr(search_run.Search, "selection", lambda _self, _ms, found=selection: found)
         points = prune_export.search(model, data, folder, **SMALL).front.points
         keys = [tuple(len(units) for layer in point.units for units in layer) for point in points]
         lines = (folder / "evaluations.jsonl").read_text().splitlines()[1:]

@@ -151,13 +151,14 @@ class Search:
         useful = [point for point in front if point.latency_ms < self.costs.blocks.dense or point.candidate.widths]
         return self._measured(spread(useful, options.points, lambda point: point.latency_ms), count)
 
-    def _full(self) -> Candidate:
+    def full(self) -> Candidate:
+        """Returns the sizes of the unpruned network."""
         heads, columns = zip(*counts_of(self.encoder), strict=True)
         return Candidate(heads, columns, self.encoder.widths if self.options.widths else ())
 
     def _moves(self) -> Moves:
         return Moves(
-            self._full(),
+            self.full(),
             self.costs.latency_ms,
             self.options.align,
             keep_layers=self.keep,
@@ -167,17 +168,17 @@ class Search:
     def _starts(self) -> list[Candidate]:
         """Returns exact selections at several fractions of the time, and the same on narrow streams."""
         dense = self.costs.blocks.dense
-        found = (self._selection(fraction * dense) for fraction in _FRACTIONS)
+        found = (self.selection(fraction * dense) for fraction in _FRACTIONS)
         selections = [selection for selection in found if selection is not None]
         narrow = []
         if self.networks.bases is not None:
-            full = self._full()
+            full = self.full()
             for share in _SHARES:
                 widths = widths_by_share(self.networks.bases, share)
                 narrow += [candidate._replace(widths=widths) for candidate in (full, *selections[::_EVERY_NARROW])]
-        return [*selections, *narrow] or [self._full()]
+        return [*selections, *narrow] or [self.full()]
 
-    def _selection(self, latency_ms: float) -> Candidate | None:
+    def selection(self, latency_ms: float) -> Candidate | None:
         """Returns the exact selection for a latency, without layers beyond the depth asked for; None where there is none."""
         blocks = self.costs.blocks
         if latency_ms < least_cost(self.scores, blocks, self.rules):
@@ -227,10 +228,10 @@ class Search:
         Candidates are judged by networks that are refitted block by block. Here both are refitted as a whole, and the one
         that is nearer to the model on the search's examples is measured.
         """
-        selection = None if judged.candidate.widths else self._selection(judged.latency_ms)
+        selection = None if judged.candidate.widths else self.selection(judged.latency_ms)
         rivals = dict.fromkeys((judged.candidate, selection or judged.candidate))
         if len(rivals) == 1:
-            return self._nominee_of(judged.candidate, judged.error)
+            return self.nominee_of(judged.candidate, judged.error)
         encoders: dict[Candidate, Encoder] = {}
 
         def error(rival: Candidate) -> float:
@@ -239,9 +240,10 @@ class Search:
 
         errors = {rival: self.journal.once([*rival.key, "refitted"], partial(error, rival)) for rival in rivals}
         nearest = min(rivals, key=errors.__getitem__)
-        return self._nominee_of(nearest, errors[nearest], encoders.get(nearest))
+        return self.nominee_of(nearest, errors[nearest], encoders.get(nearest))
 
-    def _nominee_of(self, candidate: Candidate, error: float, encoder: Encoder | None = None) -> Nominee:
+    def nominee_of(self, candidate: Candidate, error: float, encoder: Encoder | None = None) -> Nominee:
+        """Returns what is measured of a candidate; `encoder` is its network, refitted as a whole (None: not made yet)."""
         make = cache(lambda: self._exported(candidate) if encoder is None else encoder)
         predicted = Costs(self.costs.latency_ms(candidate), self.costs.bytes(candidate), error)
         return Nominee(candidate.key, make, layers_of(candidate.units(self.scores)), predicted, candidate.widths)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.options.search import SearchOptions
-from prune_export.pruning.file_size import written_bytes
+from prune_export.pruning.file_size import file_bytes
 from prune_export.pruning.latency_cache import timing_settings
 from prune_export.subarchitecture.divergence import Divergence
 from prune_export.subarchitecture.evaluation_journal import Journal
@@ -67,10 +66,7 @@ class UniformSearch:
         def judged(shape: Shape, _front: Sequence[Judged[Shape]]) -> Judged[Shape]:
             def evaluate() -> dict[str, float]:
                 network = self.networks.estimated(shape)
-                with tempfile.TemporaryDirectory() as name:
-                    size = written_bytes(
-                        exported(network), self.settings["target"], self.settings["dtype"], Path(name) / "model.onnx"
-                    )
+                size = file_bytes(exported(network), self.settings["target"], self.settings["dtype"])
                 return {"divergence": max(0.0, judge.of(network.encoder)), "bytes": size}
 
             found = self.journal.once([*shape], evaluate)
