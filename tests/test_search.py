@@ -92,6 +92,10 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
     assert sum(key[-1] == "few" for key in keys) == 14
     assert 0 < sum(key[-1] == "others" for key in keys) <= 14  # 14 where all are starts
     assert front_of(tmp_path / "killed") == front_of(tmp_path / "whole")
+    damaged = json.dumps([["tables"], {"latency": 1}]).encode() + b"\n"
+    (tmp_path / "killed/evaluations.jsonl").write_bytes(lines[0] + damaged)
+    with pytest.raises(UsageError, match=r"evaluations\.jsonl: its measured tables are damaged, or of another version"):
+        prune_export.search(model, data, tmp_path / "killed", **SMALL)
     # While a search is at work, no other one begins there; other options are another search.
     with held(tmp_path / "killed", "search"), pytest.raises(OutputError, match="another search is at work in"):
         prune_export.search(model, data, tmp_path / "killed", **SMALL)

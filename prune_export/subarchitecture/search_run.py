@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from exporters.encoder import Encoder
+from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -39,7 +40,7 @@ from prune_export.subarchitecture.measured_front import Measuring, Nominee, as_e
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import spread
 from prune_export.subarchitecture.search_data import SearchData
-from prune_export.subarchitecture.search_folder import make_room
+from prune_export.subarchitecture.search_folder import JOURNAL, make_room
 from prune_export.subarchitecture.width_latency import WidthLatency, measure_widths
 
 # Fractions of the unpruned network's time at which the search starts, narrow streams at every third of them, and fractions
@@ -85,7 +86,14 @@ class Search:
             size = measure_file_size(encoder, table.settings["target"], table.settings["dtype"])
             return msgspec.to_builtins(Tables(table, size, by_width))
 
-        return msgspec.convert(self.journal.once(["tables"], measure), Tables)
+        found = self.journal.once(["tables"], measure)
+        try:
+            return msgspec.convert(found, Tables)
+        except msgspec.ValidationError as error:
+            raise UsageError(
+                f"{Path(self.options.output) / JOURNAL}: its measured tables are damaged, or of another version: {error}; "
+                "remove the file to begin anew"
+            ) from error
 
     def _networks(self) -> tuple[tuple[LayerScores, ...], CandidateNetworks]:
         model, batches = load_reference_model(self.checkpoint), self.data.fit.batches
