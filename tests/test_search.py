@@ -33,6 +33,7 @@ from prune_export.subarchitecture.evolution import Judged, evolve
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import dominates, pareto_front, spread
 from prune_export.subarchitecture.state_similarity import answers_divergence
+from tests.counted_times import count_instead_of_timing
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
 from tests.test_unchanged import checkpoint_folder, questions_file
 
@@ -41,9 +42,16 @@ SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "align": 4
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is measured does not matter here."""
+    """Measures for as short a time as it can."""
     for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
         monkeypatch.setattr(block_timing, name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The front does not depend on the clock."""
+    count_instead_of_timing(monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -103,7 +111,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_front(
         prune_export.search(model, data, tmp_path / "killed", **{**SMALL, "seed": 1})
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_points_of_both_forms_replace_each_other(model: Path, data: Path, tmp_path: Path) -> None:
     """Files that no search wrote stay where they are."""
     options = {**SMALL, "evaluations": 40, "points": 40, "max_divergence": 1e9, "widths": True}
@@ -119,7 +127,7 @@ def test_points_of_both_forms_replace_each_other(model: Path, data: Path, tmp_pa
         load_checkpoint(again.checkpoint)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_a_search_may_begin_with_the_whole_network(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +136,7 @@ def test_a_search_may_begin_with_the_whole_network(
     assert prune_export.search(model, data, tmp_path / "found", **SMALL).front.points
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_a_point_is_the_nearer_of_its_candidate_and_the_exact_selection(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +162,7 @@ def test_a_point_is_the_nearer_of_its_candidate_and_the_exact_selection(
         assert all(error <= of_selection for error in chosen)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 @pytest.mark.parametrize("widths", [False, True])
 def test_the_chosen_point_is_a_checkpoint_that_exports(
     model: Path,
@@ -215,7 +223,7 @@ def test_the_chosen_point_is_a_checkpoint_that_exports(
     assert len(made) == 1
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_refusals_come_before_the_work(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

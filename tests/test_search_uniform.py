@@ -38,6 +38,7 @@ from prune_export.subarchitecture.shape_moves import ShapeMoves, first_shapes
 from prune_export.subarchitecture.short_training import ShortTraining
 from prune_export.subarchitecture.space import Space
 from prune_export.subarchitecture.uniform_networks import UniformNetworks, exported
+from tests.counted_times import count_instead_of_timing
 from tests.models import FAMILY_CASES, make_model, save
 from tests.test_search_plain import batches_of, saved_and_loaded
 from tests.tiny_training import checkpoint_folder, questions_file
@@ -49,9 +50,15 @@ CASES = {str(case): case for case in FAMILY_CASES}
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured does not matter here."""
+    """Measures for as short a time as it can."""
     monkeypatch.setattr(block_timing, "_ROUNDS", 1)
     monkeypatch.setattr(block_timing, "_SECONDS", 0.0)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front does not depend on the clock."""
+    count_instead_of_timing(monkeypatch)
 
 
 @pytest.fixture
@@ -110,7 +117,7 @@ def test_a_uniform_search_that_was_killed_goes_on_to_the_same_front(
         prune_export.search(model, data, tmp_path / "killed", space=space, **SMALL)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_the_chosen_shape_is_a_checkpoint_that_everything_loads(
     model: Path, data: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +164,7 @@ def test_the_chosen_shape_is_a_checkpoint_that_everything_loads(
         networks.network(msgspec.structs.replace(point, layers=tuple(PointLayer("0-9", "0") for _ in point.layers)))
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_the_published_algorithm_is_brute_force_where_it_takes_every_shape(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
