@@ -21,7 +21,6 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.source import resolve
 from prune_export.cli.main import main
 from prune_export.files.holding import held
-from prune_export.pruning import block_timing
 from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.obs import block_moments, obs_scores
 from prune_export.slicing.bases import spectra
@@ -33,19 +32,12 @@ from prune_export.subarchitecture.evolution import Judged, evolve
 from prune_export.subarchitecture.moves import Moves
 from prune_export.subarchitecture.pareto import dominates, pareto_front, spread
 from prune_export.subarchitecture.state_similarity import answers_divergence
+from prune_export.subarchitecture.width_latency import measure_widths
 from tests.counted_times import count_instead_of_timing
 from tests.models import FAMILY_CASES, example_inputs, make_model, save
 from tests.test_unchanged import checkpoint_folder, questions_file
 
 SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "align": 4, "evaluations": 14, "points": 3}
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Measures for as short a time as it can."""
-    for name, value in (("_ROUNDS", 1), ("_SECONDS", 0.0), ("_WIDTHS", 4)):
-        monkeypatch.setattr(block_timing, name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -74,7 +66,7 @@ def front_of(folder: Path) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("counted")
 def test_a_search_that_was_killed_goes_on_to_the_same_front(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +235,31 @@ def test_refusals_come_before_the_work(
     with pytest.raises(UnsupportedError):
         prune_export.search(tmp_path / "albert", data, tmp_path / "new", widths=True, **SMALL)
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_search_that_finds_nothing_says_how_near_it_came(model: Path, data: Path, tmp_path: Path) -> None:
+    words = r"at most 1e-09: the nearest faster one has 0\.\d+; raise --max-divergence or --evaluations"
+    with pytest.raises(UsageError, match=words):
+        prune_export.search(model, data, tmp_path / "found", **SMALL, max_divergence=1e-9)
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_the_latency_of_a_sliced_network_is_the_sum_of_what_was_measured(model: Path, width: int) -> None:
+    """With parameters in place of milliseconds each head and each column costs what it has at its width."""
+    encoder = load_checkpoint(model).encoder
+    table = measure_widths(encoder, {})
+    indices = tuple(range(len(encoder.layers)))
+    full = Candidate((4,) * len(indices), (24,) * len(indices), (width,) * len(encoder.norms))
+    fewer = full._replace(heads=(2, *full.heads[1:]), columns=(*full.columns[:-1], 8))
+    # Of biases, only the query's are the heads' own: the key's cancel, the value's are in the output's.
+    head, column = 8 * (4 * width + 1) / 1000, (2 * width + 1) / 1000
+    assert table.total(full, indices) - table.total(fewer, indices) == pytest.approx(2 * head + 16 * column)
+    # An emptied block costs nothing more: its output's bias stays as a constant.
+    assert table.total(fewer._replace(heads=(0,) * len(indices), columns=(0,) * len(indices)), indices) == (
+        pytest.approx(np.interp(width, table.widths, table.rest))
+    )
 
 
 def test_estimated_networks_have_the_weights_of_least_squares() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -123,16 +124,20 @@ class Search:
 
         Raises:
             OutputError: the journal cannot be written.
+            UsageError: no network was found that is faster than the model and near enough to it.
         """
         options, batches = self.options, self.data.search.batches
         few, others = (
             Divergence(self.checkpoint, part, device=options.device)
             for part in (batches[::_FEW], [batch for index, batch in enumerate(batches) if index % _FEW])
         )
-        count = 0
+        count, dense, nearest = 0, self.costs.blocks.dense, math.inf
+
+        def is_of_use(candidate: Candidate, latency_ms: float) -> bool:
+            return latency_ms < dense or bool(candidate.widths)
 
         def judged(candidate: Candidate, front: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
-            nonlocal count
+            nonlocal count, nearest
             count += 1
             network = cache(lambda: self.networks.estimated(candidate))
             first = max(0.0, self.journal.once([*candidate.key, "few"], lambda: few.of(network())))
@@ -144,6 +149,8 @@ class Search:
                 return None
             rest = max(0.0, self.journal.once([*candidate.key, "others"], lambda: others.of(network())))
             error = (few.examples * first + others.examples * rest) / (few.examples + others.examples)
+            if is_of_use(candidate, latency_ms):
+                nearest = min(nearest, error)
             return Judged(candidate, error, latency_ms, size, first)
 
         self.progress.stage("Searching", options.evaluations)
@@ -156,7 +163,17 @@ class Search:
             most_error=options.max_divergence,
             progress=self.progress,
         )
-        useful = [point for point in front if point.latency_ms < self.costs.blocks.dense or point.candidate.widths]
+        useful = [
+            point
+            for point in front
+            if point.error <= options.max_divergence and is_of_use(point.candidate, point.latency_ms)
+        ]
+        if not useful:
+            found = "none was faster" if nearest == math.inf else f"the nearest faster one has {nearest:.3g}"
+            raise UsageError(
+                f"found no network that takes less than the model's {dense:.3g} ms with a divergence of at most "
+                f"{options.max_divergence:.3g}: {found}; raise --max-divergence or --evaluations"
+            )
         return self._measured(spread(useful, options.points, lambda point: point.latency_ms), count)
 
     def full(self) -> Candidate:
