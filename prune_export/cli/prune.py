@@ -16,9 +16,11 @@ OPTIONS, COMMAND = PruneOptions, Printing
 
 def run(given: dict[str, Any], command: Printing) -> int:
     from exporters.errors import QualityError
+    from prune_export.cli.allocator import keep_freed_memory
     from prune_export.cli.console import print_pruned, progress
     from prune_export.verbs.prune import prune
 
+    keep_freed_memory()
     with progress(quiet=command.quiet) as listener:
         results = prune(**given, progress=listener)
     with reporting(command, optional=True):
