@@ -91,6 +91,30 @@ class DotProduct(AttentionScores):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RelativeBias(AttentionScores):
+    """`scale * (query @ key.T)` plus a number for each head and each distance of query and key (MPNet, T5).
+
+    The number is `table[row, head]`, where `row` is `row_of_distance[query - key + reach]`: int64, `[2 * reach + 1]`.
+    Distances beyond `reach` have the rows of its ends. All layers hold the same `table`. It has a column for each head of
+    the original model, is read at the block's `heads`, and is never cut.
+    """
+
+    table: Annotated[Tensor, Axes("distance_row", "original_head")]
+    row_of_distance: Tensor
+
+    @property
+    def reach(self) -> int:
+        return len(self.row_of_distance) // 2
+
+    def bias(self, heads: tuple[int, ...], length: int) -> Tensor:
+        """Returns what is added to the scores of `heads`: `[heads, query, key]`, each `length` long."""
+        places = torch.arange(length)
+        distances = (places[:, None] - places).clamp(-self.reach, self.reach) + self.reach
+        rows = self.row_of_distance[distances].to(self.table.device)
+        return self.table[:, list(heads)].t()[:, rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Attention:
     """Self-attention: `softmax(scores) @ value` per head, then the output projection, summed over heads.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from exporters.encoder import Attention, DotProduct, FeedForward, Layer, PostNorm, Ungated
+from exporters.encoder import Attention, DotProduct, FeedForward, Layer, PostNorm, RelativeBias, Ungated
 from exporters.errors import UnsupportedError
 
-KNOWN = (DotProduct, Ungated, PostNorm)
+KNOWN = (DotProduct, RelativeBias, Ungated, PostNorm)
 
 
 def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:

@@ -57,6 +57,11 @@ FAMILY_CASES = (
             "num_labels": 3,
         },
     ),
+    FamilyCase(
+        "mpnet",
+        "MPNetConfig",
+        {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"} | {"pad_token_id": 1},
+    ),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 

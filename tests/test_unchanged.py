@@ -28,6 +28,7 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from exporters.tasks import TASKS, Task
 from prune_export.cli.main import main
+from prune_export.families import FAMILIES
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS
 from tests.models import FAMILY_CASES, FamilyCase, linear, make_model
@@ -66,7 +67,8 @@ def onnx_files(case: FamilyCase, task: Task, folder: Path) -> str:
         linear(model, case, 2, "up").bias[::3] = 0
     encoder = inspect(save_model(model, folder)).slim
     parts = []
-    for target, dtype in FORMS + CUDA_PACKED:
+    has_packed = issubclass(FAMILIES[case.model_type].scores_kind, TARGETS["cuda-packed"].scores)
+    for target, dtype in FORMS + (CUDA_PACKED if has_packed else []):
         save(build(encoder, TARGETS[target], PRECISIONS[dtype]), folder / "model.onnx")
         parts.append((folder / "model.onnx").read_bytes())
     return digest(b"".join(parts))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention
+from exporters.encoder import Attention, RelativeBias
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import batch_first
@@ -23,6 +24,7 @@ from exporters.onnx.linear import add_bias, project
 from exporters.onnx.packing import cumulative_lengths, token_offsets
 from exporters.onnx.precision import NUMPY_DTYPES
 from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_scales
+from exporters.onnx.relative_bias import relative_bias
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
 MASKED = float(np.finfo(np.float32).min)
@@ -55,6 +57,18 @@ def additive_mask(context: GraphContext) -> ir.Value:
     return context.shared["additive_mask"]
 
 
+def _added_to_scores(context: GraphContext, block: Attention, *, first_only: bool) -> ir.Value:
+    """Returns what is added to the scores in the residual type, the mask included."""
+    mask = additive_mask(context)
+    if not isinstance(block.scores, RelativeBias):
+        return mask
+    label = f"added_to_scores_{block.heads}_{first_only}"
+    if label not in context.shared:
+        bias = relative_bias(context, block.scores, block.heads, context.precision.residual, first_only=first_only)
+        context.shared[label] = context.builder.op("Add", bias, mask)
+    return context.shared[label]
+
+
 def plain_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
     """Attends by matrix products, Softmax and an added mask: ai.onnx operations only; layout "batch-first" or "rows"."""
     builder, heads = context.builder, len(block.heads)
@@ -74,7 +88,7 @@ def plain_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.to_residual(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
-    scores = builder.op("Add", scores, additive_mask(context))
+    scores = builder.op("Add", scores, _added_to_scores(context, block, first_only=queries is not x))
     weights = context.to_matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=by_head)
     width = heads * block.value_size
@@ -85,19 +99,21 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     """Attends by ONNX Runtime's Attention, or QAttention if all three projections are in dynamic 8 bits; layout "rows".
 
     One operation multiplies with query, key and value weights side by side, splits heads and attends. It covers neither
-    other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits: `plain_attention` does then.
+    other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits, nor 8 bits with a bias of
+    scores: `plain_attention` does then.
     """
     quantized = {context.quantizes(label) for label in ("query", "key", "value")}
     static = context.quantization is not None and context.quantization.ranges is not None
     observed = context.observed is not None
     fp32 = context.precision.matmul == ir.DataType.FLOAT
-    one_size = block.query_key_size == block.value_size  # all that QAttention takes
+    # All that QAttention takes.
+    suits_integers = block.query_key_size == block.value_size and not isinstance(block.scores, RelativeBias)
     if (
         queries is not x
         or len(quantized) > 1
         or observed
         or not fp32
-        or (True in quantized and (static or not one_size))
+        or (True in quantized and (static or not suits_integers))
     ):
         return plain_attention(context, x, queries, block)
     builder, heads = context.builder, len(block.heads)
@@ -117,12 +133,19 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     if True in quantized:
         contexts = _integer_attention(context, x, weights, bias, attributes)
     else:
+        distances: list[ir.Value | None] = []
+        if isinstance(block.scores, RelativeBias):
+            distances = [
+                None,  # the past
+                relative_bias(context, block.scores, block.heads, ir.DataType.FLOAT, first_only=False),
+            ]
         contexts = builder.contrib(
             "Attention",
             batch_first(context, x, block.query_weight.shape[2]),
             builder.joined_weight(weights, "query_key_value.weight", ir.DataType.FLOAT, transposed),
             bias,
             _integer_mask(context),
+            *distances,
             dtype=ir.DataType.FLOAT,
             qkv_hidden_sizes=[query_key_width, query_key_width, width],
             **attributes,
@@ -182,7 +205,7 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     The kernels keep softmax in fp32.
     """
     query, key, value = _project(context, x, queries, block)
-    bias = _attention_bias(context, first_only=queries is not x)
+    bias = _attention_bias(context, block, first_only=queries is not x)
     return context.builder.contrib(
         "MultiHeadAttention",
         query,
@@ -212,16 +235,34 @@ def packed_multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.
     )
 
 
-def _attention_bias(context: GraphContext, *, first_only: bool) -> ir.Value:
-    """Returns `[batch, 1, sequence, sequence]` (`[batch, 1, 1, sequence]` for one query) in the matmul type; made once.
+def _attention_bias(context: GraphContext, block: Attention, *, first_only: bool) -> ir.Value:
+    """Returns what is added to the scores in the matmul type, made once for all layers with the same heads.
 
-    It is 0 at attended positions, and elsewhere the most negative number of the type: fp16 must not become infinite.
+    That is the mask, `[batch, 1, queries, sequence]`, and the bias by distance where there is one, `[batch, heads, queries,
+    sequence]`; with `first_only` there is one query.
     """
     builder, dtype = context.builder, context.precision.matmul
-    label = f"attention_bias_{first_only}"
+    if not isinstance(block.scores, RelativeBias):
+        return _masked_bias(context, np.finfo(NUMPY_DTYPES[dtype]).min, first_only=first_only)
+    label = f"attention_bias_{block.heads}_{first_only}"
+    if label not in context.shared:
+        # Half of the least number in fp16: the sum must not become infinite either.
+        least = np.finfo(NUMPY_DTYPES[dtype]).min / 2
+        bias = relative_bias(context, block.scores, block.heads, dtype, first_only=first_only)
+        context.shared[label] = builder.op("Add", bias, _masked_bias(context, least, first_only=first_only))
+    return context.shared[label]
+
+
+def _masked_bias(context: GraphContext, least: np.floating[Any], *, first_only: bool) -> ir.Value:
+    """Returns `[batch, 1, sequence, sequence]` (`[batch, 1, 1, sequence]` for one query) in the matmul type; made once.
+
+    It is 0 at attended positions, and `least` elsewhere, finite in the type: fp16 must not become infinite.
+    """
+    builder, dtype = context.builder, context.precision.matmul
+    label = f"masked_bias_{least}_{first_only}"
     if label not in context.shared:
         number = NUMPY_DTYPES[dtype]
-        most_negative = builder.constant(np.finfo(number).min, number)
+        most_negative = builder.constant(least, number)
         absent = builder.op(
             "Sub", builder.constant(1.0, number), builder.cast(context.attention_mask, ir.DataType.INT64, dtype)
         )

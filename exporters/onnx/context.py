@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from exporters.encoder import Attention, Norm
+from exporters.encoder import Attention, AttentionScores, Norm
 from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.precision import Precision, Quantization
 from exporters.providers import Provider
@@ -35,6 +35,7 @@ class Target:
     `alignment`: query/key sizes, value sizes and feed-forward columns are zero-padded to its multiples.
     `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
     `half_residual`: in fp16 the residual stream is in fp16 as well, since the target's norms and softmax sum in fp32 inside.
+    `scores`: the kinds of scores that `attention` has a form for.
     `cuda_only`: some of its operations have no kernel on CPUs, so that not even parity runs there.
     `sessions`: the settings with which graphs run fastest, by the name of their precision.
     """
@@ -49,6 +50,7 @@ class Target:
     gelu: Callable[[GraphContext, ir.Value], ir.Value]
     signed_activations: bool = False
     half_residual: bool = False
+    scores: tuple[type[AttentionScores], ...] = (AttentionScores,)
     cuda_only: bool = False
     sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
 

@@ -125,6 +125,21 @@ def check_opset(opset: int) -> None:
         raise WriteError(f"opset {opset} is not supported; expected {MIN_OPSET} to {MAX_OPSET}")
 
 
+def check_scores(target: Target, layers: tuple[Layer, ...]) -> None:
+    """Refuses kinds of attention scores that the target has no form for.
+
+    Raises:
+        WriteError: a layer has such a kind.
+    """
+    for index, layer in enumerate(layers):
+        if isinstance(layer.attention, Attention) and not isinstance(layer.attention.scores, target.scores):
+            raise WriteError(
+                f"layer {index}: the target {target.name} has no form for scores of the kind "
+                f"{type(layer.attention.scores).__name__}; expected {' or '.join(kind.__name__ for kind in target.scores)}. "
+                "Use --target cuda"
+            )
+
+
 def check_precision(target: Target, precision: Precision) -> None:
     """Refuses what a target has no fast form for.
 
@@ -157,12 +172,13 @@ def build(
     and the largest value of its input (`<map>:min`, `<map>:max`, float32 scalars).
 
     Raises:
-        WriteError: the opset is outside what is supported, or the target has no form for the precision.
+        WriteError: the opset is outside what is supported, or the target has no form for the precision or for the scores.
     """
     check_kinds(encoder.layers, "the ONNX writer")
     opset = target.opset if opset is None else opset
     check_opset(opset)
     check_precision(target, precision)
+    check_scores(target, encoder.layers)
     if target.half_residual:
         precision = replace(precision, residual=precision.matmul)
     if unknown := sorted(quantization.keep_float - set(quantizable_maps(encoder))):

@@ -242,6 +242,11 @@ def _kept_heads(pruned: Mapping[int, set[int]], family: Family, config: Any) -> 
                 f"{dimensions.layers} layers of {dimensions.heads} heads, counted from 0"
             )
         kept[layer] = tuple(head for head in range(dimensions.heads) if head not in heads)
+    if kept and not family.resizes_heads:
+        raise UnsupportedError(
+            f"config.json: pruned_heads, which transformers cannot run in a network of the type {family.model_type}; "
+            "expected removed heads to be zeros in tensors of full size"
+        )
     if kept and len(set(family.layer_paths(config))) < dimensions.layers:
         raise UnsupportedError(f"config.json: pruned_heads in a network of shared layers ({family.model_type})")
     return kept

@@ -7,7 +7,8 @@
 
 `order` names the stored layer of each step (shared layers are stored once); `heads` are original indices, and null where
 the attention block is a constant. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
-`layers.3.attention.query_weight` `[heads, query_key_size, hidden]`.
+`layers.3.attention.query_weight` `[heads, query_key_size, hidden]`. What the scores of all layers have in common is stored
+once, such as `scores.table` of a bias by distance.
 
 A network with a sliced residual stream has the key "sliced" as well: {"widths": […], "epsilons": […]}, one number per norm,
 the embeddings' first, then two per layer. These norms are then RMSNorms without bias, and every layer has skip matrices.
@@ -25,8 +26,8 @@ from torch import Tensor
 from exporters.axes import assemble, wrong_shapes
 from exporters.encoder import (
     Attention,
+    AttentionScores,
     ConstantBlock,
-    DotProduct,
     Embeddings,
     Encoder,
     FeatureHead,
@@ -52,6 +53,7 @@ P = TypeVar("P")
 _MOST_NORMS = 2 * MOST_LAYERS + 1
 
 FORMAT = Format("prune-export/slim", 1)
+SCORES = "attention.scores."  # the paths, in a layer, of tensors that all layers have in common
 
 
 class _SlimLayer(msgspec.Struct):
@@ -123,7 +125,8 @@ class _Reader:
 
     def encoder(self) -> Encoder:
         record = self.record
-        layers = [self.layer(place, layer.heads) for place, layer in enumerate(record.layers)]
+        scores = self.scores() if any(layer.heads is not None for layer in record.layers) else None
+        layers = [self.layer(place, layer.heads, scores) for place, layer in enumerate(record.layers)]
         embeddings = self.part(
             Embeddings,
             "embeddings",
@@ -135,13 +138,24 @@ class _Reader:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head())
 
-    def layer(self, place: int, heads: list[int] | None) -> Layer:
+    def scores(self) -> AttentionScores:
+        """Reads what the scores of all layers have in common."""
+        inside = {
+            path: self.tensors[f"scores.{path}"] for path in self.family.scores if f"scores.{path}" in self.tensors
+        }
+        try:
+            scores = self.family.attention_scores(self.dimensions, inside)
+        except KeyError as error:
+            raise WeightsError(f"{self.path}: the tensor 'scores.{error.args[0]}' is missing") from error
+        self.check(scores, "scores.", self.dimensions.sizes)
+        return scores
+
+    def layer(self, place: int, heads: list[int] | None, scores: AttentionScores | None) -> Layer:
         name = f"layers.{place}"
         attention: Attention | ConstantBlock
-        if heads is None:
+        if heads is None or scores is None:
             attention = self.part(ConstantBlock, f"{name}.attention")
         else:
-            scores = DotProduct(self.dimensions.head_size**-0.5)
             attention = self.part(Attention, f"{name}.attention", heads=tuple(heads), scores=scores)
         feed_forward: FeedForward | ConstantBlock
         if f"{name}.feed_forward.bias" in self.tensors:

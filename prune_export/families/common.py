@@ -16,7 +16,7 @@ def bert_like_dimensions(config: Any) -> Dimensions:
     return Dimensions(
         vocabulary=config.vocab_size,
         positions=config.max_position_embeddings,
-        types=config.type_vocab_size,
+        types=getattr(config, "type_vocab_size", 0),
         embedding=config.hidden_size,  # whatever else config.json holds: the class does not look at it
         hidden=config.hidden_size,
         layers=config.num_hidden_layers,

@@ -12,7 +12,7 @@ from exporters.axes import Sizes, assemble, axes_of
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
-    DotProduct,
+    AttentionScores,
     Embeddings,
     Encoder,
     FeedForward,
@@ -134,11 +134,15 @@ class _EncoderReader:
 
     def encoder(self, task: Task) -> Encoder:
         embeddings = self.embeddings()
+        tensors = self.tensors(
+            self.family.scores_kind, self.family.scores, self.dimensions.sizes, prefix=self.family.body("")
+        )
+        scores = self.family.attention_scores(self.dimensions, tensors)
         layers: dict[str, Layer] = {}
         paths = self.family.layer_paths(self.config)
         for index, path in enumerate(paths):
             if path not in layers:
-                layers[path] = self.layer(path, index)
+                layers[path] = self.layer(path, index, scores)
         return Encoder(task, embeddings, tuple(layers[path] for path in paths), self.head(task, embeddings))
 
     def embeddings(self) -> Embeddings:
@@ -159,7 +163,7 @@ class _EncoderReader:
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part
 
-    def layer(self, path: str, index: int) -> Layer:
+    def layer(self, path: str, index: int, scores: AttentionScores) -> Layer:
         dimensions, table = self.dimensions, self.family.layers
         sizes = {**dimensions.sizes, "features": dimensions.hidden}
         heads, reason = tuple(range(dimensions.heads)), ""
@@ -174,7 +178,7 @@ class _EncoderReader:
 
         return Layer(
             feed_forward=part(FeedForward, "feed_forward", gating=Ungated(dimensions.activation)),
-            attention=part(Attention, "attention", reason, heads=heads, scores=DotProduct(dimensions.head_size**-0.5)),
+            attention=part(Attention, "attention", reason, heads=heads, scores=scores),
             attention_norm=part(Norm, "attention_norm"),
             feed_forward_norm=part(Norm, "feed_forward_norm"),
         )

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from exporters.axes import assemble
+from exporters.encoder import AttentionScores, DotProduct
 from exporters.tasks import Task
 from prune_export.families.table import Stored, Table, linear
 from prune_export.tasks import SPECS
@@ -30,6 +34,7 @@ class Dimensions:
     hidden_dropout: float
     attention_dropout: float
     classifier_dropout: float
+    distance_rows: int = 0  # of the table of scores by distance, where there is one
 
     @property
     def head_size(self) -> int:
@@ -50,6 +55,8 @@ class Dimensions:
             "value": self.head_size,
             "intermediate": self.intermediate,
             "label": self.labels,
+            "distance_row": self.distance_rows,
+            "original_head": self.heads,
         }
 
 
@@ -92,7 +99,9 @@ class Family:
     `layer(config, index)` returns the path of layer `index` in the base model; layers with the same path share their
     weights. `architecture` is the stem of the family's class names, such as "Bert" of `BertForQuestionAnswering`. `heads`
     holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
-    `projects_always` embeddings are projected even where they are as wide as the encoder.
+    `projects_always` embeddings are projected even where they are as wide as the encoder. `scores_kind` is the kind of the
+    attention scores; `scores` holds the tensors that they have in common in all layers, `scores_values` what else they need.
+    Without `resizes_heads` transformers has no model whose heads were removed by `pruned_heads`.
     """
 
     model_type: str
@@ -106,6 +115,10 @@ class Family:
     layers: Table = field(default_factory=lambda: LAYER)
     projects_always: bool = False
     positions_from_padding: bool = False
+    scores_kind: type[AttentionScores] = DotProduct
+    scores: Table = field(default_factory=dict)
+    scores_values: Mapping[str, Any] = field(default_factory=dict)
+    resizes_heads: bool = True
 
     def class_name(self, task: Task) -> str:
         """Returns the name of the family's Hugging Face class for `task`."""
@@ -122,6 +135,14 @@ class Family:
         The class for features is the base model itself, whose paths have no prefix.
         """
         return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
+
+    def attention_scores(self, dimensions: Dimensions, tensors: Mapping[str, Tensor]) -> AttentionScores:
+        """Returns the scores of all layers; `tensors` are those of the table `scores`.
+
+        Raises:
+            KeyError: a tensor is missing; the path is the argument.
+        """
+        return assemble(self.scores_kind, tensors, scale=dimensions.head_size**-0.5, **self.scores_values)
 
     def module(self, field: str) -> str:
         """Returns the path, in a layer, of the module with the tensor `field` ("attention.query_weight")."""

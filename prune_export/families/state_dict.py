@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from exporters.axes import fill_missing, leaves, pad, scatter, sizes_of, zeros
-from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeedForward, Layer, Ungated
+from exporters.axes import axes_of, fill_missing, leaves, pad, scatter, sizes_of, zeros
+from exporters.encoder import (
+    Attention,
+    AttentionScores,
+    ConstantBlock,
+    DotProduct,
+    Encoder,
+    FeedForward,
+    Layer,
+    Ungated,
+)
 from prune_export.families.names import Dimensions, Family
 from prune_export.families.table import Table, write
 
@@ -26,11 +36,21 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
     weights = write_part(family.embeddings, embeddings, family.body(""))
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
         weights |= write_part(family.layers, full_size(layer, dimensions), f"{path}.")
+    if family.scores:
+        weights |= write_part(family.scores, _scores_of(family, encoder, dimensions), family.body(""))
     table = family.heads[encoder.task]
     weights |= write_part(table, encoder.head)
     if "decoder.bias" in table:  # transformers has it under two names
         weights[f"{table['decoder.weight'].module}.bias"] = weights[table["decoder.bias"].name]
     return weights
+
+
+def _scores_of(family: Family, encoder: Encoder, dimensions: Dimensions) -> AttentionScores:
+    """Returns the scores that all layers have in common; their tensors are zero where no layer has attention."""
+    blocks = (layer.attention for layer in encoder.layers)
+    own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+    tensors = {path: torch.zeros(axes.shape(dimensions.sizes)) for path, axes in axes_of(family.scores_kind).items()}
+    return family.attention_scores(dimensions, tensors) if own is None else own
 
 
 def write_part(table: Table, part: Any, prefix: str = "") -> dict[str, Tensor]:

@@ -9,7 +9,17 @@ import torch
 
 from exporters.axes import Sizes, assemble, axes_of
 from exporters.cost import LayerShape, layer_shape
-from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeatureHead, FeedForward, Layer, Ungated
+from exporters.encoder import (
+    Attention,
+    AttentionScores,
+    ConstantBlock,
+    DotProduct,
+    Encoder,
+    FeatureHead,
+    FeedForward,
+    Layer,
+    Ungated,
+)
 
 P = TypeVar("P")
 
@@ -66,15 +76,21 @@ class BlockNetworks:
     def _layer(self, heads: int, columns: int) -> Layer:
         layer = _constant(self._encoder.layers[0])
         if heads:
-            scores = DotProduct(self._sizes["query_key"] ** -0.5)
             attention = self._random(
-                Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=scores
+                Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=self._scores()
             )
             layer = replace(layer, attention=attention)
         if columns:
             sizes = {**self._sizes, "intermediate": columns}
             layer = replace(layer, feed_forward=self._random(FeedForward, sizes, gating=Ungated(self._activation)))
         return layer
+
+    def _scores(self) -> AttentionScores:
+        """Returns scores of the network's own kind."""
+        scale = self._sizes["query_key"] ** -0.5
+        blocks = (layer.attention for layer in self._encoder.layers)
+        own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+        return DotProduct(scale) if own is None else replace(own, scale=scale)
 
     def _random(self, kind: type[P], sizes: Sizes, **values: Any) -> P:
         """Returns a block of random weights, with the biases that surgery leaves."""

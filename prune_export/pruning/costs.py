@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.cost import LayerShape, flops_per_token, layer_shape
-from exporters.encoder import Encoder, Layer, tensors
+from exporters.encoder import Attention, Encoder, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def parameter_costs(encoder: Encoder) -> Costs:
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
         columns.append(tuple(float((middle + output + 1) * count) for count in range(shape.columns + 1)))
         fixed += middle + output + _fixed_parameters(layer)
+    scores = tuple(layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
+    fixed += sum(tensor.numel() for tensor in tensors(scores))  # what all layers have in common counts once
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,6 +99,22 @@ def describe_linear(module: nn.Linear) -> description.Linear:
     return description.Linear(module.weight.detach(), module.bias.detach())
 
 
+class SlimRelativeBias(nn.Module):
+    """The bias of scores by distance, which all layers have in common."""
+
+    def __init__(self, scores: description.RelativeBias) -> None:
+        super().__init__()
+        self.table = make_parameter(scores.table)
+        self._scores = scores
+
+    def forward(self, length: int) -> Tensor:
+        """Returns the bias of all heads of the original model, `[original_heads, length, length]`."""
+        return replace(self._scores, table=self.table).bias(tuple(range(self.table.shape[1])), length)
+
+    def describe(self) -> description.RelativeBias:
+        return replace(self._scores, table=self.table.detach())
+
+
 class SlimAttention(nn.Module):
     """Self-attention with its own number of heads and its own query/key and value sizes."""
 
@@ -111,7 +129,11 @@ class SlimAttention(nn.Module):
         self.value_bias = None if attention.value_bias is None else make_parameter(attention.value_bias.flatten())
         self.output = make_linear(description.Linear(attention.output_weight.flatten(1), attention.output_bias))
 
-    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """Returns what is added to the residual stream; `bias` is that of all heads of the original model."""
+        if bias is not None:
+            own = bias[list(self.heads)]
+            attends = own[None] if attends is None else own + attends
         query, key, value = (
             projected.unflatten(-1, (len(self.heads), -1)).transpose(1, 2)  # [batch, heads, sequence, size]
             for projected in (
@@ -126,7 +148,8 @@ class SlimAttention(nn.Module):
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
 
-    def describe(self) -> description.Attention:
+    def describe(self, scores: description.AttentionScores | None = None) -> description.Attention:
+        """Returns the description; `scores` are those that all layers have in common (None: this block's own)."""
         count, hidden, written = len(self.heads), self.query.in_features, self.output.out_features
         return description.Attention(
             heads=self.heads,
@@ -138,7 +161,7 @@ class SlimAttention(nn.Module):
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
             output_weight=self.output.weight.detach().view(written, count, -1),
             output_bias=self.output.bias.detach(),
-            scores=self.scores,
+            scores=self.scores if scores is None else scores,
         )
 
 
@@ -191,17 +214,19 @@ class SlimLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dimensions.hidden_dropout)
 
-    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
         attention, feed_forward = self.attention, self.feed_forward
-        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends)
+        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends, bias)
         x = self.attention_norm(_skipped(x, self.attention_skip) + self.dropout(update))
         update = feed_forward.bias if isinstance(feed_forward, SlimConstant) else feed_forward(x)
         output: Tensor = self.feed_forward_norm(_skipped(x, self.feed_forward_skip) + self.dropout(update))
         return output
 
-    def describe(self) -> description.Layer:
+    def describe(self, scores: description.AttentionScores | None = None) -> description.Layer:
+        """Returns the description; `scores` are those that all layers have in common (None: the block's own)."""
+        attention = self.attention
         return description.Layer(
-            attention=self.attention.describe(),
+            attention=attention.describe() if isinstance(attention, SlimConstant) else attention.describe(scores),
             attention_norm=self.attention_norm.describe(),
             feed_forward=self.feed_forward.describe(),
             feed_forward_norm=self.feed_forward_norm.describe(),

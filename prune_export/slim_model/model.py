@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import modeling_outputs
 
-from exporters.encoder import Encoder
+from exporters.encoder import Attention, Encoder, RelativeBias
 from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import expanded
 from prune_export.options.checking import checked
-from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer
+from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer, SlimRelativeBias
 from prune_export.slim_model.heads import make_head
 from prune_export.tasks import SPECS
 
@@ -42,6 +42,7 @@ class SlimModel(nn.Module):
         self.embeddings = SlimEmbeddings(encoder.embeddings, dimensions.hidden_dropout)
         self.layer_indices = encoder.layer_indices  # those of shared layers repeat
         self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
+        self.relative_bias = _relative_bias(encoder)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
         self.eval()
@@ -55,11 +56,12 @@ class SlimModel(nn.Module):
     ) -> Any:
         x = self.embeddings(input_ids, token_type_ids)
         mask = None if attention_mask is None else _additive_mask(attention_mask, x.dtype)
+        bias = None if self.relative_bias is None else self.relative_bias(x.shape[1])
         for index in self.layer_indices:
             if self._checkpointing is not None and self.training:
-                x = checkpoint(self.layers[index], x, mask, **self._checkpointing)
+                x = checkpoint(self.layers[index], x, mask, bias, **self._checkpointing)
             else:
-                x = self.layers[index](x, mask)
+                x = self.layers[index](x, mask, bias)
         logits = self.head(x, self.embeddings.word)
         spec = SPECS[self.task]
         outputs = spec.outputs_of(logits)
@@ -82,7 +84,8 @@ class SlimModel(nn.Module):
     def describe(self) -> Encoder:
         """Returns the network with its current weights as an Encoder, which shares this module's memory."""
         embeddings = self.embeddings.describe()
-        layers = [layer.describe() for layer in self.layers if isinstance(layer, SlimLayer)]
+        scores = None if self.relative_bias is None else self.relative_bias.describe()
+        layers = [layer.describe(scores) for layer in self.layers if isinstance(layer, SlimLayer)]
         head = self.head.describe(embeddings.word)
         return Encoder(self.task, embeddings, tuple(layers[index] for index in self.layer_indices), head)
 
@@ -93,6 +96,13 @@ class SlimModel(nn.Module):
         `prune_export.load_slim` reads it back; `prune-export --model folder` exports it.
         """
         write_slim(self.describe(), self.config, expanded(folder))
+
+
+def _relative_bias(encoder: Encoder) -> SlimRelativeBias | None:
+    """Returns the bias of scores by distance; None where no layer has one."""
+    blocks = (layer.attention for layer in encoder.layers)
+    scores = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+    return SlimRelativeBias(scores) if isinstance(scores, RelativeBias) else None
 
 
 def _additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

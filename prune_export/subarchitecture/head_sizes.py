@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exporters.axes import pad
-from exporters.encoder import Attention, DotProduct
+from exporters.encoder import Attention
 from prune_export.pruning.reconstruction.forward import contexts
 
 _FRESH = 0.02  # the deviation with which transformers initialises weights
@@ -42,7 +42,7 @@ def resize_heads(attention: Attention, size: int, states: Sequence[Tensor], atte
         attention,
         query_weight=attention.query_weight * factor,
         query_bias=attention.query_bias * factor,
-        scores=DotProduct(scale),
+        scores=replace(attention.scores, scale=scale),
     )
 
 

@@ -66,7 +66,8 @@ def check_parent(parent: Checkpoint) -> None:
     """Checks that a plain network can be made of `parent`.
 
     Raises:
-        UnsupportedError: its weights are not of full size, layers share their weights, or its norms are no LayerNorms.
+        UnsupportedError: its weights are not of full size, layers share their weights or a bias of scores, or its norms
+            are no LayerNorms.
     """
     name, encoder = parent.source.name, parent.encoder
     if parent.form not in ("plain", "masked"):
@@ -75,6 +76,11 @@ def check_parent(parent: Checkpoint) -> None:
         raise UnsupportedError(
             f"'{name}': layers of {parent.family.model_type} share their weights; expected a parent whose layers have "
             "their own"
+        )
+    if parent.family.scores:
+        raise UnsupportedError(
+            f"'{name}': all layers of {parent.family.model_type} have one bias of scores by head, and heads of a smaller "
+            "network come from other heads in each layer; search without --uniform"
         )
     if norm_type(parent.config) != "layer_norm":
         raise UnsupportedError(

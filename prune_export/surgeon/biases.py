@@ -7,13 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, AttentionScores, DotProduct
+from exporters.encoder import Attention, AttentionScores, DotProduct, RelativeBias
 from prune_export.surgeon.exactness import exact_for
 
 
-@exact_for(DotProduct)
+@exact_for(DotProduct, RelativeBias)
 def drop_key_bias(block: Attention) -> Attention:
-    """Drops the key bias: it adds `query · key_bias` to all scores of a query alike, and softmax ignores a common shift."""
+    """Drops the key bias: it adds `query · key_bias` to all scores of a query alike, and softmax ignores a common shift.
+
+    A bias by distance is another term of the sum, which stays as it is.
+    """
     return replace(block, key_bias=None)
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from exporters.axes import concatenate, pad, sizes_of, take
-from exporters.encoder import Attention, AttentionScores, DotProduct
+from exporters.encoder import Attention, AttentionScores, DotProduct, RelativeBias
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
 from prune_export.surgeon.exactness import exact_for
 from prune_export.surgeon.zeros import contributing_dimensions, scoring_dimensions
 
 
-@exact_for(DotProduct)
+@exact_for(DotProduct, RelativeBias)
 def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
     """Keeps, of each head in `keep`, only the query/key dimensions listed there. The key bias has to be dropped before.
 
@@ -26,9 +26,9 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
     3. Its query row is zero, its query bias is not: it adds `query_bias * (key_row · x)` to the scores of a key, for every
        query. All such dimensions of a head become one: a query of constant 1 against the sum of those key rows.
 
-    A head that loses all dimensions attends uniformly. It is kept, with one dimension of zeros if no head needs more. The
-    heads of a block get one common size, the largest that any needs; missing dimensions are zeros, which is exact. The
-    attention scale remains that of the original size.
+    A head that loses all dimensions attends uniformly, or by distance alone where the scores have such a bias. It is kept,
+    with one dimension of zeros if no head needs more. The heads of a block get one common size, the largest that any needs;
+    missing dimensions are zeros, which is exact. The attention scale remains that of the original size.
 
     Raises:
         SurgeryError: a dimension to be removed has both a query and a key row.

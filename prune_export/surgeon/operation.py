@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from exporters.encoder import Attention, ConstantBlock, DotProduct, Encoder, FeedForward, Layer, map_layers
+from exporters.encoder import (
+    Attention,
+    ConstantBlock,
+    DotProduct,
+    Encoder,
+    FeedForward,
+    Layer,
+    RelativeBias,
+    map_layers,
+)
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import LayerPlan, Plan, check_fits
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
@@ -47,7 +56,7 @@ def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
 
 def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | ConstantBlock:
     block = fold_value_bias(block)
-    if isinstance(block.scores, DotProduct):
+    if isinstance(block.scores, DotProduct | RelativeBias):
         block = drop_key_bias(block)
     block = remove_heads(block, plan.heads)
     if block.heads:

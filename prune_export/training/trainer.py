@@ -136,10 +136,15 @@ class PruningTrainer(Trainer):
         if self.optimizer is None:
             self._groups = [] if self.method is None else self.method.parameter_groups()
             special = {id(parameter) for group in self._groups for parameter in group.parameters}
-            own = [p for p in (model or self.network).parameters() if p.requires_grad and id(p) not in special]
+            weights: list[nn.Parameter] = []
+            others: list[nn.Parameter] = []
+            for name, parameter in (model or self.network).named_parameters():
+                if parameter.requires_grad and id(parameter) not in special:
+                    # A table of biases, such as MPNet's by distance, has two dimensions.
+                    (weights if parameter.ndim > 1 and "bias" not in name else others).append(parameter)
             groups: list[dict[str, Any]] = [
-                {"params": [p for p in own if p.ndim > 1], "weight_decay": self.args.weight_decay},
-                {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0},
+                {"params": weights, "weight_decay": self.args.weight_decay},
+                {"params": others, "weight_decay": 0.0},
             ]
             for group in self._groups:
                 rates = {"lr": group.learning_rate, "weight_decay": group.weight_decay, "maximize": group.maximize}

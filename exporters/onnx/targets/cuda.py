@@ -12,6 +12,7 @@ depend on the number of real tokens: CUDA graphs cannot capture it, and each run
 from dataclasses import replace
 
 from exporters import providers
+from exporters.encoder import DotProduct
 from exporters.onnx.activation import contrib_gelu
 from exporters.onnx.attention import multi_head_attention, packed_multi_head_attention
 from exporters.onnx.context import Target
@@ -32,5 +33,11 @@ CUDA = Target(
 )
 
 CUDA_PACKED = replace(
-    CUDA, name="cuda-packed", layout="packed", attention=packed_multi_head_attention, sessions={}, cuda_only=True
+    CUDA,
+    name="cuda-packed",
+    layout="packed",
+    attention=packed_multi_head_attention,
+    scores=(DotProduct,),
+    sessions={},
+    cuda_only=True,
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Linear, Norm
+from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Linear, Norm, RelativeBias
 
 Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
 
@@ -24,11 +25,15 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
         split: Tensor = joined.unflatten(-1, (len(block.heads), -1))
         return split.transpose(1, 2)  # [batch, heads, sequence, size]
 
+    mask = attended[:, None, None, :]
+    if isinstance(block.scores, RelativeBias):
+        bias = block.scores.bias(block.heads, x.shape[1])
+        mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)  # [batch, heads, query, key]
     separate = functional.scaled_dot_product_attention(
         project(block.query_weight, block.query_bias),
         project(block.key_weight, block.key_bias),
         project(block.value_weight, block.value_bias),
-        attended[:, None, None, :],
+        mask,
         scale=block.scores.scale,
     )
     return separate.transpose(1, 2).flatten(2)
