@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import prune_export
@@ -26,6 +27,7 @@ from prune_export.parity.inputs import Case, cases, count_cases, text_tokenizer
 from prune_export.parity.junit import write_junit
 from prune_export.parity.quality import Quality, QualityGoal, judge, read_goal
 from prune_export.parity.reference import load_reference
+from prune_export.parity.rounding import rounded_runs
 from prune_export.parity.run import run_parity
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES, Tolerance, tolerance_for
@@ -99,6 +101,59 @@ def test_the_error_of_an_output_is_the_largest_anywhere() -> None:
     big = {"last_hidden_state": np.full((1, 1), 1.0, dtype=np.float16)}
     (output,) = run_check(big, {"last_hidden_state": np.full((1, 1), 1 + 2**-10, dtype=np.float16)}).outputs
     assert output.max_absolute == 2**-10
+
+
+@pytest.mark.parametrize(
+    ("error", "own_error", "passes"),
+    [
+        (0.9e-3, 0.0, True),
+        (1.5e-3, 0.0, False),
+        (1.5e-3, 0.5e-3, True),
+        (2.1e-3, 0.5e-3, False),
+        (np.nan, 0.5e-3, False),
+        (0.9e-2, 1.0, True),
+        (1.1e-2, 1.0, False),
+    ],
+)
+def test_roundings_of_the_reference_are_allowed_some_times(error: float, own_error: float, passes: bool) -> None:
+    """The limit is 1e-3 and the largest value 1; ten times the limit is never exceeded."""
+    values = np.array([[1.0, -0.5]], dtype=np.float64)
+    reference: Any = {"last_hidden_state": values}
+    found: Any = {"last_hidden_state": values + np.array([0, error])}
+    asked: list[Any] = []
+
+    def roundings(batch: Any) -> Any:
+        asked.append(batch)
+        return [{"last_hidden_state": values + np.array([off, 0])} for off in (0.0, own_error / 2, -own_error)]
+
+    tolerance = Tolerance(1e-3, "made up", roundings=4.0)
+    assert run_check(reference, found, tolerance=tolerance, roundings=roundings).passed is passes
+    assert bool(asked) is not (error < 1e-3)  # only where a limit is exceeded
+    without = replace(tolerance, roundings=0.0)
+    assert run_check(reference, found, tolerance=without, roundings=roundings).passed is (error < 1e-3)
+
+
+def test_roundings_change_every_weight_by_as_much_as_float32_does() -> None:
+    """y = w x with w = 1: three draws differ, each by about 2^-24, and the model is left as it was."""
+    linear = torch.nn.Linear(1, 5000, bias=False)
+    torch.nn.init.ones_(linear.weight)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, input_ids: torch.Tensor) -> Any:
+            return {"logits": 2.0**24 * (self.linear(input_ids.to(self.linear.weight)) - 1)}
+
+    run = rounded_runs(Model, ("input_ids",), ("logits",))
+    for _ in range(2):
+        exact, *rounded = run({"input_ids": np.ones((1, 1), dtype=np.int64)})
+        assert np.abs(exact["logits"]).max() < 1e-6
+        assert len(rounded) == 3
+        for found in rounded:
+            assert found["logits"].std() == pytest.approx(1, rel=0.05)
+        assert np.abs(np.corrcoef([found["logits"].ravel() for found in rounded])[0, 1:]).max() < 0.1
 
 
 def test_models_that_cannot_be_compared_fail_and_say_why() -> None:

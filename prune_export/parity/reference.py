@@ -11,15 +11,18 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.evaluation.evaluate_network import evaluate_network
 from prune_export.evaluation.result import ModelResult
-from prune_export.network.opening import Network, torch_runner
+from prune_export.network.opening import Batch, Network, Outputs, torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, one_ahead
 from prune_export.parity.inputs import cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
+from prune_export.parity.rounding import rounded_runs
 from prune_export.parity.verdict import HUGGING_FACE, SLIM_NETWORK
 from prune_export.progress import Progress
 from prune_export.slim_model.model import slim_module
@@ -29,13 +32,15 @@ from prune_export.slim_model.model import slim_module
 class Reference:
     """The answers of the reference model.
 
-    `answered()` gives its outputs for `count` cases, of `longest` tokens at most; `thorough` is False if these are the
-    budget's. `why_no_text` is the reason why there is no real text among them. `result` is its score on the data of `goal`;
+    `answered()` gives its outputs for `count` cases, of `longest` tokens at most. `roundings` are those of
+    `rounded_runs`. `thorough` is False if the cases are the budget's. `why_no_text` is the reason why there is no real text
+    among them. `result` is its score on the data of `goal`;
     None without a goal.
     """
 
     checkpoint: Checkpoint
     answered: Callable[[], Iterable[Answered]]
+    roundings: Callable[[Batch], list[Outputs]]
     count: int
     longest: int
     thorough: bool
@@ -61,8 +66,9 @@ def load_reference(
     """
     encoder = checkpoint.encoder
     progress.stage(f"Loading {reference_name(checkpoint)}")
-    model = slim_module(checkpoint, encoder) if encoder.is_sliced else load_reference_model(checkpoint)
+    model = _model(checkpoint)
     run = torch_runner(model, encoder.inputs, encoder.outputs)
+    roundings = rounded_runs(lambda: _model(checkpoint), encoder.inputs, encoder.outputs)
     tokenizer, why_no_text = text_tokenizer(checkpoint.source.folder, encoder)
     result = None
     if goal is not None:
@@ -76,13 +82,18 @@ def load_reference(
         def kept() -> Iterable[Answered]:
             return ((case, output.result()) for case, output in zip(few, outputs, strict=True))
 
-        return Reference(checkpoint, kept, len(few), longest, False, why_no_text, seed, goal, result)
+        return Reference(checkpoint, kept, roundings, len(few), longest, False, why_no_text, seed, goal, result)
 
     def anew() -> Iterable[Answered]:
         return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
 
     count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
-    return Reference(checkpoint, anew, count, longest, True, why_no_text, seed, goal, result)
+    return Reference(checkpoint, anew, roundings, count, longest, True, why_no_text, seed, goal, result)
+
+
+def _model(checkpoint: Checkpoint) -> nn.Module:
+    encoder = checkpoint.encoder
+    return slim_module(checkpoint, encoder) if encoder.is_sliced else load_reference_model(checkpoint)
 
 
 def reference_name(checkpoint: Checkpoint) -> str:
