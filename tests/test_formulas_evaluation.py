@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import prune_export
+from benchmarks.retrieval import ndcg
 from exporters.errors import OutputError
 from prune_export.data.examples import Question, QuestionData
 from prune_export.data.features import Feature, question_features, text_features
@@ -242,3 +243,10 @@ def test_options_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     prune_export.evaluate(["a", "b"], data)
     assert [model for model, _ in given] == ["a", "a", "b"]
     assert threads == [3, before, before]
+
+
+def test_ndcg_of_one_relevant_text_is_the_gain_of_its_rank() -> None:
+    """Ranks 1, 3 and 11 of eleven texts: 1, 1 / log2(4) and nothing."""
+    others = np.linspace(0.1, 0.9, 10)
+    rows = [np.insert(others, 4, own) for own in (1.0, 0.75, 0.05)]
+    assert ndcg(np.array(rows, dtype=np.float32), np.array([4, 4, 4])) == pytest.approx(100 * (1 + 0.5 + 0) / 3)
