@@ -248,3 +248,14 @@ def test_a_snapshot_of_the_hub(tmp_path: Path) -> None:
     result = prune_export.export(snapshot, tmp_path / "out", target="portable", verify=False)
     assert set(sentence_files(folder)) <= set(result.files)
     assert not (tmp_path / "out" / "1_Pooling" / "config.json").is_symlink()
+
+
+def test_the_task_is_that_of_the_pooling_whatever_class_is_named(tmp_path: Path) -> None:
+    """all-mpnet-base-v2 names the class of its pretraining, whose head it lacks."""
+    folder = sentence_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(folder).task == "feature-extraction"
+    (folder / "modules.json").unlink()
+    with pytest.raises(CheckpointError, match="the task 'fill-mask' needs it"):
+        load_checkpoint(folder)

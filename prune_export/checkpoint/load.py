@@ -19,6 +19,7 @@ from prune_export.checkpoint.hints import other_folder_hint, resized_hint, unfin
 from prune_export.checkpoint.masking import masked_tensors
 from prune_export.checkpoint.raw_config import read_raw_config
 from prune_export.checkpoint.remote_code import no_remote_code
+from prune_export.checkpoint.sentence import embeds_sentences
 from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import Source, resolve
@@ -206,6 +207,8 @@ def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source)
         if name not in TASKS:
             raise UnsupportedError(f"the task '{name}' is not supported; expected one of {', '.join(TASKS)}")
         return name
+    if embeds_sentences(source.folder):
+        return "feature-extraction"  # whatever class it was trained from
     listed = raw.get("architectures")
     architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
     # The family's own classes only: the name of another class does not say what it adds to the network.

@@ -46,6 +46,15 @@ def sentence_files(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def embeds_sentences(folder: Path) -> bool:
+    """Says whether sentence-transformers pools the hidden states of the network in `folder`.
+
+    Raises:
+        CheckpointError: as `sentence_files`.
+    """
+    return any(module.type.rpartition(".")[2] == "Pooling" for module in _modules(folder))
+
+
 def left_behind(folder: Path) -> tuple[str, ...]:
     """Names the folders of modules in `folder` whose files are not copied, because their type is not known."""
     known = {name.rpartition("/")[0] for name in SENTENCE_FILES}
