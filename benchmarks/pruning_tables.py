@@ -36,9 +36,10 @@ _COLOURS = (
 )
 
 
-def section(found: Mapping[str, Any], picture: str) -> str:
-    """A task's part of the page."""
-    return "\n\n".join([f"![{_title(found)}]({picture})", table(found), conditions(found), losses(found)])
+def section(found: Mapping[str, Any], picture: str, others: Sequence[Mapping[str, Any]] = ()) -> str:
+    """A task's part of the page; `others` are results with other numbers of examples."""
+    lines = [table(found), *(lost_with_others(found, other) for other in others)]
+    return "\n\n".join([f"![{_title(found)}]({picture})", "\n".join(lines), conditions(found), losses(found)])
 
 
 def _title(found: Mapping[str, Any]) -> str:
@@ -88,6 +89,16 @@ def table(found: Mapping[str, Any]) -> str:
     if on_second := scores(found, DENSE, 1.0, data=second):
         cells = [scores(found, row, flops, data=second) for flops in asked]
         lines.append(_lost(f"the same on {found['second']} (dense {on_second[0]:.2f})", on_second[0], cells))
+    return "\n".join(lines)
+
+
+def lost_with_others(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Returns what the best method loses with the examples of `other`, at the budgets of `found`."""
+    row, lines = last_method(found), []
+    for data, name in (("metrics", found["evaluation"]), ("second_metrics", found.get("second"))):
+        if dense := scores(other, DENSE, 1.0, data=data):
+            cells = [scores(other, row, flops, data=data) for flops in budgets(found)]
+            lines.append(_lost(f"lost with {other['samples']:,} examples, {name}", dense[0], cells))
     return "\n".join(lines)
 
 
@@ -219,9 +230,12 @@ def sections(folder: Path) -> Sequence[tuple[str, dict[str, Any]]]:
 
 def contents() -> list[Content]:
     """Return the texts of the page that are made of the results that are there."""
-    pages = [
-        (PAGE, task, section(found, f"../benchmarks/results/{picture(task)}")) for task, found in sections(RESULTS)
-    ]
+    pages = []
+    for task, found in sections(RESULTS):
+        others = [
+            json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob(f"pruning-{task}-*.json"))
+        ]
+        pages.append((PAGE, task, section(found, f"../benchmarks/results/{picture(task)}", others)))
     for name, path, content in (("speed", "asked-speed", speed), ("cost", "prune-cost", cost)):
         if (file := RESULTS / f"{path}.json").is_file():
             pages.append((PAGE, name, content(json.loads(file.read_text(encoding="utf-8")))))

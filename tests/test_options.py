@@ -60,7 +60,7 @@ SIGNATURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "prune": (
         "model calibration output",
-        {"samples": 512, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "flops": None}
+        {"samples": 1024, "seed": 0, "dataset": None, "labels": None, "max_seq_length": None, "flops": None}
         | {"parameters": None, "speedup": None, "latency_ms": None, "max_mib": None, "heads": None, "columns": None}
         | {"tolerance": 0.05}
         | {"method": "obs", "rearrangement": True, "reconstruction": "full", "gradual": True, "device": "cpu"}

@@ -41,7 +41,7 @@ class CalibrationData(Options, title="data"):
             nargs="+",
         ),
     ] = field(kw_only=False)
-    samples: Annotated[int, Option("examples that are used", "N", SAMPLE_COUNT)] = 512
+    samples: Annotated[int, Option("examples that are used", "N", SAMPLE_COUNT)] = 1024
     seed: Annotated[int, Option("which examples", "N", SEEDS)] = 0
     dataset: Annotated[str | None, Option("the GLUE task, where the data cannot tell", "NAME")] = None
     labels: Annotated[Sequence[str] | None, Option("the model's classes in order", "LABEL", nargs="+")] = None
