@@ -48,7 +48,7 @@ from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 
 CASES = {case.model_type: case for case in FAMILY_CASES}
-BERT, ELECTRA, ALBERT = CASES["bert"], CASES["electra"], CASES["albert"]
+BERT, ELECTRA, ALBERT, MPNET = (CASES[name] for name in ("bert", "electra", "albert", "mpnet"))
 
 
 def batches_of(model: Any, count: int = 10) -> list[dict[str, Tensor]]:
@@ -71,7 +71,7 @@ def answers(checkpoint: Checkpoint, encoder: Encoder, inputs: dict[str, Tensor])
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("case", [BERT, ELECTRA, CASES["roberta"], CASES["distilbert"]], ids=str)
+@pytest.mark.parametrize("case", [BERT, ELECTRA, CASES["roberta"], CASES["distilbert"], MPNET], ids=str)
 def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path) -> None:
     """With all directions, and without the mean that LayerNorm subtracts, on inputs that no basis was made of."""
     model = make_model(case, task)
@@ -88,7 +88,7 @@ def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path
             assert (actual - expected[name]).abs().max() < 2e-5, (name, width)
 
 
-@pytest.mark.parametrize("case", [BERT, ELECTRA], ids=str)
+@pytest.mark.parametrize("case", [BERT, ELECTRA, MPNET], ids=str)
 def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) -> None:
     """With fewer heads and columns, and blocks that are constants."""
     model = make_model(case, "question-answering")
