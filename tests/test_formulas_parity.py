@@ -127,8 +127,17 @@ def test_roundings_of_the_reference_are_allowed_some_times(error: float, own_err
         return [{"last_hidden_state": values + np.array([off, 0])} for off in (0.0, own_error / 2, -own_error)]
 
     tolerance = Tolerance(1e-3, "made up", roundings=4.0)
-    assert run_check(reference, found, tolerance=tolerance, roundings=roundings).passed is passes
-    assert bool(asked) is not (error < 1e-3)  # only where a limit is exceeded
+    result = run_check(reference, found, tolerance=tolerance, roundings=roundings)
+    assert result.passed is passes
+    assert result.outputs[0].by_rounding is bool(asked)
+    report = parity_report((result,))
+    exceeds = passes and error > 1e-3
+    assert report.by_rounding("ONNX") == report.to_json()["comparisons"]["ONNX"].get("by_rounding", 0) == exceeds
+    caption = parity_table(report).caption
+    assert caption == (
+        "Above the limit of 0.1, by what roundings alone do to the original: ONNX in 1" if exceeds else None
+    )
+    assert bool(asked) is (1e-3 < error < 1e-2)  # only where a limit is exceeded, and by no more than tenfold
     without = replace(tolerance, roundings=0.0)
     assert run_check(reference, found, tolerance=without, roundings=roundings).passed is (error < 1e-3)
 

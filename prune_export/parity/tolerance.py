@@ -32,7 +32,7 @@ class Tolerance:
     def with_rounding(self, largest_reference: float, own_error: float) -> float:
         """Returns the error that is allowed where roundings alone make an error of `own_error` in the reference."""
         allowed = self.allowed(largest_reference)
-        return max(allowed, min(self.roundings * own_error, _MOST_ROUNDING * allowed))
+        return max(allowed, min(self.roundings * own_error, _MOST_ROUNDING * allowed)) if self.roundings else allowed
 
 
 _MOST_ROUNDING = 10.0  # times the limit

@@ -19,7 +19,10 @@ SLIM_NETWORK = "the slim PyTorch network"
 
 @dataclass(frozen=True, slots=True)
 class OutputResult:
-    """One output of one case. `max_relative` is `max|Δ| / max|reference|`."""
+    """One output of one case. `max_relative` is `max|Δ| / max|reference|`.
+
+    With `by_rounding`, the error exceeded the limit, and `allowed` follows from what roundings alone do to the reference.
+    """
 
     name: str
     max_absolute: float
@@ -27,6 +30,7 @@ class OutputResult:
     largest_reference: float
     allowed: float
     passed: bool
+    by_rounding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,14 @@ class ParityReport:
                 )
         return errors
 
+    def by_rounding(self, comparison: str) -> int:
+        """Counts the cases that were above the limit and passed, because roundings alone do as much to the reference."""
+        return sum(
+            result.passed and any(output.by_rounding for output in result.outputs)
+            for result in self.results
+            if result.comparison == comparison
+        )
+
     def agreement(self, comparison: str) -> Agreement | None:
         """Counts the answers of all cases of `comparison` together; None if there were none to decode."""
         parts = [r.agreement for r in self.results if r.comparison == comparison and r.agreement is not None]
@@ -132,6 +144,7 @@ class ParityReport:
                     output: {"max_absolute": _finite(absolute), "max_relative": _finite(relative)}
                     for output, (absolute, relative) in self.worst(name).items()
                 },
+                **({"by_rounding": count} if (count := self.by_rounding(name)) else {}),
                 **({"answers": {"questions": agreement.questions, "same": agreement.same}} if agreement else {}),
             }
         return {

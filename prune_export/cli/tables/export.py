@@ -94,6 +94,12 @@ def parity_table(report: ParityReport) -> Table:
             cells = [comparison, output, f"{absolute:.2g}", f"{relative:.2g}", f"{100 * used:.0f} %"]
             table.add_row(*cells, *([answers] if with_answers else []), mark)
             comparison, answers, mark = "", "", Text()
+    if counts := {name: count for name in report.comparisons() if (count := report.by_rounding(name))}:
+        shown = ", ".join(f"{name} in {count}" for name, count in counts.items())
+        table.caption = (
+            f"Above the limit of {report.tolerance.limit:g}, by what roundings alone do to the original: {shown}"
+        )
+        table.caption_justify = "left"
     return table
 
 
