@@ -32,6 +32,7 @@ from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
 from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.tasks import SPECS
 
 Form = Literal["plain", "masked", "hub", "slim"]
 
@@ -208,7 +209,7 @@ def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source)
             raise UnsupportedError(f"the task '{name}' is not supported; expected one of {', '.join(TASKS)}")
         return name
     if embeds_sentences(source.folder):
-        return "feature-extraction"  # whatever class it was trained from
+        return next(task for task in TASKS if SPECS[task].base_model)  # whatever class it was trained from
     listed = raw.get("architectures")
     architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
     # The family's own classes only: the name of another class does not say what it adds to the network.
