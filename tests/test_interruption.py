@@ -220,3 +220,32 @@ def test_a_signal_during_an_import_is_one_line(
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"prune-export: error: {WORDS[number]}")
     assert [path.name for path in tmp_path.iterdir()] == ["hook"]
+
+
+SWALLOWED = """
+import os, signal, sys, time
+from prune_export.cli import main as command
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        time.sleep(0.5)
+
+def main():
+    signal.signal(signal.SIGTERM, command._terminate)
+    dying = Dying()
+    del dying
+    time.sleep(20)
+    return 0
+
+command.main = main
+command.entry()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals, code: int) -> None:
+    """Python prints an exception that a destructor raises, and goes on."""
+    script = SWALLOWED.format(number=int(number))
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stdout, found.stderr) == (code, "", "")

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -62,6 +63,7 @@ verbs:
 
 
 _DASHES = re.compile("[-–—]")  # those of texts, too, from which command lines are copied
+_AGAIN_SECONDS = 0.01  # after which the destructor is left
 _SECRET_WORDS = ("token", "secret", "passw", "auth", "key", "cred")
 
 
@@ -244,6 +246,20 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
+def _deliver_again(swallowed: Any) -> None:
+    """Sends a signal again whose exception was raised in a destructor, where Python prints it and goes on.
+
+    This is `sys.unraisablehook`; other exceptions are printed as usual.
+    """
+    number = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}.get(swallowed.exc_type)
+    if number is None:
+        sys.__unraisablehook__(swallowed)
+        return
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         from prune_export.facts.record import versions
@@ -259,6 +275,7 @@ def entry() -> None:
     Unloading torch and transformers module by module would take Python most of a second.
     """
     _open_standard_files()
+    sys.unraisablehook = _deliver_again
     try:
         code = main()
         for number in (signal.SIGINT, signal.SIGTERM):  # what is left to do is ended by them at once
