@@ -98,7 +98,9 @@ def lost_with_others(found: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     for data, name in (("metrics", found["evaluation"]), ("second_metrics", found.get("second"))):
         if dense := scores(other, DENSE, 1.0, data=data):
             cells = [scores(other, row, flops, data=data) for flops in budgets(found)]
-            lines.append(_lost(f"lost with {other['samples']:,} examples, {name}", dense[0], cells))
+            counts = sorted({len(cell) for cell in cells if cell})
+            seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+            lines.append(_lost(f"lost with {other['samples']:,} examples, {seeds} seeds, {name}", dense[0], cells))
     return "\n".join(lines)
 
 

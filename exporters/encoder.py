@@ -86,12 +86,17 @@ class AttentionScores:
 
 
 @dataclass(frozen=True, slots=True)
-class DotProduct(AttentionScores):
+class ContentScores(AttentionScores):
+    """`scale * (query @ key.T)`, plus at most terms in which neither query nor key appears."""
+
+
+@dataclass(frozen=True, slots=True)
+class DotProduct(ContentScores):
     """`scale * (query @ key.T)`, without a term for positions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RelativeBias(AttentionScores):
+class RelativeBias(ContentScores):
     """`scale * (query @ key.T)` plus a number for each head and each distance of query and key (MPNet, T5).
 
     The number is `table[row, head]`, where `row` is `row_of_distance[query - key + reach]`: int64, `[2 * reach + 1]`.

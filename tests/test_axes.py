@@ -258,7 +258,7 @@ def test_the_surgeon_leaves_scores_alone_that_its_rules_are_not_proved_for(tmp_p
     known = plan_from_zeros(replace(encoder, layers=(replace(encoder.layers[0], attention=_dot(encoder)),)))
     assert set(known.layers[0].query_key_dimensions) == {0, 1, 2, 3}
     for rule in (drop_key_bias, lambda made_up: remove_query_key_dimensions(made_up, {0: (0, 1)})):
-        with pytest.raises(SurgeryError, match="is exact for DotProduct or RelativeBias; found MadeUpScores"):
+        with pytest.raises(SurgeryError, match="is exact for ContentScores; found MadeUpScores"):
             rule(encoder.layers[0].attention)
     with pytest.raises(UnsupportedError, match=r"the ONNX writer knows .*; found MadeUpScores"):
         build(encoder, TARGETS["cpu"], PRECISIONS["fp32"])

@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, AttentionScores, DotProduct, RelativeBias
+from exporters.encoder import Attention, AttentionScores, ContentScores
 from prune_export.surgeon.exactness import exact_for
 
 
-@exact_for(DotProduct, RelativeBias)
+@exact_for(ContentScores)
 def drop_key_bias(block: Attention) -> Attention:
     """Drops the key bias: it adds `query · key_bias` to all scores of a query alike, and softmax ignores a common shift.
 
-    A bias by distance is another term of the sum, which stays as it is.
+    Terms without query and key, such as a bias by distance, stay as they are.
     """
     return replace(block, key_bias=None)
 

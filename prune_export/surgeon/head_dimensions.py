@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 
 from exporters.axes import concatenate, pad, sizes_of, take
-from exporters.encoder import Attention, AttentionScores, DotProduct, RelativeBias
+from exporters.encoder import Attention, AttentionScores, ContentScores
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
 from prune_export.surgeon.exactness import exact_for
 from prune_export.surgeon.zeros import contributing_dimensions, scoring_dimensions
 
 
-@exact_for(DotProduct, RelativeBias)
+@exact_for(ContentScores)
 def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -> Attention:
     """Keeps, of each head in `keep`, only the query/key dimensions listed there. The key bias has to be dropped before.
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 from exporters.encoder import (
     Attention,
     ConstantBlock,
-    DotProduct,
+    ContentScores,
     Encoder,
     FeedForward,
     Layer,
-    RelativeBias,
     map_layers,
 )
 from exporters.errors import SurgeryError
@@ -56,7 +55,7 @@ def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
 
 def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | ConstantBlock:
     block = fold_value_bias(block)
-    if isinstance(block.scores, DotProduct | RelativeBias):
+    if isinstance(block.scores, ContentScores):
         block = drop_key_bias(block)
     block = remove_heads(block, plan.heads)
     if block.heads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, DotProduct, Encoder, FeedForward, Layer, RelativeBias, Ungated
+from exporters.encoder import Attention, ContentScores, Encoder, FeedForward, Layer, Ungated
 from prune_export.facts.plan import Indices, LayerPlan, Plan
 
 
@@ -18,8 +18,8 @@ def plan_from_zeros(encoder: Encoder) -> Plan:
       contributes a constant).
     - A head is removed if all of its value dimensions are.
     - A query/key dimension is removed if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With other scores than dot
-      products, with or without a bias by distance, none is removed.
+      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With other kinds of
+      scores than `ContentScores` none is removed.
     - A column is removed if its row of `up` is zero (a constant) or its column of `down` is. With gating none is removed.
     """
     plans = [_layer_plan(layer) for layer in encoder.distinct_layers]
@@ -42,7 +42,7 @@ def _layer_plan(layer: Layer) -> LayerPlan:
     if isinstance(layer.attention, Attention):
         block = layer.attention
         contributing, scoring = contributing_dimensions(block), scoring_dimensions(block)
-        if not isinstance(block.scores, DotProduct | RelativeBias):
+        if not isinstance(block.scores, ContentScores):
             scoring[:] = True
         kept = {head: position for position, head in enumerate(block.heads) if contributing[position].any()}
         heads = tuple(kept)
