@@ -32,6 +32,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+Positions = Literal["absolute", "from_padding", "none"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
     """`x @ weight.T + bias`."""
@@ -58,22 +61,27 @@ class Norm:
 class Embeddings:
     """The sum of word, position and token-type rows, a norm, and a projection where rows are narrower than the encoder.
 
-    `positions` is "absolute" (the row is the token's index in the sequence) or "from_padding" (RoBERTa: the row is
-    `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`). `token_type` is None
-    where the model takes no token types.
+    `positions` is "absolute" (the row is the token's index in the sequence), "from_padding" (RoBERTa: the row is
+    `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`) or "none" (`position`
+    is None, and `longest` is the greatest length that the model is meant for, in tokens). `token_type` is None where the
+    model takes no token types.
     """
 
     word: Annotated[Tensor, Axes("vocabulary", "embedding")]
-    position: Annotated[Tensor, Axes("position", "embedding")]
+    position: Annotated[Tensor | None, Axes("position", "embedding")]
     token_type: Annotated[Tensor | None, Axes("token_type", "embedding")]
     norm: Annotated[Norm, Renamed(features="embedding")]
     projection: Annotated[Linear | None, Renamed(inputs="embedding", outputs="hidden")]
-    positions: Literal["absolute", "from_padding"]
+    positions: Positions
     pad_token_id: int
+    longest: int | None = None
 
     @property
     def max_length(self) -> int:
-        """Returns the length, in tokens, of the longest sequence for which there are position rows."""
+        """Returns the length, in tokens, of the longest sequence that the model takes."""
+        if self.position is None:
+            assert self.longest is not None
+            return self.longest
         rows = self.position.shape[0]
         return rows - self.pad_token_id - 1 if self.positions == "from_padding" else rows
 

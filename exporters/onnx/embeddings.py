@@ -23,12 +23,14 @@ def _positions_from_padding(context: GraphContext, input_ids: ir.Value, pad_toke
     return builder.op("Add", builder.op("Mul", count, is_token), builder.constant(pad_token_id, np.int64))
 
 
-def _position_rows(context: GraphContext, parameters: Embeddings, input_ids: ir.Value) -> ir.Value:
-    """Returns position rows that broadcast against the word rows."""
+def _position_rows(
+    context: GraphContext, positions: Tensor, input_ids: ir.Value, *, pad_token_id: int | None
+) -> ir.Value:
+    """Returns position rows that broadcast against the word rows; with `pad_token_id` they are counted from padding."""
     builder = context.builder
-    table = builder.weight(parameters.position, "position.weight", context.precision.matmul)
-    if parameters.positions == "from_padding":
-        ids = _positions_from_padding(context, input_ids, parameters.pad_token_id)
+    table = builder.weight(positions, "position.weight", context.precision.matmul)
+    if pad_token_id is not None:
+        ids = _positions_from_padding(context, input_ids, pad_token_id)
         return builder.op("Gather", table, ids, axis=0)
     return builder.op("Slice", table, builder.integers(0), context.sequence, builder.integers(0))
 
@@ -46,7 +48,10 @@ def embeddings(
     """Returns the hidden states before the first layer, in the target's layout and the residual type."""
     builder = context.builder
     x = _word_rows(context, parameters.word, input_ids)
-    x = builder.op("Add", x, context.to_residual(_position_rows(context, parameters, input_ids)))
+    if parameters.position is not None:
+        pad_token_id = parameters.pad_token_id if parameters.positions == "from_padding" else None
+        rows = _position_rows(context, parameters.position, input_ids, pad_token_id=pad_token_id)
+        x = builder.op("Add", x, context.to_residual(rows))
     if parameters.token_type is not None and token_type_ids is not None:
         types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
         rows = builder.op("Gather", types, token_type_ids, axis=0)

@@ -119,44 +119,43 @@ class _Reader:
         self.path = path
         self.family = family
         self.record = record
-        self.dimensions = family.dimensions(config)
+        self.first_use = {place: index for index, place in reversed(tuple(enumerate(record.order)))}
+        self.config, self.dimensions = config, family.dimensions(config)
         self.epsilon = epsilon_of(config, self.dimensions)
         self.sliced = record.sliced
 
     def encoder(self) -> Encoder:
         record = self.record
-        scores = self.scores() if any(layer.heads is not None for layer in record.layers) else None
-        layers = [self.layer(place, layer.heads, scores) for place, layer in enumerate(record.layers)]
+        layers = [self.layer(place, layer.heads) for place, layer in enumerate(record.layers)]
         embeddings = self.part(
             Embeddings,
             "embeddings",
             **self.norm_values(0),
-            positions="from_padding" if self.family.positions_from_padding else "absolute",
-            pad_token_id=self.dimensions.pad_token_id,
+            **self.family.position_values(self.config),
         )
         if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head())
 
-    def scores(self) -> AttentionScores:
-        """Reads what the scores of all layers have in common."""
+    def scores(self, place: int) -> AttentionScores:
+        """Returns the scores of a layer, whose tensors all layers have in common."""
         inside = {
             path: self.tensors[f"scores.{path}"] for path in self.family.scores if f"scores.{path}" in self.tensors
         }
         try:
-            scores = self.family.attention_scores(self.dimensions, inside)
+            scores = self.family.attention_scores(self.config, self.first_use.get(place, 0), inside)
         except KeyError as error:
             raise WeightsError(f"{self.path}: the tensor 'scores.{error.args[0]}' is missing") from error
         self.check(scores, "scores.", self.dimensions.sizes)
         return scores
 
-    def layer(self, place: int, heads: list[int] | None, scores: AttentionScores | None) -> Layer:
+    def layer(self, place: int, heads: list[int] | None) -> Layer:
         name = f"layers.{place}"
         attention: Attention | ConstantBlock
-        if heads is None or scores is None:
+        if heads is None:
             attention = self.part(ConstantBlock, f"{name}.attention")
         else:
-            attention = self.part(Attention, f"{name}.attention", heads=tuple(heads), scores=scores)
+            attention = self.part(Attention, f"{name}.attention", heads=tuple(heads), scores=self.scores(place))
         feed_forward: FeedForward | ConstantBlock
         if f"{name}.feed_forward.bias" in self.tensors:
             feed_forward = self.part(ConstantBlock, f"{name}.feed_forward")

@@ -115,7 +115,7 @@ def longest_input(config: dict[str, Any]) -> int:
     """Returns the longest sequence, in tokens, for which a model with this configuration has positions."""
     rows = int(config.get("max_position_embeddings") or 512)
     family = FAMILIES.get(str(config.get("model_type")))
-    if family is not None and family.positions_from_padding:
+    if family is not None and family.positions == "from_padding":
         pad = config.get("pad_token_id")
         return rows - (1 if pad is None else int(pad)) - 1
     return rows

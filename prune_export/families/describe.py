@@ -137,28 +137,28 @@ class _EncoderReader:
         tensors = self.tensors(
             self.family.scores_kind, self.family.scores, self.dimensions.sizes, prefix=self.family.body("")
         )
-        scores = self.family.attention_scores(self.dimensions, tensors)
         layers: dict[str, Layer] = {}
         paths = self.family.layer_paths(self.config)
         for index, path in enumerate(paths):
             if path not in layers:
-                layers[path] = self.layer(path, index, scores)
+                layers[path] = self.layer(path, index, self.family.attention_scores(self.config, index, tensors))
         return Encoder(task, embeddings, tuple(layers[path] for path in paths), self.head(task, embeddings))
 
     def embeddings(self) -> Embeddings:
         sizes, table = self.dimensions, dict(self.family.embeddings)
         if not sizes.types:
             table.pop("token_type", None)
+        if not sizes.has_position_rows:
+            table.pop("position", None)
         if sizes.embedding == sizes.hidden and not self.family.projects_always:
             table = {path: row for path, row in table.items() if not path.startswith("projection.")}
         part = assemble(
             Embeddings,
             self.tensors(Embeddings, table, sizes.sizes, prefix=self.family.body("")),
             epsilon=self.epsilon,
-            positions="from_padding" if self.family.positions_from_padding else "absolute",
-            pad_token_id=sizes.pad_token_id,
+            **self.family.position_values(self.config),
         )
-        if part.token_type is not None and sizes.types == 1:
+        if part.token_type is not None and part.position is not None and sizes.types == 1:
             # There is one type only (RoBERTa), and no input for it: its row is added to every position.
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part

@@ -48,6 +48,13 @@ def bidirectional_buckets(buckets: int, max_distance: int) -> Tensor:
     return (distances < 0).long() * half + torch.where(size < exact, size, far)
 
 
+_ROW_OF_DISTANCE = bidirectional_buckets(_BUCKETS, _MAX_DISTANCE)
+
+
+def _scores_values(_config: Any, _index: int) -> dict[str, Any]:
+    return {"row_of_distance": _ROW_OF_DISTANCE}
+
+
 MPNET = Family(
     model_type="mpnet",
     architecture="MPNet",
@@ -69,9 +76,9 @@ MPNET = Family(
         **linear("attention.output_", "attention.attn.o"),
         **linear("attention_norm", "attention.LayerNorm"),
     },
-    positions_from_padding=True,
+    positions="from_padding",
     scores_kind=RelativeBias,
     scores={"table": Stored("encoder.relative_attention_bias.weight")},
-    scores_values={"row_of_distance": bidirectional_buckets(_BUCKETS, _MAX_DISTANCE)},
+    scores_values=_scores_values,
     resizes_heads=False,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from exporters.axes import assemble
-from exporters.encoder import AttentionScores, DotProduct
+from exporters.encoder import AttentionScores, DotProduct, Positions
 from exporters.tasks import Task
 from prune_export.families.table import Stored, Table, linear
 from prune_export.tasks import SPECS
@@ -35,6 +35,7 @@ class Dimensions:
     attention_dropout: float
     classifier_dropout: float
     distance_rows: int = 0  # of the table of scores by distance, where there is one
+    has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
 
     @property
     def head_size(self) -> int:
@@ -92,6 +93,10 @@ def masked_language_head(dense: str, norm: str, decoder: str, bias: str) -> Tabl
     }
 
 
+def _no_values(_config: Any, _index: int) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One model family of Hugging Face transformers.
@@ -99,9 +104,10 @@ class Family:
     `layer(config, index)` returns the path of layer `index` in the base model; layers with the same path share their
     weights. `architecture` is the stem of the family's class names, such as "Bert" of `BertForQuestionAnswering`. `heads`
     holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
-    `projects_always` embeddings are projected even where they are as wide as the encoder. `scores_kind` is the kind of the
-    attention scores; `scores` holds the tensors that they have in common in all layers, `scores_values` what else they need.
-    Without `resizes_heads` transformers has no model whose heads were removed by `pruned_heads`.
+    `projects_always` embeddings are projected even where they are as wide as the encoder. `positions` says how position
+    rows are counted, where there are any. `scores_kind` is the kind of the attention scores; `scores` holds the tensors
+    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need. Without
+    `resizes_heads` transformers has no model whose heads were removed by `pruned_heads`.
     """
 
     model_type: str
@@ -114,10 +120,10 @@ class Family:
     embeddings: Table = field(default_factory=lambda: EMBEDDINGS)
     layers: Table = field(default_factory=lambda: LAYER)
     projects_always: bool = False
-    positions_from_padding: bool = False
+    positions: Positions = "absolute"
     scores_kind: type[AttentionScores] = DotProduct
     scores: Table = field(default_factory=dict)
-    scores_values: Mapping[str, Any] = field(default_factory=dict)
+    scores_values: Callable[[Any, int], Mapping[str, Any]] = _no_values
     resizes_heads: bool = True
 
     def class_name(self, task: Task) -> str:
@@ -136,13 +142,20 @@ class Family:
         """
         return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
 
-    def attention_scores(self, dimensions: Dimensions, tensors: Mapping[str, Tensor]) -> AttentionScores:
-        """Returns the scores of all layers; `tensors` are those of the table `scores`.
+    def attention_scores(self, config: Any, index: int, tensors: Mapping[str, Tensor]) -> AttentionScores:
+        """Returns the scores of layer `index`; `tensors` are those of the table `scores`.
 
         Raises:
             KeyError: a tensor is missing; the path is the argument.
         """
-        return assemble(self.scores_kind, tensors, scale=dimensions.head_size**-0.5, **self.scores_values)
+        values = {"scale": self.dimensions(config).head_size ** -0.5, **self.scores_values(config, index)}
+        return assemble(self.scores_kind, tensors, **values)
+
+    def position_values(self, config: Any) -> dict[str, Any]:
+        """Returns what is no tensor in the embeddings, by the names of their fields."""
+        dimensions = self.dimensions(config)
+        rule, longest = (self.positions, None) if dimensions.has_position_rows else ("none", dimensions.positions)
+        return {"positions": rule, "longest": longest, "pad_token_id": dimensions.pad_token_id}
 
     def module(self, field: str) -> str:
         """Returns the path, in a layer, of the module with the tensor `field` ("attention.query_weight")."""

@@ -17,5 +17,5 @@ ROBERTA = Family(
         fill_mask=masked_language_head("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
     ),
     activations={"text-classification": "tanh", "fill-mask": "gelu"},
-    positions_from_padding=True,
+    positions="from_padding",
 )

@@ -33,11 +33,13 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
     embeddings = fill_missing(encoder.embeddings, dimensions.sizes)
     if not dimensions.types:
         embeddings = replace(embeddings, token_type=None)
+    if not dimensions.has_position_rows:
+        embeddings = replace(embeddings, position=None)
     weights = write_part(family.embeddings, embeddings, family.body(""))
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
         weights |= write_part(family.layers, full_size(layer, dimensions), f"{path}.")
     if family.scores:
-        weights |= write_part(family.scores, _scores_of(family, encoder, dimensions), family.body(""))
+        weights |= write_part(family.scores, _scores_of(family, config, encoder), family.body(""))
     table = family.heads[encoder.task]
     weights |= write_part(table, encoder.head)
     if "decoder.bias" in table:  # transformers has it under two names
@@ -45,12 +47,15 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
     return weights
 
 
-def _scores_of(family: Family, encoder: Encoder, dimensions: Dimensions) -> AttentionScores:
+def _scores_of(family: Family, config: Any, encoder: Encoder) -> AttentionScores:
     """Returns the scores that all layers have in common; their tensors are zero where no layer has attention."""
     blocks = (layer.attention for layer in encoder.layers)
     own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
-    tensors = {path: torch.zeros(axes.shape(dimensions.sizes)) for path, axes in axes_of(family.scores_kind).items()}
-    return family.attention_scores(dimensions, tensors) if own is None else own
+    if own is not None:
+        return own
+    sizes = family.dimensions(config).sizes
+    tensors = {path: torch.zeros(axes.shape(sizes)) for path, axes in axes_of(family.scores_kind).items()}
+    return family.attention_scores(config, 0, tensors)
 
 
 def write_part(table: Table, part: Any, prefix: str = "") -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def sliced_embeddings(embeddings: Embeddings, basis: Basis, width: int) -> tuple
     tables = replace(
         embeddings,
         word=embeddings.word @ writing,
-        position=embeddings.position @ writing,
+        position=None if embeddings.position is None else embeddings.position @ writing,
         token_type=None if token_type is None else token_type @ writing,
         norm=sliced_norm(embeddings.norm, basis, width),
         projection=None,

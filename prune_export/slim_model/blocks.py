@@ -53,24 +53,29 @@ class SlimEmbeddings(nn.Module):
 
     def __init__(self, embeddings: description.Embeddings, dropout: float) -> None:
         super().__init__()
-        self.word, self.position = make_parameter(embeddings.word), make_parameter(embeddings.position)
-        self.token_type = None if embeddings.token_type is None else make_parameter(embeddings.token_type)
+        self.word = make_parameter(embeddings.word)
+        self.position, self.token_type = (
+            None if table is None else make_parameter(table) for table in (embeddings.position, embeddings.token_type)
+        )
         self.norm = SlimNorm(embeddings.norm)
         self.projection = None if embeddings.projection is None else make_linear(embeddings.projection)
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
+        self.longest = embeddings.longest
 
     def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Returns the sum of the tables' rows, `[batch, sequence, embedding]`.
 
         Rows are looked up by `embedding`: a GPU sums its gradient in parallel, but that of an index one row at a time.
         """
-        if self.positions == "from_padding":
-            is_token = input_ids.ne(self.pad_token_id).long()
-            rows = functional.embedding(is_token.cumsum(dim=1) * is_token + self.pad_token_id, self.position)
-        else:
-            rows = self.position[: input_ids.shape[1]]
-        x = functional.embedding(input_ids, self.word) + rows
+        x = functional.embedding(input_ids, self.word)
+        if self.position is not None:
+            if self.positions == "from_padding":
+                is_token = input_ids.ne(self.pad_token_id).long()
+                ids = is_token.cumsum(dim=1) * is_token + self.pad_token_id
+                x = x + functional.embedding(ids, self.position)
+            else:
+                x = x + self.position[: input_ids.shape[1]]
         if self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + functional.embedding(types, self.token_type)
@@ -85,12 +90,13 @@ class SlimEmbeddings(nn.Module):
     def describe(self) -> description.Embeddings:
         return description.Embeddings(
             word=self.word.detach(),
-            position=self.position.detach(),
+            position=None if self.position is None else self.position.detach(),
             token_type=None if self.token_type is None else self.token_type.detach(),
             norm=self.norm.describe(),
             projection=None if self.projection is None else describe_linear(self.projection),
             positions=self.positions,
             pad_token_id=self.pad_token_id,
+            longest=self.longest,
         )
 
 

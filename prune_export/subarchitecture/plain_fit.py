@@ -98,7 +98,7 @@ class PlainFit:
         changed = replace(
             embeddings,
             word=embeddings.word @ writer.T,
-            position=embeddings.position @ writer.T,
+            position=None if embeddings.position is None else embeddings.position @ writer.T,
             token_type=None if embeddings.token_type is None else embeddings.token_type @ writer.T,
             norm=_bare(embeddings.norm, writer),
         )
