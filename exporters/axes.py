@@ -269,7 +269,7 @@ def wrong_shapes(part: Any, sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]
 def assemble(kind: type[P], tensors: Mapping[str, Tensor], **values: Any) -> P:
     """Returns a description of the class `kind` with `tensors` by path (see `named_tensors`) and `values` of other fields.
 
-    A value with the name of a field of an inner part ("epsilon" of a norm) becomes that of the inner part.
+    A value with the name of a field of inner parts ("epsilon" of norms) becomes that of the inner parts.
 
     Raises:
         KeyError: a tensor that must not be None is missing; the path is the argument.
@@ -292,8 +292,7 @@ def _inner_part(field: _Field, tensors: Mapping[str, Tensor], values: Mapping[st
     inside = {path.removeprefix(prefix): value for path, value in tensors.items() if path.startswith(prefix)}
     if field.is_optional and not inside:
         return None
-    known = {inner.name for inner in _fields(field.part)}
     try:
-        return assemble(field.part, inside, **{name: value for name, value in values.items() if name in known})
+        return assemble(field.part, inside, **values)
     except KeyError as error:
         raise KeyError(f"{prefix}{error.args[0]}") from None

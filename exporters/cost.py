@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.axes import sizes_of
-from exporters.encoder import Encoder, Layer, tensors
+from exporters.encoder import Encoder, FeedForward, Gated, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class LayerShape:
     """The sizes that decide what a layer costs; they are zero for a block that was removed.
 
     `widths` are those of the residual stream before the layer, after its attention and after the layer, where it has skip
-    matrices. None: it is as wide everywhere, and has none.
+    matrices. None: it is as wide everywhere, and has none. `is_gated`: columns have a gate.
     """
 
     heads: int
@@ -21,13 +21,16 @@ class LayerShape:
     value_size: int
     columns: int
     widths: tuple[int, int, int] | None = None
+    is_gated: bool = False
 
 
 def layer_shape(layer: Layer) -> LayerShape:
     """Returns the shape of one layer of a description."""
     sizes = sizes_of(layer)
     heads, query_key, value, columns = (sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate"))
-    return LayerShape(heads, query_key, value, columns, None if layer.attention_skip is None else layer.widths)
+    widths = None if layer.attention_skip is None else layer.widths
+    is_gated = isinstance(layer.feed_forward, FeedForward) and isinstance(layer.feed_forward.gating, Gated)
+    return LayerShape(heads, query_key, value, columns, widths, is_gated)
 
 
 def count_parameters(encoder: Encoder) -> int:
@@ -45,8 +48,9 @@ def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequenc
     total = 0
     for shape in shapes:
         hidden, middle, output = shape.widths or (hidden_size,) * 3
+        maps = 2 if shape.is_gated else 1
         skips = 0 if shape.widths is None else hidden * middle + middle * output
         projections = (2 * shape.query_key_size + shape.value_size) * hidden + shape.value_size * middle
         products = (shape.query_key_size + shape.value_size) * sequence_length
-        total += 2 * (shape.heads * (projections + products) + shape.columns * (middle + output) + skips)
+        total += 2 * (shape.heads * (projections + products) + shape.columns * (maps * middle + output) + skips)
     return total

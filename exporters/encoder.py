@@ -1,8 +1,8 @@
 """The description of a transformer encoder, on which all parts of the program work.
 
-It describes post-norm encoders (BERT and its relatives): every block adds to the residual stream, and a norm follows. It
-holds tensors and numbers only, no Hugging Face class and no ONNX name. A family reads a checkpoint into it, the surgeon
-makes a smaller description of it, and the writer turns it into ONNX.
+Every block adds to the residual stream. Norms follow the sums (post-norm: BERT and its relatives) or are applied to what a
+block reads (pre-norm: ModernBERT). The description holds tensors and numbers only, no Hugging Face class and no ONNX name. A
+family reads a checkpoint into it, the surgeon makes a smaller description of it, and the writer turns it into ONNX.
 
 All tensors are float32 on the CPU; they may be views into a memory-mapped file and are never written to. Layers that the
 original shares (ALBERT) are the *same object* in `Encoder.layers`; code that maps layers keeps that (see `map_layers`).
@@ -40,7 +40,12 @@ class Linear:
     """`x @ weight.T + bias`."""
 
     weight: Annotated[Tensor, Axes("outputs", "inputs")]
-    bias: Annotated[Tensor, Axes("outputs")]
+    bias: Annotated[Tensor | None, Axes("outputs")]  # None: no bias
+
+    @property
+    def constant(self) -> Tensor:
+        """Returns the bias, zeros where there is none: `[outputs]`."""
+        return self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +133,43 @@ class RelativeBias(ContentScores):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rotary(AttentionScores):
+    """`scale * (rotated(query) @ rotated(key).T)`, of keys at most `window` positions away where there is a window.
+
+    Su et al. 2021, "RoFormer", section 3.2.2, with halves in place of neighbours: a head of size 2 P has P pairs, pair p
+    being its dimensions p and p + P, and at position m pair p is rotated by the angle `m * frequencies[p]` (float32, the
+    original model's `[original pairs]`). `pairs` holds each head's pairs by their index in the original model; None: all, in
+    order.
+    """
+
+    frequencies: Tensor
+    window: int | None = None
+    pairs: Annotated[tuple[tuple[int, ...], ...] | None, Axes("head")] = None
+
+    def angles(self, heads: int, length: int) -> Tensor:
+        """Returns the angles `[heads, length, pairs]`, float32; `[1, length, pairs]` where all heads have all pairs."""
+        positions = torch.arange(length, dtype=torch.float32, device=self.frequencies.device)
+        chosen = (
+            self.frequencies[None] if self.pairs is None else self.frequencies[torch.tensor(self.pairs).view(heads, -1)]
+        )
+        return positions[None, :, None] * chosen[:, None, :]
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Returns queries or keys `[batch, heads, sequence, query_key]` rotated."""
+        angles = self.angles(x.shape[1], x.shape[2]).to(x.device)
+        cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+    def is_near(self, length: int) -> Tensor | None:
+        """Returns which keys each query sees, bool `[query, key]`; None without a window."""
+        if self.window is None:
+            return None
+        places = torch.arange(length, device=self.frequencies.device)
+        return (places[:, None] - places).abs() <= self.window
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Attention:
     """Self-attention: `softmax(scores) @ value` per head, then the output projection, summed over heads.
 
@@ -137,14 +179,19 @@ class Attention:
 
     heads: Annotated[tuple[int, ...], Axes("head")]
     query_weight: Annotated[Tensor, Axes("head", "query_key", "hidden", rows=2)]
-    query_bias: Annotated[Tensor, Axes("head", "query_key", rows=2)]
+    query_bias: Annotated[Tensor | None, Axes("head", "query_key", rows=2)]  # None: no bias
     key_weight: Annotated[Tensor, Axes("head", "query_key", "hidden", rows=2)]
     key_bias: Annotated[Tensor | None, Axes("head", "query_key", rows=2)]  # None: no bias
     value_weight: Annotated[Tensor, Axes("head", "value", "hidden", rows=2)]
     value_bias: Annotated[Tensor | None, Axes("head", "value", rows=2)]  # None: no bias
     output_weight: Annotated[Tensor, Axes("written", "head", "value")]
-    output_bias: Annotated[Tensor, Axes("written")]
+    output_bias: Annotated[Tensor | None, Axes("written")]  # None: no bias
     scores: AttentionScores
+
+    @property
+    def output(self) -> Linear:
+        """Returns the output projection, `[written, heads * value_size]`."""
+        return Linear(self.output_weight.flatten(1), self.output_bias)
 
     @property
     def query_key_size(self) -> int:
@@ -168,10 +215,20 @@ class Ungated(Gating):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeedForward:
-    """`down(activation(up(x)))`.
+class Gated(Gating):
+    """The activation of a second map, by which the output of `up` is multiplied: `activation(gate(x)) * up(x)`.
 
-    A column, or intermediate neuron, is a row of `up.weight` together with a column of `down.weight`.
+    Shazeer 2020, "GLU Variants Improve Transformer", equation 6 and those before it.
+    """
+
+    gate: Annotated[Linear, Renamed(inputs="hidden", outputs="intermediate")]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeedForward:
+    """`down(activation(up(x)))`, or `down(activation(gate(x)) * up(x))` with a gate.
+
+    A column, or intermediate neuron, is a row of `up.weight` (and of the gate's) together with a column of `down.weight`.
     """
 
     up: Annotated[Linear, Renamed(inputs="hidden", outputs="intermediate")]
@@ -190,79 +247,114 @@ class ConstantBlock:
     bias: Annotated[Tensor, Axes("written")]
 
 
-@dataclass(frozen=True, slots=True)
-class NormPlacement:
-    """Where the norms of a layer are; one class per kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class PostNorm(NormPlacement):
-    """The norm follows the residual sum: `x = norm(x + block(x))`."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Attention, then feed-forward, each added to the residual stream and normalized as `placement` says.
+    """Attention, then feed-forward, each added to the residual stream: `x = norm(skip @ x + block(input_norm(x)))`.
 
-    The residual stream is "hidden" wide before the layer, "middle" after its attention and "output" after the layer. Where a
-    block has a skip matrix, the residual sum is `skip @ x + block(x)`; otherwise it is `x + block(x)`, of one width.
+    A norm that is None is left out: post-norm layers have no input norms, pre-norm layers have no others. The residual
+    stream is "hidden" wide before the layer, "middle" after its attention and "output" after the layer. Without a skip
+    matrix the residual sum is `x + block(input_norm(x))`, of one width.
     """
 
     attention: Annotated[Attention | ConstantBlock, Renamed(hidden="hidden", written="middle")]
-    attention_norm: Annotated[Norm, Renamed(features="middle")]
+    attention_norm: Annotated[Norm | None, Renamed(features="middle")]
     feed_forward: Annotated[FeedForward | ConstantBlock, Renamed(hidden="middle", written="output")]
-    feed_forward_norm: Annotated[Norm, Renamed(features="output")]
+    feed_forward_norm: Annotated[Norm | None, Renamed(features="output")]
     attention_skip: Annotated[Tensor | None, Axes("middle", "hidden")] = None
     feed_forward_skip: Annotated[Tensor | None, Axes("output", "middle")] = None
-    placement: NormPlacement = PostNorm()
+    attention_input_norm: Annotated[Norm | None, Renamed(features="hidden")] = None
+    feed_forward_input_norm: Annotated[Norm | None, Renamed(features="middle")] = None
 
     @property
     def widths(self) -> tuple[int, int, int]:
         """Returns the width of the residual stream before the layer, after its attention and after the layer."""
-        middle, output = self.attention_norm.weight.shape[0], self.feed_forward_norm.weight.shape[0]
+        middle, output = _written_by(self.attention), _written_by(self.feed_forward)
         return middle if self.attention_skip is None else self.attention_skip.shape[1], middle, output
+
+    @property
+    def sum_norms(self) -> tuple[Norm, Norm]:
+        """Returns the norms of a post-norm layer, after its attention and after its feed-forward block."""
+        assert self.attention_norm is not None
+        assert self.feed_forward_norm is not None
+        return self.attention_norm, self.feed_forward_norm
+
+
+def _written_by(block: Attention | FeedForward | ConstantBlock) -> int:
+    """Returns the width of what the block adds to the residual stream."""
+    match block:
+        case Attention():
+            return block.output_weight.shape[0]
+        case FeedForward():
+            return block.down.weight.shape[0]
+        case ConstantBlock():
+            return block.bias.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transform:
+    """What some task heads do before their last map: `norm(activation(dense(x)))`."""
+
+    dense: Annotated[Linear, Renamed(inputs="hidden", outputs="pooled")]
+    activation: str
+    norm: Annotated[Norm | None, Renamed(features="pooled")]
 
 
 class Head:
     """The facts that each task head declares.
 
-    `outputs` are the names of the network's outputs, all float32, as in transformers. With `reads_first_token_only` the
-    other positions are not needed after the last attention. `quantizable` are the linear maps that int8 multiplies in
+    `outputs` are the names of the network's outputs, all float32, as in transformers. Unless the head `answers_per_token`
+    there is one answer per sequence. `quantizable` are the linear maps that int8 multiplies in
     integers; most heads have none, because they are small and errors in them reach the answer directly.
     """
 
     __slots__ = ()
 
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    reads_first_token_only: ClassVar[bool] = False
+    answers_per_token: ClassVar[bool] = True
     quantizable: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def reads_first_token_only(self) -> bool:
+        """Says whether the other positions are not needed after the last attention."""
+        return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpanHead(Head):
-    """Question answering: `output` has two rows, start and end."""
+    """Question answering: `output` has two rows, start and end. A transform may come before it."""
 
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
 
     output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
+    transform: Annotated[Transform | None, Renamed(hidden="hidden", pooled="pooled")] = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenHead(Head):
-    """Token classification."""
+    """Token classification. A transform may come before `output`."""
 
     output: Annotated[Linear, Renamed(inputs="hidden", outputs="label")]
+    transform: Annotated[Transform | None, Renamed(hidden="hidden", pooled="pooled")] = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceHead(Head):
-    """Text classification of the first token: `output(activation(dense(x[:, 0])))`."""
+    """Text classification: `output(norm(activation(dense(pooled))))`; most heads have no norm.
 
-    reads_first_token_only: ClassVar[bool] = True
+    `pooled` is the state of the first token, or with the pooling "mean" the mean of the states of all attended tokens.
+    """
+
+    answers_per_token: ClassVar[bool] = False
 
     dense: Annotated[Linear, Renamed(inputs="hidden", outputs="pooled")]
     activation: str
     output: Annotated[Linear, Renamed(inputs="pooled", outputs="label")]
+    norm: Annotated[Norm | None, Renamed(features="pooled")] = None
+    pooling: Literal["first", "mean"] = "first"
+
+    @property
+    def reads_first_token_only(self) -> bool:
+        return self.pooling == "first"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -291,12 +383,13 @@ TaskHead = SpanHead | TokenHead | SequenceHead | MaskedLanguageHead | FeatureHea
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """A whole network for one task."""
+    """A whole network for one task; `final_norm` is applied to the last hidden states of pre-norm encoders."""
 
     task: Task
     embeddings: Embeddings
     layers: tuple[Layer, ...]
     head: TaskHead
+    final_norm: Annotated[Norm | None, Renamed(features="hidden")] = None
 
     @property
     def distinct_layers(self) -> tuple[Layer, ...]:
@@ -317,9 +410,19 @@ class Encoder:
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        """Returns the norms of the residual stream: that of the embeddings, then two per layer."""
+        """Returns the norms of a post-norm encoder's residual stream: that of the embeddings, then two per layer."""
         of_layers = (norm for layer in self.layers for norm in (layer.attention_norm, layer.feed_forward_norm))
-        return (self.embeddings.norm, *of_layers)
+        return (self.embeddings.norm, *(norm for norm in of_layers if norm is not None))
+
+    @property
+    def is_post_norm(self) -> bool:
+        """Says whether a norm follows every sum of the residual stream, and nothing else is normalized."""
+        layers = self.layers
+        return (
+            self.final_norm is None
+            and all(layer.attention_norm is not None and layer.feed_forward_norm is not None for layer in layers)
+            and all(layer.attention_input_norm is None and layer.feed_forward_input_norm is None for layer in layers)
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
-"""Checks that a part of the program knows the kinds of scores, gating and norm placement of a network."""
+"""Checks that a part of the program knows the kinds of scores and gating of a network."""
 
 from __future__ import annotations
 
-from exporters.encoder import Attention, DotProduct, FeedForward, Layer, PostNorm, RelativeBias, Ungated
+from exporters.encoder import Attention, DotProduct, FeedForward, Gated, Layer, RelativeBias, Rotary, Ungated
 from exporters.errors import UnsupportedError
 
-KNOWN = (DotProduct, RelativeBias, Ungated, PostNorm)
+KNOWN = (DotProduct, RelativeBias, Rotary, Ungated, Gated)
 
 
 def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:
@@ -15,7 +15,7 @@ def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] 
         UnsupportedError: a kind is not among `known`.
     """
     for index, layer in enumerate(layers):
-        kinds: list[object] = [layer.placement]
+        kinds: list[object] = []
         if isinstance(layer.attention, Attention):
             kinds.append(layer.attention.scores)
         if isinstance(layer.feed_forward, FeedForward):

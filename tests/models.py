@@ -62,6 +62,21 @@ FAMILY_CASES = (
         "MPNetConfig",
         {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"} | {"pad_token_id": 1},
     ),
+    FamilyCase(
+        "modernbert",
+        "ModernBertConfig",
+        {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"}
+        | {
+            "num_hidden_layers": 4,
+            "local_attention": 8,
+            "pad_token_id": 0,
+            "classifier_pooling": "mean",
+            "global_rope_theta": 1000.0,
+            "local_rope_theta": 10.0,
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
+            "reference_compile": False,
+        },
+    ),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from exporters.axes import pad, sizes_of
-from exporters.encoder import Encoder, Layer, map_layers
+from dataclasses import replace
 
-_ALIGNED_AXES = ("query_key", "value", "intermediate")
+from exporters.axes import pad, sizes_of
+from exporters.encoder import Attention, Encoder, Layer, Rotary, map_layers
+from exporters.rotary import pad_pairs
+
+_ALIGNED_AXES = ("value", "intermediate")
 
 
 def align(encoder: Encoder, multiple: int) -> Encoder:
@@ -15,10 +18,15 @@ def align(encoder: Encoder, multiple: int) -> Encoder:
     """
 
     def aligned(_: int, layer: Layer) -> Layer:
-        sizes = sizes_of(layer)
+        sizes = {axis: size + -size % multiple for axis, size in sizes_of(layer).items()}
         for axis in _ALIGNED_AXES:
             if axis in sizes:
-                layer = pad(layer, axis, sizes[axis] + -sizes[axis] % multiple)
-        return layer
+                layer = pad(layer, axis, sizes[axis])
+        attention = layer.attention
+        if not isinstance(attention, Attention):
+            return layer
+        if isinstance(attention.scores, Rotary):
+            return replace(layer, attention=pad_pairs(attention, sizes["query_key"] // 2))
+        return pad(layer, "query_key", sizes["query_key"])
 
     return encoder if multiple == 1 else map_layers(encoder, aligned)

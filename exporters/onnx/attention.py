@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from exporters.encoder import Attention, RelativeBias
+from exporters.encoder import Attention, RelativeBias, Rotary
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import batch_first
@@ -25,6 +25,7 @@ from exporters.onnx.packing import cumulative_lengths, token_offsets
 from exporters.onnx.precision import NUMPY_DTYPES
 from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_scales
 from exporters.onnx.relative_bias import relative_bias
+from exporters.onnx.rotary import rotated, window_bias
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
 MASKED = float(np.finfo(np.float32).min)
@@ -33,17 +34,25 @@ MASKED = float(np.finfo(np.float32).min)
 def _project(
     context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Projects to query (scaled), key and value, each `[..., heads * size]`."""
+    """Projects to query (scaled), key and value, each `[..., heads * size]`; with rotary scores `[batch, sequence, …]`."""
 
     def projected(label: str, x: ir.Value, weight: Tensor, bias: Tensor | None, scale: float = 1.0) -> ir.Value:
         product = project(context, x, weight.flatten(0, 1), label, constant_scale=scale)
         return product if bias is None else add_bias(context, product, bias.flatten(), label, constant_scale=scale)
 
-    return (
-        projected("query", queries, block.query_weight, block.query_bias, block.scores.scale),
-        projected("key", x, block.key_weight, block.key_bias),
-        projected("value", x, block.value_weight, block.value_bias),
-    )
+    query = projected("query", queries, block.query_weight, block.query_bias, block.scores.scale)
+    key = projected("key", x, block.key_weight, block.key_bias)
+    value = projected("value", x, block.value_weight, block.value_bias)
+    if isinstance(block.scores, Rotary):
+        if context.target.layout == "rows":
+            width = len(block.heads) * block.query_key_size
+            key = batch_first(context, key, width)
+            value = batch_first(context, value, len(block.heads) * block.value_size)
+            query = batch_first(context, query, width) if queries is x else query
+        key = rotated(context, key, block, block.scores)
+        if queries is x:  # the angles of the first token are zero
+            query = rotated(context, query, block, block.scores)
+    return query, key, value
 
 
 def additive_mask(context: GraphContext) -> ir.Value:
@@ -59,6 +68,9 @@ def additive_mask(context: GraphContext) -> ir.Value:
 
 def _added_to_scores(context: GraphContext, block: Attention, *, first_only: bool) -> ir.Value:
     """Returns what is added to the scores in the residual type, the mask included."""
+    if isinstance(block.scores, Rotary) and block.scores.window is not None:
+        least = np.finfo(NUMPY_DTYPES[context.precision.residual]).min
+        return window_bias(context, block.scores.window, least, context.precision.residual, first_only=first_only)
     mask = additive_mask(context)
     if not isinstance(block.scores, RelativeBias):
         return mask
@@ -100,8 +112,13 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
 
     One operation multiplies with query, key and value weights side by side, splits heads and attends. It covers neither
     other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits, nor 8 bits with a bias of
-    scores: `plain_attention` does then.
+    scores: `plain_attention` does then. Rotary scores take MultiHeadAttention.
     """
+    if isinstance(block.scores, Rotary) and queries is x and context.precision.matmul == ir.DataType.FLOAT:
+        contexts = multi_head_attention(context, x, queries, block)
+        return context.builder.op(
+            "Reshape", contexts, context.builder.integers(-1, len(block.heads) * block.value_size)
+        )
     quantized = {context.quantizes(label) for label in ("query", "key", "value")}
     static = context.quantization is not None and context.quantization.ranges is not None
     observed = context.observed is not None
@@ -124,7 +141,7 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
         (block.value_weight.flatten(0, 1), 1.0),
     ]
     biases = [
-        (block.query_bias.flatten(), block.scores.scale),
+        (_or_zeros(block.query_bias, query_key_width), block.scores.scale),
         (_or_zeros(block.key_bias, query_key_width), 1.0),
         (_or_zeros(block.value_bias, width), 1.0),
     ]
@@ -242,6 +259,9 @@ def _attention_bias(context: GraphContext, block: Attention, *, first_only: bool
     sequence]`; with `first_only` there is one query.
     """
     builder, dtype = context.builder, context.precision.matmul
+    if isinstance(block.scores, Rotary) and block.scores.window is not None:
+        least = np.finfo(NUMPY_DTYPES[dtype]).min
+        return window_bias(context, block.scores.window, least, dtype, first_only=first_only)
     if not isinstance(block.scores, RelativeBias):
         return _masked_bias(context, np.finfo(NUMPY_DTYPES[dtype]).min, first_only=first_only)
     label = f"attention_bias_{block.heads}_{first_only}"

@@ -35,6 +35,7 @@ class Target:
     `alignment`: query/key sizes, value sizes and feed-forward columns are zero-padded to its multiples.
     `signed_activations`: in static quantization, activations are signed with zero point 0; otherwise unsigned.
     `half_residual`: in fp16 the residual stream is in fp16 as well, since the target's norms and softmax sum in fp32 inside.
+    `rotary_embedding`: ONNX Runtime's RotaryEmbedding is used.
     `scores`: the kinds of scores that `attention` has a form for.
     `cuda_only`: some of its operations have no kernel on CPUs, so that not even parity runs there.
     `sessions`: the settings with which graphs run fastest, by the name of their precision.
@@ -50,6 +51,7 @@ class Target:
     gelu: Callable[[GraphContext, ir.Value], ir.Value]
     signed_activations: bool = False
     half_residual: bool = False
+    rotary_embedding: bool = False
     scores: tuple[type[AttentionScores], ...] = (AttentionScores,)
     cuda_only: bool = False
     sessions: Mapping[str, SessionSettings] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class GraphContext:
     attention_mask: ir.Value  # int64 [batch, sequence]
     batch: ir.Value
     sequence: ir.Value
+    max_length: int  # the longest sequence, in tokens
     quantization: Quantization | None = None
     observed: dict[str, ir.Value] | None = None
     shared: dict[str, ir.Value] = field(default_factory=dict)  # values that several layers use

@@ -23,9 +23,11 @@ def project(context: GraphContext, x: ir.Value, weight: Tensor, label: str, *, c
     return context.builder.op("MatMul", x, matrix)
 
 
-def add_bias(context: GraphContext, x: ir.Value, bias: Tensor, label: str, *, constant_scale: float = 1.0) -> ir.Value:
-    """Adds `x + bias`; no node if the bias is zero."""
-    if not bias.any():
+def add_bias(
+    context: GraphContext, x: ir.Value, bias: Tensor | None, label: str, *, constant_scale: float = 1.0
+) -> ir.Value:
+    """Adds `x + bias`; no node if there is no bias, or it is zero."""
+    if bias is None or not bias.any():
         return x
     vector = context.builder.weight(bias, f"{label}.bias", context.precision.matmul, constant_scale=constant_scale)
     return context.builder.op("Add", x, vector)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.encoder import Encoder, FeatureHead, MaskedLanguageHead, SequenceHead, SpanHead, TokenHead
+from exporters.encoder import (
+    Encoder,
+    FeatureHead,
+    MaskedLanguageHead,
+    SequenceHead,
+    SpanHead,
+    TokenHead,
+    Transform,
+)
 from exporters.onnx.activation import activation
 from exporters.onnx.context import GraphContext
 from exporters.onnx.layout import leave
@@ -25,14 +33,38 @@ def _decoder(context: GraphContext, x: ir.Value, head: MaskedLanguageHead) -> ir
     batch_first = context.target.layout == "batch-first"
     rows = builder.op("Reshape", x, builder.integers(-1, width)) if batch_first else x
     table = builder.weight(head.decoder.weight, "decoder.weight", dtype)
-    bias = builder.weight(head.decoder.bias, "decoder.bias", dtype)
-    logits = builder.op("Gemm", rows, table, bias, transB=1)
+    bias = [] if head.decoder.bias is None else [builder.weight(head.decoder.bias, "decoder.bias", dtype)]
+    logits = builder.op("Gemm", rows, table, *bias, transB=1)
     return builder.op("Reshape", logits, builder.shape_of(context.batch, -1, vocabulary)) if batch_first else logits
 
 
 def _float32(context: GraphContext, value: ir.Value) -> ir.Value:
     """Casts `value` from the residual type to float32."""
     return context.builder.cast(value, context.precision.residual, ir.DataType.FLOAT)
+
+
+def _transformed(context: GraphContext, x: ir.Value, transform: Transform | None) -> ir.Value:
+    """Computes `norm(activation(dense(x)))`, of `x` in the residual type, in the matmul type."""
+    x = context.to_matmul(x)
+    if transform is None:
+        return x
+    states = activation(context, linear(context, x, transform.dense, "dense"), transform.activation)
+    return (
+        states
+        if transform.norm is None
+        else context.to_matmul(norm(context, context.to_residual(states), transform.norm))
+    )
+
+
+def _mean(context: GraphContext, x: ir.Value, width: int) -> ir.Value:
+    """Returns the mean of the states of attended tokens, `[batch, width]`, summed in float32."""
+    builder, dtype = context.builder, context.precision.residual
+    states = builder.cast(leave(context, x, width), dtype, ir.DataType.FLOAT)
+    attended = builder.op("Cast", context.attention_mask, to=int(ir.DataType.FLOAT))
+    rows = builder.op("Unsqueeze", attended, builder.integers(1))  # [batch, 1, sequence]
+    total = builder.op("Squeeze", builder.op("MatMul", rows, states), builder.integers(1))
+    count = builder.op("ReduceSum", attended, builder.integers(1), keepdims=1)
+    return builder.cast(builder.op("Div", total, count), ir.DataType.FLOAT, dtype)
 
 
 def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
@@ -51,27 +83,30 @@ def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
             states = builder.op("Identity", _float32(context, leave(context, x, width)))
             builder.output(states, head.outputs[0], dtype, (*by_token, width))
         case TokenHead():
-            logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
+            states = _transformed(context, x, head.transform)
+            logits = context.to_residual(linear(context, states, head.output, "output"))
             labels = head.output.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, labels)))
             builder.output(logits, head.outputs[0], dtype, (*by_token, labels))
         case SpanHead():
-            logits = context.to_residual(linear(context, context.to_matmul(x), head.output, "output"))
+            states = _transformed(context, x, head.transform)
+            logits = context.to_residual(linear(context, states, head.output, "output"))
             logits = _float32(context, leave(context, logits, 2))
             for index, name in enumerate(head.outputs):
                 builder.output(
                     builder.op("Gather", logits, builder.constant(index, np.int64), axis=2), name, dtype, by_token
                 )
         case SequenceHead():
-            first = builder.op("Squeeze", x, builder.integers(1)) if context.target.layout == "batch-first" else x
-            pooled = linear(context, context.to_matmul(first), head.dense, "dense")
-            pooled = activation(context, pooled, head.activation)
-            logits = context.to_residual(linear(context, pooled, head.output, "output"))
+            if head.pooling == "mean":
+                pooled = _mean(context, x, encoder.widths[-1])
+            else:
+                pooled = builder.op("Squeeze", x, builder.integers(1)) if context.target.layout == "batch-first" else x
+            states = _transformed(context, pooled, Transform(head.dense, head.activation, head.norm))
+            logits = context.to_residual(linear(context, states, head.output, "output"))
             logits = builder.op("Identity", _float32(context, logits))
             builder.output(logits, head.outputs[0], dtype, ("batch_size", head.output.weight.shape[0]))
         case MaskedLanguageHead():
-            states = activation(context, linear(context, context.to_matmul(x), head.dense, "dense"), head.activation)
-            states = context.to_matmul(norm(context, context.to_residual(states), head.norm))
+            states = _transformed(context, x, Transform(head.dense, head.activation, head.norm))
             logits = context.to_residual(_decoder(context, states, head))
             vocabulary = head.decoder.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, vocabulary)))

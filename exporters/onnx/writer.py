@@ -14,6 +14,7 @@ from exporters.encoder import (
     Embeddings,
     Encoder,
     FeedForward,
+    Gated,
     Layer,
     Linear,
     Norm,
@@ -28,7 +29,7 @@ from exporters.onnx.context import GraphContext, Target
 from exporters.onnx.embeddings import embeddings
 from exporters.onnx.layout import first_tokens
 from exporters.onnx.linear import linear, project
-from exporters.onnx.norm import add_then_norm
+from exporters.onnx.norm import norm
 from exporters.onnx.precision import Precision, Quantization
 from exporters.onnx.task_heads import task_head
 
@@ -49,24 +50,47 @@ def _attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Att
 
 def _feed_forward(context: GraphContext, x: ir.Value, block: FeedForward) -> ir.Value:
     """Returns what the block adds to the residual stream, in the residual type."""
-    inner = activation(context, linear(context, context.to_matmul(x), block.up, "up"), block.gating.activation)
+    inputs = context.to_matmul(x)
+    inner = linear(context, inputs, block.up, "up")
+    if isinstance(block.gating, Gated):
+        gate = activation(context, linear(context, inputs, block.gating.gate, "gate"), block.gating.activation)
+        inner = context.builder.op("Mul", gate, inner)
+    else:
+        inner = activation(context, inner, block.gating.activation)
     return context.to_residual(linear(context, inner, block.down, "down"))
 
 
-def _attention_block(context: GraphContext, x: ir.Value, queries: ir.Value, layer: Layer) -> ir.Value:
-    """Computes `norm(skip(queries) + block(x))`."""
-    block, past = layer.attention, _skip(context, queries, layer.attention_skip)
+def _attention_block(context: GraphContext, x: ir.Value, layer: Layer, *, first_only: bool) -> ir.Value:
+    """Computes `norm(skip @ x + block(input_norm(x)))`, with `first_only` at the first token alone."""
+
+    def queries(states: ir.Value) -> ir.Value:
+        return first_tokens(context, states, layer.widths[0]) if first_only else states
+
+    block, past = layer.attention, _skip(context, queries(x), layer.attention_skip)
     if isinstance(block, ConstantBlock):
         return _constant_block(context, past, block, layer.attention_norm)
-    return context.target.residual_norm(context, past, _attention(context, x, queries, block), layer.attention_norm)
+    inputs = _normalized(context, x, layer.attention_input_norm)
+    return _sum(context, past, _attention(context, inputs, queries(inputs), block), layer.attention_norm)
 
 
 def _feed_forward_block(context: GraphContext, x: ir.Value, layer: Layer) -> ir.Value:
-    """Computes `norm(skip(x) + block(x))`."""
+    """Computes `norm(skip @ x + block(input_norm(x)))`."""
     block, past = layer.feed_forward, _skip(context, x, layer.feed_forward_skip)
     if isinstance(block, ConstantBlock):
         return _constant_block(context, past, block, layer.feed_forward_norm)
-    return context.target.residual_norm(context, past, _feed_forward(context, x, block), layer.feed_forward_norm)
+    update = _feed_forward(context, _normalized(context, x, layer.feed_forward_input_norm), block)
+    return _sum(context, past, update, layer.feed_forward_norm)
+
+
+def _normalized(context: GraphContext, x: ir.Value, parameters: Norm | None) -> ir.Value:
+    return x if parameters is None else norm(context, x, parameters)
+
+
+def _sum(context: GraphContext, x: ir.Value, update: ir.Value, parameters: Norm | None) -> ir.Value:
+    """Computes `norm(x + update)`, or the sum alone where there is no norm."""
+    if parameters is None:
+        return context.builder.op("Add", x, update)
+    return context.target.residual_norm(context, x, update, parameters)
 
 
 def _skip(context: GraphContext, x: ir.Value, skip: Tensor | None) -> ir.Value:
@@ -74,9 +98,12 @@ def _skip(context: GraphContext, x: ir.Value, skip: Tensor | None) -> ir.Value:
     return x if skip is None else context.to_residual(project(context, context.to_matmul(x), skip, "skip"))
 
 
-def _constant_block(context: GraphContext, x: ir.Value, block: ConstantBlock, norm: Norm) -> ir.Value:
+def _constant_block(context: GraphContext, x: ir.Value, block: ConstantBlock, parameters: Norm | None) -> ir.Value:
+    """Computes `norm(x + constant)`; nothing of it where there is no norm and the constant is zero."""
+    if parameters is None and not block.bias.any():
+        return x
     constant = context.builder.weight(block.bias, "constant", context.precision.residual)
-    return add_then_norm(context, x, constant, norm)
+    return _normalized(context, context.builder.op("Add", x, constant), parameters)
 
 
 def _last_mixing(encoder: Encoder) -> int | None:
@@ -102,7 +129,8 @@ def quantizable_maps(encoder: Encoder) -> tuple[str, ...]:
         if layer.attention_skip is not None:
             names.append(f"layer_{index}/attention/skip")
         if isinstance(layer.feed_forward, FeedForward):
-            names += [f"layer_{index}/feed_forward/{part}" for part in ("up", "down")]
+            gate = ("gate",) if isinstance(layer.feed_forward.gating, Gated) else ()
+            names += [f"layer_{index}/feed_forward/{part}" for part in ("up", *gate, "down")]
         if layer.feed_forward_skip is not None:
             names.append(f"layer_{index}/feed_forward/skip")
     return (*names, *(f"head/{part}" for part in encoder.head.quantizable))
@@ -198,6 +226,7 @@ def build(
             attention_mask=inputs["attention_mask"],
             batch=builder.op("Shape", inputs["input_ids"], start=0, end=1),
             sequence=builder.op("Shape", inputs["input_ids"], start=1, end=2),
+            max_length=encoder.embeddings.max_length,
             quantization=quantization if precision.quantized else None,
             observed={} if observe else None,
         )
@@ -209,10 +238,10 @@ def build(
     )  # to packed attention, every token is a query position
     for index, layer in enumerate(encoder.layers):
         with builder.scope(f"layer_{index}/attention"):
-            queries = first_tokens(context, x, layer.widths[0]) if index == first_only else x
-            x = _attention_block(context, x, queries, layer)
+            x = _attention_block(context, x, layer, first_only=index == first_only)
         with builder.scope(f"layer_{index}/feed_forward"):
             x = _feed_forward_block(context, x, layer)
+    x = _normalized(context, x, encoder.final_norm)
     with builder.scope("head"):
         if first_only != last_mixing:
             x = first_tokens(context, x, encoder.widths[-1])

@@ -57,7 +57,8 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
     sizes = family.dimensions(config)
     layers = family.layer_paths(config)
     norms = [(family.body(family.embeddings["norm.weight"].module), sizes.embedding)]
-    norms += [(f"{layer}.{family.module('attention_norm.weight')}", sizes.hidden) for layer in layers]
+    norm_module = family.module(f"{family.input_norm('attention')}.weight")
+    norms += [(f"{layer}.{norm_module}", sizes.hidden) for layer in layers]
     for norm, expected in norms:
         if (features := _rows(tensors, f"{norm}.weight")) not in (None, expected):
             return (
@@ -68,7 +69,7 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
     pruned: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         rows, columns = (
-            _rows(tensors, f"{layer}.{family.layers[field].name}")
+            _rows(tensors, f"{layer}.{family.layers[field].name}", family.layers[field].parts)
             for field in ("attention.query_weight", "feed_forward.up.weight")
         )
         if columns not in (None, sizes.intermediate):
@@ -88,6 +89,7 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
     )
 
 
-def _rows(tensors: Mapping[str, Tensor], name: str) -> int | None:
+def _rows(tensors: Mapping[str, Tensor], name: str, parts: int = 1) -> int | None:
+    """Returns the rows of the tensor `name`, per part; None where it is missing or has none."""
     tensor = tensors.get(name)
-    return int(tensor.shape[0]) if tensor is not None and tensor.ndim else None
+    return int(tensor.shape[0]) // parts if tensor is not None and tensor.ndim else None

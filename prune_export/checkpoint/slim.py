@@ -6,7 +6,8 @@
     pruning.json       {"format": "prune-export/slim", "version": 1, "task": …, "order": […], "layers": [{"heads": […]}]}
 
 `order` names the stored layer of each step (shared layers are stored once); `heads` are original indices, and null where
-the attention block is a constant. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
+the attention block is a constant. With rotary scores a layer that lost pairs has "pairs": the original indices of those
+that each head holds. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
 `layers.3.attention.query_weight` `[heads, query_key_size, hidden]`. What the scores of all layers have in common is stored
 once, such as `scores.table` of a bias by distance.
 
@@ -16,14 +17,16 @@ the embeddings' first, then two per layer. These norms are then RMSNorms without
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import torch
 from torch import Tensor
 
-from exporters.axes import assemble, wrong_shapes
+from exporters.axes import assemble, axes_of, wrong_shapes
 from exporters.encoder import (
     Attention,
     AttentionScores,
@@ -32,8 +35,11 @@ from exporters.encoder import (
     Encoder,
     FeatureHead,
     FeedForward,
+    Gated,
+    Gating,
     Layer,
     Norm,
+    Rotary,
     TaskHead,
     Ungated,
 )
@@ -43,12 +49,15 @@ from prune_export.checkpoint.sizes import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import PLAN_FILE, SLIM
 from prune_export.facts.format import Format
-from prune_export.families.describe import epsilon_of
+from prune_export.families.describe import NORMS, epsilon_of, head_values
 from prune_export.families.names import Family
+from prune_export.families.table import Table, section
 from prune_export.files.reading import ReadingError, read_json
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
+
+_DROPPED = ("key_bias", "value_bias")  # of attention, by surgery
 
 _MOST_NORMS = 2 * MOST_LAYERS + 1
 
@@ -58,6 +67,7 @@ SCORES = "attention.scores."  # the paths, in a layer, of tensors that all layer
 
 class _SlimLayer(msgspec.Struct):
     heads: Annotated[list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_HEADS)]], msgspec.Meta(min_length=1)] | None
+    pairs: Annotated[list[Annotated[list[int], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)] | None = None
 
 
 class _Sliced(msgspec.Struct):
@@ -111,6 +121,15 @@ def _check_sliced(record: _Record, sliced: _Sliced, path: Path) -> None:
         raise WeightsError(f"{path}: expected a sliced network to have layers of its own, in order; found shared ones")
 
 
+def _query_key_size(layer: Layer) -> dict[str, int]:
+    """Returns the size of the axis "query_key" that follows from the layer's pairs, where it has rotary scores."""
+    attention = layer.attention
+    if not isinstance(attention, Attention) or not isinstance(attention.scores, Rotary):
+        return {}
+    pairs = attention.scores.pairs
+    return {"query_key": 2 * len(attention.scores.frequencies if pairs is None else pairs[0])}
+
+
 class _Reader:
     """Reads parts of a description by the paths of their tensors in it."""
 
@@ -126,7 +145,7 @@ class _Reader:
 
     def encoder(self) -> Encoder:
         record = self.record
-        layers = [self.layer(place, layer.heads) for place, layer in enumerate(record.layers)]
+        layers = [self.layer(place, layer) for place, layer in enumerate(record.layers)]
         embeddings = self.part(
             Embeddings,
             "embeddings",
@@ -135,7 +154,8 @@ class _Reader:
         )
         if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
-        return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head())
+        final_norm = self.norm("final_norm", self.family.final_norm, None) if self.family.final_norm else None
+        return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head(), final_norm)
 
     def scores(self, place: int) -> AttentionScores:
         """Returns the scores of a layer, whose tensors all layers have in common."""
@@ -149,29 +169,60 @@ class _Reader:
         self.check(scores, "scores.", self.dimensions.sizes)
         return scores
 
-    def layer(self, place: int, heads: list[int] | None) -> Layer:
+    def with_pairs(self, scores: AttentionScores, place: int, record: _SlimLayer) -> AttentionScores:
+        """Returns the scores with the pairs that each head holds, where they are rotary."""
+        if record.pairs is None:
+            return scores
+        pairs, original = record.pairs, len(scores.frequencies) if isinstance(scores, Rotary) else 0
+        right = (
+            len(pairs) == len(record.heads or ())
+            and len(set(map(len, pairs))) == 1
+            and all(len(set(own)) == len(own) and 0 <= min(own) <= max(own) < original for own in pairs)
+        )
+        if not isinstance(scores, Rotary) or not right:
+            raise WeightsError(
+                f"{self.path.parent / PLAN_FILE}: layer {place}: expected pairs of rotary scores, for every head equally "
+                f"many distinct ones below {original}; found others"
+            )
+        return replace(scores, pairs=tuple(map(tuple, pairs)))
+
+    def layer(self, place: int, record: _SlimLayer) -> Layer:
         name = f"layers.{place}"
+        path = f"{self.family.layer_paths(self.config)[self.first_use.get(place, 0)]}."
+        table = self.family.present(self.family.layers, self.config, path)
         attention: Attention | ConstantBlock
-        if heads is None:
+        if record.heads is None:
             attention = self.part(ConstantBlock, f"{name}.attention")
         else:
-            attention = self.part(Attention, f"{name}.attention", heads=tuple(heads), scores=self.scores(place))
+            heads, rows = tuple(record.heads), section(table, "attention")
+            scores = self.with_pairs(self.scores(place), place, record)
+            attention = self.part(Attention, f"{name}.attention", rows, heads=heads, scores=scores)
         feed_forward: FeedForward | ConstantBlock
         if f"{name}.feed_forward.bias" in self.tensors:
             feed_forward = self.part(ConstantBlock, f"{name}.feed_forward")
         else:
-            gating = Ungated(self.dimensions.activation)
-            feed_forward = self.part(FeedForward, f"{name}.feed_forward", gating=gating)
+            gating: Gating = Ungated(self.dimensions.activation)
+            if self.family.is_gated:
+                rows = section(table, "feed_forward.gating")
+                gating = self.part(Gated, f"{name}.feed_forward.gating", rows, activation=self.dimensions.activation)
+            rows = section(table, "feed_forward")
+            feed_forward = self.part(FeedForward, f"{name}.feed_forward", rows, gating=gating)
+        norms = {
+            norm: self.norm(f"{name}.{norm}", section(table, norm), 2 * place + 1 + index % 2)
+            for index, norm in enumerate(NORMS)
+            if section(table, norm)
+        }
         layer = Layer(
             attention=attention,
-            attention_norm=self.norm(f"{name}.attention_norm", 2 * place + 1),
             feed_forward=feed_forward,
-            feed_forward_norm=self.norm(f"{name}.feed_forward_norm", 2 * place + 2),
+            **{norm: norms.get(norm) for norm in NORMS},
             attention_skip=self.skip(f"{name}.attention_skip"),
             feed_forward_skip=self.skip(f"{name}.feed_forward_skip"),
         )
         self.check(
-            layer, f"layer {place}: ", dict(zip(("hidden", "middle", "output"), self.widths(place), strict=True))
+            layer,
+            f"layer {place}: ",
+            dict(zip(("hidden", "middle", "output"), self.widths(place), strict=True)) | _query_key_size(layer),
         )
         return layer
 
@@ -183,14 +234,14 @@ class _Reader:
             else tuple(self.sliced.widths[2 * place : 2 * place + 3])
         )
 
-    def norm_values(self, index: int) -> dict[str, Any]:
-        """Returns what is not a tensor in norm `index` of the residual stream."""
-        if self.sliced is None:
+    def norm_values(self, index: int | None) -> dict[str, Any]:
+        """Returns what is not a tensor in norm `index` of a post-norm residual stream; None: in another norm."""
+        if self.sliced is None or index is None:
             return {"epsilon": self.epsilon}
         return {"epsilon": self.sliced.epsilons[index], "centered": False}
 
-    def norm(self, name: str, index: int) -> Norm:
-        return self.part(Norm, name, **self.norm_values(index))
+    def norm(self, name: str, table: Table, index: int | None) -> Norm:
+        return self.part(Norm, name, table, **self.norm_values(index))
 
     def skip(self, name: str) -> Tensor | None:
         """Returns the skip matrix `name`, which all layers of a sliced network have, and no others."""
@@ -207,19 +258,26 @@ class _Reader:
         kind, family = SPECS[self.record.task].head, self.family
         if kind is FeatureHead and self.sliced is not None:
             self.require("head.output.weight")
-        activation = family.activations.get(self.record.task) or self.dimensions.activation
-        return self.part(kind, "head", activation=activation)
+        table = family.present(family.heads[self.record.task], self.config)
+        return self.part(kind, "head", table, **head_values(family, self.dimensions, self.record.task))
 
-    def part(self, kind: type[P], name: str, **values: Any) -> P:
+    def part(self, kind: type[P], name: str, table: Table = MappingProxyType({}), **values: Any) -> P:
+        """Reads a part of a description; all tensors in `table` must be there, but those that surgery drops."""
         prefix = f"{name}."
         inside = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         try:
             part = assemble(kind, inside, **{"epsilon": self.epsilon, **values})
         except KeyError as error:
             raise WeightsError(f"{self.path}: the tensor '{prefix}{error.args[0]}' is missing") from error
-        norm = part if isinstance(part, Norm) else getattr(part, "norm", None)
-        if norm is not None and norm.centered:
-            self.require(f"{prefix}bias" if norm is part else f"{prefix}norm.bias")
+        for path in table:
+            is_dropped = path in _DROPPED or (isinstance(part, Norm) and not part.centered)
+            if path in axes_of(kind) and not is_dropped:
+                self.require(f"{prefix}{path}")
+        if isinstance(part, Embeddings):
+            names = ["position"] if part.positions != "none" else []
+            norm_bias = self.family.present(self.family.embeddings, self.config, self.family.body("")).get("norm.bias")
+            for path in (*names, *(["norm.bias"] if norm_bias is not None and part.norm.centered else [])):
+                self.require(f"{prefix}{path}")
         if kind is Embeddings:
             width = self.dimensions.embedding if self.sliced is None else self.sliced.widths[0]
             self.check(part, prefix, {"hidden": self.widths(0)[0], "embedding": width})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.axes import named_tensors
-from exporters.encoder import Attention, Encoder, MaskedLanguageHead
+from exporters.encoder import Attention, ConstantBlock, Encoder, MaskedLanguageHead, Rotary
 from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.slim import FORMAT, SCORES
 from prune_export.facts.file_names import CONFIG, PLAN_FILE, SLIM
@@ -39,6 +39,8 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
         for path, value in named_tensors(layer).items():
             is_shared = path.startswith(SCORES)  # all layers hold the same tensor
             tensors[path.removeprefix("attention.") if is_shared else f"layers.{index}.{path}"] = value
+    if encoder.final_norm is not None:
+        tensors |= {f"final_norm.{path}": value for path, value in named_tensors(encoder.final_norm).items()}
     tensors |= {f"head.{path}": value for path, value in named_tensors(encoder.head).items()}
     if isinstance(encoder.head, MaskedLanguageHead) and encoder.head.decoder.weight is encoder.embeddings.word:
         del tensors["head.decoder.weight"]  # tied
@@ -47,10 +49,7 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
             "files": [CONFIG, PLAN_FILE, SLIM, *copied],
             "task": encoder.task,
             "order": list(encoder.layer_indices),
-            "layers": [
-                {"heads": list(layer.attention.heads) if isinstance(layer.attention, Attention) else None}
-                for layer in encoder.distinct_layers
-            ],
+            "layers": [_layer_record(layer.attention) for layer in encoder.distinct_layers],
         }
         | provenance
     )
@@ -69,3 +68,11 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
         config.to_json_file(aside / CONFIG, use_diff=False)
         (aside / PLAN_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         save_tensors(tensors, aside / SLIM)
+
+
+def _layer_record(attention: Attention | ConstantBlock) -> dict[str, Any]:
+    """Returns what pruning.json says of a layer."""
+    if not isinstance(attention, Attention):
+        return {"heads": None}
+    pairs = attention.scores.pairs if isinstance(attention.scores, Rotary) else None
+    return {"heads": list(attention.heads)} | ({} if pairs is None else {"pairs": [list(own) for own in pairs]})

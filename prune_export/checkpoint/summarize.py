@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from exporters.axes import leaves
+from exporters.axes import axes_of, leaves
 from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
-from exporters.encoder import Encoder, FeatureHead, tensors
+from exporters.encoder import Attention, Encoder, FeatureHead, FeedForward, Gated, Norm, tensors
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.facts.summary import LayerSummary, Summary
+from prune_export.families.describe import NORMS
 
 # FLOPs per token grow with the sequence (attention's products), so they are given for a short and a long one.
 LENGTHS = (128, 384)
@@ -26,17 +27,18 @@ def summarize(
     """The summary of `checkpoint` after surgery by `plan`, which left `slim`; `original` (None: the same) is "before"."""
     original = checkpoint if original is None else original
     sizes = original.family.dimensions(original.config)
-    dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate)
+    is_gated = original.family.is_gated
+    dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate, is_gated=is_gated)
     after = tuple(layer_shape(layer) for layer in slim.layers)
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
     outside = _dense_outside(original, slim) if slim.is_sliced else count_parameters(slim) - _layer_parameters(slim)
-    distinct = len(original.encoder.distinct_layers)
+    distinct = dict.fromkeys(original.family.layer_paths(original.config))
     return Summary(
         layers=tuple(
             LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
         ),
-        parameters_before=outside + distinct * _dense_layer_parameters(dense, sizes.hidden),
+        parameters_before=outside + sum(_dense_layer_parameters(original, path) for path in distinct),
         parameters_after=count_parameters(slim),
         flops_before={n: flops_per_token(before, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
         flops_after={n: flops_per_token(after, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
@@ -73,9 +75,20 @@ def _dense_outside(original: Checkpoint, slim: Encoder) -> int:
     return total
 
 
-def _dense_layer_parameters(shape: LayerShape, hidden: int) -> int:
-    """Weights and biases of the six linear maps, and two norms."""
-    width = shape.heads * shape.value_size
-    attention = 4 * width * hidden + 3 * width + hidden
-    feed_forward = 2 * shape.columns * hidden + shape.columns + hidden
-    return attention + feed_forward + 4 * hidden
+def _dense_layer_parameters(checkpoint: Checkpoint, path: str) -> int:
+    """Returns the weights, biases and norms of the layer `path` at its full size."""
+    family, config = checkpoint.family, checkpoint.config
+    sizes, table = family.dimensions(config).sizes, family.present(family.layers, config, f"{path}.")
+    whole = {**sizes, "features": sizes["hidden"]}
+    kinds = {
+        "attention": Attention,
+        "feed_forward.gating": Gated,
+        "feed_forward": FeedForward,
+        **dict.fromkeys(NORMS, Norm),
+    }
+    return sum(
+        math.prod(axes.shape(whole))
+        for name, kind in kinds.items()
+        for field, axes in axes_of(kind).items()
+        if f"{name}.{field}" in table
+    )

@@ -18,7 +18,7 @@ _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "Layer
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 # The first parts of the names of base models' tensors.
-BODY = frozenset({"embeddings", "embeddings_project", "encoder", "transformer", "pooler"})
+BODY = frozenset({"embeddings", "embeddings_project", "encoder", "transformer", "pooler", "layers", "final_norm"})
 
 
 def named(

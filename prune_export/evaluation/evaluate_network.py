@@ -57,7 +57,7 @@ def evaluate_network(
         features,
         tokenizer,
         max_tokens=batch_tokens,
-        per_token=not SPECS[data.task].head.reads_first_token_only,
+        per_token=SPECS[data.task].head.answers_per_token,
         advance=progress.advance,
     )
     seconds = time.perf_counter() - start

@@ -7,11 +7,12 @@ from prune_export.families.bert import BERT
 from prune_export.families.camembert import CAMEMBERT
 from prune_export.families.distilbert import DISTILBERT
 from prune_export.families.electra import ELECTRA
+from prune_export.families.modernbert import MODERNBERT
 from prune_export.families.mpnet import MPNET
 from prune_export.families.names import Family
 from prune_export.families.roberta import ROBERTA
 from prune_export.families.xlm_roberta import XLM_ROBERTA
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT, MPNET)
-}
+_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT, MPNET, MODERNBERT)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

@@ -16,6 +16,8 @@ from exporters.encoder import (
     Embeddings,
     Encoder,
     FeedForward,
+    Gated,
+    Gating,
     Layer,
     MaskedLanguageHead,
     Norm,
@@ -31,6 +33,8 @@ from prune_export.files.reading import clipped
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
+
+NORMS = ("attention_norm", "feed_forward_norm", "attention_input_norm", "feed_forward_input_norm")  # of a layer
 
 
 class TensorSource(Protocol):
@@ -78,11 +82,12 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
         )
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise UnsupportedError("config.json describes a decoder (is_decoder, add_cross_attention); expected an encoder")
-    if not isinstance(dimensions.activation, str) or dimensions.activation not in ACTIVATIONS:
-        raise UnsupportedError(
-            f"config.json: the activation '{clipped(str(dimensions.activation))}' is not supported; expected one of "
-            f"{', '.join(sorted(ACTIVATIONS))}"
-        )
+    for activation in (dimensions.activation, dimensions.head_activation or dimensions.activation):
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise UnsupportedError(
+                f"config.json: the activation '{clipped(str(activation))}' is not supported; expected one of "
+                f"{', '.join(sorted(ACTIVATIONS))}"
+            )
     norm = norm_type(config)
     if norm not in ("layer_norm", "no_norm"):
         raise UnsupportedError(
@@ -97,6 +102,12 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
 def epsilon_of(config: Any, dimensions: Dimensions) -> float | None:
     """Returns the epsilon of the norms; None where they are `x * weight + bias` (`norm_type`)."""
     return None if norm_type(config) == "no_norm" else dimensions.epsilon
+
+
+def head_values(family: Family, dimensions: Dimensions, task: Task) -> dict[str, str]:
+    """Returns what is no tensor in the task's head, by the names of its fields."""
+    activation = family.activations.get(task) or dimensions.head_activation or dimensions.activation
+    return {"activation": activation, "pooling": dimensions.pooling}
 
 
 def norm_type(config: Any) -> str:
@@ -130,7 +141,8 @@ class _EncoderReader:
         def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
             return self.source.tensor(f"{prefix}{name}", shape, reason=reason)
 
-        return read(table, axes_of(kind), sizes, tensor)
+        axes, present = axes_of(kind), self.family.present(table, self.config, prefix)
+        return read({path: row for path, row in present.items() if path in axes}, axes, sizes, tensor)
 
     def encoder(self, task: Task) -> Encoder:
         embeddings = self.embeddings()
@@ -142,7 +154,13 @@ class _EncoderReader:
         for index, path in enumerate(paths):
             if path not in layers:
                 layers[path] = self.layer(path, index, self.family.attention_scores(self.config, index, tensors))
-        return Encoder(task, embeddings, tuple(layers[path] for path in paths), self.head(task, embeddings))
+        final_norm = None
+        if self.family.final_norm:
+            sizes = {"features": self.dimensions.hidden}
+            tensors = self.tensors(Norm, self.family.final_norm, sizes, prefix=self.family.body(""))
+            final_norm = assemble(Norm, tensors, epsilon=self.epsilon)
+        head = self.head(task, embeddings)
+        return Encoder(task, embeddings, tuple(layers[path] for path in paths), head, final_norm)
 
     def embeddings(self) -> Embeddings:
         sizes, table = self.dimensions, dict(self.family.embeddings)
@@ -176,11 +194,18 @@ class _EncoderReader:
             tensors = self.tensors(kind, section(table, name), sizes, prefix=f"{path}.", reason=reason)
             return assemble(kind, tensors, epsilon=self.epsilon, **values)
 
+        def norm(name: str) -> Norm | None:
+            rows = self.family.present(section(table, name), self.config, f"{path}.")
+            return part(Norm, name) if rows else None
+
+        gating: Gating = Ungated(dimensions.activation)
+        if self.family.is_gated:
+            gating = part(Gated, "feed_forward.gating", activation=dimensions.activation)
+        norms: dict[str, Any] = {name: norm(name) for name in NORMS}
         return Layer(
-            feed_forward=part(FeedForward, "feed_forward", gating=Ungated(dimensions.activation)),
+            feed_forward=part(FeedForward, "feed_forward", gating=gating),
             attention=part(Attention, "attention", reason, heads=heads, scores=scores),
-            attention_norm=part(Norm, "attention_norm"),
-            feed_forward_norm=part(Norm, "feed_forward_norm"),
+            **norms,
         )
 
     def head(self, task: Task, embeddings: Embeddings) -> TaskHead:
@@ -197,8 +222,7 @@ class _EncoderReader:
         tensors = self.tensors(kind, table, sizes, reason=self.for_task(task))
         if is_tied:
             tensors["decoder.weight"] = embeddings.word
-        activation = self.family.activations.get(task) or self.dimensions.activation
-        return assemble(kind, tensors, activation=activation, epsilon=self.epsilon)
+        return assemble(kind, tensors, **head_values(self.family, self.dimensions, task), epsilon=self.epsilon)
 
     def for_task(self, task: Task) -> str:
         """Says why a task head's tensor is expected, and which class the checkpoint was saved from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -35,6 +35,8 @@ class Dimensions:
     attention_dropout: float
     classifier_dropout: float
     distance_rows: int = 0  # of the table of scores by distance, where there is one
+    pooling: Literal["first", "mean"] = "first"  # of text classification
+    head_activation: str | None = None  # of all task heads, where the configuration has one for them
     has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
 
     @property
@@ -93,6 +95,10 @@ def masked_language_head(dense: str, norm: str, decoder: str, bias: str) -> Tabl
     }
 
 
+def _never(_config: Any, _name: str) -> bool:
+    return False
+
+
 def _no_values(_config: Any, _index: int) -> Mapping[str, Any]:
     return {}
 
@@ -106,8 +112,10 @@ class Family:
     holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
     `projects_always` embeddings are projected even where they are as wide as the encoder. `positions` says how position
     rows are counted, where there are any. `scores_kind` is the kind of the attention scores; `scores` holds the tensors
-    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need. Without
-    `resizes_heads` transformers has no model whose heads were removed by `pruned_heads`.
+    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need. `final_norm` is
+    the table of the norm of the last hidden states. `is_absent(config, name)` says whether networks of a configuration lack
+    the tensor `name` of a table, such as a bias that the configuration switches off. Without `resizes_heads` transformers
+    has no model whose heads were removed by `pruned_heads`.
     """
 
     model_type: str
@@ -124,7 +132,22 @@ class Family:
     scores_kind: type[AttentionScores] = DotProduct
     scores: Table = field(default_factory=dict)
     scores_values: Callable[[Any, int], Mapping[str, Any]] = _no_values
+    final_norm: Table = field(default_factory=dict)
+    is_absent: Callable[[Any, str], bool] = _never
     resizes_heads: bool = True
+
+    @property
+    def is_gated(self) -> bool:
+        """Says whether feed-forward blocks have a gate."""
+        return "feed_forward.gating.gate.weight" in self.layers
+
+    def present(self, table: Table, config: Any, prefix: str = "") -> Table:
+        """Returns the rows of `table` whose tensors networks of this configuration have; `prefix` precedes their names."""
+        return {path: row for path, row in table.items() if not self.is_absent(config, f"{prefix}{row.name}")}
+
+    def input_norm(self, name: str) -> str:
+        """Returns the field of the norm that a layer has for "attention" or "feed_forward", before or after the block."""
+        return f"{name}_norm" if f"{name}_norm.weight" in self.layers else f"{name}_input_norm"
 
     def class_name(self, task: Task) -> str:
         """Returns the name of the family's Hugging Face class for `task`."""

@@ -17,9 +17,14 @@ from exporters.encoder import (
     DotProduct,
     Encoder,
     FeedForward,
+    Gated,
+    Gating,
     Layer,
+    Rotary,
     Ungated,
 )
+from exporters.errors import WeightsError
+from exporters.rotary import restore_pairs
 from prune_export.families.names import Dimensions, Family
 from prune_export.families.table import Table, write
 
@@ -35,13 +40,20 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
         embeddings = replace(embeddings, token_type=None)
     if not dimensions.has_position_rows:
         embeddings = replace(embeddings, position=None)
-    weights = write_part(family.embeddings, embeddings, family.body(""))
+    weights: dict[str, Tensor] = {}
+
+    def add(table: Table, part: Any, prefix: str = "") -> None:
+        weights.update(write_part(family.present(table, config, prefix), part, prefix, whole=True))
+
+    add(family.embeddings, embeddings, family.body(""))
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
-        weights |= write_part(family.layers, full_size(layer, dimensions), f"{path}.")
+        add(family.layers, full_size(layer, dimensions, is_gated=family.is_gated), f"{path}.")
     if family.scores:
-        weights |= write_part(family.scores, _scores_of(family, config, encoder), family.body(""))
-    table = family.heads[encoder.task]
-    weights |= write_part(table, encoder.head)
+        add(family.scores, _scores_of(family, config, encoder), family.body(""))
+    if encoder.final_norm is not None:
+        add(family.final_norm, encoder.final_norm, family.body(""))
+    table = family.present(family.heads[encoder.task], config)
+    add(table, encoder.head)
     if "decoder.bias" in table:  # transformers has it under two names
         weights[f"{table['decoder.weight'].module}.bias"] = weights[table["decoder.bias"].name]
     return weights
@@ -58,13 +70,23 @@ def _scores_of(family: Family, config: Any, encoder: Encoder) -> AttentionScores
     return family.attention_scores(config, 0, tensors)
 
 
-def write_part(table: Table, part: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Returns the tensors of a part of a description under a checkpoint's names: `prefix` and the names in `table`."""
+def write_part(table: Table, part: Any, prefix: str = "", *, whole: bool = False) -> dict[str, Tensor]:
+    """Returns the tensors of a part of a description under a checkpoint's names: `prefix` and the names in `table`.
+
+    Raises:
+        WeightsError: the part has a bias that is not zero, the table has no place for it, and `whole` weights are wanted.
+    """
     tensors = {path: (value, axes) for path, value, axes in leaves(part) if isinstance(value, Tensor)}
+    for path, (value, _) in tensors.items() if whole else ():
+        if path.endswith("bias") and path not in table and value.any():
+            raise WeightsError(
+                f"'{path}' is not zero, and the network's Hugging Face class has no bias there: expected a network whose "
+                "biases are those of its class; export the slim one"
+            )
     return {f"{prefix}{name}": value for name, value in write(table, tensors).items()}
 
 
-def full_size(layer: Layer, dimensions: Dimensions, *, columns: Sequence[int] | None = None) -> Layer:
+def full_size(layer: Layer, dimensions: Dimensions, *, is_gated: bool, columns: Sequence[int] | None = None) -> Layer:
     """Returns the layer at its unpruned sizes, with every head at its original index; removed units are zero.
 
     `columns` are the original indices of its columns (None: the first ones).
@@ -77,12 +99,17 @@ def full_size(layer: Layer, dimensions: Dimensions, *, columns: Sequence[int] | 
         attention = replace(attention, output_bias=bias)
     else:
         attention = fill_missing(attention, sizes_of(attention))
+        if isinstance(attention.scores, Rotary):
+            attention = restore_pairs(attention)
         for axis in ("query_key", "value"):
             attention = pad(attention, axis, sizes[axis])
         attention = scatter(attention, "head", attention.heads, sizes["head"])
     if isinstance(feed_forward, ConstantBlock):
         bias = feed_forward.bias
-        feed_forward = zeros(FeedForward, sizes, gating=Ungated(dimensions.activation))
+        gating: Gating = Ungated(dimensions.activation)
+        if is_gated:
+            gating = zeros(Gated, sizes, activation=dimensions.activation)
+        feed_forward = zeros(FeedForward, sizes, gating=gating)
         feed_forward = replace(feed_forward, down=replace(feed_forward.down, bias=bias))
     else:
         indices = range(feed_forward.columns) if columns is None else columns

@@ -17,7 +17,10 @@ from exporters.encoder import (
     Encoder,
     FeatureHead,
     FeedForward,
+    Gated,
+    Gating,
     Layer,
+    Rotary,
     Ungated,
 )
 
@@ -58,6 +61,7 @@ class BlockNetworks:
         self._body = without_head(encoder)
         self._generator = torch.Generator().manual_seed(0)
         self._activation = encoder.activation or "gelu"
+        self._is_gated = any(layer_shape(layer).is_gated for layer in encoder.layers)
 
     def without_blocks(self) -> Encoder:
         """Returns the network's embeddings, norms and task head, with constants in place of all blocks."""
@@ -82,7 +86,10 @@ class BlockNetworks:
             layer = replace(layer, attention=attention)
         if columns:
             sizes = {**self._sizes, "intermediate": columns}
-            layer = replace(layer, feed_forward=self._random(FeedForward, sizes, gating=Ungated(self._activation)))
+            gating: Gating = Ungated(self._activation)
+            if self._is_gated:
+                gating = self._random(Gated, sizes, activation=self._activation)
+            layer = replace(layer, feed_forward=self._random(FeedForward, sizes, gating=gating))
         return layer
 
     def _scores(self) -> AttentionScores:
@@ -90,6 +97,8 @@ class BlockNetworks:
         scale = self._sizes["query_key"] ** -0.5
         blocks = (layer.attention for layer in self._encoder.layers)
         own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+        if isinstance(own, Rotary):
+            own = replace(own, frequencies=own.frequencies[: self._sizes["query_key"] // 2], pairs=None)
         return DotProduct(scale) if own is None else replace(own, scale=scale)
 
     def _random(self, kind: type[P], sizes: Sizes, **values: Any) -> P:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from exporters.axes import leaves
 from exporters.cost import LayerShape, flops_per_token, layer_shape
-from exporters.encoder import Attention, Encoder, Layer, tensors
+from exporters.encoder import Attention, ConstantBlock, ContentScores, Encoder, FeedForward, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
         skips = flops(LayerShape(0, 0, 0, 0, shape.widths))
         head = LayerShape(1, shape.query_key_size, shape.value_size, 0, shape.widths)
         one_head = applications * (flops(head) - skips)
-        one_column = applications * (flops(LayerShape(0, 0, 0, 1, shape.widths)) - skips)
+        one_column = applications * (flops(LayerShape(0, 0, 0, 1, shape.widths, shape.is_gated)) - skips)
         fixed += applications * skips
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
         columns.append(tuple(float(one_column * count) for count in range(shape.columns + 1)))
@@ -65,11 +68,14 @@ def parameter_costs(encoder: Encoder) -> Costs:
     heads, columns = [], []
     fixed = 0
     for layer in encoder.distinct_layers:
-        shape, (hidden, middle, output) = layer_shape(layer), layer.widths
-        one_head = shape.query_key_size * (2 * hidden + 1) + shape.value_size * (hidden + middle)
+        shape = layer_shape(layer)
+        one_head, one_column = (
+            _unit_parameters(layer.attention, "head"),
+            _unit_parameters(layer.feed_forward, "intermediate"),
+        )
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
-        columns.append(tuple(float((middle + output + 1) * count) for count in range(shape.columns + 1)))
-        fixed += middle + output + _fixed_parameters(layer)
+        columns.append(tuple(float(one_column * count) for count in range(shape.columns + 1)))
+        fixed += _fixed_parameters(layer)
     scores = tuple(layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
     fixed += sum(tensor.numel() for tensor in tensors(scores))  # what all layers have in common counts once
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
@@ -80,11 +86,27 @@ def layer_parameters(encoder: Encoder) -> int:
     return sum(tensor.numel() for tensor in tensors(encoder.layers))
 
 
+def _unit_parameters(block: Attention | FeedForward | ConstantBlock, axis: str) -> int:
+    """Returns the parameters of one head or column after surgery."""
+    dropped = {"value_bias"}
+    if isinstance(block, Attention) and isinstance(block.scores, ContentScores):
+        dropped.add("key_bias")
+    return sum(
+        value.numel() // value.shape[axes.names.index(axis)]
+        for path, value, axes in leaves(block)
+        if isinstance(value, Tensor) and axis in axes.names and path not in dropped
+    )
+
+
 def _fixed_parameters(layer: Layer) -> int:
-    """Returns the parameters of norms and skip matrices."""
-    norms = (tensor for norm in (layer.attention_norm, layer.feed_forward_norm) for tensor in tensors(norm))
-    skips = (skip for skip in (layer.attention_skip, layer.feed_forward_skip) if skip is not None)
-    return sum(tensor.numel() for tensor in (*norms, *skips))
+    """Returns the parameters that no head and no column has: output biases, norms and skip matrices."""
+    return sum(
+        value.numel()
+        for path, value, axes in leaves(layer)
+        if isinstance(value, Tensor)
+        and not path.startswith("attention.scores.")
+        and {"head", "intermediate"}.isdisjoint(axes.names)
+    )
 
 
 def counts_of(encoder: Encoder) -> tuple[tuple[int, int], ...]:

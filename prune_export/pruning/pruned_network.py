@@ -54,10 +54,10 @@ def keep_units(network: PrunedNetwork, keep: Kept) -> PrunedNetwork:
         heads, columns = keep[order[index]]
         attention, feed_forward = layer.attention, layer.feed_forward
         if isinstance(attention, Attention):
-            attention = take(attention, "head", heads) if heads else ConstantBlock(attention.output_bias)
+            attention = take(attention, "head", heads) if heads else ConstantBlock(attention.output.constant)
         if isinstance(feed_forward, FeedForward):
             feed_forward = (
-                take(feed_forward, "intermediate", columns) if columns else ConstantBlock(feed_forward.down.bias)
+                take(feed_forward, "intermediate", columns) if columns else ConstantBlock(feed_forward.down.constant)
             )
         return replace(layer, attention=attention, feed_forward=feed_forward)
 
@@ -82,10 +82,16 @@ def full_size_tensors(
     family, encoder = checkpoint.family, network.encoder
     dimensions = family.dimensions(checkpoint.config)
     changed = masked_tensors(tensors, family, checkpoint.config, checkpoint.encoder, network.plan)
-    blocks = {path: row for path, row in family.layers.items() if path.startswith(("attention.", "feed_forward."))}
+    blocks = {row.name for path, row in family.layers.items() if path.startswith(("attention.", "feed_forward."))}
     for path, layer, index in zip(
         family.layer_paths(checkpoint.config), encoder.layers, encoder.layer_indices, strict=True
     ):
-        full = full_size(layer, dimensions, columns=network.columns[index])
-        changed |= {name: value.to(tensors[name].dtype) for name, value in write_part(blocks, full, f"{path}.").items()}
+        full = full_size(layer, dimensions, is_gated=family.is_gated, columns=network.columns[index])
+        table = family.present(family.layers, checkpoint.config, f"{path}.")
+        written = write_part(table, full, whole=True)
+        changed |= {
+            f"{path}.{name}": value.to(tensors[f"{path}.{name}"].dtype)
+            for name, value in written.items()
+            if name in blocks
+        }
     return changed

@@ -130,15 +130,16 @@ class _Dense:
         if embeddings.projection is not None:
             x = embeddings.projection(x)
         for layer in self.layers:
-            states.append(unscaled(layer.attention_norm, x + attention_update(layer.attention, x, attended)))
-            x = scaled(layer.attention_norm, states[-1])
-            states.append(unscaled(layer.feed_forward_norm, x + feed_forward_update(layer.feed_forward, x)))
-            x = scaled(layer.feed_forward_norm, states[-1])
+            middle, output = layer.sum_norms
+            states.append(unscaled(middle, x + attention_update(layer.attention, x, attended)))
+            x = scaled(middle, states[-1])
+            states.append(unscaled(output, x + feed_forward_update(layer.feed_forward, x)))
+            x = scaled(output, states[-1])
         return states, x
 
     def loss(self, x: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         spec = SPECS[self.encoder.task]
-        outputs = spec.outputs_of(self.head(x, self.embeddings.word))
+        outputs = spec.outputs_of(self.head(x, self.embeddings.word, batch["attention_mask"]))
         return spec.sample_losses(outputs, batch, generator).sum()
 
 

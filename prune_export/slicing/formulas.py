@@ -11,9 +11,11 @@ from torch import Tensor
 from exporters.encoder import (
     Attention,
     ConstantBlock,
+    ContentScores,
     Embeddings,
     FeatureHead,
     FeedForward,
+    Gated,
     Linear,
     MaskedLanguageHead,
     Norm,
@@ -42,7 +44,7 @@ class Reading:
 
     def through(self, linear: Linear) -> Linear:
         """Returns the linear map of the original state as one of the sliced state."""
-        weight, bias = self.matrix(linear.weight), linear.bias.double() + linear.weight.double() @ self.constant
+        weight, bias = self.matrix(linear.weight), linear.constant.double() + linear.weight.double() @ self.constant
         return Linear(weight, bias.float())
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -91,12 +93,12 @@ def sliced_embeddings(embeddings: Embeddings, basis: Basis, width: int) -> tuple
     reading = reading_of(embeddings.norm, basis, width)
     if (projection := embeddings.projection) is not None:
         weight = projection.weight.double()
-        reading = Reading(weight @ reading.weight, weight @ reading.constant + projection.bias.double())
+        reading = Reading(weight @ reading.weight, weight @ reading.constant + projection.constant.double())
     return tables, reading
 
 
 def read_attention(block: Attention | ConstantBlock, reading: Reading) -> Attention | ConstantBlock:
-    """Returns the block with projections of the sliced state. Key biases are dropped, value biases folded: both exact."""
+    """Returns the block with projections of the sliced state; value biases are folded, key biases dropped where exact."""
     if isinstance(block, ConstantBlock):
         return block
     projected = replace(
@@ -104,15 +106,22 @@ def read_attention(block: Attention | ConstantBlock, reading: Reading) -> Attent
         query_weight=reading.matrix(block.query_weight),
         query_bias=reading.shift(block.query_weight, block.query_bias),
         key_weight=reading.matrix(block.key_weight),
+        key_bias=reading.shift(block.key_weight, block.key_bias),
         value_weight=reading.matrix(block.value_weight),
         value_bias=reading.shift(block.value_weight, block.value_bias),
     )
-    return drop_key_bias(fold_value_bias(projected))
+    folded = fold_value_bias(projected)
+    return drop_key_bias(folded) if isinstance(block.scores, ContentScores) else folded
 
 
 def read_feed_forward(block: FeedForward | ConstantBlock, reading: Reading) -> FeedForward | ConstantBlock:
-    """Returns the block with an up projection of the sliced state."""
-    return block if isinstance(block, ConstantBlock) else replace(block, up=reading.through(block.up))
+    """Returns the block with up projection, and gate, of the sliced state."""
+    if isinstance(block, ConstantBlock):
+        return block
+    gating = block.gating
+    if isinstance(gating, Gated):
+        gating = replace(gating, gate=reading.through(gating.gate))
+    return replace(block, up=reading.through(block.up), gating=gating)
 
 
 def read_head(head: TaskHead, reading: Reading) -> TaskHead:
@@ -129,5 +138,5 @@ def read_head(head: TaskHead, reading: Reading) -> TaskHead:
 def written(block: Block, reading: Reading, writing: Tensor) -> tuple[Block, Tensor]:
     """Returns the block, whose output goes to the next residual sum through `writing`, and the skip matrix beside it."""
     output = output_of(block)
-    weight, bias = writing @ output.weight.double(), writing @ (output.bias.double() + reading.constant)
+    weight, bias = writing @ output.weight.double(), writing @ (output.constant.double() + reading.constant)
     return with_output(block, Linear(weight.float(), bias.float())), (writing @ reading.weight).float()

@@ -116,7 +116,7 @@ class Refit(Closed):
         writing = writing_of(*point)
         start, skip = written(block, reading, writing)
         output = output_of(start)
-        joined = torch.cat([output.weight, skip, output.bias[:, None]], dim=1).double().to(self.device)
+        joined = torch.cat([output.weight, skip, output.constant[:, None]], dim=1).double().to(self.device)
         to_sum = writing.float().to(self.device)
         on_device = to_device(block, self.device)
         targets, features = joined.shape

@@ -16,6 +16,10 @@ def check_sliceable(encoder: Encoder) -> None:
     check_kinds(encoder.layers, "slicing")
     if encoder.is_sliced:
         raise UnsupportedError(f"expected a network to slice; found one that is sliced to {list(encoder.widths)}")
+    if not encoder.is_post_norm:
+        raise UnsupportedError(
+            "expected a post-norm network to slice, with a norm after every sum of its residual stream; found a pre-norm one"
+        )
     if len(encoder.distinct_layers) < len(encoder.layers):
         raise UnsupportedError(
             f"expected layers with weights of their own; found {len(encoder.layers)} layers that share "

@@ -16,8 +16,10 @@ from prune_export.families.names import Dimensions
 def make_linear(linear: description.Linear) -> nn.Linear:
     """Returns a module with copies of the linear map's weight and bias."""
     out_features, in_features = linear.weight.shape
-    module = nn.Linear(in_features, out_features, device="meta")
-    module.weight, module.bias = make_parameter(linear.weight), make_parameter(linear.bias)
+    module = nn.Linear(in_features, out_features, bias=linear.bias is not None, device="meta")
+    module.weight = make_parameter(linear.weight)
+    if linear.bias is not None:
+        module.bias = make_parameter(linear.bias)
     return module
 
 
@@ -102,7 +104,11 @@ class SlimEmbeddings(nn.Module):
 
 def describe_linear(module: nn.Linear) -> description.Linear:
     """Returns the description of a linear map, which shares the module's memory."""
-    return description.Linear(module.weight.detach(), module.bias.detach())
+    return description.Linear(module.weight.detach(), _detached(module.bias))
+
+
+def _detached(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.detach()
 
 
 class SlimRelativeBias(nn.Module):
@@ -128,12 +134,13 @@ class SlimAttention(nn.Module):
         super().__init__()
         self.heads, self.scores, self.dropout_prob = attention.heads, attention.scores, dropout
         query_weight = attention.query_weight.flatten(0, 1)  # [heads * query_key_size, hidden]
-        self.query = make_linear(description.Linear(query_weight, attention.query_bias.flatten()))
+        query_bias = None if attention.query_bias is None else attention.query_bias.flatten()
+        self.query = make_linear(description.Linear(query_weight, query_bias))
         self.key = make_parameter(attention.key_weight.flatten(0, 1))  # [heads * query_key_size, hidden]
         self.value = make_parameter(attention.value_weight.flatten(0, 1))  # [heads * value_size, hidden]
         self.key_bias = None if attention.key_bias is None else make_parameter(attention.key_bias.flatten())
         self.value_bias = None if attention.value_bias is None else make_parameter(attention.value_bias.flatten())
-        self.output = make_linear(description.Linear(attention.output_weight.flatten(1), attention.output_bias))
+        self.output = make_linear(attention.output)
 
     def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
         """Returns what is added to the residual stream; `bias` is that of all heads of the original model."""
@@ -148,6 +155,9 @@ class SlimAttention(nn.Module):
                 functional.linear(x, self.value, self.value_bias),
             )
         )
+        if isinstance(self.scores, description.Rotary):
+            query, key = self.scores.rotate(query), self.scores.rotate(key)
+            attends = visible(self.scores, attends, x.shape[1], x.dtype)
         contexts = functional.scaled_dot_product_attention(
             query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
@@ -160,31 +170,51 @@ class SlimAttention(nn.Module):
         return description.Attention(
             heads=self.heads,
             query_weight=self.query.weight.detach().view(count, -1, hidden),
-            query_bias=self.query.bias.detach().view(count, -1),
+            query_bias=None if self.query.bias is None else self.query.bias.detach().view(count, -1),
             key_weight=self.key.detach().view(count, -1, hidden),
             key_bias=None if self.key_bias is None else self.key_bias.detach().view(count, -1),
             value_weight=self.value.detach().view(count, -1, hidden),
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
             output_weight=self.output.weight.detach().view(written, count, -1),
-            output_bias=self.output.bias.detach(),
+            output_bias=_detached(self.output.bias),
             scores=self.scores if scores is None else scores,
         )
 
 
+def visible(scores: description.Rotary, attends: Tensor | None, length: int, dtype: torch.dtype) -> Tensor | None:
+    """Returns the additive mask `[batch or 1, 1, query, key]` with the scores' window in it.
+
+    `attends` is additive, `[batch, 1, 1, key]`. A query always sees itself, so that no row is empty.
+    """
+    near = scores.is_near(length)
+    if near is None:
+        return attends
+    least, device = torch.finfo(dtype).min, near.device if attends is None else attends.device
+    near, itself = near.to(device), torch.eye(length, dtype=torch.bool, device=device)
+    seen = near if attends is None else near & (attends.eq(0) | itself)
+    return torch.zeros((), dtype=dtype, device=device).masked_fill(~seen, least)
+
+
 class SlimFeedForward(nn.Module):
-    """Two linear maps with an activation between them."""
+    """Two linear maps with an activation between them, or three with a gate."""
 
     def __init__(self, feed_forward: description.FeedForward) -> None:
         super().__init__()
         self.up, self.down = make_linear(feed_forward.up), make_linear(feed_forward.down)
         self.gating = feed_forward.gating
+        self.gate = make_linear(self.gating.gate) if isinstance(self.gating, description.Gated) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.down(ACTIVATIONS[self.gating.activation](self.up(x)))
+        activation = ACTIVATIONS[self.gating.activation]
+        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        output: Tensor = self.down(inner)
         return output
 
     def describe(self) -> description.FeedForward:
-        return description.FeedForward(describe_linear(self.up), self.gating, describe_linear(self.down))
+        gating = self.gating
+        if self.gate is not None:
+            gating = description.Gated(gating.activation, describe_linear(self.gate))
+        return description.FeedForward(describe_linear(self.up), gating, describe_linear(self.down))
 
 
 class SlimConstant(nn.Module):
@@ -199,7 +229,7 @@ class SlimConstant(nn.Module):
 
 
 class SlimLayer(nn.Module):
-    """Attention and feed-forward block, each added to the residual stream and followed by its norm."""
+    """Attention and feed-forward block, each added to the residual stream, with norms before or after."""
 
     def __init__(self, layer: description.Layer, dimensions: Dimensions) -> None:
         super().__init__()
@@ -208,13 +238,15 @@ class SlimLayer(nn.Module):
             if isinstance(layer.attention, description.ConstantBlock)
             else SlimAttention(layer.attention, dimensions.attention_dropout)
         )
-        self.attention_norm = SlimNorm(layer.attention_norm)
+        self.attention_norm, self.attention_input_norm = map(_norm, (layer.attention_norm, layer.attention_input_norm))
         self.feed_forward: SlimFeedForward | SlimConstant = (
             SlimConstant(layer.feed_forward)
             if isinstance(layer.feed_forward, description.ConstantBlock)
             else SlimFeedForward(layer.feed_forward)
         )
-        self.feed_forward_norm = SlimNorm(layer.feed_forward_norm)
+        self.feed_forward_norm, self.feed_forward_input_norm = map(
+            _norm, (layer.feed_forward_norm, layer.feed_forward_input_norm)
+        )
         self.attention_skip, self.feed_forward_skip = (
             None if skip is None else make_parameter(skip) for skip in (layer.attention_skip, layer.feed_forward_skip)
         )
@@ -222,23 +254,45 @@ class SlimLayer(nn.Module):
 
     def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
         attention, feed_forward = self.attention, self.feed_forward
-        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends, bias)
-        x = self.attention_norm(_skipped(x, self.attention_skip) + self.dropout(update))
-        update = feed_forward.bias if isinstance(feed_forward, SlimConstant) else feed_forward(x)
-        output: Tensor = self.feed_forward_norm(_skipped(x, self.feed_forward_skip) + self.dropout(update))
-        return output
+        if isinstance(attention, SlimConstant):
+            update = attention.bias
+        else:
+            update = attention(_normalized(x, self.attention_input_norm), attends, bias)
+        x = _normalized(_skipped(x, self.attention_skip) + self.dropout(update), self.attention_norm)
+        if isinstance(feed_forward, SlimConstant):
+            update = feed_forward.bias
+        else:
+            update = feed_forward(_normalized(x, self.feed_forward_input_norm))
+        return _normalized(_skipped(x, self.feed_forward_skip) + self.dropout(update), self.feed_forward_norm)
 
     def describe(self, scores: description.AttentionScores | None = None) -> description.Layer:
         """Returns the description; `scores` are those that all layers have in common (None: the block's own)."""
         attention = self.attention
         return description.Layer(
             attention=attention.describe() if isinstance(attention, SlimConstant) else attention.describe(scores),
-            attention_norm=self.attention_norm.describe(),
+            attention_norm=_described(self.attention_norm),
             feed_forward=self.feed_forward.describe(),
-            feed_forward_norm=self.feed_forward_norm.describe(),
-            attention_skip=None if self.attention_skip is None else self.attention_skip.detach(),
-            feed_forward_skip=None if self.feed_forward_skip is None else self.feed_forward_skip.detach(),
+            feed_forward_norm=_described(self.feed_forward_norm),
+            attention_skip=_detached(self.attention_skip),
+            feed_forward_skip=_detached(self.feed_forward_skip),
+            attention_input_norm=_described(self.attention_input_norm),
+            feed_forward_input_norm=_described(self.feed_forward_input_norm),
         )
+
+
+def _norm(norm: description.Norm | None) -> SlimNorm | None:
+    return None if norm is None else SlimNorm(norm)
+
+
+def _described(norm: SlimNorm | None) -> description.Norm | None:
+    return None if norm is None else norm.describe()
+
+
+def _normalized(x: Tensor, norm: SlimNorm | None) -> Tensor:
+    if norm is None:
+        return x
+    states: Tensor = norm(x)
+    return states
 
 
 def _skipped(x: Tensor, skip: Tensor | None) -> Tensor:

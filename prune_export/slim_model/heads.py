@@ -1,4 +1,7 @@
-"""Task heads as PyTorch modules. `forward` maps the last hidden states `[batch, sequence, hidden]` to logits."""
+"""Task heads as PyTorch modules. `forward` maps the last hidden states `[batch, sequence, hidden]` to logits.
+
+It also takes the word embeddings and the attention mask `[batch, sequence]` (None: all tokens are attended).
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,49 @@ class SlimFeatureHead(nn.Module):
         super().__init__()
         self.output = None if head.output is None else make_linear(head.output)
 
-    def forward(self, x: Tensor, _word: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _word: Tensor, _attention_mask: Tensor | None) -> Tensor:
         return x if self.output is None else self.output(x)
 
     def describe(self, _word: Tensor) -> description.FeatureHead:
         return description.FeatureHead(None if self.output is None else describe_linear(self.output))
 
 
+class SlimTransform(nn.Module):
+    """`norm(activation(dense(x)))`."""
+
+    def __init__(self, transform: description.Transform) -> None:
+        super().__init__()
+        self.dense, self.activation = make_linear(transform.dense), transform.activation
+        self.norm = None if transform.norm is None else SlimNorm(transform.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = ACTIVATIONS[self.activation](self.dense(x))
+        return states if self.norm is None else self.norm(states)
+
+    def describe(self) -> description.Transform:
+        norm = None if self.norm is None else self.norm.describe()
+        return description.Transform(describe_linear(self.dense), self.activation, norm)
+
+
+def _transform(transform: description.Transform | None) -> SlimTransform | None:
+    return None if transform is None else SlimTransform(transform)
+
+
 class SlimSpanHead(nn.Module):
     """Start and end logits, `[batch, sequence, 2]`."""
 
-    def __init__(self, head: description.SpanHead) -> None:
+    def __init__(self, head: description.SpanHead, dropout: float) -> None:
         super().__init__()
-        self.output = make_linear(head.output)
+        self.transform, self.output = _transform(head.transform), make_linear(head.output)
+        self.dropout = nn.Dropout(0.0 if self.transform is None else dropout)  # as transformers' heads do
 
-    def forward(self, x: Tensor, _word: Tensor) -> Tensor:
-        logits: Tensor = self.output(x)
+    def forward(self, x: Tensor, _word: Tensor, _attention_mask: Tensor | None) -> Tensor:
+        logits: Tensor = self.output(self.dropout(x if self.transform is None else self.transform(x)))
         return logits
 
     def describe(self, _word: Tensor) -> description.SpanHead:
-        return description.SpanHead(describe_linear(self.output))
+        transform = None if self.transform is None else self.transform.describe()
+        return description.SpanHead(describe_linear(self.output), transform)
 
 
 class SlimTokenHead(nn.Module):
@@ -44,31 +70,47 @@ class SlimTokenHead(nn.Module):
 
     def __init__(self, head: description.TokenHead, dropout: float) -> None:
         super().__init__()
-        self.output, self.dropout = make_linear(head.output), nn.Dropout(dropout)
+        self.transform, self.output = _transform(head.transform), make_linear(head.output)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, _word: Tensor) -> Tensor:
-        logits: Tensor = self.output(self.dropout(x))
+    def forward(self, x: Tensor, _word: Tensor, _attention_mask: Tensor | None) -> Tensor:
+        logits: Tensor = self.output(self.dropout(x if self.transform is None else self.transform(x)))
         return logits
 
     def describe(self, _word: Tensor) -> description.TokenHead:
-        return description.TokenHead(describe_linear(self.output))
+        transform = None if self.transform is None else self.transform.describe()
+        return description.TokenHead(describe_linear(self.output), transform)
 
 
 class SlimSequenceHead(nn.Module):
-    """Logits of the first token, `[batch, labels]`."""
+    """Logits of the first token, or of the mean of all attended tokens, `[batch, labels]`."""
 
     def __init__(self, head: description.SequenceHead, dropout: float) -> None:
         super().__init__()
         self.dense, self.activation, self.output = make_linear(head.dense), head.activation, make_linear(head.output)
-        self.dropout = nn.Dropout(dropout)
+        self.norm = None if head.norm is None else SlimNorm(head.norm)
+        self.pooling, self.dropout = head.pooling, nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, _word: Tensor) -> Tensor:
-        pooled = ACTIVATIONS[self.activation](self.dense(x[:, 0]))
-        logits: Tensor = self.output(self.dropout(pooled))
+    def forward(self, x: Tensor, _word: Tensor, attention_mask: Tensor | None) -> Tensor:
+        if self.pooling == "first":
+            pooled = x[:, 0]
+        elif attention_mask is None:
+            pooled = x.mean(dim=1)
+        else:
+            attended = attention_mask[:, :, None].to(x.dtype)
+            pooled = (x * attended).sum(dim=1) / attended.sum(dim=1)
+        states = ACTIVATIONS[self.activation](self.dense(pooled))
+        logits: Tensor = self.output(self.dropout(states if self.norm is None else self.norm(states)))
         return logits
 
     def describe(self, _word: Tensor) -> description.SequenceHead:
-        return description.SequenceHead(describe_linear(self.dense), self.activation, describe_linear(self.output))
+        return description.SequenceHead(
+            describe_linear(self.dense),
+            self.activation,
+            describe_linear(self.output),
+            None if self.norm is None else self.norm.describe(),
+            self.pooling,
+        )
 
 
 class SlimMaskedLanguageHead(nn.Module):
@@ -78,9 +120,9 @@ class SlimMaskedLanguageHead(nn.Module):
         super().__init__()
         self.dense, self.activation, self.norm = make_linear(head.dense), head.activation, SlimNorm(head.norm)
         self.decoder = None if head.decoder.weight is embeddings.word else make_parameter(head.decoder.weight)
-        self.bias = make_parameter(head.decoder.bias)
+        self.bias = None if head.decoder.bias is None else make_parameter(head.decoder.bias)
 
-    def forward(self, x: Tensor, word: Tensor) -> Tensor:
+    def forward(self, x: Tensor, word: Tensor, _attention_mask: Tensor | None) -> Tensor:
         states = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
         return functional.linear(states, word if self.decoder is None else self.decoder, self.bias)
 
@@ -90,7 +132,7 @@ class SlimMaskedLanguageHead(nn.Module):
             describe_linear(self.dense),
             self.activation,
             self.norm.describe(),
-            description.Linear(decoder, self.bias.detach()),
+            description.Linear(decoder, None if self.bias is None else self.bias.detach()),
         )
 
 
@@ -103,7 +145,7 @@ def make_head(head: description.TaskHead, embeddings: description.Embeddings, dr
         case description.FeatureHead():
             return SlimFeatureHead(head)
         case description.SpanHead():
-            return SlimSpanHead(head)
+            return SlimSpanHead(head, dropout)
         case description.TokenHead():
             return SlimTokenHead(head, dropout)
         case description.SequenceHead():

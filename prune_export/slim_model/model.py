@@ -22,7 +22,7 @@ from prune_export.checkpoint.slim_writing import write_slim
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import expanded
 from prune_export.options.checking import checked
-from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer, SlimRelativeBias
+from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer, SlimNorm, SlimRelativeBias
 from prune_export.slim_model.heads import make_head
 from prune_export.tasks import SPECS
 
@@ -43,6 +43,7 @@ class SlimModel(nn.Module):
         self.layer_indices = encoder.layer_indices  # those of shared layers repeat
         self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
         self.relative_bias = _relative_bias(encoder)
+        self.final_norm = None if encoder.final_norm is None else SlimNorm(encoder.final_norm)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
         self.eval()
@@ -62,7 +63,9 @@ class SlimModel(nn.Module):
                 x = checkpoint(self.layers[index], x, mask, bias, **self._checkpointing)
             else:
                 x = self.layers[index](x, mask, bias)
-        logits = self.head(x, self.embeddings.word)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        logits = self.head(x, self.embeddings.word, attention_mask)
         spec = SPECS[self.task]
         outputs = spec.outputs_of(logits)
         loss = spec.loss(outputs, labels, self.config)
@@ -87,7 +90,8 @@ class SlimModel(nn.Module):
         scores = None if self.relative_bias is None else self.relative_bias.describe()
         layers = [layer.describe(scores) for layer in self.layers if isinstance(layer, SlimLayer)]
         head = self.head.describe(embeddings.word)
-        return Encoder(self.task, embeddings, tuple(layers[index] for index in self.layer_indices), head)
+        final_norm = None if self.final_norm is None else self.final_norm.describe()
+        return Encoder(self.task, embeddings, tuple(layers[index] for index in self.layer_indices), head, final_norm)
 
     @checked
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:

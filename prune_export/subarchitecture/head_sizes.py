@@ -62,6 +62,8 @@ def _with_smaller_heads(
     attention: Attention, size: int, states: Sequence[Tensor], attended: Sequence[Tensor]
 ) -> Attention:
     count, old = len(attention.heads), attention.query_key_size
+    zeros = attention.query_weight.new_zeros(count, old)
+    query_bias, value_bias = (zeros if bias is None else bias for bias in (attention.query_bias, attention.value_bias))
     device = attention.query_weight.device
     query_moment, key_moment, context_moment = (
         torch.zeros(count, old, old, dtype=torch.float64, device=device) for _ in range(3)
@@ -69,7 +71,7 @@ def _with_smaller_heads(
     key_sum, tokens = torch.zeros(count, old, dtype=torch.float64, device=device), 0
     for x, mask in zip(states, attended, strict=True):
         rows = x[mask]
-        query = torch.einsum("th,ndh->ntd", rows, attention.query_weight) + attention.query_bias[:, None]
+        query = torch.einsum("th,ndh->ntd", rows, attention.query_weight) + query_bias[:, None]
         key = torch.einsum("th,ndh->ntd", rows, attention.key_weight)
         context = contexts(attention, x, mask)[mask].unflatten(-1, (count, -1)).transpose(0, 1)  # [heads, tokens, size]
         for moment, values in ((query_moment, query), (key_moment, key), (context_moment, context)):
@@ -88,11 +90,10 @@ def _with_smaller_heads(
     def mapped_bias(by: Tensor, bias: Tensor) -> Tensor:
         return (by @ bias.double()[:, :, None])[:, :, 0].float()
 
-    value_bias = torch.zeros_like(attention.query_bias) if attention.value_bias is None else attention.value_bias
     return replace(
         attention,
         query_weight=mapped(query_map, attention.query_weight),
-        query_bias=mapped_bias(query_map, attention.query_bias),
+        query_bias=mapped_bias(query_map, query_bias),
         key_weight=mapped(key_map, attention.key_weight),
         key_bias=None,
         value_weight=mapped(value_map, attention.value_weight),

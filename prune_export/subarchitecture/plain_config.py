@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from exporters.encoder import DotProduct, Ungated
 from exporters.errors import UnsupportedError
+from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
 from prune_export.subarchitecture.shape import Shape, check_shape
@@ -77,11 +79,17 @@ def check_parent(parent: Checkpoint) -> None:
             f"'{name}': layers of {parent.family.model_type} share their weights; expected a parent whose layers have "
             "their own"
         )
+    if not encoder.is_post_norm:
+        raise UnsupportedError(
+            f"'{name}': {parent.family.model_type} has norms before its blocks; expected a parent with a norm after every "
+            "sum of its residual stream; search without --uniform"
+        )
     if parent.family.scores:
         raise UnsupportedError(
             f"'{name}': all layers of {parent.family.model_type} have one bias of scores by head, and heads of a smaller "
             "network come from other heads in each layer; search without --uniform"
         )
+    check_kinds(encoder.layers, f"--uniform, of '{name}',", known=(DotProduct, Ungated))
     if norm_type(parent.config) != "layer_norm":
         raise UnsupportedError(
             f"'{name}': its norms are '{norm_type(parent.config)}'; expected a parent with LayerNorms"

@@ -91,7 +91,7 @@ class PlainFit:
         embeddings = to_device(embeddings, self.device)
         projection = embeddings.projection
         if projection is not None:
-            narrower = Linear(self.basis.T @ projection.weight, self.basis.T @ projection.bias)
+            narrower = Linear(self.basis.T @ projection.weight, self.basis.T @ projection.constant)
             self.plain = [x @ self.basis for x in self.parent]
             return replace(embeddings, projection=narrower)
         writer = writer_map(embeddings.norm, self.basis)
@@ -136,10 +136,10 @@ class PlainFit:
         output, attention_norm = self._output(
             index,
             "attention output",
-            Linear(attention.output_weight.flatten(1), attention.output_bias),
+            attention.output,
             lambda y, mask: contexts(read, y, mask),
             lambda x, mask: attention_update(reference.attention, x, mask),
-            reference.attention_norm,
+            reference.sum_norms[0],
         )
         weight = output.weight.unflatten(1, attention.output_weight.shape[1:])
         attention = replace(read, output_weight=weight, output_bias=output.bias)
@@ -153,7 +153,7 @@ class PlainFit:
             feed_forward.down,
             lambda y, _: activations(feed_forward, y),
             lambda x, _: feed_forward_update(reference.feed_forward, x),
-            reference.feed_forward_norm,
+            reference.sum_norms[1],
         )
         return replace(
             reference,
@@ -172,7 +172,7 @@ class PlainFit:
         block adds.
         """
         writer = writer_map(norm, self.basis)
-        start = torch.cat([writer @ linear.weight, (writer @ linear.bias)[:, None]], dim=1).double()
+        start = torch.cat([writer @ linear.weight, (writer @ linear.constant)[:, None]], dim=1).double()
         sums = [x + update(x, mask) for x, mask in zip(self.parent, self.attended, strict=True)]
         moments = self._moments(start)
         for batch, (total, y, mask) in enumerate(zip(sums, self.plain, self.attended, strict=True)):
@@ -182,7 +182,7 @@ class PlainFit:
         fitted = Linear(weight[:, :-1].float(), weight[:, -1].float())
         bare = _bare(norm, writer)
         units = [
-            normalized(bare, y + features(y, mask) @ fitted.weight.T + fitted.bias)
+            normalized(bare, y + features(y, mask) @ fitted.weight.T + fitted.constant)
             for y, mask in zip(self.plain, self.attended, strict=True)
         ]
         self.parent = [normalized(norm, total) for total in sums]
@@ -216,7 +216,7 @@ class PlainFit:
         self, index: int, part: str, features: Sequence[Tensor], targets: Sequence[Tensor], start: Linear
     ) -> Linear:
         """Fits a linear map of rows of `features` to those of `targets`, both per batch."""
-        first = torch.cat([start.weight, start.bias[:, None]], dim=1).double()
+        first = torch.cat([start.weight, start.constant[:, None]], dim=1).double()
         moments = self._moments(first)
         for batch, (rows, values) in enumerate(zip(features, targets, strict=True)):
             moments[is_held_out(batch)].add(rows, values, torch.ones_like(rows[:, 0]))

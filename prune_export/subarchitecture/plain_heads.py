@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from exporters.axes import take, to_device
 from exporters.encoder import (
@@ -65,7 +66,7 @@ def _first_tokens(fit: PlainFit) -> States:
 
 
 def _apply(linear: Linear, x: Tensor) -> Tensor:
-    return x @ linear.weight.T + linear.bias
+    return functional.linear(x, linear.weight, linear.bias)
 
 
 def _readers(fit: PlainFit, part: str, linear: Linear, states: States) -> Linear:
@@ -120,5 +121,5 @@ def _masked_language_head(fit: PlainFit, head: MaskedLanguageHead, embeddings: E
     start = torch.zeros(hidden, len(units), device=fit.device)
     start[list(units), range(len(units))] = 1.0
     back = fit.fit_linear(_INDEX, "decoder", features, targets, Linear(start, torch.zeros(hidden, device=fit.device)))
-    decoder = Linear(head.decoder.weight @ back.weight, head.decoder.weight @ back.bias + head.decoder.bias)
+    decoder = Linear(head.decoder.weight @ back.weight, head.decoder.weight @ back.constant + head.decoder.constant)
     return replace(head, dense=dense, norm=norm, decoder=decoder)

@@ -239,4 +239,4 @@ def _pooler(checkpoint: Checkpoint, fit: PlainFit) -> dict[str, Tensor]:
     size = checkpoint.encoder.hidden_size
     pooler = Linear(weights.tensor(f"{name}.weight", (size, size)), weights.tensor(f"{name}.bias", (size,)))
     fitted = fit_pooler(fit, pooler)
-    return {"pooler.dense.weight": fitted.weight.contiguous(), "pooler.dense.bias": fitted.bias.contiguous()}
+    return {"pooler.dense.weight": fitted.weight.contiguous(), "pooler.dense.bias": fitted.constant.contiguous()}

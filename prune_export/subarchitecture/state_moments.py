@@ -24,7 +24,7 @@ def state_moments(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], dev
     embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
     layers = [to_device(layer, device) for layer in encoder.layers]
     first = [embeddings.norm.describe()] if encoder.embeddings.projection is None else []
-    norms = first + [norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm)]
+    norms = first + [norm for layer in layers for norm in layer.sum_norms]
     sums = [torch.zeros(encoder.hidden_size, encoder.hidden_size, dtype=torch.float64, device=device) for _ in norms]
     tokens = 0
     for batch in batches:
@@ -39,7 +39,7 @@ def state_moments(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], dev
             states.append(x)
         for total, norm, state in zip(sums, norms, states, strict=True):
             scale = torch.where(norm.weight == 0, torch.ones_like(norm.weight), norm.weight)
-            rows = (state[mask] - norm.bias) / scale
+            rows = (state[mask] if norm.bias is None else state[mask] - norm.bias) / scale
             total += (rows.T @ rows).double()
         tokens += int(mask.sum())
     return tuple((total / max(tokens, 1)).cpu() for total in sums)

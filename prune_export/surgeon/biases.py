@@ -33,10 +33,10 @@ def fold_value_bias(block: Attention) -> Attention:
     return replace(block, value_bias=None, output_bias=output_bias)
 
 
-def shifted(bias: Tensor, weight: Tensor, constant: Tensor) -> Tensor:
+def shifted(bias: Tensor | None, weight: Tensor, constant: Tensor) -> Tensor | None:
     """Returns `bias + weight @ constant`, summed in float64, because there may be thousands of terms."""
     if not constant.any():
         return bias
     nonzero = torch.nonzero(constant).flatten()
     shift = weight[:, nonzero].double() @ constant[nonzero].double()
-    return (bias.double() + shift).to(bias.dtype)
+    return (shift if bias is None else bias.double() + shift).to(weight.dtype)

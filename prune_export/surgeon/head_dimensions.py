@@ -54,6 +54,8 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
 
 def _with_constant_query(kept: Attention, removed: Attention) -> Attention:
     """Returns a single head with case 3 applied to its removed dimensions; tensors are `[1, dimensions, …]`."""
+    if kept.query_bias is None or removed.query_bias is None:
+        return kept
     constant = removed.query_bias[0].ne(0) & removed.key_weight[0].ne(0).any(dim=1)
     if not constant.any():
         return kept

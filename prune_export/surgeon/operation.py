@@ -11,6 +11,7 @@ from exporters.encoder import (
     Encoder,
     FeedForward,
     Layer,
+    Rotary,
     map_layers,
 )
 from exporters.errors import SurgeryError
@@ -20,6 +21,7 @@ from prune_export.surgeon.columns import remove_columns
 from prune_export.surgeon.emptied_blocks import replace_emptied_attention, replace_emptied_feed_forward
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
 from prune_export.surgeon.heads import remove_heads
+from prune_export.surgeon.pairs import remove_pairs
 
 
 def operate(encoder: Encoder, plan: Plan) -> Encoder:
@@ -60,6 +62,7 @@ def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | Cons
     block = remove_heads(block, plan.heads)
     if block.heads:
         if plan.query_key_dimensions:
-            block = remove_query_key_dimensions(block, plan.query_key_dimensions)
+            remove = remove_pairs if isinstance(block.scores, Rotary) else remove_query_key_dimensions
+            block = remove(block, plan.query_key_dimensions)
         block = remove_value_dimensions(block, plan.value_dimensions)
     return replace_emptied_attention(block)

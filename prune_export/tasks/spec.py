@@ -126,8 +126,8 @@ class TaskSpec:
     def real_tokens(self, values: NDArray[np.float32], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the part of an output that belongs to non-padding tokens.
 
-        That is `[tokens, …]` of `[batch, sequence, …]`. Where the head reads the first token only, it is the rows of
+        That is `[tokens, …]` of `[batch, sequence, …]`. Where the head answers once per sequence, it is the rows of
         `[batch, …]` whose first token is no padding.
         """
         real = attention_mask == 1
-        return np.asarray(values[real[:, 0] if self.head.reads_first_token_only else real])
+        return np.asarray(values[real if self.head.answers_per_token else real[:, 0]])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from exporters.encoder import ACTIVATIONS, Attention, FeedForward, Layer
+from exporters.encoder import Attention, FeedForward, Layer
 from exporters.errors import WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -19,7 +19,7 @@ from prune_export.families.state_dict import state_dict
 from prune_export.pruning.costs import counts_of
 from prune_export.pruning.pruned_network import PrunedNetwork, full_size_tensors, keep_units, unpruned
 from prune_export.slim_model.model import SlimModel, slim_module
-from prune_export.surgeon.zeros import plan_from_zeros
+from prune_export.surgeon.zeros import constant_columns, plan_from_zeros
 from prune_export.tasks import SPECS
 from prune_export.training.stage import Context, MaskingMethod, Stage, layer_modules
 
@@ -191,8 +191,8 @@ def _kept_columns(layer: Layer) -> Indices:
     block = layer.feed_forward
     if not isinstance(block, FeedForward):
         return ()
-    active = block.up.weight.ne(0).any(dim=1) | ACTIVATIONS[block.gating.activation](block.up.bias).ne(0)
-    return _indices(active & block.down.weight.ne(0).any(dim=0))
+    is_constant, values = constant_columns(block)
+    return _indices((~is_constant | values.ne(0)) & block.down.weight.ne(0).any(dim=0))
 
 
 def _indices(kept: Tensor) -> Indices:

@@ -125,7 +125,7 @@ class Pipeline:
             features,
             self.tokenizer,
             max_tokens=self.batch_tokens,
-            per_token=not self._spec.head.reads_first_token_only,
+            per_token=self._spec.head.answers_per_token,
         )
 
     def _decoded(self, text: str, feature: Feature, row: Row) -> Any:
@@ -136,7 +136,7 @@ class Pipeline:
         return self._spec.decode(row, text, feature.offsets, classes)
 
     def _check_classes(self, logits: NDArray[np.float32]) -> None:
-        dimensions = 1 if self._spec.head.reads_first_token_only else 2
+        dimensions = 2 if self._spec.head.answers_per_token else 1
         if logits.ndim != dimensions or logits.shape[-1] != len(self.labels):
             raise UnsupportedError(
                 f"{self.network.name}: {self.task} needs logits for the {len(self.labels)} classes that config.json names; "

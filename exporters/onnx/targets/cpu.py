@@ -20,6 +20,7 @@ CPU = Target(
     attention=fused_attention,
     residual_norm=add_then_norm,
     gelu=erf_gelu,
+    rotary_embedding=True,
     # Costs no time, and bounds the memory of attention's scores.
     sessions={name: SessionSettings(tokens_at_once=2048) for name in ("fp32", "int8")},
 )

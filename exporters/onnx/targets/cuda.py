@@ -29,6 +29,7 @@ CUDA = Target(
     residual_norm=skip_layer_norm,
     gelu=contrib_gelu,
     half_residual=True,
+    rotary_embedding=True,
     sessions={"fp16": SessionSettings(length_multiple=8), "fp32": SessionSettings(length_multiple=16)},
 )
 

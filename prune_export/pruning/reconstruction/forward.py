@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Linear, Norm, RelativeBias
+from exporters.encoder import (
+    ACTIVATIONS,
+    Attention,
+    ConstantBlock,
+    FeedForward,
+    Gated,
+    Linear,
+    Norm,
+    RelativeBias,
+    Rotary,
+)
 
 Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
 
@@ -29,9 +39,16 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
     if isinstance(block.scores, RelativeBias):
         bias = block.scores.bias(block.heads, x.shape[1])
         mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)  # [batch, heads, query, key]
+    query, key = project(block.query_weight, block.query_bias), project(block.key_weight, block.key_bias)
+    if isinstance(block.scores, Rotary):
+        query, key = block.scores.rotate(query), block.scores.rotate(key)
+        near = block.scores.is_near(x.shape[1])
+        if near is not None:
+            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            mask = near.to(x.device) & (mask | itself)
     separate = functional.scaled_dot_product_attention(
-        project(block.query_weight, block.query_bias),
-        project(block.key_weight, block.key_bias),
+        query,
+        key,
         project(block.value_weight, block.value_bias),
         mask,
         scale=block.scores.scale,
@@ -41,14 +58,18 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
 
 def activations(block: FeedForward, x: Tensor) -> Tensor:
     """Returns the activations `[batch, sequence, columns]`, the inputs of the down projection."""
-    return ACTIVATIONS[block.gating.activation](functional.linear(x, block.up.weight, block.up.bias))
+    activation, up = ACTIVATIONS[block.gating.activation], functional.linear(x, block.up.weight, block.up.bias)
+    if isinstance(block.gating, Gated):
+        gate = block.gating.gate
+        return activation(functional.linear(x, gate.weight, gate.bias)) * up
+    return activation(up)
 
 
 def attention_update(block: Attention | ConstantBlock, x: Tensor, attended: Tensor) -> Tensor:
     """Returns what the attention adds to the residual stream, `[batch, sequence, hidden]`."""
     if isinstance(block, ConstantBlock):
         return block.bias.expand_as(x)
-    return functional.linear(contexts(block, x, attended), block.output_weight.flatten(1), block.output_bias)
+    return functional.linear(contexts(block, x, attended), block.output.weight, block.output_bias)
 
 
 def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor:
@@ -58,8 +79,10 @@ def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor
     return functional.linear(activations(block, x), block.down.weight, block.down.bias)
 
 
-def normalized(norm: Norm, x: Tensor) -> Tensor:
-    """Returns the norm of `x` over the last dimension."""
+def normalized(norm: Norm | None, x: Tensor) -> Tensor:
+    """Returns the norm of `x` over the last dimension; `x` itself without a norm."""
+    if norm is None:
+        return x
     if norm.epsilon is None:
         scaled = x * norm.weight
     elif norm.centered:
@@ -73,7 +96,7 @@ def output_of(block: Attention | FeedForward | ConstantBlock) -> Linear:
     """Returns the block's output projection, `[written, features]`; that of a constant block has no features."""
     match block:
         case Attention():
-            return Linear(block.output_weight.flatten(1), block.output_bias)
+            return block.output
         case FeedForward():
             return block.down
         case ConstantBlock():
@@ -89,4 +112,4 @@ def with_output(block: Block, output: Linear) -> Block:
         case FeedForward():
             return replace(block, down=output)
         case ConstantBlock():
-            return ConstantBlock(output.bias)
+            return ConstantBlock(output.constant)

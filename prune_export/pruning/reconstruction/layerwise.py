@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from exporters.axes import to_device
-from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Linear
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Gated, Layer, Linear, Norm
 from exporters.kinds import check_kinds
 from prune_export.options.prune import Reconstruction
 from prune_export.progress import SILENT, Progress
@@ -39,7 +40,14 @@ from prune_export.pruning.reconstruction.forward import (
     output_of,
     with_output,
 )
-from prune_export.pruning.reconstruction.least_squares import Fit, Moments, fit, ridge_regression, unit_scales
+from prune_export.pruning.reconstruction.least_squares import (
+    Fit,
+    Moments,
+    fit,
+    ridge_regression,
+    ridge_without_constant,
+    unit_scales,
+)
 from prune_export.slim_model.blocks import SlimEmbeddings
 
 _HELD_OUT = 8  # one batch in so many is held out
@@ -123,14 +131,15 @@ class _Refit:
     def _layer(self, index: int, reference: Layer, layer: Layer) -> Layer:
         attention, feed_forward = layer.attention, layer.feed_forward
         features: Sequence[Tensor] = [x[..., :0] for x in self.pruned]
+        inputs = self._inputs(reference.attention_input_norm, layer.attention_input_norm)
         if isinstance(attention, Attention):
-            attention = self._fit_attention_inputs(index, attention)
-            features = [contexts(attention, x, mask) for x, mask in zip(self.pruned, self.attended, strict=True)]
+            attention = self._fit_attention_inputs(index, attention, inputs)
+            features = [contexts(attention, x, mask) for x, mask in zip(inputs.pruned, self.attended, strict=True)]
         sums = [
-            x + attention_update(reference.attention, x, mask)
-            for x, mask in zip(self.dense, self.attended, strict=True)
+            x + attention_update(reference.attention, read, mask)
+            for x, read, mask in zip(self.dense, inputs.dense, self.attended, strict=True)
         ]
-        attention = self._fit_output(index, "attention output", attention, features, sums)
+        attention = self._fit_output(index, "attention output", attention, reference.attention, features, sums)
         updates = _updates(attention, features)
         self.dense = [normalized(reference.attention_norm, x) for x in sums]
         self.pruned = [
@@ -138,11 +147,15 @@ class _Refit:
         ]
 
         features = [x[..., :0] for x in self.pruned]
+        inputs = self._inputs(reference.feed_forward_input_norm, layer.feed_forward_input_norm)
         if isinstance(feed_forward, FeedForward):
-            feed_forward = self._fit_feed_forward_inputs(index, feed_forward)
-            features = _Activations(feed_forward, self.pruned)
-        sums = [x + feed_forward_update(reference.feed_forward, x) for x in self.dense]
-        feed_forward = self._fit_output(index, "down", feed_forward, features, sums)
+            feed_forward = self._fit_feed_forward_inputs(index, feed_forward, inputs)
+            features = _Activations(feed_forward, inputs.pruned)
+        sums = [
+            x + feed_forward_update(reference.feed_forward, read)
+            for x, read in zip(self.dense, inputs.dense, strict=True)
+        ]
+        feed_forward = self._fit_output(index, "down", feed_forward, reference.feed_forward, features, sums)
         updates = _updates(feed_forward, features)
         self.dense = [normalized(reference.feed_forward_norm, x) for x in sums]
         self.pruned = [
@@ -150,17 +163,24 @@ class _Refit:
         ]
         return replace(layer, attention=attention, feed_forward=feed_forward)
 
-    def _fit_output(self, index: int, part: str, block: Any, features: Sequence[Tensor], sums: list[Tensor]) -> Any:
+    def _inputs(self, of_dense: Norm | None, of_pruned: Norm | None) -> _Inputs:
+        """Returns what a block reads in both networks: the hidden states after its input norm, where there is one."""
+        return _Inputs([normalized(of_dense, x) for x in self.dense], [normalized(of_pruned, x) for x in self.pruned])
+
+    def _fit_output(
+        self, index: int, part: str, block: Any, reference: Any, features: Sequence[Tensor], sums: list[Tensor]
+    ) -> Any:
         """Fits the output projection to the difference of `sums`, the dense residual sums, and the pruned states."""
         moments = self._moments(output_of(block))
         for batch, (dense_sum, x, mask) in enumerate(zip(sums, self.pruned, self.attended, strict=True)):
             moments[_is_held_out(batch)].add(
                 features[batch][mask], (dense_sum - x)[mask], _token_weights(dense_sum[mask])
             )
-        return self._solve_output(index, part, block, moments)
+        return self._solve_output(index, part, block, reference, moments)
 
-    def _fit_attention_inputs(self, index: int, block: Attention) -> Attention:
-        input_map = self._fit_input_map(index, "attention inputs")
+    def _fit_attention_inputs(self, index: int, block: Attention, inputs: _Inputs) -> Attention:
+        has_constant = block.query_bias is not None
+        input_map = self._fit_input_map(index, "attention inputs", inputs, has_constant=has_constant)
         if input_map is None:
             return block
         query_weight, query_bias = _composed(input_map, block.query_weight, block.query_bias)
@@ -176,14 +196,18 @@ class _Refit:
             value_bias=value_bias,
         )
 
-    def _fit_feed_forward_inputs(self, index: int, block: FeedForward) -> FeedForward:
-        input_map = self._fit_input_map(index, "up inputs")
+    def _fit_feed_forward_inputs(self, index: int, block: FeedForward, inputs: _Inputs) -> FeedForward:
+        has_constant = block.up.bias is not None
+        input_map = self._fit_input_map(index, "up inputs", inputs, has_constant=has_constant)
         if input_map is None:
             return block
-        return replace(block, up=Linear(*_composed(input_map, block.up.weight, block.up.bias)))
+        gating = block.gating
+        if isinstance(gating, Gated):
+            gating = replace(gating, gate=Linear(*_composed(input_map, gating.gate.weight, gating.gate.bias)))
+        return replace(block, up=Linear(*_composed(input_map, block.up.weight, block.up.bias)), gating=gating)
 
-    def _fit_input_map(self, index: int, part: str) -> Tensor | None:
-        """Returns P and its constant, `[hidden, hidden + 1]`, float64.
+    def _fit_input_map(self, index: int, part: str, inputs: _Inputs, *, has_constant: bool) -> Tensor | None:
+        """Returns P and its constant, `[hidden, hidden + 1]`, float64; the constant is zero unless the block has biases.
 
         Returns None where both networks have the same states still, or the map does not lower the held-out error.
         """
@@ -191,11 +215,11 @@ class _Refit:
             return None
         hidden = self.dense[0].shape[-1]
         train, held_out = (Moments(hidden, hidden, self.device) for _ in range(2))
-        for batch, (dense, x, mask) in enumerate(zip(self.dense, self.pruned, self.attended, strict=True)):
+        for batch, (dense, x, mask) in enumerate(zip(inputs.dense, inputs.pruned, self.attended, strict=True)):
             moments = held_out if _is_held_out(batch) else train
             moments.add(x[mask], dense[mask], torch.ones_like(x[mask][:, 0]))
         start = torch.eye(hidden, hidden + 1, dtype=torch.float64, device=self.device)
-        result = fit(train, held_out, start, ridge_regression)
+        result = fit(train, held_out, start, ridge_regression if has_constant else ridge_without_constant)
         self._note(index, part, result)
         return result.weight if result.accepted else None
 
@@ -214,8 +238,13 @@ class _Refit:
             self.progress.advance()
         fitted = []
         for index, (layer, (of_attention, of_feed_forward)) in enumerate(zip(layers, moments, strict=True)):
-            attention = self._solve_output(index, "attention output", layer.attention, of_attention)
-            feed_forward = self._solve_output(index, "down", layer.feed_forward, of_feed_forward)
+            reference = dense.distinct_layers[index]
+            attention = self._solve_output(
+                index, "attention output", layer.attention, reference.attention, of_attention
+            )
+            feed_forward = self._solve_output(
+                index, "down", layer.feed_forward, reference.feed_forward, of_feed_forward
+            )
             fitted.append(to_device(replace(layer, attention=attention, feed_forward=feed_forward), "cpu"))
         return replace(pruned, layers=tuple(fitted[index] for index in pruned.layer_indices))
 
@@ -230,13 +259,15 @@ class _Refit:
         after = []
         for batch, (x, mask) in enumerate(zip(self.dense, self.attended, strict=True)):
             held_out = _is_held_out(batch)
-            update = attention_update(reference.attention, x, mask)
-            features = contexts(layer.attention, x, mask) if isinstance(layer.attention, Attention) else x[..., :0]
+            read = normalized(reference.attention_input_norm, x)
+            update = attention_update(reference.attention, read, mask)
+            features = contexts(layer.attention, read, mask) if isinstance(layer.attention, Attention) else x[..., :0]
             of_attention[held_out].add(features[mask], update[mask], _token_weights((x + update)[mask]))
             x = normalized(reference.attention_norm, x + update)
-            update = feed_forward_update(reference.feed_forward, x)
+            read = normalized(reference.feed_forward_input_norm, x)
+            update = feed_forward_update(reference.feed_forward, read)
             block = layer.feed_forward
-            features = activations(block, x) if isinstance(block, FeedForward) else x[..., :0]
+            features = activations(block, read) if isinstance(block, FeedForward) else x[..., :0]
             of_feed_forward[held_out].add(features[mask], update[mask], _token_weights((x + update)[mask]))
             after.append(normalized(reference.feed_forward_norm, x + update))
         self.dense = after
@@ -248,22 +279,35 @@ class _Refit:
         targets, features = linear.weight.shape
         return Moments(features, targets, self.device), Moments(features, targets, self.device)
 
-    def _solve_output(self, index: int, part: str, block: Any, moments: tuple[Moments, Moments]) -> Any:
-        """Returns `block` with the output projection that fits the moments best; a removed block has a bias alone."""
-        linear = output_of(block)
-        if linear.weight.shape[1] == 0 and self.method != "full":
+    def _solve_output(self, index: int, part: str, block: Any, reference: Any, moments: tuple[Moments, Moments]) -> Any:
+        """Returns `block` with the output projection that fits the moments best; a removed block has a bias alone.
+
+        It gets no bias where that of the dense network, in the block `reference`, has none.
+        """
+        linear, has_constant = output_of(block), _has_constant(reference)
+        if linear.weight.shape[1] == 0 and (self.method != "full" or not has_constant):
             return block
         unit_size = block.value_size if isinstance(block, Attention) else 1
-        start = torch.cat([linear.weight, linear.bias[:, None]], dim=1).double()
+        regression = ridge_regression if has_constant else ridge_without_constant
+        start = torch.cat([linear.weight, linear.constant[:, None]], dim=1).double()
         train, held_out = moments
-        result = fit(train, held_out, start, ridge_regression if self.method == "full" else unit_scales(unit_size))
+        result = fit(train, held_out, start, regression if self.method == "full" else unit_scales(unit_size))
         self._note(index, part, result)
         if not result.accepted:
             return block
-        return with_output(block, Linear(result.weight[:, :-1].float(), result.weight[:, -1].float()))
+        bias = result.weight[:, -1].float() if has_constant else linear.bias
+        return with_output(block, Linear(result.weight[:, :-1].float(), bias))
 
     def _note(self, index: int, part: str, result: Fit) -> None:
         self.fits.append(BlockFit(index, part, result.before, result.after, result.accepted))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """What a block of both networks reads, per batch `[batch, sequence, hidden]`."""
+
+    dense: list[Tensor]
+    pruned: list[Tensor]
 
 
 class _Activations(Sequence[Tensor]):
@@ -288,14 +332,24 @@ def _token_weights(sums: Tensor) -> Tensor:
     return 1 / sums.var(dim=-1).clamp(min=1e-12)
 
 
-def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns weight `[…, hidden]` and bias `[…]` of a linear map after the input map, as one linear map."""
+def _has_constant(block: Attention | FeedForward | ConstantBlock) -> bool:
+    """Says whether the block's output has a bias."""
+    return bool(block.bias.any()) if isinstance(block, ConstantBlock) else output_of(block).bias is not None
+
+
+def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns weight `[…, hidden]` and bias `[…]` of a linear map after the input map, as one linear map.
+
+    There is no bias where neither of them has a constant.
+    """
     exact = weight.double()
     shift = exact @ input_map[:, -1]
-    return (exact @ input_map[:, :-1]).float(), (shift if bias is None else bias.double() + shift).float()
+    if bias is None:
+        return (exact @ input_map[:, :-1]).float(), shift.float() if shift.any() else None
+    return (exact @ input_map[:, :-1]).float(), (bias.double() + shift).float()
 
 
 def _updates(block: Block, features: Sequence[Tensor]) -> list[Tensor]:
     """Returns what the block adds to the residual stream per batch; `features` are the inputs of its output projection."""
     linear = output_of(block)
-    return [x @ linear.weight.T + linear.bias for x in features]
+    return [functional.linear(x, linear.weight, linear.bias) for x in features]

@@ -93,6 +93,17 @@ def ridge_regression(train: Moments, start: Tensor, ridge: float) -> Tensor:
     return torch.cholesky_solve((train.cross + start * penalty).T, factor).T
 
 
+def ridge_without_constant(train: Moments, start: Tensor, ridge: float) -> Tensor:
+    """Returns what `ridge_regression` does for a linear map without a bias: the last column is zero."""
+    features = train.features[:-1, :-1]
+    penalty = _penalty(features, ridge, has_constant=False)
+    factor, failed = torch.linalg.cholesky_ex(features + torch.diag(penalty))
+    if failed:
+        return start
+    weight = torch.cholesky_solve((train.cross[:, :-1] + start[:, :-1] * penalty).T, factor).T
+    return torch.cat([weight, torch.zeros_like(start[:, -1:])], dim=1)
+
+
 def unit_scales(size: int) -> Callable[[Moments, Tensor, float], Tensor]:
     """Returns a solver that scales each unit of `size` features by one factor and leaves the bias as it is.
 
