@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exporters.axes import sizes_of
-from exporters.encoder import Encoder, FeedForward, Gated, Layer, tensors
+from exporters.encoder import ConstantBlock, Encoder, FeedForward, Gated, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,19 @@ def layer_shape(layer: Layer) -> LayerShape:
 
 
 def count_parameters(encoder: Encoder) -> int:
-    """Counts the numbers that the network holds; shared and tied tensors count once."""
-    return sum(tensor.numel() for tensor in tensors(encoder))
+    """Counts the numbers that the network holds; shared and tied tensors count once, zeros of a removed block not at all."""
+    return sum(tensor.numel() for tensor in tensors(encoder)) - _zeros_of_constants(encoder)
+
+
+def layer_parameters(encoder: Encoder) -> int:
+    """Counts the parameters of the encoder layers, as `count_parameters` does."""
+    return sum(tensor.numel() for tensor in tensors(encoder.layers)) - _zeros_of_constants(encoder)
+
+
+def _zeros_of_constants(encoder: Encoder) -> int:
+    blocks = (block for layer in encoder.distinct_layers for block in (layer.attention, layer.feed_forward))
+    constants = (block.bias for block in blocks if isinstance(block, ConstantBlock))
+    return sum(bias.numel() for bias in constants if not bias.any())
 
 
 def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequence_length: int) -> int:

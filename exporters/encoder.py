@@ -442,6 +442,13 @@ class Encoder:
         )
 
     @property
+    def has_windows(self) -> bool:
+        """Says whether a query may see no key, at padding; what it gives is then left open, and nothing else reads it."""
+        blocks = (layer.attention for layer in self.layers)
+        scores = (block.scores for block in blocks if isinstance(block, Attention))
+        return any(isinstance(kind, Rotary) and kind.window is not None for kind in scores)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Returns the names of the inputs, each int64 `[batch_size, sequence_length]`, in transformers' order."""
         types = ("token_type_ids",) if self.embeddings.token_type is not None else ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exporters import runtime
-from exporters.encoder import Attention, Encoder, Rotary
+from exporters.encoder import Encoder
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
@@ -28,14 +28,12 @@ LIMITS = {"fp32": 1e-5, "fp16": 2e-2, "int8": 0.2}
 def torch_outputs(model: Any, encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     with torch.no_grad():
         found = model(**inputs)
-    return _of_tokens({name: found[name].numpy() for name in encoder.outputs}, encoder, inputs)
+    return of_tokens({name: found[name].numpy() for name in encoder.outputs}, encoder, inputs)
 
 
-def _of_tokens(outputs: dict[str, np.ndarray], encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def of_tokens(outputs: dict[str, np.ndarray], encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Zeros at padding where there are windows: one may leave a padded query no key, and what it does then is left open."""
-    scores = [layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention)]
-    has_windows = any(isinstance(kind, Rotary) and kind.window is not None for kind in scores)
-    if not has_windows or not encoder.head.answers_per_token:
+    if not encoder.has_windows or not encoder.head.answers_per_token:
         return outputs
     padded = inputs["attention_mask"].numpy() == 0
     return {name: np.where(padded.reshape(*padded.shape, *[1] * (o.ndim - 2)), 0, o) for name, o in outputs.items()}
@@ -56,7 +54,7 @@ def onnx_outputs(
     save(build(encoder, TARGETS[target], PRECISIONS[dtype], opset=opset), path)
     session = runtime.create_session(path, optimize=optimize, provider=provider)
     outputs = runtime.run(session, {name: value.numpy() for name, value in inputs.items()})
-    return _of_tokens(outputs, encoder, inputs)
+    return of_tokens(outputs, encoder, inputs)
 
 
 def largest_difference(reference: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from exporters.tasks import Task
 from prune_export.families import FAMILIES
@@ -25,6 +25,21 @@ BERT_LIKE = {
 }
 
 
+# Every key of a configuration that says how likely a dropout is.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "qa_dropout",
+    "seq_classif_dropout",
+    "mlp_dropout",
+    "embedding_dropout",
+    "classifier_dropout",
+)
+
+
 @dataclass(frozen=True)
 class FamilyCase:
     """One family's row: a configuration small enough for a test."""
@@ -32,6 +47,8 @@ class FamilyCase:
     model_type: str
     config: str
     arguments: dict[str, Any]
+    epsilon: str = "layer_norm_eps"  # the key of the norms' epsilon
+    int8: float = 0.2  # the largest error in 8 bits, relative to max(1, max|reference|)
 
     def __str__(self) -> str:
         return self.model_type
@@ -75,7 +92,10 @@ FAMILY_CASES = (
             "local_rope_theta": 10.0,
             **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1),
             "reference_compile": False,
+            **dict.fromkeys(("mlp_dropout", "attention_dropout", "embedding_dropout", "classifier_dropout"), 0.1),
         },
+        epsilon="norm_eps",
+        int8=0.4,  # sums are not normalized, so that errors of four layers add up
     ),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
@@ -98,15 +118,26 @@ def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -
     return model.eval()
 
 
-def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> nn.Linear:
+@dataclass(frozen=True)
+class LinearView:
+    """Weight and bias of a linear map, which may be a part of a fused one; where there is no bias, zeros of no effect."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> LinearView:
     """The linear map `name` ("query", "attention_output", "up" and so on) of layer `layer`."""
     family = FAMILIES[case.model_type]
     field = f"feed_forward.{name}." if name in ("up", "down") else f"attention.{name.removeprefix('attention_')}_"
-    path = f"{family.layer(model.config, layer)}.{family.module(field + 'weight')}"
+    row = family.layers[f"{field}weight"]
     body = getattr(model, family.prefix, model)
-    found = body.get_submodule(path)
-    assert isinstance(found, nn.Linear)
-    return found
+    module = body.get_submodule(f"{family.layer(model.config, layer)}.{row.module}")
+    assert isinstance(module, nn.Linear)
+    size = len(module.weight) // row.parts
+    part = slice(row.part * size, row.part * size + size)
+    bias = torch.zeros(size) if module.bias is None else module.bias[part]
+    return LinearView(module.weight[part], bias)
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -32,12 +32,12 @@ NORMS = ("LayerNormalization", "SkipLayerNormalization")
 @pytest.mark.parametrize("target", RUNNABLE)
 def test_every_norm_has_the_models_epsilon(case: FamilyCase, target: str, tmp_path: Path) -> None:
     """One so large that no answer is right without it; DistilBERT has no such key."""
-    model = make_model(case, "fill-mask", layer_norm_eps=0.75)
+    model = make_model(case, "fill-mask", **{case.epsilon: 0.75})
     encoder = prune_export.inspect(save_model(model, tmp_path)).slim
     inputs = example_inputs(model)
     reference = torch_outputs(model, encoder, inputs)
     assert largest_difference(reference, onnx_outputs(encoder, inputs, tmp_path, target=target)) < LIMITS["fp32"]
-    other = make_model(case, "fill-mask", layer_norm_eps=1e-12)
+    other = make_model(case, "fill-mask", **{case.epsilon: 1e-12})
     assert largest_difference(reference, torch_outputs(other, encoder, inputs)) > 100 * LIMITS["fp32"]
 
 

@@ -21,21 +21,10 @@ from prune_export.training.methods.movement import FlopsBudget, MovementConfig, 
 from prune_export.training.recipe import ScheduleSection
 from prune_export.training.stage import LayerModules, layer_modules
 from prune_export.training.trainer import PruningTrainer
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
+from tests.models import DROPOUTS, FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 
 BERT = FAMILY_CASES[0]
-WITHOUT_DROPOUT = dict.fromkeys(
-    (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "classifier_dropout_prob",
-        "dropout",
-        "attention_dropout",
-        "qa_dropout",
-        "seq_classif_dropout",
-    ),
-    0.0,
-)
+WITHOUT_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 
 
 def network(

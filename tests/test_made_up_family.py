@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, BertConfig, BertForQuestionAnswering
 
 import prune_export
-from exporters.errors import UnsupportedError
 from prune_export import families
 from prune_export.checkpoint import reference_model
 from prune_export.checkpoint.load import load_checkpoint
@@ -33,10 +32,13 @@ from prune_export.pruning.costs import counts_of, flops_costs
 from prune_export.pruning.pruned_network import full_size_tensors
 from prune_export.pruning.pruner import Pruner, PrunerSettings
 from prune_export.slim_model.model import slim_module
+from prune_export.training.methods.movement_masks import BlockScores, Level, apply_masks, attach_masks
 from prune_export.training.stage import layer_modules
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import BERT_LIKE, example_inputs
 from tests.test_pruning import calibration
+
+LEVEL = Level("topk", 1.0, 0.0)
 
 
 class FusedConfig(BertConfig):
@@ -161,6 +163,28 @@ def test_it_is_pruned_without_training(checkpoint: Path, tmp_path: Path) -> None
     assert costs.total(counts_of(network.encoder)) <= 0.5 * costs.dense
 
 
-def test_masks_are_not_trained_on_a_fused_matrix(checkpoint: Path) -> None:
-    with pytest.raises(UnsupportedError, match="masks cannot be trained on fused projections, which fused-bert has"):
-        layer_modules(load_checkpoint(checkpoint), FusedForQuestionAnswering.from_pretrained(checkpoint))
+def test_the_rows_of_a_fused_matrix_are_masked_alone(checkpoint: Path) -> None:
+    model = FusedForQuestionAnswering.from_pretrained(checkpoint)
+    layer = layer_modules(load_checkpoint(checkpoint), model)[1]
+    fused = layer.query.module
+    before = fused.weight.detach().clone()
+    scores = attach_masks(
+        layer, "struct", (1, 1), lambda rows, columns: BlockScores(rows, columns, LEVEL, initial=0.0, chosen=True)
+    )
+    assert scores.key.keep is not None
+    scores.key.keep[1] = 0  # one score per head for all four projections
+    head, hidden = layer.head_size, layer.hidden
+    expected = before.clone()
+    for part in range(3):
+        expected[part * hidden + head : part * hidden + 2 * head] = 0
+    assert torch.equal(fused.weight, expected)
+    x = torch.randn(5, hidden, generator=torch.Generator().manual_seed(0))
+    fused(x).square().sum().backward()
+    raw = torch.nn.functional.linear(x, expected, fused.bias.detach())  # d(sum y²) / dW = 2 yᵀ x
+    gradient = (2 * raw.T @ x * before).view(3, layer.heads, head, hidden).sum(dim=(0, 2, 3))
+    found = scores.query.values.grad
+    assert found is not None
+    torch.testing.assert_close(found[:, 0], gradient, rtol=1e-4, atol=1e-4)
+    apply_masks(layer)
+    assert torch.equal(fused.weight, expected)
+    assert fused.bias[hidden + head : hidden + 2 * head].eq(0).all()

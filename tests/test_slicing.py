@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prune_export
 from exporters.axes import named_tensors
-from exporters.cost import count_parameters, flops_per_token, layer_shape
+from exporters.cost import count_parameters, flops_per_token, layer_parameters, layer_shape
 from exporters.encoder import Encoder, tensors
 from exporters.errors import CheckpointError, UnsupportedError, UsageError, WeightsError
 from exporters.onnx.precision import PRECISIONS
@@ -34,7 +34,7 @@ from exporters.tasks import TASKS, Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.tables.export import summary_table
-from prune_export.pruning.costs import counts_of, flops_costs, layer_parameters, parameter_costs
+from prune_export.pruning.costs import counts_of, flops_costs, parameter_costs
 from prune_export.slicing.bases import Basis, spectra
 from prune_export.slicing.slicer import Refitting, slice_network
 from prune_export.slicing.widths import one_width, widths_by_share

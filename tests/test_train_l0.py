@@ -24,7 +24,7 @@ from prune_export.training.methods.l0 import L0Config, L0Gates, L0Target
 from prune_export.training.methods.l0_gates import at_test_time, lagrangian, probability_open, sample, target_at
 from prune_export.training.run import train
 from prune_export.training.stage import layer_modules
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
+from tests.models import DROPOUTS, FAMILY_CASES, FamilyCase, example_inputs, make_model, save
 from tests.tiny_training import tiny_recipe
 
 # --- formulas ------------------------------------------------------------------------------------------------------------
@@ -84,8 +84,7 @@ def attached(folder: Path, config: L0Config, target: L0Target, **options: Any) -
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Path) -> None:
     """The oracle multiplies by hooks, where McCarley et al. put their gates."""
-    without = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "qa_dropout")
-    original = make_model(case, "question-answering", **dict.fromkeys(without, 0.0))
+    original = make_model(case, "question-answering", **dict.fromkeys(DROPOUTS, 0.0))
     method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial_log_alpha=0.3), L0Target(flops=0.5))
     method.set_step(5, 100)
     model.train()  # gates are drawn; there is no dropout

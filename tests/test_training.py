@@ -43,6 +43,8 @@ def test_the_loss_is_transformers_own(case: FamilyCase, task: Task, tmp_path: Pa
     model = pruned(case, task)
     slim = prune_export.slim(save(model, tmp_path))
     inputs = example_inputs(model)
+    if prune_export.inspect(tmp_path).slim.has_windows:  # what a loss over padding is then is left open
+        inputs["attention_mask"][:] = 1
     labels = labels_for(task, inputs)
     with torch.no_grad():
         expected, found = model(**inputs, **labels).loss, slim(**inputs, **labels).loss

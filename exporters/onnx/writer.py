@@ -66,11 +66,13 @@ def _attention_block(context: GraphContext, x: ir.Value, layer: Layer, *, first_
     def queries(states: ir.Value) -> ir.Value:
         return first_tokens(context, states, layer.widths[0]) if first_only else states
 
-    block, past = layer.attention, _skip(context, queries(x), layer.attention_skip)
+    block, asking = layer.attention, queries(x)
+    past = _skip(context, asking, layer.attention_skip)
     if isinstance(block, ConstantBlock):
         return _constant_block(context, past, block, layer.attention_norm)
     inputs = _normalized(context, x, layer.attention_input_norm)
-    return _sum(context, past, _attention(context, inputs, queries(inputs), block), layer.attention_norm)
+    asking = asking if inputs is x else queries(inputs)
+    return _sum(context, past, _attention(context, inputs, asking, block), layer.attention_norm)
 
 
 def _feed_forward_block(context: GraphContext, x: ir.Value, layer: Layer) -> ir.Value:

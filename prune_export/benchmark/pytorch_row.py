@@ -82,5 +82,7 @@ def cost_of_model(checkpoint: Checkpoint) -> Cost:
     sizes = checkpoint.family.dimensions(checkpoint.config)
     shapes = tuple(map(layer_shape, checkpoint.encoder.layers))
     if not transformers_can_load(checkpoint):
-        shapes = (LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate),) * len(shapes)
+        is_gated = checkpoint.family.is_gated
+        dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate, is_gated=is_gated)
+        shapes = (dense,) * len(shapes)
     return cost_of_layers(shapes, sizes.hidden)

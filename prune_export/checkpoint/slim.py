@@ -49,8 +49,8 @@ from prune_export.checkpoint.sizes import MOST_HEADS, MOST_HIDDEN, MOST_LAYERS
 from prune_export.checkpoint.weights import read_safetensors
 from prune_export.facts.file_names import PLAN_FILE, SLIM
 from prune_export.facts.format import Format
-from prune_export.families.describe import NORMS, epsilon_of, head_values
-from prune_export.families.names import Family
+from prune_export.families.describe import epsilon_of, head_values
+from prune_export.families.names import NORMS, Family
 from prune_export.families.table import Table, section
 from prune_export.files.reading import ReadingError, read_json
 from prune_export.tasks import SPECS
@@ -154,7 +154,8 @@ class _Reader:
         )
         if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
-        final_norm = self.norm("final_norm", self.family.final_norm, None) if self.family.final_norm else None
+        rows = self.family.present(self.family.final_norm, self.config, self.family.body(""))
+        final_norm = self.norm("final_norm", rows, None) if rows else None
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head(), final_norm)
 
     def scores(self, place: int) -> AttentionScores:
@@ -207,10 +208,12 @@ class _Reader:
                 gating = self.part(Gated, f"{name}.feed_forward.gating", rows, activation=self.dimensions.activation)
             rows = section(table, "feed_forward")
             feed_forward = self.part(FeedForward, f"{name}.feed_forward", rows, gating=gating)
+        blocks = {"attention": attention, "feed_forward": feed_forward}
+        dead = [f"{block}_input_norm" for block, value in blocks.items() if isinstance(value, ConstantBlock)]
         norms = {
             norm: self.norm(f"{name}.{norm}", section(table, norm), 2 * place + 1 + index % 2)
             for index, norm in enumerate(NORMS)
-            if section(table, norm)
+            if section(table, norm) and not (norm in dead and f"{name}.{norm}.weight" not in self.tensors)
         }
         layer = Layer(
             attention=attention,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from exporters.axes import axes_of, leaves
-from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
-from exporters.encoder import Attention, Encoder, FeatureHead, FeedForward, Gated, Norm, tensors
+from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_parameters, layer_shape
+from exporters.encoder import Attention, Encoder, FeatureHead, FeedForward, Gated, Norm
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.facts.summary import LayerSummary, Summary
-from prune_export.families.describe import NORMS
+from prune_export.families.names import NORMS
 
 # FLOPs per token grow with the sequence (attention's products), so they are given for a short and a long one.
 LENGTHS = (128, 384)
@@ -32,7 +32,7 @@ def summarize(
     after = tuple(layer_shape(layer) for layer in slim.layers)
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
-    outside = _dense_outside(original, slim) if slim.is_sliced else count_parameters(slim) - _layer_parameters(slim)
+    outside = _dense_outside(original, slim) if slim.is_sliced else count_parameters(slim) - layer_parameters(slim)
     distinct = dict.fromkeys(original.family.layer_paths(original.config))
     return Summary(
         layers=tuple(
@@ -52,10 +52,6 @@ def summarize(
 
 def _kept(plan: LayerPlan, shape: LayerShape) -> tuple[int, ...]:
     return plan.heads if shape.heads else ()
-
-
-def _layer_parameters(encoder: Encoder) -> int:
-    return sum(tensor.numel() for tensor in tensors(encoder.layers))
 
 
 def _dense_outside(original: Checkpoint, slim: Encoder) -> int:

@@ -27,14 +27,12 @@ from exporters.encoder import (
 )
 from exporters.errors import UnsupportedError
 from exporters.tasks import Task
-from prune_export.families.names import Dimensions, Family
+from prune_export.families.names import NORMS, Dimensions, Family
 from prune_export.families.table import Stored, Table, read, section
 from prune_export.files.reading import clipped
 from prune_export.tasks import SPECS
 
 P = TypeVar("P")
-
-NORMS = ("attention_norm", "feed_forward_norm", "attention_input_norm", "feed_forward_input_norm")  # of a layer
 
 
 class TensorSource(Protocol):

@@ -14,6 +14,8 @@ from exporters.tasks import Task
 from prune_export.families.table import Stored, Table, linear
 from prune_export.tasks import SPECS
 
+NORMS = ("attention_norm", "feed_forward_norm", "attention_input_norm", "feed_forward_input_norm")  # of a layer
+
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:

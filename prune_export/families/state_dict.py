@@ -20,12 +20,13 @@ from exporters.encoder import (
     Gated,
     Gating,
     Layer,
+    Norm,
     Rotary,
     Ungated,
 )
 from exporters.errors import WeightsError
 from exporters.rotary import restore_pairs
-from prune_export.families.names import Dimensions, Family
+from prune_export.families.names import NORMS, Dimensions, Family
 from prune_export.families.table import Table, write
 
 
@@ -47,7 +48,8 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
 
     add(family.embeddings, embeddings, family.body(""))
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
-        add(family.layers, full_size(layer, dimensions, is_gated=family.is_gated), f"{path}.")
+        full = full_size(layer, dimensions, is_gated=family.is_gated)
+        add(family.layers, replace(full, **_dead_norms(family, full, dimensions)), f"{path}.")
     if family.scores:
         add(family.scores, _scores_of(family, config, encoder), family.body(""))
     if encoder.final_norm is not None:
@@ -57,6 +59,13 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
     if "decoder.bias" in table:  # transformers has it under two names
         weights[f"{table['decoder.weight'].module}.bias"] = weights[table["decoder.bias"].name]
     return weights
+
+
+def _dead_norms(family: Family, layer: Layer, dimensions: Dimensions) -> dict[str, Any]:
+    """Returns norms for the fields in which the family has one and the layer, whose block is a constant, has none."""
+    ones = torch.ones(dimensions.hidden)
+    dead = (name for name in NORMS if f"{name}.weight" in family.layers and getattr(layer, name) is None)
+    return {name: Norm(ones, torch.zeros_like(ones), dimensions.epsilon) for name in dead}
 
 
 def _scores_of(family: Family, config: Any, encoder: Encoder) -> AttentionScores:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from exporters.axes import leaves
-from exporters.cost import LayerShape, flops_per_token, layer_shape
-from exporters.encoder import Attention, ConstantBlock, ContentScores, Encoder, FeedForward, Layer, tensors
+from exporters.cost import LayerShape, flops_per_token, layer_parameters, layer_shape
+from exporters.encoder import Attention, ConstantBlock, ContentScores, Encoder, FeedForward, Layer, Norm, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +70,15 @@ def parameter_costs(encoder: Encoder) -> Costs:
     for layer in encoder.distinct_layers:
         shape = layer_shape(layer)
         one_head, one_column = (
-            _unit_parameters(layer.attention, "head"),
-            _unit_parameters(layer.feed_forward, "intermediate"),
+            _unit_parameters(block, axis)
+            for block, axis in ((layer.attention, "head"), (layer.feed_forward, "intermediate"))
         )
-        heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
-        columns.append(tuple(float(one_column * count) for count in range(shape.columns + 1)))
+        heads.append(_block_parameters(one_head, shape.heads, layer.attention_input_norm))
+        columns.append(_block_parameters(one_column, shape.columns, layer.feed_forward_input_norm))
         fixed += _fixed_parameters(layer)
     scores = tuple(layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
     fixed += sum(tensor.numel() for tensor in tensors(scores))  # what all layers have in common counts once
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
-
-
-def layer_parameters(encoder: Encoder) -> int:
-    """Returns the parameters of the encoder layers; those of shared layers count once."""
-    return sum(tensor.numel() for tensor in tensors(encoder.layers))
 
 
 def _unit_parameters(block: Attention | FeedForward | ConstantBlock, axis: str) -> int:
@@ -98,13 +93,19 @@ def _unit_parameters(block: Attention | FeedForward | ConstantBlock, axis: str) 
     )
 
 
+def _block_parameters(unit: int, most: int, input_norm: Norm | None) -> tuple[float, ...]:
+    """Returns the parameters of a block with 0 to `most` units; without units its input norm goes as well."""
+    norm = 0 if input_norm is None else sum(tensor.numel() for tensor in tensors(input_norm))
+    return (0.0, *(float(unit * count + norm) for count in range(1, most + 1)))
+
+
 def _fixed_parameters(layer: Layer) -> int:
     """Returns the parameters that no head and no column has: output biases, norms and skip matrices."""
     return sum(
         value.numel()
         for path, value, axes in leaves(layer)
         if isinstance(value, Tensor)
-        and not path.startswith("attention.scores.")
+        and not path.startswith(("attention.scores.", "attention_input_norm.", "feed_forward_input_norm."))
         and {"head", "intermediate"}.isdisjoint(axes.names)
     )
 

@@ -218,11 +218,15 @@ class SlimFeedForward(nn.Module):
 
 
 class SlimConstant(nn.Module):
-    """A block without heads or columns: one vector."""
+    """A block without heads or columns: one vector, which is trained unless it is zero, as where blocks have no bias."""
 
     def __init__(self, constant: description.ConstantBlock) -> None:
         super().__init__()
-        self.bias = make_parameter(constant.bias)
+        self.bias: Tensor
+        if constant.bias.any():
+            self.bias = make_parameter(constant.bias)
+        else:
+            self.register_buffer("bias", constant.bias.clone(), persistent=False)
 
     def describe(self) -> description.ConstantBlock:
         return description.ConstantBlock(self.bias.detach())

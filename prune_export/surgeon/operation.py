@@ -18,7 +18,11 @@ from exporters.errors import SurgeryError
 from prune_export.facts.plan import LayerPlan, Plan, check_fits
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.columns import remove_columns
-from prune_export.surgeon.emptied_blocks import replace_emptied_attention, replace_emptied_feed_forward
+from prune_export.surgeon.emptied_blocks import (
+    replace_emptied_attention,
+    replace_emptied_feed_forward,
+    without_dead_norms,
+)
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions, remove_value_dimensions
 from prune_export.surgeon.heads import remove_heads
 from prune_export.surgeon.pairs import remove_pairs
@@ -52,7 +56,7 @@ def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
         if len(plan.columns) < feed_forward.columns:
             feed_forward = remove_columns(feed_forward, plan.columns)
         feed_forward = replace_emptied_feed_forward(feed_forward)
-    return replace(layer, attention=attention, feed_forward=feed_forward)
+    return without_dead_norms(replace(layer, attention=attention, feed_forward=feed_forward))
 
 
 def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | ConstantBlock:

@@ -66,13 +66,15 @@ def _make_network(stage: Stage, context: Context, checkpoint: Checkpoint) -> Sta
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Sets every dropout of `model`, a transformers model or a slim one, to `probability`.
 
-    Attention that is one fused operation has its probability as a number, `dropout_prob` (in transformers 4 and here).
+    Attention that is one fused operation has its probability as a number: `dropout_prob` (in transformers 4 and here), or
+    `attention_dropout`.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        if isinstance(getattr(module, "dropout_prob", None), float):
-            module.dropout_prob = probability  # type: ignore[assignment]
+        for name in ("dropout_prob", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, probability)
 
 
 # --- the end of a stage -----------------------------------------------------------------------------------------------

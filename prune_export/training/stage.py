@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from exporters.errors import UnsupportedError
+from exporters.cost import LayerShape
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.features import Feature
 from prune_export.progress import Progress
@@ -32,20 +33,53 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """A linear map of a Hugging Face model: `module`, or those `rows` of it (int64) where several maps are fused in one.
+
+    Its weight is `[out_features, in_features]`. It may have no bias.
+    """
+
+    module: nn.Linear
+    rows: Tensor | None = None
+
+    @property
+    def in_features(self) -> int:
+        return int(self.module.in_features)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.module.out_features) if self.rows is None else len(self.rows)
+
+    @property
+    def has_bias(self) -> bool:
+        return self.module.bias is not None
+
+    @torch.no_grad()
+    def zero(self, masked: Tensor) -> None:
+        """Sets weights and biases of the rows `masked` (bool `[out_features]`) to zero."""
+        chosen = torch.nonzero(masked).flatten()
+        places = chosen if self.rows is None else self.rows.to(chosen.device)[chosen]
+        for tensor in (self.module.weight, *([self.module.bias] if self.has_bias else [])):
+            tensor[places] = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LayerModules:
     """The linear maps of one distinct layer of a Hugging Face model (layers that share weights are one).
 
-    `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`
-    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied `times` times.
+    `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`, and
+    `gate` where there is one, `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied
+    `times` times.
     """
 
     path: str
     module: nn.Module
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    query: Projection
+    key: Projection
+    value: Projection
     attention_output: nn.Linear
-    up: nn.Linear
+    gate: Projection | None
+    up: Projection
     down: nn.Linear
     heads: int
     head_size: int
@@ -55,36 +89,42 @@ class LayerModules:
     @property
     def hidden(self) -> int:
         """Returns the hidden size."""
-        return int(self.query.in_features)
+        return self.query.in_features
+
+    @property
+    def shape(self) -> LayerShape:
+        """Returns the shape of the layer before anything is masked."""
+        return LayerShape(self.heads, self.head_size, self.head_size, self.columns, is_gated=self.gate is not None)
 
 
 def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModules, ...]:
-    """Returns the distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run.
-
-    Raises:
-        UnsupportedError: the family stores query, key and value in one matrix.
-    """
+    """Returns the distinct layers of `checkpoint`'s Hugging Face model, in the order in which they first run."""
     family, config = checkpoint.family, checkpoint.config
     sizes, paths = family.dimensions(config), family.layer_paths(config, task=checkpoint.task)
-    if any(row.parts > 1 for row in family.layers.values()):
-        raise UnsupportedError(
-            f"masks cannot be trained on fused projections, which {family.model_type} has; use prune-export prune"
-        )
 
     def linear(path: str, field: str) -> nn.Linear:
         module = model.get_submodule(f"{path}.{family.module(field)}")
         assert isinstance(module, nn.Linear)
         return module
 
+    def projection(path: str, field: str) -> Projection:
+        module, row = linear(path, field), family.layers[field]
+        if row.parts == 1:
+            return Projection(module)
+        groups = sizes.heads if row.per_head else 1
+        rows = torch.arange(module.out_features).view(groups, row.parts, -1)[:, row.part].flatten()
+        return Projection(module, rows)
+
     return tuple(
         LayerModules(
             path=path,
             module=model.get_submodule(path),
-            query=linear(path, "attention.query_weight"),
-            key=linear(path, "attention.key_weight"),
-            value=linear(path, "attention.value_weight"),
+            query=projection(path, "attention.query_weight"),
+            key=projection(path, "attention.key_weight"),
+            value=projection(path, "attention.value_weight"),
             attention_output=linear(path, "attention.output_weight"),
-            up=linear(path, "feed_forward.up.weight"),
+            gate=projection(path, "feed_forward.gating.gate.weight") if family.is_gated else None,
+            up=projection(path, "feed_forward.up.weight"),
             down=linear(path, "feed_forward.down.weight"),
             heads=sizes.heads,
             head_size=sizes.head_size,

@@ -19,7 +19,6 @@ from prune_export.data.model_classes import class_names
 from prune_export.files.reading import clipped
 from prune_export.slim_model.model import SlimModel, slim_module
 from prune_export.tasks import SPECS
-from prune_export.training.stage import layer_modules
 
 
 class HiddenStates:
@@ -113,11 +112,22 @@ def load_teacher(name: str, student: Checkpoint, *, device: str, with_states: bo
 
 
 def layers_of(checkpoint: Checkpoint, model: nn.Module) -> list[nn.Module]:
-    """Returns the layers of `checkpoint`'s transformers model, or of a slim network made of it, in the order they run."""
+    """Returns the layers of `checkpoint`'s transformers model, or of a slim network made of it, in the order they run.
+
+    A norm of the last hidden states stands for the last layer: its output is the last state, as in transformers.
+    """
+    family = checkpoint.family
+    layers: list[nn.Module]
+    final_norm: nn.Module | None
     if isinstance(model, SlimModel):
-        return [model.layers[index] for index in model.layer_indices]
-    distinct = {layer.path: layer.module for layer in layer_modules(checkpoint, model)}
-    return [distinct[path] for path in checkpoint.family.layer_paths(checkpoint.config, task=checkpoint.task)]
+        layers, final_norm = [model.layers[index] for index in model.layer_indices], model.final_norm
+    else:
+        paths = family.layer_paths(checkpoint.config, task=checkpoint.task)
+        layers, final_norm = [model.get_submodule(path) for path in paths], None
+        if family.final_norm:
+            module = family.final_norm["weight"].module
+            final_norm = model.get_submodule(family.body(module, task=checkpoint.task))
+    return layers if final_norm is None else [*layers[:-1], final_norm]
 
 
 def _class_order(teacher: Checkpoint, student: Checkpoint) -> tuple[int, ...] | None:

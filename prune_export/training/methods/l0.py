@@ -198,7 +198,7 @@ class L0Gates:
                 add_gates(layer.down, gates.to(layer.down.weight.device))
                 self._gated.append(LayerGates("columns", index, layer, gates, self.costs.columns[index][1]))
         if self.config.constraint == "lagrangian":
-            zeros = torch.zeros(len(self._constraints()), 2, device=layers[0].down.bias.device)
+            zeros = torch.zeros(len(self._constraints()), 2, device=layers[0].down.weight.device)
             model.register_parameter(_MULTIPLIERS, nn.Parameter(zeros))
 
     @torch.no_grad()

@@ -125,10 +125,9 @@ class LayerGates:
         factors[list(kept)] = values[list(kept)]
         inputs = factors.repeat_interleave(self.gates.size)
         remove_gates(modules.attention_output if self.kind == "heads" else modules.down, inputs)
-        with torch.no_grad():
-            for linear in (modules.query, modules.key, modules.value) if self.kind == "heads" else (modules.up,):
-                linear.weight[inputs.eq(0)] = 0
-                linear.bias[inputs.eq(0)] = 0
+        read = (modules.query, modules.key, modules.value) if self.kind == "heads" else (modules.gate, modules.up)
+        for projection in filter(None, read):
+            projection.zero(inputs.eq(0))
         return int(factors.ne(0).sum())
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from exporters.cost import LayerShape
 from exporters.errors import UsageError
-from prune_export.training.stage import LayerModules
+from prune_export.training.stage import LayerModules, Projection
 
 Shape = Literal["hybrid", "struct", "block", "unstructured"]
 Selection = Literal["topk", "threshold", "sigmoid_threshold"]
@@ -117,30 +117,50 @@ class _Masked(nn.Module):
         return self._uses[0]
 
 
-class BlockMask(_Masked):
+class _MaskedRows(_Masked):
+    """A parametrization of all of a tensor's first dimension, or of `rows` of it alone (int64)."""
+
+    def __init__(self, scores: BlockScores, rows: Tensor | None, *, owner: bool) -> None:
+        super().__init__(scores, owner=owner)
+        self.register_buffer("rows", rows, persistent=False)
+        self.rows: Tensor | None
+
+    def masked(self, values: Tensor) -> Tensor:
+        """Returns the masked values of the parametrization's own rows."""
+        raise NotImplementedError
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        if self.rows is None:
+            return self.masked(tensor)
+        return tensor.index_copy(0, self.rows, self.masked(tensor[self.rows]))
+
+
+class BlockMask(_MaskedRows):
     """Masks a weight `[out_features, in_features]` in blocks of one size, by the transposed scores with `transposed`."""
 
-    def __init__(self, scores: BlockScores, *, owner: bool, transposed: bool = False) -> None:
-        super().__init__(scores, owner=owner)
+    def __init__(
+        self, scores: BlockScores, *, owner: bool, rows: Tensor | None = None, transposed: bool = False
+    ) -> None:
+        super().__init__(scores, rows, owner=owner)
         self.transposed = transposed
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def masked(self, values: Tensor) -> Tensor:
         mask = self.used.mask()
         mask = mask.T if self.transposed else mask
         rows, columns = mask.shape
-        blocks = weight.view(rows, weight.shape[0] // rows, columns, weight.shape[1] // columns)
-        return (blocks * mask[:, None, :, None]).view_as(weight)
+        blocks = values.view(rows, values.shape[0] // rows, columns, values.shape[1] // columns)
+        return (blocks * mask[:, None, :, None]).view_as(values)
 
 
-class RowMask(_Masked):
+class RowMask(_MaskedRows):
     """Masks a bias `[out_features]` where all blocks of its row of the weight are masked; scores get no gradient from it."""
 
-    def __init__(self, scores: BlockScores) -> None:
-        super().__init__(scores, owner=False)
+    def __init__(self, scores: BlockScores, rows: Tensor | None = None) -> None:
+        super().__init__(scores, rows, owner=False)
 
-    def forward(self, bias: Tensor) -> Tensor:
+    def masked(self, values: Tensor) -> Tensor:
         rows = self.used.hard().amax(dim=1)
-        return bias * rows.repeat_interleave(bias.shape[0] // rows.shape[0])
+        return values * rows.repeat_interleave(values.shape[0] // rows.shape[0])
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -148,13 +168,17 @@ class RowMask(_Masked):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedLayer:
-    """The scores of a layer. For whole heads the four projections share one tensor, for columns `up` and `down` do."""
+    """The scores of a layer. For whole heads the four projections share one tensor, for columns `up`, `gate` and `down` do.
+
+    `gate` are the scores of `up` where there is no gate.
+    """
 
     modules: LayerModules
     query: BlockScores
     key: BlockScores
     value: BlockScores
     attention_output: BlockScores
+    gate: BlockScores
     up: BlockScores
     down: BlockScores
 
@@ -166,7 +190,7 @@ class MaskedLayer:
     @property
     def feed_forward(self) -> tuple[BlockScores, ...]:
         """Returns the distinct score tensors of the feed-forward network."""
-        return tuple(dict.fromkeys((self.up, self.down)))
+        return tuple(dict.fromkeys((self.gate, self.up, self.down)))
 
     def by_head(self, scores: BlockScores, values: Tensor) -> Tensor:
         """Returns `values`, which have the shape of `scores`, with the blocks of each head in rows of their own."""
@@ -212,17 +236,17 @@ class MaskedLayer:
     def fractions_kept(self) -> list[tuple[float, int]]:
         """Returns for each weight the fraction that is not masked, and the number of its elements."""
         modules = self.modules
-        return [
-            (float(scores.hard().mean()), module.in_features * module.out_features)
-            for scores, module in (
-                (self.query, modules.query),
-                (self.key, modules.key),
-                (self.value, modules.value),
-                (self.attention_output, modules.attention_output),
-                (self.up, modules.up),
-                (self.down, modules.down),
-            )
+        pairs: list[tuple[BlockScores, Projection | nn.Linear]] = [
+            (self.query, modules.query),
+            (self.key, modules.key),
+            (self.value, modules.value),
+            (self.attention_output, modules.attention_output),
+            (self.up, modules.up),
+            (self.down, modules.down),
         ]
+        if modules.gate is not None:
+            pairs.append((self.gate, modules.gate))
+        return [(float(scores.hard().mean()), module.in_features * module.out_features) for scores, module in pairs]
 
     def shape(self) -> LayerShape:
         """Returns the layer's shape after surgery; its head sizes are the largest that any head needs."""
@@ -235,14 +259,16 @@ class MaskedLayer:
         value = rows(self.value) & rows(self.attention_output)
         kept = value.any(dim=1)
         query_key = (rows(self.query) & rows(self.key))[kept]
-        up, down = self.up.hard(), self.down.hard()
+        down = self.down.hard()
         down = down.T if self.down is not self.up else down
-        kept_columns = _expand(up.amax(dim=1), columns) & _expand(down.amax(dim=1), columns)
+        read = _expand(self.up.hard().amax(dim=1), columns) & _expand(self.gate.hard().amax(dim=1), columns)
+        kept_columns = read & _expand(down.amax(dim=1), columns)
         return LayerShape(
             heads=int(kept.sum()),
             query_key_size=int(query_key.sum(dim=1).max()) if len(query_key) else 0,
             value_size=int(value.sum(dim=1).max()) if kept.any() else 0,
             columns=int(kept_columns.sum()),
+            is_gated=self.modules.gate is not None,
         )
 
 
@@ -259,8 +285,8 @@ def attach_masks(
         UsageError: a weight cannot be cut into blocks of that size.
     """
 
-    def blocks(module: nn.Linear, block: tuple[int, int], name: str) -> BlockScores:
-        rows, columns = module.weight.shape
+    def blocks(module: nn.Linear | Projection, block: tuple[int, int], name: str) -> BlockScores:
+        rows, columns = module.out_features, module.in_features
         if min(block) < 1 or rows % block[0] or columns % block[1]:
             raise UsageError(
                 f"method.block: {layer.path}, {name}: a weight of {rows} × {columns} cannot be cut into blocks of "
@@ -283,11 +309,17 @@ def attach_masks(
         scores["attention_output"] = blocks(layer.attention_output, (block[1], block[0]), "attention output")
         _mask(layer.attention_output, scores["attention_output"], owner=True)
     if shape in ("hybrid", "struct"):
-        scores["up"] = scores["down"] = make(layer.columns, 1)
+        scores["gate"] = scores["up"] = scores["down"] = make(layer.columns, 1)
+        if layer.gate is not None:
+            _mask_rows(layer.gate, scores["gate"], owner=False)
         _mask_rows(layer.up, scores["up"], owner=True)
         _mask(layer.down, scores["down"], owner=False, transposed=True)
     else:
-        scores["up"], scores["down"] = blocks(layer.up, block, "up"), blocks(layer.down, block, "down")
+        scores["gate"] = scores["up"] = blocks(layer.up, block, "up")
+        scores["down"] = blocks(layer.down, block, "down")
+        if layer.gate is not None:
+            scores["gate"] = blocks(layer.gate, block, "gate")
+            _mask_rows(layer.gate, scores["gate"], owner=True)
         _mask_rows(layer.up, scores["up"], owner=True)
         _mask(layer.down, scores["down"], owner=True)
     return MaskedLayer(layer, **scores)
@@ -295,16 +327,20 @@ def attach_masks(
 
 def apply_masks(layer: LayerModules) -> None:
     """Removes the parametrizations of a layer; masked weights and biases become zeros."""
-    for module in (layer.query, layer.key, layer.value, layer.attention_output, layer.up, layer.down):
+    projections = (layer.query, layer.key, layer.value, layer.gate, layer.up)
+    modules = dict.fromkeys(projection.module for projection in projections if projection is not None)
+    for module in (*modules, layer.attention_output, layer.down):
         for name in ("weight", "bias"):
             if parametrize.is_parametrized(module, name):
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def _mask_rows(module: nn.Linear, scores: BlockScores, *, owner: bool) -> None:
+def _mask_rows(projection: Projection, scores: BlockScores, *, owner: bool) -> None:
     """Masks a weight, and its bias where a whole row is masked."""
-    _mask(module, scores, owner=owner)
-    parametrize.register_parametrization(module, "bias", RowMask(scores))
+    module, rows = projection.module, projection.rows
+    parametrize.register_parametrization(module, "weight", BlockMask(scores, owner=owner, rows=rows))
+    if projection.has_bias:
+        parametrize.register_parametrization(module, "bias", RowMask(scores, rows))
 
 
 def _mask(module: nn.Linear, scores: BlockScores, *, owner: bool, transposed: bool = False) -> None:

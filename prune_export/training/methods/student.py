@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from exporters.errors import UsageError
@@ -149,15 +150,43 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
         raise UsageError(
             f"method.keep: expected different layers from 0 to {layers - 1}, at least one; found {list(keep)}"
         )
+    _check_kinds_stay(checkpoint, keep)
     check_beside(checkpoint.source.folder, (CONFIG,))  # the student's says the same
     weights = read_weights(checkpoint.source.folder, family)
-    smaller = type(config).from_dict({**config.to_dict(), "num_hidden_layers": len(keep)})
+    sizes: dict[str, Any] = {"num_hidden_layers": len(keep)}
+    if getattr(config, "layer_types", None) is not None:
+        sizes["layer_types"] = config.layer_types[: len(keep)]
+    smaller = type(config).from_dict({**config.to_dict(), **sizes})
     smaller.num_hidden_layers = len(keep)
     with transaction(folder_destination(folder, DENSE, overwrite=False).placement) as aside:
         smaller.to_json_file(aside / CONFIG, use_diff=False)
         copied = [name for name in files_beside(checkpoint.source.folder) if name != CONFIG]
         copy_beside(checkpoint.source.folder, aside, copied)
         save_tensors(tensors_of_layers(weights, family, config, keep), aside / SAFETENSORS)
+
+
+def _check_kinds_stay(checkpoint: Checkpoint, keep: Sequence[int]) -> None:
+    """Checks that the kept layers compute at their new places what they do now.
+
+    Raises:
+        UsageError: a layer's place decides on its tensors, its window or its frequencies (ModernBERT).
+    """
+    family, config = checkpoint.family, checkpoint.config
+    paths = family.layer_paths(config)
+    for index, layer in enumerate(keep):
+        places = (index, layer)
+        new, old = (tuple(family.present(family.layers, config, f"{paths[place]}.")) for place in places)
+        values, before = (family.scores_values(config, place) for place in places)
+        alike = all(_equal(value, before[name]) for name, value in values.items())
+        if new != old or not alike:
+            raise UsageError(
+                f"method.keep: layer {layer} would become layer {index}, where {family.model_type} has another kind of "
+                "attention or other norms; expected layer 0 first, and at each place a layer of the kind that belongs there"
+            )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 def tensors_of_layers(
