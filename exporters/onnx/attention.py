@@ -26,6 +26,7 @@ from exporters.onnx.precision import NUMPY_DTYPES
 from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_scales
 from exporters.onnx.relative_bias import relative_bias
 from exporters.onnx.rotary import rotated, window_bias
+from exporters.onnx.windowed import block_bias, blocked_attention, is_long
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
 MASKED = float(np.finfo(np.float32).min)
@@ -115,10 +116,9 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     scores: `plain_attention` does then. Rotary scores take MultiHeadAttention.
     """
     if isinstance(block.scores, Rotary) and queries is x and context.precision.matmul == ir.DataType.FLOAT:
-        contexts = multi_head_attention(context, x, queries, block)
-        return context.builder.op(
-            "Reshape", contexts, context.builder.integers(-1, len(block.heads) * block.value_size)
-        )
+        contexts = _rotary_attention(context, x, block, block.scores.window)
+        width = len(block.heads) * block.value_size
+        return context.builder.op("Reshape", contexts, context.builder.integers(-1, width))
     quantized = {context.quantizes(label) for label in ("query", "key", "value")}
     static = context.quantization is not None and context.quantization.ranges is not None
     observed = context.observed is not None
@@ -168,6 +168,30 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
             **attributes,
         )
     return builder.op("Reshape", contexts, builder.integers(-1, width))
+
+
+def _rotary_attention(context: GraphContext, x: ir.Value, block: Attention, window: int | None) -> ir.Value:
+    """Attends by MultiHeadAttention; where there is a window, long sequences in blocks."""
+    projections, heads = _project(context, x, x, block), len(block.heads)
+    if window is None:
+        return _multi_head_attention(context, projections, _attention_bias(context, block, first_only=False), heads)
+    builder, dtype, by_block = context.builder, context.precision.matmul, is_long(context, window)
+    label = f"bias_of_windows_{window}"
+    if label not in context.shared:
+        context.shared[label] = builder.conditional(
+            by_block,
+            lambda: block_bias(context.branch(), window),
+            lambda: _attention_bias(context.branch(), block, first_only=False),
+            dtype,
+        )
+    bias = context.shared[label]
+
+    return builder.conditional(
+        by_block,
+        lambda: blocked_attention(context.branch(), projections, bias, block, window),
+        lambda: _multi_head_attention(context.branch(), projections, bias, heads),
+        dtype,
+    )
 
 
 def _integer_attention(
@@ -221,19 +245,16 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     length is a multiple of 8 in fp16, of 16 in fp32. A `[batch, sequence]` key_padding_mask would leave neither.
     The kernels keep softmax in fp32.
     """
-    query, key, value = _project(context, x, queries, block)
     bias = _attention_bias(context, block, first_only=queries is not x)
+    return _multi_head_attention(context, _project(context, x, queries, block), bias, len(block.heads))
+
+
+def _multi_head_attention(
+    context: GraphContext, projections: tuple[ir.Value, ir.Value, ir.Value], bias: ir.Value, heads: int
+) -> ir.Value:
+    dtype = context.precision.matmul
     return context.builder.contrib(
-        "MultiHeadAttention",
-        query,
-        key,
-        value,
-        None,
-        None,
-        bias,
-        dtype=context.precision.matmul,
-        num_heads=len(block.heads),
-        scale=1.0,
+        "MultiHeadAttention", *projections, None, None, bias, dtype=dtype, num_heads=heads, scale=1.0
     )
 
 

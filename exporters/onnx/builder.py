@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from torch import Tensor
 from exporters.errors import WriteError
 from exporters.onnx.precision import TORCH_DTYPES
 
-Attribute = int | float | str | Sequence[int]
+Attribute = int | float | str | Sequence[int] | ir.Attr
 Transform = Callable[[Tensor], Tensor]
 
 CONTRIB = "com.microsoft"
@@ -36,7 +37,8 @@ class GraphBuilder:
         self.graph_inputs: list[ir.Value] = []
         self.graph_outputs: list[ir.Value] = []
         self.domains: set[str] = {""}
-        self._tape = ir.tape.Tape()
+        self._tape = ir.tape.Tape()  # of the graph, or of a branch while that is made
+        self._whole = self._tape
         self._scopes: list[str] = []
         self._counts: dict[str, int] = {}
         self._weights: dict[tuple[object, ...], ir.Value] = {}
@@ -49,7 +51,7 @@ class GraphBuilder:
 
     @property
     def initializers(self) -> Sequence[ir.Value]:
-        return self._tape.initializers
+        return self._whole.initializers
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -100,6 +102,34 @@ class GraphBuilder:
         names = [f"{name}:{index}" for index in range(count)]
         outputs = [ir.Value(name=value) for value in names]
         return self._tape.op_multi_out(op_type, inputs, attributes, domain=domain, name=name, outputs=outputs)
+
+    def conditional(
+        self,
+        condition: ir.Value,
+        then: Callable[[], ir.Value],
+        otherwise: Callable[[], ir.Value],
+        dtype: ir.DataType,
+    ) -> ir.Value:
+        """Adds an If, whose branches are what `then` and `otherwise` add; each returns its branch's output, of type `dtype`.
+
+        Weights and constants that a branch makes belong to the whole graph.
+        """
+        branches = {"then_branch": then, "else_branch": otherwise}
+        graphs: dict[str, Any] = {
+            name: ir.AttrGraph(name, self._branch(name, make, dtype)) for name, make in branches.items()
+        }
+        output = self.op("If", condition, **graphs)
+        output.type = ir.TensorType(dtype)
+        return output
+
+    def _branch(self, name: str, make: Callable[[], ir.Value], dtype: ir.DataType) -> ir.Graph:
+        outer, self._tape = self._tape, ir.tape.Tape()
+        with self.scope(name):
+            output = make()
+            output.type = ir.TensorType(dtype)
+            graph = ir.Graph([], [output], nodes=self._tape.nodes, name=self.path("graph"))
+        self._tape = outer
+        return graph
 
     def weight(
         self,
@@ -153,7 +183,7 @@ class GraphBuilder:
                 return ir.Tensor(values.contiguous().numpy(), name=name)
 
             lazy = ir.LazyTensor(converted, dtype=dtype, shape=ir.Shape(shape), name=name)
-            self._weights[key] = self._tape.initializer(lazy)
+            self._weights[key] = self._whole.initializer(lazy)
             self._kept.extend(tensors)
         return self._weights[key]
 
@@ -163,7 +193,7 @@ class GraphBuilder:
         key = (array.dtype.str, array.tobytes(), array.shape)
         if key not in self._constants:
             name = f"constants/{len(self._constants)}"
-            self._constants[key] = self._tape.initializer(ir.Tensor(array, name=name))
+            self._constants[key] = self._whole.initializer(ir.Tensor(array, name=name))
         return self._constants[key]
 
     def integers(self, *values: int) -> ir.Value:

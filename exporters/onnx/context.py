@@ -86,6 +86,10 @@ class GraphContext:
     observed: dict[str, ir.Value] | None = None
     shared: dict[str, ir.Value] = field(default_factory=dict)  # values that several layers use
 
+    def branch(self) -> GraphContext:
+        """Returns the context for a branch of the graph, whose values are not seen outside of it."""
+        return replace(self, shared=dict(self.shared))
+
     def quantizes(self, label: str) -> bool:
         """Says whether the linear map `label` of the current scope multiplies 8-bit integers."""
         return self.quantization is not None and self.builder.path(label) not in self.quantization.keep_float
