@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from exporters.distances import Distances
 from exporters.encoder import Attention, DotProduct, FeedForward, Layer, PostNorm, RelativeBias, Ungated
 from exporters.errors import UnsupportedError
 
-KNOWN = (DotProduct, RelativeBias, Ungated, PostNorm)
+KNOWN = (DotProduct, RelativeBias, Distances, Ungated, PostNorm)
 
 
 def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:

@@ -23,6 +23,14 @@ BERT_LIKE = {
     "type_vocab_size": 2,
     "num_labels": 3,
 }
+DEBERTA_LIKE = BERT_LIKE | {
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "max_relative_positions": 32,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "share_att_key": True,
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ FAMILY_CASES = (
         "MPNetConfig",
         {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"} | {"pad_token_id": 1},
     ),
+    FamilyCase("deberta-v2", "DebertaV2Config", DEBERTA_LIKE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm"}),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 
@@ -100,6 +109,10 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
+class RealTokens(dict[str, torch.Tensor]):
+    """Inputs for which only the outputs of real tokens are compared (`Family.same_padding`)."""
+
+
 def example_inputs(model: Any, *, batch: int = 3, length: int = 17, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random tokens with one row padded right and one padded left."""
     generator = torch.Generator().manual_seed(seed)
@@ -113,4 +126,5 @@ def example_inputs(model: Any, *, batch: int = 3, length: int = 17, seed: int = 
     types = getattr(model.config, "type_vocab_size", 1)
     if types > 1:
         inputs["token_type_ids"] = torch.randint(0, types, (batch, length), generator=generator)
-    return inputs
+    family = FAMILIES.get(model.config.model_type)
+    return inputs if family is None or family.same_padding else RealTokens(inputs)

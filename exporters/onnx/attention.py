@@ -16,9 +16,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances
 from exporters.encoder import Attention, RelativeBias
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import GraphContext
+from exporters.onnx.distances import distance_terms
 from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
 from exporters.onnx.packing import cumulative_lengths, token_offsets
@@ -88,6 +90,8 @@ def plain_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.to_residual(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
+    for term in distance_terms(context, block, query, key, first_only=queries is not x):
+        scores = builder.op("Add", scores, context.to_residual(term))
     scores = builder.op("Add", scores, _added_to_scores(context, block, first_only=queries is not x))
     weights = context.to_matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=by_head)
@@ -100,7 +104,7 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
 
     One operation multiplies with query, key and value weights side by side, splits heads and attends. It covers neither
     other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits, nor 8 bits with a bias of
-    scores: `plain_attention` does then.
+    scores, nor terms by distance, which need the projections: `plain_attention` does then.
     """
     quantized = {context.quantizes(label) for label in ("query", "key", "value")}
     static = context.quantization is not None and context.quantization.ranges is not None
@@ -110,6 +114,7 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     suits_integers = block.query_key_size == block.value_size and not isinstance(block.scores, RelativeBias)
     if (
         queries is not x
+        or isinstance(block.scores, Distances)
         or len(quantized) > 1
         or observed
         or not fp32
@@ -206,6 +211,8 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     """
     query, key, value = _project(context, x, queries, block)
     bias = _attention_bias(context, block, first_only=queries is not x)
+    if isinstance(block.scores, Distances):
+        bias = _biased_by_distance(context, block, query, key, bias, first_only=queries is not x)
     return context.builder.contrib(
         "MultiHeadAttention",
         query,
@@ -218,6 +225,22 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
         num_heads=len(block.heads),
         scale=1.0,
     )
+
+
+def _biased_by_distance(
+    context: GraphContext, block: Attention, query: ir.Value, key: ir.Value, bias: ir.Value, *, first_only: bool
+) -> ir.Value:
+    """Returns `bias` and the terms by distance, `[batch, heads, queries, sequence]`; `query` and `key` are joined."""
+    builder = context.builder
+
+    def split(joined: ir.Value, perm: list[int]) -> ir.Value:
+        shape = builder.integers(0, -1, len(block.heads), block.query_key_size)
+        return builder.op("Transpose", builder.op("Reshape", joined, shape), perm=perm)
+
+    terms = distance_terms(context, block, split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]), first_only=first_only)
+    for term in terms:
+        bias = builder.op("Add", term, bias)
+    return bias
 
 
 def packed_multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
@@ -242,12 +265,14 @@ def _attention_bias(context: GraphContext, block: Attention, *, first_only: bool
     sequence]`; with `first_only` there is one query.
     """
     builder, dtype = context.builder, context.precision.matmul
+    # Half of the least number in fp16: the sum must not become infinite either.
+    least = np.finfo(NUMPY_DTYPES[dtype]).min / 2
+    if isinstance(block.scores, Distances):
+        return _masked_bias(context, least, first_only=first_only)
     if not isinstance(block.scores, RelativeBias):
         return _masked_bias(context, np.finfo(NUMPY_DTYPES[dtype]).min, first_only=first_only)
     label = f"attention_bias_{block.heads}_{first_only}"
     if label not in context.shared:
-        # Half of the least number in fp16: the sum must not become infinite either.
-        least = np.finfo(NUMPY_DTYPES[dtype]).min / 2
         bias = relative_bias(context, block.scores, block.heads, dtype, first_only=first_only)
         context.shared[label] = builder.op("Add", bias, _masked_bias(context, least, first_only=first_only))
     return context.shared[label]

@@ -86,6 +86,7 @@ def load_checkpoint(
     raw, family, config = read_configuration(source)
     pruned = _pruned_heads(raw)
     chosen = _task(task, raw, family, source)
+    family.check(config, chosen)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
         if given is not None:
@@ -132,7 +133,7 @@ def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
     check_no_adapter(source.folder)
     config = transformers_config(source)
     _check_sizes(family, config, source)
-    return raw, family, config
+    return raw, family.configured(config), config
 
 
 def _read_config(source: Source) -> dict[str, Any]:

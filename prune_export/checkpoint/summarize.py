@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from exporters.axes import leaves
+from exporters.axes import axes_of, leaves
 from exporters.cost import LayerShape, count_parameters, flops_per_token, layer_shape
 from exporters.encoder import Encoder, FeatureHead, tensors
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.facts.summary import LayerSummary, Summary
+from prune_export.families.names import Dimensions, Family
 
 # FLOPs per token grow with the sequence (attention's products), so they are given for a short and a long one.
 LENGTHS = (128, 384)
@@ -26,7 +27,7 @@ def summarize(
     """The summary of `checkpoint` after surgery by `plan`, which left `slim`; `original` (None: the same) is "before"."""
     original = checkpoint if original is None else original
     sizes = original.family.dimensions(original.config)
-    dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate)
+    dense = sizes.layer_shape
     after = tuple(layer_shape(layer) for layer in slim.layers)
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
@@ -36,7 +37,9 @@ def summarize(
         layers=tuple(
             LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
         ),
-        parameters_before=outside + distinct * _dense_layer_parameters(dense, sizes.hidden),
+        parameters_before=outside
+        + distinct * _dense_layer_parameters(dense, sizes.hidden)
+        + _dense_scores(original.family, sizes, distinct),
         parameters_after=count_parameters(slim),
         flops_before={n: flops_per_token(before, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
         flops_after={n: flops_per_token(after, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
@@ -71,6 +74,15 @@ def _dense_outside(original: Checkpoint, slim: Encoder) -> int:
             whole = {name: sizes.sizes.get(name, 0) for name in axes.names} | {"label": tensor.shape[0]}
             total += math.prod(axes.shape(whole))
     return total
+
+
+def _dense_scores(family: Family, sizes: Dimensions, layers: int) -> int:
+    """Returns the parameters of the scores of an unpruned network, beside the projections to query and key."""
+    axes = axes_of(family.scores_kind)
+    common, own = (
+        sum(math.prod(axes[path].shape(sizes.sizes)) for path in table) for table in (family.scores, family.own_scores)
+    )
+    return common + layers * own
 
 
 def _dense_layer_parameters(shape: LayerShape, hidden: int) -> int:

@@ -12,7 +12,6 @@ from exporters.axes import Sizes, assemble, axes_of
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
-    AttentionScores,
     Embeddings,
     Encoder,
     FeedForward,
@@ -141,7 +140,7 @@ class _EncoderReader:
         paths = self.family.layer_paths(self.config)
         for index, path in enumerate(paths):
             if path not in layers:
-                layers[path] = self.layer(path, index, self.family.attention_scores(self.config, index, tensors))
+                layers[path] = self.layer(path, index, tensors)
         return Encoder(task, embeddings, tuple(layers[path] for path in paths), self.head(task, embeddings))
 
     def embeddings(self) -> Embeddings:
@@ -163,7 +162,8 @@ class _EncoderReader:
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part
 
-    def layer(self, path: str, index: int, scores: AttentionScores) -> Layer:
+    def layer(self, path: str, index: int, common: Mapping[str, Tensor]) -> Layer:
+        """Reads layer `index`; `common` are the tensors that the scores of all layers have in common."""
         dimensions, table = self.dimensions, self.family.layers
         sizes = {**dimensions.sizes, "features": dimensions.hidden}
         heads, reason = tuple(range(dimensions.heads)), ""
@@ -173,9 +173,12 @@ class _EncoderReader:
         sizes["head"] = len(heads)
 
         def part(kind: type[P], name: str, reason: str = "", **values: Any) -> P:
-            tensors = self.tensors(kind, section(table, name), sizes, prefix=f"{path}.", reason=reason)
+            rows = {field: row for field, row in section(table, name).items() if not field.startswith("scores.")}
+            tensors = self.tensors(kind, rows, sizes, prefix=f"{path}.", reason=reason)
             return assemble(kind, tensors, epsilon=self.epsilon, **values)
 
+        own = self.tensors(self.family.scores_kind, self.family.own_scores, sizes, prefix=f"{path}.", reason=reason)
+        scores = self.family.attention_scores(self.config, index, {**common, **own})
         return Layer(
             feed_forward=part(FeedForward, "feed_forward", gating=Ungated(dimensions.activation)),
             attention=part(Attention, "attention", reason, heads=heads, scores=scores),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from exporters.axes import assemble
+from exporters.cost import LayerShape
 from exporters.encoder import AttentionScores, DotProduct, Positions
 from exporters.tasks import Task
-from prune_export.families.table import Stored, Table, linear
+from prune_export.families.table import Stored, Table, linear, section
 from prune_export.tasks import SPECS
 
 
@@ -35,11 +36,25 @@ class Dimensions:
     attention_dropout: float
     classifier_dropout: float
     distance_rows: int = 0  # of the table of scores by distance, where there is one
+    distance_terms: int = 0  # products of query or key with that table
     has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
 
     @property
     def head_size(self) -> int:
         return self.hidden // self.heads
+
+    @property
+    def layer_shape(self) -> LayerShape:
+        """Returns the shape of an unpruned layer."""
+        terms = self.distance_terms
+        return LayerShape(
+            self.heads,
+            self.head_size,
+            self.head_size,
+            self.intermediate,
+            distance_terms=terms,
+            distance_rows=self.distance_rows if terms else 0,
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -57,6 +72,7 @@ class Dimensions:
             "intermediate": self.intermediate,
             "label": self.labels,
             "distance_row": self.distance_rows,
+            "distance_feature": self.hidden,
             "original_head": self.heads,
         }
 
@@ -97,6 +113,14 @@ def _no_values(_config: Any, _index: int) -> Mapping[str, Any]:
     return {}
 
 
+def _no_changes(_config: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_check(_config: Any, _task: Task) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One model family of Hugging Face transformers.
@@ -106,8 +130,11 @@ class Family:
     holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
     `projects_always` embeddings are projected even where they are as wide as the encoder. `positions` says how position
     rows are counted, where there are any. `scores_kind` is the kind of the attention scores; `scores` holds the tensors
-    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need. Without
-    `resizes_heads` transformers has no model whose heads were removed by `pruned_heads`.
+    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need; tensors of a
+    layer's own scores are rows of `layers` ("attention.scores.…"). Without `resizes_heads` transformers has no model whose
+    heads were removed by `pruned_heads`. `variant(config)` returns the fields that differ with the configuration
+    (`configured`). Without `same_padding`, transformers masks padding as a query, too, and computes something else there:
+    only real tokens have the same states. `check(config, task)` raises UnsupportedError for a task that a configuration has no network for.
     """
 
     model_type: str
@@ -125,6 +152,9 @@ class Family:
     scores: Table = field(default_factory=dict)
     scores_values: Callable[[Any, int], Mapping[str, Any]] = _no_values
     resizes_heads: bool = True
+    same_padding: bool = True
+    variant: Callable[[Any], Mapping[str, Any]] = _no_changes
+    check: Callable[[Any, Task], None] = _no_check
 
     def class_name(self, task: Task) -> str:
         """Returns the name of the family's Hugging Face class for `task`."""
@@ -142,8 +172,17 @@ class Family:
         """
         return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
 
+    def configured(self, config: Any) -> Family:
+        """Returns the family as it is with this configuration, whose `dimensions` have been read before."""
+        return replace(self, **self.variant(config), variant=_no_changes)
+
+    @property
+    def own_scores(self) -> Table:
+        """Returns the rows of the tensors that each layer's scores have for themselves, by their paths in the scores."""
+        return section(self.layers, "attention.scores")
+
     def attention_scores(self, config: Any, index: int, tensors: Mapping[str, Tensor]) -> AttentionScores:
-        """Returns the scores of layer `index`; `tensors` are those of the table `scores`.
+        """Returns the scores of layer `index`; `tensors` are those of the tables `scores` and `own_scores`.
 
         Raises:
             KeyError: a tensor is missing; the path is the argument.

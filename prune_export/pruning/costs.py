@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from exporters.axes import leaves
 from exporters.cost import LayerShape, flops_per_token, layer_shape
-from exporters.encoder import Attention, Encoder, Layer, tensors
+from exporters.distances import key_bias_matters
+from exporters.encoder import Attention, ConstantBlock, Encoder, Layer, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
     for index, layer in enumerate(encoder.distinct_layers):
         applications, shape = encoder.layer_indices.count(index), layer_shape(layer)
         skips = flops(LayerShape(0, 0, 0, 0, shape.widths))
-        head = LayerShape(1, shape.query_key_size, shape.value_size, 0, shape.widths)
+        head = replace(shape, heads=1, columns=0)
         one_head = applications * (flops(head) - skips)
         one_column = applications * (flops(LayerShape(0, 0, 0, 1, shape.widths)) - skips)
         fixed += applications * skips
@@ -65,14 +70,32 @@ def parameter_costs(encoder: Encoder) -> Costs:
     heads, columns = [], []
     fixed = 0
     for layer in encoder.distinct_layers:
-        shape, (hidden, middle, output) = layer_shape(layer), layer.widths
-        one_head = shape.query_key_size * (2 * hidden + 1) + shape.value_size * (hidden + middle)
+        shape, (_, middle, output) = layer_shape(layer), layer.widths
+        one_head = _head_parameters(layer.attention)
         heads.append(tuple(float(one_head * count) for count in range(shape.heads + 1)))
         columns.append(tuple(float((middle + output + 1) * count) for count in range(shape.columns + 1)))
         fixed += middle + output + _fixed_parameters(layer)
-    scores = tuple(layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
-    fixed += sum(tensor.numel() for tensor in tensors(scores))  # what all layers have in common counts once
+    fixed += sum(tensor.numel() for tensor in _common_tensors(encoder))
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
+
+
+def _head_parameters(block: Attention | ConstantBlock) -> int:
+    """Returns the parameters of one head after surgery."""
+    if isinstance(block, ConstantBlock):
+        return 0
+    dropped = ("value_bias",) if key_bias_matters(block.scores) else ("value_bias", "key_bias")
+    return sum(
+        value.numel() // len(block.heads)
+        for path, value, axes in leaves(block)
+        if isinstance(value, Tensor) and "head" in axes.names and path not in dropped
+    )
+
+
+def _common_tensors(encoder: Encoder) -> Iterable[Tensor]:
+    """Returns, once, the tensors that the scores of all layers have in common: those without an axis of heads."""
+    scores = (layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
+    found = (value for each in scores for _, value, axes in leaves(each) if "head" not in axes.names)
+    return {id(value): value for value in found}.values()
 
 
 def layer_parameters(encoder: Encoder) -> int:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exporters import encoder as description
+from exporters.axes import map_leaves
+from exporters.distances import Distances, Projection, distance_terms
 from exporters.encoder import ACTIVATIONS
 from prune_export.families.names import Dimensions
 
@@ -121,10 +123,28 @@ class SlimRelativeBias(nn.Module):
         return replace(self._scores, table=self.table.detach())
 
 
+class SlimProjection(nn.Module):
+    """A layer's own projection of the embeddings of distances."""
+
+    def __init__(self, projection: Projection) -> None:
+        super().__init__()
+        self.heads = projection.weight.shape[0]
+        self.weight = make_parameter(projection.weight.flatten(0, 1))  # [heads * query_key_size, hidden]
+        self.bias = None if projection.bias is None else make_parameter(projection.bias.flatten())
+
+    def projection(self) -> Projection:
+        """Returns the projection with the module's own parameters."""
+        bias = None if self.bias is None else self.bias.unflatten(0, (self.heads, -1))
+        return Projection(self.weight.unflatten(0, (self.heads, -1)), bias)
+
+    def describe(self) -> Projection:
+        return map_leaves(self.projection(), lambda value, _: value.detach())
+
+
 class SlimAttention(nn.Module):
     """Self-attention with its own number of heads and its own query/key and value sizes."""
 
-    def __init__(self, attention: description.Attention, dropout: float) -> None:
+    def __init__(self, attention: description.Attention, dropout: float, distance_dropout: float) -> None:
         super().__init__()
         self.heads, self.scores, self.dropout_prob = attention.heads, attention.scores, dropout
         query_weight = attention.query_weight.flatten(0, 1)  # [heads * query_key_size, hidden]
@@ -134,11 +154,19 @@ class SlimAttention(nn.Module):
         self.key_bias = None if attention.key_bias is None else make_parameter(attention.key_bias.flatten())
         self.value_bias = None if attention.value_bias is None else make_parameter(attention.value_bias.flatten())
         self.output = make_linear(description.Linear(attention.output_weight.flatten(1), attention.output_bias))
+        self.distance_dropout = nn.Dropout(distance_dropout)
+        own = attention.scores if isinstance(attention.scores, Distances) else None
+        self.to_key = None if own is None or own.key is None else SlimProjection(own.key)
+        self.to_query = None if own is None or own.query is None else SlimProjection(own.query)
 
-    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """Returns what is added to the residual stream; `bias` is that of all heads of the original model."""
-        if bias is not None:
-            own = bias[list(self.heads)]
+    def forward(self, x: Tensor, attends: Tensor | None, common: Tensor | None = None) -> Tensor:
+        """Returns what is added to the residual stream.
+
+        `common` is what the scores of all layers have in common: the bias of all heads of the original model, or the
+        embeddings of distances.
+        """
+        if common is not None and not isinstance(self.scores, Distances):
+            own = common[list(self.heads)]
             attends = own[None] if attends is None else own + attends
         query, key, value = (
             projected.unflatten(-1, (len(self.heads), -1)).transpose(1, 2)  # [batch, heads, sequence, size]
@@ -148,11 +176,43 @@ class SlimAttention(nn.Module):
                 functional.linear(x, self.value, self.value_bias),
             )
         )
+        if isinstance(self.scores, Distances):
+            assert common is not None
+            own = self._distance_scores(self.scores, query, key, self.distance_dropout(common))
+            attends = own if attends is None else torch.where(attends < 0, attends, own)
         contexts = functional.scaled_dot_product_attention(
             query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
+
+    def _distance_scores(self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor) -> Tensor:
+        """Returns the terms by distance, scaled: `[batch, heads, sequence, sequence]`."""
+
+        def split(weight: Tensor, bias: Tensor | None) -> Projection:
+            count = len(self.heads)
+            return Projection(weight.unflatten(0, (count, -1)), None if bias is None else bias.unflatten(0, (count, -1)))
+
+        to_key = to_query = None
+        if scores.content_to_position:
+            to_key = split(self.key, self.key_bias) if self.to_key is None else self.to_key.projection()
+        if scores.position_to_content:
+            own = self.query
+            to_query = split(own.weight, own.bias) if self.to_query is None else self.to_query.projection()
+        return scores.scale * distance_terms(scores, embeddings, query, key, to_key, to_query)
+
+    def _described_scores(self, common: description.AttentionScores | None) -> description.AttentionScores:
+        if common is None:
+            return self.scores
+        if not isinstance(self.scores, Distances) or not isinstance(common, Distances):
+            return common
+        return replace(
+            self.scores,
+            embeddings=common.embeddings,
+            norm=common.norm,
+            key=None if self.to_key is None else self.to_key.describe(),
+            query=None if self.to_query is None else self.to_query.describe(),
+        )
 
     def describe(self, scores: description.AttentionScores | None = None) -> description.Attention:
         """Returns the description; `scores` are those that all layers have in common (None: this block's own)."""
@@ -167,7 +227,7 @@ class SlimAttention(nn.Module):
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
             output_weight=self.output.weight.detach().view(written, count, -1),
             output_bias=self.output.bias.detach(),
-            scores=self.scores if scores is None else scores,
+            scores=self._described_scores(scores),
         )
 
 
@@ -206,7 +266,7 @@ class SlimLayer(nn.Module):
         self.attention: SlimAttention | SlimConstant = (
             SlimConstant(layer.attention)
             if isinstance(layer.attention, description.ConstantBlock)
-            else SlimAttention(layer.attention, dimensions.attention_dropout)
+            else SlimAttention(layer.attention, dimensions.attention_dropout, dimensions.hidden_dropout)
         )
         self.attention_norm = SlimNorm(layer.attention_norm)
         self.feed_forward: SlimFeedForward | SlimConstant = (
@@ -220,9 +280,9 @@ class SlimLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dimensions.hidden_dropout)
 
-    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attends: Tensor | None, common: Tensor | None = None) -> Tensor:
         attention, feed_forward = self.attention, self.feed_forward
-        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends, bias)
+        update = attention.bias if isinstance(attention, SlimConstant) else attention(x, attends, common)
         x = self.attention_norm(_skipped(x, self.attention_skip) + self.dropout(update))
         update = feed_forward.bias if isinstance(feed_forward, SlimConstant) else feed_forward(x)
         output: Tensor = self.feed_forward_norm(_skipped(x, self.feed_forward_skip) + self.dropout(update))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances, position_key, position_query
 from exporters.encoder import Attention, ContentScores, Encoder, FeedForward, Layer, Ungated
 from prune_export.facts.plan import Indices, LayerPlan, Plan
 
@@ -18,8 +19,8 @@ def plan_from_zeros(encoder: Encoder) -> Plan:
       contributes a constant).
     - A head is removed if all of its value dimensions are.
     - A query/key dimension is removed if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With other kinds of
-      scores than `ContentScores` none is removed.
+      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With `Distances`, the
+      row of that projection of distances has to be zero as well. With other kinds of scores none is removed.
     - A column is removed if its row of `up` is zero (a constant) or its column of `down` is. With gating none is removed.
     """
     plans = [_layer_plan(layer) for layer in encoder.distinct_layers]
@@ -32,8 +33,13 @@ def contributing_dimensions(block: Attention) -> Tensor:
 
 
 def scoring_dimensions(block: Attention) -> Tensor:
-    """Returns which query/key dimensions have a query and a key row: bool `[heads, query_key]`."""
-    return block.query_weight.ne(0).any(dim=2) & block.key_weight.ne(0).any(dim=2)
+    """Returns which query/key dimensions have a query and a key row, of distances or not: bool `[heads, query_key]`."""
+    queries, keys = block.query_weight.ne(0).any(dim=2), block.key_weight.ne(0).any(dim=2)
+    if (to_key := position_key(block)) is not None:
+        keys = keys | to_key.weight.ne(0).any(dim=2)
+    if (to_query := position_query(block)) is not None:
+        queries = queries | to_query.weight.ne(0).any(dim=2)
+    return queries & keys
 
 
 def _layer_plan(layer: Layer) -> LayerPlan:
@@ -42,7 +48,7 @@ def _layer_plan(layer: Layer) -> LayerPlan:
     if isinstance(layer.attention, Attention):
         block = layer.attention
         contributing, scoring = contributing_dimensions(block), scoring_dimensions(block)
-        if not isinstance(block.scores, ContentScores):
+        if not isinstance(block.scores, (ContentScores, Distances)):
             scoring[:] = True
         kept = {head: position for position, head in enumerate(block.heads) if contributing[position].any()}
         heads = tuple(kept)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from exporters.distances import Distances, distance_terms, normalized_embeddings, position_key, position_query
 from exporters.encoder import ACTIVATIONS, Attention, ConstantBlock, FeedForward, Linear, Norm, RelativeBias
 
 Block = TypeVar("Block", Attention | ConstantBlock, FeedForward | ConstantBlock)
@@ -29,9 +30,14 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
     if isinstance(block.scores, RelativeBias):
         bias = block.scores.bias(block.heads, x.shape[1])
         mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)  # [batch, heads, query, key]
+    query, key = project(block.query_weight, block.query_bias), project(block.key_weight, block.key_bias)
+    if isinstance(block.scores, Distances):
+        embeddings = normalized_embeddings(block.scores).to(x.device)
+        terms = distance_terms(block.scores, embeddings, query, key, position_key(block), position_query(block))
+        mask = (block.scores.scale * terms).masked_fill(~mask, torch.finfo(terms.dtype).min)
     separate = functional.scaled_dot_product_attention(
-        project(block.query_weight, block.query_bias),
-        project(block.key_weight, block.key_bias),
+        query,
+        key,
         project(block.value_weight, block.value_bias),
         mask,
         scale=block.scores.scale,
