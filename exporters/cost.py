@@ -33,7 +33,7 @@ def layer_shape(layer: Layer) -> LayerShape:
     heads, query_key, value, columns = (sizes.get(axis, 0) for axis in ("head", "query_key", "value", "intermediate"))
     widths = None if layer.attention_skip is None else layer.widths
     scores = layer.attention.scores if isinstance(layer.attention, Attention) else None
-    if isinstance(scores, Distances):
+    if isinstance(scores, Distances) and scores.embeddings is not None:
         return LayerShape(heads, query_key, value, columns, widths, scores.terms, len(scores.embeddings))
     return LayerShape(heads, query_key, value, columns, widths)
 
@@ -47,8 +47,9 @@ def flops_per_token(shapes: tuple[LayerShape, ...], *, hidden_size: int, sequenc
     """Counts the operations of all encoder layers for one token: 2 for each multiply-add of a matrix product.
 
     These are the projections, `query @ key.T`, `scores @ value`, the products with tables of distances (of which a sequence
-    reaches at most two rows per token), the feed-forward products and the skip matrices. As usual, embeddings, norms, softmax,
-    activations, biases and the task head are left out. `hidden_size` is the width of layers whose shape has no widths.
+    reaches at most two rows per token), the feed-forward products and the skip matrices. As usual, embeddings, norms,
+    softmax, activations, biases and the task head are left out. `hidden_size` is the width of layers whose shape has no
+    widths.
     """
     total = 0
     for shape in shapes:

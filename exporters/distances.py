@@ -23,15 +23,18 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distances(AttentionScores):
-    """`scale * (query · key + query · position_key[row] + key · position_query[row])`; each of the last two may be absent.
+    """`scale * (query · key + query · position_key[row] + key · position_query[row])`; the last two may be absent.
+
+    A padding token, which no other attends to, attends to all tokens alike, padding included.
 
     `row` is `row_of_distance[query - key + reach]`: int64, `[2 * reach + 1]`, never smaller at a larger distance. Distances
     beyond `reach` have the rows of its ends. The two tables are linear maps of `norm(embeddings)`, which all layers hold in
     common: `position_key` by `key` where there is `content_to_position`, `position_query` by `query` where there is
     `position_to_content`. Where such a projection is None it is the block's own key (query) projection, bias included.
+    Without either term there are no embeddings.
     """
 
-    embeddings: Annotated[Tensor, Axes("distance_row", "distance_feature")]
+    embeddings: Annotated[Tensor | None, Axes("distance_row", "distance_feature")]
     norm: Annotated[Norm | None, Renamed(features="distance_feature")]
     row_of_distance: Tensor
     content_to_position: bool
@@ -72,6 +75,7 @@ def position_query(block: Attention) -> Projection | None:
 
 def normalized_embeddings(scores: Distances, dtype: torch.dtype = torch.float32) -> Tensor:
     """Returns what the projections are applied to, `[rows, features]`, computed in `dtype`."""
+    assert scores.embeddings is not None
     embeddings, norm = scores.embeddings.to(dtype), scores.norm
     if norm is None:
         return embeddings
@@ -103,8 +107,8 @@ def distance_terms(
 ) -> Tensor:
     """Returns the sum of the terms by distance, without the scale: `[batch, heads, sequence, sequence]`.
 
-    `embeddings` are the normalized ones, `query` and `key` are `[batch, heads, sequence, query_key]`, `to_key` and `to_query`
-    the projections of the two terms (None: no such term). One of them has to be given.
+    `embeddings` are the normalized ones, `query` and `key` are `[batch, heads, sequence, query_key]`. `to_key` and
+    `to_query` are the projections of the two terms (None: no such term); one of them has to be given.
     """
     rows = rows_between(scores, query.shape[2]).to(query.device)
     first = int(rows.min())

@@ -15,7 +15,6 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from tests.models import RealTokens
 
 # Targets whose graphs run here, and each of them in every precision that it has a form for.
 RUNNABLE = [name for name, target in TARGETS.items() if not target.cuda_only]
@@ -29,20 +28,7 @@ LIMITS = {"fp32": 1e-5, "fp16": 2e-2, "int8": 0.2}
 def torch_outputs(model: Any, encoder: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     with torch.no_grad():
         found = model(**inputs)
-    return _compared({name: found[name].numpy() for name in encoder.outputs}, inputs)
-
-
-def _compared(outputs: dict[str, np.ndarray], inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Zeros in place of outputs of padding, where they are not compared (`RealTokens`)."""
-    if not isinstance(inputs, RealTokens):
-        return outputs
-    real = inputs["attention_mask"].bool().numpy()
-    kept = {}
-    for name, value in outputs.items():
-        assert np.isfinite(value).all()
-        mask = real if value.shape[:2] == real.shape else real[:, 0]
-        kept[name] = np.where(mask.reshape(*mask.shape, *[1] * (value.ndim - mask.ndim)), value, np.float32(0))
-    return kept
+    return {name: found[name].numpy() for name in encoder.outputs}
 
 
 def onnx_outputs(
@@ -59,7 +45,7 @@ def onnx_outputs(
     path = folder / f"{target}-{dtype}.onnx"
     save(build(encoder, TARGETS[target], PRECISIONS[dtype], opset=opset), path)
     session = runtime.create_session(path, optimize=optimize, provider=provider)
-    return _compared(runtime.run(session, {name: value.numpy() for name, value in inputs.items()}), inputs)
+    return runtime.run(session, {name: value.numpy() for name, value in inputs.items()})
 
 
 def largest_difference(reference: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> float:

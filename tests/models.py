@@ -109,10 +109,6 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-class RealTokens(dict[str, torch.Tensor]):
-    """Inputs for which only the outputs of real tokens are compared (`Family.same_padding`)."""
-
-
 def example_inputs(model: Any, *, batch: int = 3, length: int = 17, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random tokens with one row padded right and one padded left."""
     generator = torch.Generator().manual_seed(seed)
@@ -126,5 +122,4 @@ def example_inputs(model: Any, *, batch: int = 3, length: int = 17, seed: int = 
     types = getattr(model.config, "type_vocab_size", 1)
     if types > 1:
         inputs["token_type_ids"] = torch.randint(0, types, (batch, length), generator=generator)
-    family = FAMILIES.get(model.config.model_type)
-    return inputs if family is None or family.same_padding else RealTokens(inputs)
+    return inputs

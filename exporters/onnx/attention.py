@@ -20,7 +20,7 @@ from exporters.distances import Distances
 from exporters.encoder import Attention, RelativeBias
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import GraphContext
-from exporters.onnx.distances import distance_terms
+from exporters.onnx.distances import attended_pairs, distance_terms, token_mask
 from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
 from exporters.onnx.packing import cumulative_lengths, token_offsets
@@ -61,6 +61,8 @@ def additive_mask(context: GraphContext) -> ir.Value:
 
 def _added_to_scores(context: GraphContext, block: Attention, *, first_only: bool) -> ir.Value:
     """Returns what is added to the scores in the residual type, the mask included."""
+    if isinstance(block.scores, Distances):
+        return _mask_of_pairs(context, first_only=first_only)
     mask = additive_mask(context)
     if not isinstance(block.scores, RelativeBias):
         return mask
@@ -68,6 +70,19 @@ def _added_to_scores(context: GraphContext, block: Attention, *, first_only: boo
     if label not in context.shared:
         bias = relative_bias(context, block.scores, block.heads, context.precision.residual, first_only=first_only)
         context.shared[label] = context.builder.op("Add", bias, mask)
+    return context.shared[label]
+
+
+def _mask_of_pairs(context: GraphContext, *, first_only: bool) -> ir.Value:
+    """Returns `[batch, 1, queries, sequence]`: 0 at pairs of tokens, the most negative float32 elsewhere; made once.
+
+    Scores are far too small to be seen beside that number: a query of padding attends to all tokens alike.
+    """
+    label = f"mask_of_pairs_{first_only}"
+    if label not in context.shared:
+        builder, pairs = context.builder, attended_pairs(context, first_only=first_only)
+        zero, least = builder.constant(0, np.float32), builder.constant(MASKED, np.float32)
+        context.shared[label] = builder.op("Where", pairs, zero, least)
     return context.shared[label]
 
 
@@ -210,9 +225,13 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     The kernels keep softmax in fp32.
     """
     query, key, value = _project(context, x, queries, block)
-    bias = _attention_bias(context, block, first_only=queries is not x)
     if isinstance(block.scores, Distances):
-        bias = _biased_by_distance(context, block, query, key, bias, first_only=queries is not x)
+        first_only = queries is not x
+        # A query of zeros, whose scores are all the same bias, attends to all tokens alike.
+        query = context.builder.op("Mul", query, token_mask(context, context.precision.matmul, first_only=first_only))
+        bias = _bias_by_distance(context, block, query, key, first_only=first_only)
+    else:
+        bias = _attention_bias(context, block, first_only=queries is not x)
     return context.builder.contrib(
         "MultiHeadAttention",
         query,
@@ -227,20 +246,25 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     )
 
 
-def _biased_by_distance(
-    context: GraphContext, block: Attention, query: ir.Value, key: ir.Value, bias: ir.Value, *, first_only: bool
+def _bias_by_distance(
+    context: GraphContext, block: Attention, query: ir.Value, key: ir.Value, *, first_only: bool
 ) -> ir.Value:
-    """Returns `bias` and the terms by distance, `[batch, heads, queries, sequence]`; `query` and `key` are joined."""
-    builder = context.builder
+    """Returns the terms by distance in the matmul type, and half of its least number at padding; the heads' are joined.
+
+    That is `[batch, heads, queries, sequence]`. Half of the number cannot become infinite in fp16 when scores are added.
+    """
+    builder, number = context.builder, NUMPY_DTYPES[context.precision.matmul]
 
     def split(joined: ir.Value, perm: list[int]) -> ir.Value:
         shape = builder.integers(0, -1, len(block.heads), block.query_key_size)
         return builder.op("Transpose", builder.op("Reshape", joined, shape), perm=perm)
 
     terms = distance_terms(context, block, split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]), first_only=first_only)
-    for term in terms:
-        bias = builder.op("Add", term, bias)
-    return bias
+    bias = builder.constant(0, number)
+    for index, term in enumerate(terms):
+        bias = builder.op("Add", bias, term) if index else term
+    least = builder.constant(np.finfo(number).min / 2, number)
+    return builder.op("Where", attended_pairs(context, first_only=first_only), bias, least)
 
 
 def packed_multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:
@@ -265,14 +289,12 @@ def _attention_bias(context: GraphContext, block: Attention, *, first_only: bool
     sequence]`; with `first_only` there is one query.
     """
     builder, dtype = context.builder, context.precision.matmul
-    # Half of the least number in fp16: the sum must not become infinite either.
-    least = np.finfo(NUMPY_DTYPES[dtype]).min / 2
-    if isinstance(block.scores, Distances):
-        return _masked_bias(context, least, first_only=first_only)
     if not isinstance(block.scores, RelativeBias):
         return _masked_bias(context, np.finfo(NUMPY_DTYPES[dtype]).min, first_only=first_only)
     label = f"attention_bias_{block.heads}_{first_only}"
     if label not in context.shared:
+        # Half of the least number in fp16: the sum must not become infinite either.
+        least = np.finfo(NUMPY_DTYPES[dtype]).min / 2
         bias = relative_bias(context, block.scores, block.heads, dtype, first_only=first_only)
         context.shared[label] = builder.op("Add", bias, _masked_bias(context, least, first_only=first_only))
     return context.shared[label]

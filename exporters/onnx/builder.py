@@ -128,7 +128,9 @@ class GraphBuilder:
         tensors, factors = [tensor for tensor, _ in parts], tuple(factor for _, factor in parts)
         rows = sum(tensor.shape[0] for tensor in tensors)
         shape = transform(tensors[0].new_empty((rows, *tensors[0].shape[1:]), device="meta")).shape
-        return self.computed_weight(tensors, label, dtype, shape, partial(_evaluate_joined, parts, transform), transform, factors)
+        return self.computed_weight(
+            tensors, label, dtype, shape, partial(_evaluate_joined, parts, transform), transform, factors
+        )
 
     def computed_weight(
         self,

@@ -23,7 +23,7 @@ def distance_terms(
     `first_only` there is one query, the first token.
     """
     scores, builder = block.scores, context.builder
-    if not isinstance(scores, Distances):
+    if not isinstance(scores, Distances) or not scores.terms:
         return []
     index = _index(context, scores, len(block.heads), first_only=first_only)
     terms = []
@@ -38,15 +38,40 @@ def distance_terms(
     return terms
 
 
+def attended_pairs(context: GraphContext, *, first_only: bool) -> ir.Value:
+    """Returns which pairs of a query and a key are tokens, not padding: bool `[batch, 1, queries, sequence]`; made once."""
+    label = f"attended_pairs_{first_only}"
+    if label not in context.shared:
+        builder = context.builder
+        mask = builder.op("Cast", context.attention_mask, to=int(ir.DataType.BOOL))
+        queries = token_mask(context, ir.DataType.BOOL, first_only=first_only)
+        keys = builder.op("Unsqueeze", mask, builder.integers(1, 2))
+        context.shared[label] = builder.op("And", builder.op("Unsqueeze", queries, builder.integers(1)), keys)
+    return context.shared[label]
+
+
+def token_mask(context: GraphContext, dtype: ir.DataType, *, first_only: bool) -> ir.Value:
+    """Returns the attention mask as `[batch, queries, 1]` of type `dtype`; made once."""
+    label = f"token_mask_{dtype}_{first_only}"
+    if label not in context.shared:
+        builder, mask = context.builder, context.attention_mask
+        if first_only:
+            mask = builder.op("Slice", mask, builder.integers(0), builder.integers(1), builder.integers(1))
+        column = builder.op("Unsqueeze", mask, builder.integers(2))
+        context.shared[label] = builder.op("Cast", column, to=int(dtype))
+    return context.shared[label]
+
+
 def _table(
     context: GraphContext, scores: Distances, projection: Projection, label: str, *, transposed: bool, scale: float
 ) -> ir.Value:
-    """Returns the rows of all distances, in the matmul type.
+    """Returns the rows of all distances in the matmul type.
 
     They are `[heads, rows, query_key]`, or `[heads, query_key, rows]` where they are transposed.
     """
     norm = () if scores.norm is None else tuple(t for t in (scores.norm.weight, scores.norm.bias) if t is not None)
     weight = projection.weight
+    assert scores.embeddings is not None
     sources = [t for t in (weight, projection.bias, scores.embeddings, *norm) if t is not None]
     heads, size, _ = weight.shape
     rows = len(scores.embeddings)
@@ -106,7 +131,9 @@ def _index(context: GraphContext, scores: Distances, heads: int, *, first_only: 
         keys = builder.op("Range", zero, builder.op("Squeeze", context.sequence), one)
         queries = builder.integers(0) if first_only else keys
         distances = builder.op(
-            "Sub", builder.op("Unsqueeze", queries, builder.integers(1)), builder.op("Unsqueeze", keys, builder.integers(0))
+            "Sub",
+            builder.op("Unsqueeze", queries, builder.integers(1)),
+            builder.op("Unsqueeze", keys, builder.integers(0)),
         )
         reach = builder.constant(scores.reach, np.int64)
         distances = builder.op("Clip", distances, builder.constant(-scores.reach, np.int64), reach)
@@ -115,7 +142,6 @@ def _index(context: GraphContext, scores: Distances, heads: int, *, first_only: 
         context.shared[label] = builder.op("Cast", builder.op("Sub", rows, least), to=int(ir.DataType.INT32))
     expanded = f"{label}_{heads}"
     if expanded not in context.shared:
-        queries = 1 if first_only else context.sequence
-        shape = builder.shape_of(context.batch, heads, queries, context.sequence)
+        shape = builder.shape_of(context.batch, heads, 1 if first_only else context.sequence, context.sequence)
         context.shared[expanded] = builder.op("Expand", context.shared[label], shape)
     return context.shared[expanded]

@@ -180,7 +180,7 @@ def _compare(
             SLIM_COMPARISON: slim_candidate(slim_module(inspection.checkpoint, inspection.slim), inspection.slim),
         },
         provider=provider,
-        padding=target.layout != "packed" and inspection.checkpoint.family.same_padding,
+        padding=target.layout != "packed",
         progress=progress,
     )
 

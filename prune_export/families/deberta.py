@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances
 from prune_export.families.common import own_layer
 from prune_export.families.disentangled import (
     check_task,
@@ -15,7 +16,6 @@ from prune_export.families.disentangled import (
     disentangled_heads,
     disentangled_variant,
     distance_values,
-    scale_of,
     span_of,
     terms_of,
 )
@@ -49,10 +49,7 @@ def clamped_rows(span: int) -> Tensor:
 
 
 def _scores_values(config: Any, _index: int) -> dict[str, Any]:
-    scale = {"scale": scale_of(config)}
-    if not config.relative_attention:
-        return scale
-    return scale | distance_values(config) | {"row_of_distance": clamped_rows(span_of(config))}
+    return distance_values(config, clamped_rows(span_of(config)))
 
 
 def _variant(config: Any) -> dict[str, Any]:
@@ -75,7 +72,8 @@ DEBERTA = Family(
     layers=_LAYER,
     scores_values=_scores_values,
     resizes_heads=False,
-    same_padding=False,
+    masks_embeddings=True,
+    scores_kind=Distances,
     variant=_variant,
     check=check_task,
 )

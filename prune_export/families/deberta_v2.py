@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances
 from exporters.errors import UnsupportedError
 from prune_export.families.common import own_layer
 from prune_export.families.disentangled import (
@@ -16,7 +17,6 @@ from prune_export.families.disentangled import (
     disentangled_heads,
     disentangled_variant,
     distance_values,
-    scale_of,
     span_of,
     terms_of,
 )
@@ -46,8 +46,8 @@ def _dimensions(config: Any) -> Dimensions:
     dimensions = disentangled_dimensions(config, 2 * (buckets if buckets > 0 else span))
     if config.relative_attention and buckets > 0 and (buckets % 2 or span - 1 <= buckets // 2):
         raise UnsupportedError(
-            f"config.json: position_buckets is {shown(buckets)} with distances up to {span}; expected an even number that is "
-            "less than twice as large; set both to what the network has"
+            f"config.json: position_buckets is {shown(buckets)} with distances up to {span}; expected an even number below "
+            f"{2 * span - 2}; set it and max_relative_positions to what the network has"
         )
     _norms(config)
     return dimensions
@@ -57,10 +57,10 @@ def _dimensions(config: Any) -> Dimensions:
 def log_bucket_rows(buckets: int, span: int) -> Tensor:
     """Returns the row of each distance query - key from -reach to reach: int64, `[2 * reach + 1]`.
 
-    Without `buckets` (0 or less), each distance below `span` has a row of its own, and `reach` is `span`. Otherwise distances
-    up to half of `buckets` have one, and those beyond share rows whose widths grow by a constant factor up to `span` (He et
-    al. 2023, appendix A.5); `reach` is `span + 1`, from where on the last rows hold. Logarithms are computed in float32, as
-    transformers does.
+    Without `buckets` (0 or less), each distance below `span` has a row of its own, and `reach` is `span`. Otherwise
+    distances up to half of `buckets` have one, and those beyond share rows whose widths grow by a constant factor up to
+    `span` (the release of DeBERTa v2; the papers do not say); `reach` is `span + 1`, from where on the last rows hold.
+    Logarithms are computed in float32, as transformers does.
     """
     if buckets <= 0:
         return (torch.arange(-span, span + 1) + span).clamp(0, 2 * span - 1)
@@ -73,10 +73,7 @@ def log_bucket_rows(buckets: int, span: int) -> Tensor:
 
 
 def _scores_values(config: Any, _index: int) -> dict[str, Any]:
-    scale = {"scale": scale_of(config)}
-    if not config.relative_attention:
-        return scale
-    return scale | distance_values(config) | {"row_of_distance": log_bucket_rows(_buckets(config), span_of(config))}
+    return distance_values(config, log_bucket_rows(_buckets(config), span_of(config)))
 
 
 def _variant(config: Any) -> dict[str, Any]:
@@ -102,7 +99,8 @@ DEBERTA_V2 = Family(
     layers=_LAYER,
     scores_values=_scores_values,
     resizes_heads=False,
-    same_padding=False,
+    masks_embeddings=True,
+    scores_kind=Distances,
     variant=_variant,
     check=check_task,
 )

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 import transformers
+from torch import Tensor
 
-from exporters.distances import Distances
 from exporters.encoder import ACTIVATIONS
 from exporters.errors import UnsupportedError
 from exporters.tasks import Task
@@ -53,10 +54,15 @@ def _check(config: Any) -> None:
     terms = terms_of(config)
     wrong = [term for term in terms if term not in TERMS]
     if wrong or len(set(terms)) < len(terms):
-        _refuse("pos_att_type", config.pos_att_type, "'c2p', 'p2c' or both, each once", "set it to what the network has")
+        _refuse(
+            "pos_att_type", config.pos_att_type, "'c2p', 'p2c' or both, each once", "set it to what the network has"
+        )
     if config.relative_attention and not terms:
         _refuse(
-            "pos_att_type", config.pos_att_type, "'c2p', 'p2c' or both", "set relative_attention to false if it has none"
+            "pos_att_type",
+            config.pos_att_type,
+            "'c2p', 'p2c' or both",
+            "set relative_attention to false if it has none",
         )
     if getattr(config, "conv_kernel_size", 0):
         _refuse(
@@ -70,18 +76,27 @@ def _check(config: Any) -> None:
     for name in ("embedding_size", "pooler_hidden_size"):
         size = getattr(config, name, None)
         if size is not None and size != config.hidden_size:
-            _refuse(name, size, f"the hidden size, {config.hidden_size}", "take a checkpoint without a projection there")
+            _refuse(
+                name, size, f"the hidden size, {config.hidden_size}", "take a checkpoint without a projection there"
+            )
     size, usual = getattr(config, "attention_head_size", None), config.hidden_size // config.num_attention_heads
     if size is not None and size != usual:
-        _refuse("attention_head_size", size, f"hidden_size / num_attention_heads, {usual}", "take a checkpoint of that size")
+        _refuse(
+            "attention_head_size", size, f"hidden_size / num_attention_heads, {usual}", "take a checkpoint of that size"
+        )
     if config.pooler_hidden_act not in ACTIVATIONS:
         _refuse(
-            "pooler_hidden_act", config.pooler_hidden_act, f"one of {', '.join(ACTIVATIONS)}", "take a checkpoint with one"
+            "pooler_hidden_act",
+            config.pooler_hidden_act,
+            f"one of {', '.join(ACTIVATIONS)}",
+            "take a checkpoint with one",
         )
     if norm_type(config) != "layer_norm":
         _refuse("layer_norm_type", norm_type(config), "layer_norm", "take a checkpoint with LayerNorms")
     if config.relative_attention and span_of(config) > MOST_DISTANCES:
-        _refuse("max_relative_positions", span_of(config), f"at most {MOST_DISTANCES:,}", "set it to what the network has")
+        _refuse(
+            "max_relative_positions", span_of(config), f"at most {MOST_DISTANCES:,}", "set it to what the network has"
+        )
 
 
 def _refuse(key: str, found: Any, expected: str, advice: str) -> None:
@@ -128,7 +143,7 @@ def disentangled_variant(config: Any) -> dict[str, Any]:
         "activations": {"text-classification": config.pooler_hidden_act},
     }
     if config.relative_attention:
-        changes |= {"scores_kind": Distances, "scores": {"embeddings": Stored("encoder.rel_embeddings.weight")}}
+        changes["scores"] = {"embeddings": Stored("encoder.rel_embeddings.weight")}
     return changes
 
 
@@ -138,10 +153,13 @@ def scale_of(config: Any) -> float:
     return float((size * (1 + len(terms_of(config)))) ** -0.5)
 
 
-def distance_values(config: Any) -> dict[str, Any]:
-    """Returns what is no tensor in the scores, but for the rows of distances."""
+def distance_values(config: Any, row_of_distance: Tensor) -> dict[str, Any]:
+    """Returns what is no parameter in the scores; `row_of_distance` is left out without `relative_attention`."""
+    terms = terms_of(config) if config.relative_attention else ()
     return {
-        "content_to_position": "c2p" in terms_of(config),
-        "position_to_content": "p2c" in terms_of(config),
+        "scale": scale_of(config),
+        "row_of_distance": row_of_distance if terms else torch.zeros(1, dtype=torch.long),
+        "content_to_position": "c2p" in terms,
+        "position_to_content": "p2c" in terms,
         "epsilon": config.layer_norm_eps,
     }

@@ -133,8 +133,8 @@ class Family:
     that they have in common in all layers, `scores_values(config, index)` what else those of a layer need; tensors of a
     layer's own scores are rows of `layers` ("attention.scores.…"). Without `resizes_heads` transformers has no model whose
     heads were removed by `pruned_heads`. `variant(config)` returns the fields that differ with the configuration
-    (`configured`). Without `same_padding`, transformers masks padding as a query, too, and computes something else there:
-    only real tokens have the same states. `check(config, task)` raises UnsupportedError for a task that a configuration has no network for.
+    (`configured`). `check(config, task)` raises UnsupportedError for a task that transformers cannot compute with a
+    configuration. With `masks_embeddings` the hidden states of padding are zero before the first layer.
     """
 
     model_type: str
@@ -152,7 +152,7 @@ class Family:
     scores: Table = field(default_factory=dict)
     scores_values: Callable[[Any, int], Mapping[str, Any]] = _no_values
     resizes_heads: bool = True
-    same_padding: bool = True
+    masks_embeddings: bool = False
     variant: Callable[[Any], Mapping[str, Any]] = _no_changes
     check: Callable[[Any, Task], None] = _no_check
 
@@ -194,7 +194,12 @@ class Family:
         """Returns what is no tensor in the embeddings, by the names of their fields."""
         dimensions = self.dimensions(config)
         rule, longest = (self.positions, None) if dimensions.has_position_rows else ("none", dimensions.positions)
-        return {"positions": rule, "longest": longest, "pad_token_id": dimensions.pad_token_id}
+        return {
+            "positions": rule,
+            "longest": longest,
+            "pad_token_id": dimensions.pad_token_id,
+            "masked": self.masks_embeddings,
+        }
 
     def module(self, field: str) -> str:
         """Returns the path, in a layer, of the module with the tensor `field` ("attention.query_weight")."""

@@ -63,7 +63,7 @@ class SlimEmbeddings(nn.Module):
         self.projection = None if embeddings.projection is None else make_linear(embeddings.projection)
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
-        self.longest = embeddings.longest
+        self.longest, self.masked = embeddings.longest, embeddings.masked
 
     def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Returns the sum of the tables' rows, `[batch, sequence, embedding]`.
@@ -99,6 +99,7 @@ class SlimEmbeddings(nn.Module):
             positions=self.positions,
             pad_token_id=self.pad_token_id,
             longest=self.longest,
+            masked=self.masked,
         )
 
 
@@ -177,21 +178,32 @@ class SlimAttention(nn.Module):
             )
         )
         if isinstance(self.scores, Distances):
-            assert common is not None
-            own = self._distance_scores(self.scores, query, key, self.distance_dropout(common))
-            attends = own if attends is None else torch.where(attends < 0, attends, own)
+            attends = self._attended(self.scores, query, key, common, attends)
         contexts = functional.scaled_dot_product_attention(
             query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
 
-    def _distance_scores(self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor) -> Tensor:
+    def _attended(
+        self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor | None, attends: Tensor | None
+    ) -> Tensor | None:
+        """Returns what is added to scores: the terms by distance, and the mask of pairs of tokens without padding."""
+        own = None if embeddings is None else self._terms(scores, query, key, self.distance_dropout(embeddings))
+        if attends is None:
+            return own
+        pairs = attends.eq(0) & attends.eq(0).transpose(2, 3)  # [batch, 1, sequence, sequence]
+        least = torch.finfo(query.dtype).min
+        return torch.where(pairs, query.new_zeros(()) if own is None else own, least)
+
+    def _terms(self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor) -> Tensor:
         """Returns the terms by distance, scaled: `[batch, heads, sequence, sequence]`."""
 
         def split(weight: Tensor, bias: Tensor | None) -> Projection:
             count = len(self.heads)
-            return Projection(weight.unflatten(0, (count, -1)), None if bias is None else bias.unflatten(0, (count, -1)))
+            return Projection(
+                weight.unflatten(0, (count, -1)), None if bias is None else bias.unflatten(0, (count, -1))
+            )
 
         to_key = to_query = None
         if scores.content_to_position:

@@ -15,6 +15,7 @@ class SlimDistances(nn.Module):
 
     def __init__(self, scores: Distances) -> None:
         super().__init__()
+        assert scores.embeddings is not None
         self.embeddings = make_parameter(scores.embeddings)
         self.norm = None if scores.norm is None else SlimNorm(scores.norm)
         self._scores = scores

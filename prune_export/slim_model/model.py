@@ -58,6 +58,8 @@ class SlimModel(nn.Module):
         **labels: Tensor,
     ) -> Any:
         x = self.embeddings(input_ids, token_type_ids)
+        if self.embeddings.masked and attention_mask is not None:
+            x = x * attention_mask[..., None].to(x.dtype)
         mask = None if attention_mask is None else _additive_mask(attention_mask, x.dtype)
         common = None if self.relative_bias is None else self.relative_bias(x.shape[1])
         if self.distances is not None:
@@ -118,7 +120,7 @@ def _relative_bias(encoder: Encoder) -> SlimRelativeBias | None:
 def _distances(encoder: Encoder) -> SlimDistances | None:
     """Returns the embeddings of distances; None where no layer has scores with terms by distance."""
     scores = _scores_of(encoder)
-    return SlimDistances(scores) if isinstance(scores, Distances) else None
+    return SlimDistances(scores) if isinstance(scores, Distances) and scores.embeddings is not None else None
 
 
 def _additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """The key bias and query/key dimensions of heads whose scores have terms by distance.
 
-A dimension of a head adds, with the rows q = query · x + b_q, k = key · x + b_k, PK and PQ of the two tables (a term that the
-scores lack is zero), `q * k + q * PK + k * PQ`. What depends on the query alone, softmax ignores.
+A dimension of a head adds `q * k + q * PK + k * PQ`, where q = query · x + b_q, k = key · x + b_k, and PK and PQ are those of
+the distance's row in the two tables (zero where the scores lack the term). What depends on the query alone, softmax ignores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def drop_key_bias_beside_distances(block: Attention) -> Attention:
         SurgeryError: there is a term position to content, for which the bias adds `key_bias · PQ` of the distance.
     """
     if key_bias_matters(block.scores):
-        raise SurgeryError("the key bias scores distances in the term position to content, and cannot be dropped exactly")
+        raise SurgeryError(
+            "the key bias scores distances in the term position to content, and cannot be dropped exactly"
+        )
     return replace(block, key_bias=None)
 
 
@@ -44,10 +46,11 @@ def remove_dimensions_with_distances(block: Attention, keep: Mapping[int, Indice
     2. Its query row is zero, and so is its row of the projection to PQ, which is then the constant c:
        `(b_q + c) * k + b_q * PK` is left.
 
-    What is left of all removed dimensions of a head becomes at most two dimensions, written as Hugging Face's model has them:
-    where projections are shared, PK and PQ of a merged dimension are its key and its query row. There are never more than
-    were removed. A head that loses all dimensions is kept, with one dimension of zeros if no head needs more. The heads of a
-    block get one common size; missing dimensions are zeros. The attention scale remains that of the original size.
+    What is left of all removed dimensions of a head becomes at most two dimensions, never more than were removed. They are
+    written as Hugging Face's model has them: where projections are shared, PK and PQ of a merged dimension follow from its
+    key and its query row. A head that loses all dimensions is kept, with one dimension of zeros if no head needs more. The
+    heads of a block get one common size; missing dimensions are zeros. The attention scale remains that of the original
+    size.
 
     Raises:
         SurgeryError: a dimension to be removed is in neither case.
@@ -64,7 +67,10 @@ def remove_dimensions_with_distances(block: Attention, keep: Mapping[int, Indice
 
 
 def _constant_key(removed: Attention) -> Attention | None:
-    """Returns a dimension with a constant key of 1, for case 1; None where nothing is left. Tensors are `[1, dimensions, …]`."""
+    """Returns a dimension with a constant key of 1, for case 1; None where nothing is left.
+
+    `removed` is a single head; its tensors are `[1, dimensions, …]`.
+    """
     scores = _scores_of(removed)
     if removed.key_bias is None or not scores.position_to_content:
         return None

@@ -39,7 +39,7 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
     assert block.key_bias is None, "drop_key_bias first"
     scoring = scoring_dimensions(block)
     heads = []
-    for position, head in enumerate(block.heads):
+    for position in range(len(block.heads)):
         kept, removed = split_dimensions(block, scoring, position, keep)
         heads.append(_with_constant_query(kept, removed))
     return with_common_size(block, heads, "query_key")

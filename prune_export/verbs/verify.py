@@ -63,6 +63,6 @@ def verify(options: VerifyOptions) -> ParityReport:
             reference,
             {ONNX_COMPARISON: (session.run, tolerance)},
             provider=session.provider,
-            padding=(target is None or target.layout != "packed") and checkpoint.family.same_padding,
+            padding=target is None or target.layout != "packed",
             progress=progress,
         )

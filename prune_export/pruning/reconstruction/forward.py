@@ -31,7 +31,7 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
         bias = block.scores.bias(block.heads, x.shape[1])
         mask = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)  # [batch, heads, query, key]
     query, key = project(block.query_weight, block.query_bias), project(block.key_weight, block.key_bias)
-    if isinstance(block.scores, Distances):
+    if isinstance(block.scores, Distances) and block.scores.terms:
         embeddings = normalized_embeddings(block.scores).to(x.device)
         terms = distance_terms(block.scores, embeddings, query, key, position_key(block), position_query(block))
         mask = (block.scores.scale * terms).masked_fill(~mask, torch.finfo(terms.dtype).min)
