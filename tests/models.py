@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ DEBERTA_LIKE = BERT_LIKE | {
     "max_relative_positions": 32,
     "pos_att_type": ["p2c", "c2p"],
     "position_biased_input": False,
-    "share_att_key": True,
+    "embedding_size": 24,
 }
 
 
@@ -70,7 +71,12 @@ FAMILY_CASES = (
         "MPNetConfig",
         {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"} | {"pad_token_id": 1},
     ),
-    FamilyCase("deberta-v2", "DebertaV2Config", DEBERTA_LIKE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm"}),
+    FamilyCase(
+        "deberta-v2",
+        "DebertaV2Config",
+        DEBERTA_LIKE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    ),
+    FamilyCase("deberta", "DebertaConfig", DEBERTA_LIKE | {"max_relative_positions": 11, "type_vocab_size": 2}),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 
@@ -92,12 +98,48 @@ def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -
     return model.eval()
 
 
-def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> nn.Linear:
+class Rows:
+    """Some rows of a parameter, which are read and written in place as if they were a tensor of their own."""
+
+    def __init__(self, parameter: torch.Tensor, rows: torch.Tensor) -> None:
+        self._parameter, self._rows = parameter, rows
+        self.shape = torch.Size([len(rows), *parameter.shape[1:]])
+
+    def _place(self, key: Any) -> Any:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        return (self._rows[first], *rest)
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        return self._parameter[self._place(key)]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._parameter.data[self._place(key)] = value
+
+    @property
+    def data(self) -> Rows:
+        return self
+
+    def zero_(self) -> None:
+        self[:] = 0
+
+
+def fused(module: nn.Module, name: str, heads: int) -> Any:
+    """The rows `name` of DeBERTa's fused projection, head by head, and their bias (zeros for keys)."""
+    weight: torch.Tensor = module.in_proj.weight  # type: ignore[assignment, union-attr]
+    part = ("query", "key", "value").index(name)
+    rows = torch.arange(len(weight)).view(heads, 3, -1)[:, part].flatten()
+    bias = torch.zeros(len(rows)) if name == "key" else getattr(module, f"{name[0]}_bias")
+    return SimpleNamespace(weight=Rows(weight, rows), bias=Rows(bias, torch.arange(len(rows))))
+
+
+def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> Any:
     """The linear map `name` ("query", "attention_output", "up" and so on) of layer `layer`."""
     family = FAMILIES[case.model_type]
     field = f"feed_forward.{name}." if name in ("up", "down") else f"attention.{name.removeprefix('attention_')}_"
     path = f"{family.layer(model.config, layer)}.{family.module(field + 'weight')}"
     body = getattr(model, family.prefix, model)
+    if case.model_type == "deberta" and name in ("query", "key", "value"):
+        return fused(body.get_submodule(path.rpartition(".")[0]), name, model.config.num_attention_heads)
     found = body.get_submodule(path)
     assert isinstance(found, nn.Linear)
     return found
