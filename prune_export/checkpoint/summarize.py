@@ -77,12 +77,13 @@ def _dense_outside(original: Checkpoint, slim: Encoder) -> int:
 
 
 def _dense_scores(family: Family, sizes: Dimensions, layers: int) -> int:
-    """Returns the parameters of the scores of an unpruned network, beside the projections to query and key."""
+    """Returns the parameters of the scores of an unpruned network, beside its projections; less key biases that it lacks."""
     axes = axes_of(family.scores_kind)
     common, own = (
         sum(math.prod(axes[path].shape(sizes.sizes)) for path in table) for table in (family.scores, family.own_scores)
     )
-    return common + layers * own
+    absent = 0 if "attention.key_bias" in family.layers else sizes.hidden
+    return common + layers * (own - absent)
 
 
 def _dense_layer_parameters(shape: LayerShape, hidden: int) -> int:

@@ -78,13 +78,12 @@ def _scores_values(config: Any, _index: int) -> dict[str, Any]:
 
 def _variant(config: Any) -> dict[str, Any]:
     changes = disentangled_variant(config)
-    if config.relative_attention:
-        if "layer_norm" in _norms(config):
-            changes["scores"] |= linear("norm", "encoder.LayerNorm")
-        if not getattr(config, "share_att_key", False):
-            changes["layers"] = dict(_LAYER)
-            for field, module in (_OWN[term] for term in terms_of(config)):
-                changes["layers"] |= linear(f"attention.scores.{field}", f"attention.self.{module}")
+    if "layer_norm" in _norms(config):  # without `relative_attention` transformers has it, too, and does not use it
+        changes["scores"] |= linear("norm", "encoder.LayerNorm")
+    if config.relative_attention and not getattr(config, "share_att_key", False):
+        changes["layers"] = dict(_LAYER)
+        for field, module in (_OWN[term] for term in terms_of(config)):
+            changes["layers"] |= linear(f"attention.scores.{field}", f"attention.self.{module}")
     return changes
 
 

@@ -138,13 +138,11 @@ def disentangled_heads(*, legacy: bool) -> Mapping[Task, Table]:
 
 def disentangled_variant(config: Any) -> dict[str, Any]:
     """Returns the fields of a family that differ with its configuration, except for the layers' own tensors."""
-    changes: dict[str, Any] = {
+    return {
         "heads": disentangled_heads(legacy=config.legacy),
         "activations": {"text-classification": config.pooler_hidden_act},
+        "scores": {"embeddings": Stored("encoder.rel_embeddings.weight")} if config.relative_attention else {},
     }
-    if config.relative_attention:
-        changes["scores"] = {"embeddings": Stored("encoder.rel_embeddings.weight")}
-    return changes
 
 
 def scale_of(config: Any) -> float:

@@ -178,23 +178,13 @@ class SlimAttention(nn.Module):
             )
         )
         if isinstance(self.scores, Distances):
-            attends = self._attended(self.scores, query, key, common, attends)
+            terms = None if common is None else self._terms(self.scores, query, key, self.distance_dropout(common))
+            query, attends = _attended_pairs(query, terms, attends)
         contexts = functional.scaled_dot_product_attention(
             query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
-
-    def _attended(
-        self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor | None, attends: Tensor | None
-    ) -> Tensor | None:
-        """Returns what is added to scores: the terms by distance, and the mask of pairs of tokens without padding."""
-        own = None if embeddings is None else self._terms(scores, query, key, self.distance_dropout(embeddings))
-        if attends is None:
-            return own
-        pairs = attends.eq(0) & attends.eq(0).transpose(2, 3)  # [batch, 1, sequence, sequence]
-        least = torch.finfo(query.dtype).min
-        return torch.where(pairs, query.new_zeros(()) if own is None else own, least)
 
     def _terms(self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor) -> Tensor:
         """Returns the terms by distance, scaled: `[batch, heads, sequence, sequence]`."""
@@ -241,6 +231,19 @@ class SlimAttention(nn.Module):
             output_bias=self.output.bias.detach(),
             scores=self._described_scores(scores),
         )
+
+
+def _attended_pairs(query: Tensor, terms: Tensor | None, attends: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns the queries, and what is added to scores: `terms` for pairs of tokens, the most negative number at padding.
+
+    Queries of padding are zeros: they attend to all tokens alike, and nothing is learned from them.
+    """
+    if attends is None:
+        return query, terms
+    is_token = attends.eq(0)  # [batch, 1, 1, sequence]
+    of_queries = is_token.transpose(2, 3)
+    scores = query.new_zeros(()) if terms is None else terms
+    return query * of_queries, torch.where(is_token & of_queries, scores, torch.finfo(query.dtype).min)
 
 
 class SlimFeedForward(nn.Module):

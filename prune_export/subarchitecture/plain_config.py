@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from exporters.distances import Distances
 from exporters.errors import UnsupportedError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
@@ -67,7 +68,7 @@ def check_parent(parent: Checkpoint) -> None:
 
     Raises:
         UnsupportedError: its weights are not of full size, layers share their weights or a bias of scores, or its norms
-            are no LayerNorms.
+            are no LayerNorms, or scores have terms by distance.
     """
     name, encoder = parent.source.name, parent.encoder
     if parent.form not in ("plain", "masked"):
@@ -76,6 +77,11 @@ def check_parent(parent: Checkpoint) -> None:
         raise UnsupportedError(
             f"'{name}': layers of {parent.family.model_type} share their weights; expected a parent whose layers have "
             "their own"
+        )
+    if issubclass(parent.family.scores_kind, Distances):
+        raise UnsupportedError(
+            f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which smaller heads are not "
+            "made; search without --uniform"
         )
     if parent.family.scores:
         raise UnsupportedError(
