@@ -80,7 +80,7 @@ def check_parent(parent: Checkpoint) -> None:
         )
     if issubclass(parent.family.scores_kind, Distances):
         raise UnsupportedError(
-            f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which smaller heads are not "
+            f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which no smaller heads are "
             "made; search without --uniform"
         )
     if parent.family.scores:
