@@ -69,7 +69,7 @@ class Embeddings:
     `positions` is "absolute" (the row is the token's index in the sequence), "from_padding" (RoBERTa: the row is
     `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`) or "none" (`position`
     is None, and `longest` is the greatest length that the model is meant for, in tokens). `token_type` is None where the
-    model takes no token types.
+    model takes no token types. Where they are `masked`, the hidden states of padding are zero.
     """
 
     word: Annotated[Tensor, Axes("vocabulary", "embedding")]
@@ -80,6 +80,7 @@ class Embeddings:
     positions: Positions
     pad_token_id: int
     longest: int | None = None
+    masked: bool = False
 
     @property
     def max_length(self) -> int:

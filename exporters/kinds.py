@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from exporters.distances import Distances
 from exporters.encoder import Attention, DotProduct, FeedForward, Gated, Layer, RelativeBias, Rotary, Ungated
 from exporters.errors import UnsupportedError
 
-KNOWN = (DotProduct, RelativeBias, Rotary, Ungated, Gated)
+KNOWN = (DotProduct, RelativeBias, Rotary, Distances, Ungated, Gated)
 
 
 def check_kinds(layers: tuple[Layer, ...], who: str, *, known: tuple[type, ...] = KNOWN) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from exporters.tasks import Task
 from prune_export.families import FAMILIES
@@ -22,6 +22,14 @@ BERT_LIKE = {
     "max_position_embeddings": 40,
     "type_vocab_size": 2,
     "num_labels": 3,
+}
+DEBERTA_LIKE = BERT_LIKE | {
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "max_relative_positions": 32,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "embedding_size": 24,
 }
 
 
@@ -97,6 +105,12 @@ FAMILY_CASES = (
         epsilon="norm_eps",
         int8=0.4,  # sums are not normalized, so that errors of four layers add up
     ),
+    FamilyCase(
+        "deberta-v2",
+        "DebertaV2Config",
+        DEBERTA_LIKE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    ),
+    FamilyCase("deberta", "DebertaConfig", DEBERTA_LIKE | {"max_relative_positions": 11, "type_vocab_size": 2}),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 
@@ -118,12 +132,37 @@ def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -
     return model.eval()
 
 
+class Rows:
+    """Some rows of a parameter, which are read and written in place as if they were a tensor of their own."""
+
+    def __init__(self, parameter: torch.Tensor, rows: torch.Tensor) -> None:
+        self._parameter, self._rows = parameter, rows
+        self.shape = torch.Size([len(rows), *parameter.shape[1:]])
+
+    def _place(self, key: Any) -> Any:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        return (self._rows[first], *rest)
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        return self._parameter[self._place(key)]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._parameter.data[self._place(key)] = value
+
+    @property
+    def data(self) -> Rows:
+        return self
+
+    def zero_(self) -> None:
+        self[:] = 0
+
+
 @dataclass(frozen=True)
 class LinearView:
     """Weight and bias of a linear map, which may be a part of a fused one; where there is no bias, zeros of no effect."""
 
-    weight: Tensor
-    bias: Tensor
+    weight: Any
+    bias: Any
 
 
 def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> LinearView:
@@ -132,12 +171,21 @@ def linear(model: nn.Module, case: FamilyCase, layer: int, name: str) -> LinearV
     field = f"feed_forward.{name}." if name in ("up", "down") else f"attention.{name.removeprefix('attention_')}_"
     row = family.layers[f"{field}weight"]
     body = getattr(model, family.prefix, model)
-    module = body.get_submodule(f"{family.layer(model.config, layer)}.{row.module}")
+    path = f"{family.layer(model.config, layer)}."
+    module = body.get_submodule(f"{path}{row.module}")
     assert isinstance(module, nn.Linear)
-    size = len(module.weight) // row.parts
-    part = slice(row.part * size, row.part * size + size)
-    bias = torch.zeros(size) if module.bias is None else module.bias[part]
-    return LinearView(module.weight[part], bias)
+    heads = family.dimensions(model.config).heads if row.per_head else 1
+    rows = torch.arange(len(module.weight)).view(heads, row.parts, -1)[:, row.part].flatten()
+    named = dict(body.named_parameters())
+    own = family.layers.get(f"{field}bias")
+    bias = None if own is None else named.get(f"{path}{own.name}")
+    if bias is None:
+        bias = torch.zeros(len(rows))
+    elif own is not None and own.parts > 1:
+        bias = Rows(bias, rows)
+    if row.parts == 1:
+        return LinearView(module.weight, bias)
+    return LinearView(module.weight[rows[0] : rows[-1] + 1] if heads == 1 else Rows(module.weight, rows), bias)
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -73,7 +73,8 @@ def gradients_of(checkpoint: Checkpoint, model: Any, data: Calibration) -> Any:
 # --- gates and scores -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+# DeBERTa's first norms compute in float32, whatever the model does.
+@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if case.model_type != "deberta"], ids=str)
 def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path) -> None:
     """A gate scales a unit's outgoing weights: finite differences of each sample's loss, alone in its batch."""
     model, checkpoint = saved(case, tmp_path)

@@ -16,9 +16,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances
 from exporters.encoder import Attention, RelativeBias, Rotary
 from exporters.onnx.builder import transposed
 from exporters.onnx.context import GraphContext
+from exporters.onnx.distances import attended_pairs, distance_terms, token_mask
 from exporters.onnx.layout import batch_first
 from exporters.onnx.linear import add_bias, project
 from exporters.onnx.packing import cumulative_lengths, token_offsets
@@ -72,6 +74,8 @@ def _added_to_scores(context: GraphContext, block: Attention, *, first_only: boo
     if isinstance(block.scores, Rotary) and block.scores.window is not None:
         least = np.finfo(NUMPY_DTYPES[context.precision.residual]).min
         return window_bias(context, block.scores.window, least, context.precision.residual, first_only=first_only)
+    if isinstance(block.scores, Distances):
+        return _mask_of_pairs(context, first_only=first_only)
     mask = additive_mask(context)
     if not isinstance(block.scores, RelativeBias):
         return mask
@@ -79,6 +83,19 @@ def _added_to_scores(context: GraphContext, block: Attention, *, first_only: boo
     if label not in context.shared:
         bias = relative_bias(context, block.scores, block.heads, context.precision.residual, first_only=first_only)
         context.shared[label] = context.builder.op("Add", bias, mask)
+    return context.shared[label]
+
+
+def _mask_of_pairs(context: GraphContext, *, first_only: bool) -> ir.Value:
+    """Returns `[batch, 1, queries, sequence]`: 0 at pairs of tokens, the most negative float32 elsewhere; made once.
+
+    Scores are far too small to be seen beside that number: a query of padding attends to all tokens alike.
+    """
+    label = f"mask_of_pairs_{first_only}"
+    if label not in context.shared:
+        builder, pairs = context.builder, attended_pairs(context, first_only=first_only)
+        zero, least = builder.constant(0, np.float32), builder.constant(MASKED, np.float32)
+        context.shared[label] = builder.op("Where", pairs, zero, least)
     return context.shared[label]
 
 
@@ -101,6 +118,8 @@ def plain_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     key = split(key, block.query_key_size, by_head_transposed)  # [batch, heads, query_key_size, sequence]
     value = split(value, block.value_size, by_head)  # [batch, heads, sequence, value_size]
     scores = context.to_residual(builder.op("MatMul", query, key))  # [batch, heads, sequence, sequence]
+    for term in distance_terms(context, block, query, key, first_only=queries is not x):
+        scores = builder.op("Add", scores, context.to_residual(term))
     scores = builder.op("Add", scores, _added_to_scores(context, block, first_only=queries is not x))
     weights = context.to_matmul(builder.op("Softmax", scores, axis=-1))
     contexts = builder.op("Transpose", builder.op("MatMul", weights, value), perm=by_head)
@@ -113,7 +132,8 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
 
     One operation multiplies with query, key and value weights side by side, splits heads and attends. It covers neither
     other queries than `x`, nor some projections in 8 bits, 8 bits by fixed ranges or 16 bits, nor 8 bits with a bias of
-    scores: `plain_attention` does then. Rotary scores take MultiHeadAttention.
+    scores, nor terms by distance, which need the projections: `plain_attention` does then. Rotary scores take
+    MultiHeadAttention.
     """
     if isinstance(block.scores, Rotary) and queries is x and context.precision.matmul == ir.DataType.FLOAT:
         contexts = _rotary_attention(context, x, block, block.scores.window)
@@ -127,6 +147,7 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
     suits_integers = block.query_key_size == block.value_size and not isinstance(block.scores, RelativeBias)
     if (
         queries is not x
+        or isinstance(block.scores, Distances)
         or len(quantized) > 1
         or observed
         or not fp32
@@ -245,8 +266,15 @@ def multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, 
     length is a multiple of 8 in fp16, of 16 in fp32. A `[batch, sequence]` key_padding_mask would leave neither.
     The kernels keep softmax in fp32.
     """
-    bias = _attention_bias(context, block, first_only=queries is not x)
-    return _multi_head_attention(context, _project(context, x, queries, block), bias, len(block.heads))
+    query, key, value = _project(context, x, queries, block)
+    first_only = queries is not x
+    if isinstance(block.scores, Distances):
+        # A query of zeros, whose scores are all the same bias, attends to all tokens alike.
+        query = context.builder.op("Mul", query, token_mask(context, context.precision.matmul, first_only=first_only))
+        bias = _bias_by_distance(context, block, query, key, first_only=first_only)
+    else:
+        bias = _attention_bias(context, block, first_only=first_only)
+    return _multi_head_attention(context, (query, key, value), bias, len(block.heads))
 
 
 def _multi_head_attention(
@@ -256,6 +284,27 @@ def _multi_head_attention(
     return context.builder.contrib(
         "MultiHeadAttention", *projections, None, None, bias, dtype=dtype, num_heads=heads, scale=1.0
     )
+
+
+def _bias_by_distance(
+    context: GraphContext, block: Attention, query: ir.Value, key: ir.Value, *, first_only: bool
+) -> ir.Value:
+    """Returns the terms by distance in the matmul type, and half of its least number at padding; the heads' are joined.
+
+    That is `[batch, heads, queries, sequence]`. Half of the number cannot become infinite in fp16 when scores are added.
+    """
+    builder, number = context.builder, NUMPY_DTYPES[context.precision.matmul]
+
+    def split(joined: ir.Value, perm: list[int]) -> ir.Value:
+        shape = builder.integers(0, -1, len(block.heads), block.query_key_size)
+        return builder.op("Transpose", builder.op("Reshape", joined, shape), perm=perm)
+
+    terms = distance_terms(context, block, split(query, [0, 2, 1, 3]), split(key, [0, 2, 3, 1]), first_only=first_only)
+    bias = builder.constant(0, number)
+    for index, term in enumerate(terms):
+        bias = builder.op("Add", bias, term) if index else term
+    least = builder.constant(np.finfo(number).min / 2, number)
+    return builder.op("Where", attended_pairs(context, first_only=first_only), bias, least)
 
 
 def packed_multi_head_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block: Attention) -> ir.Value:

@@ -146,7 +146,7 @@ class GraphBuilder:
         """
         shape = transform(tensor.new_empty(tensor.shape, device="meta")).shape
         evaluate = partial(_evaluate, tensor, transform, constant_scale)
-        return self._lazy([tensor], label, dtype, shape, evaluate, transform, constant_scale)
+        return self.computed_weight([tensor], label, dtype, shape, evaluate, transform, constant_scale)
 
     def joined_weight(
         self, parts: Sequence[tuple[Tensor, float]], label: str, dtype: ir.DataType, transform: Transform = _identity
@@ -158,9 +158,11 @@ class GraphBuilder:
         tensors, factors = [tensor for tensor, _ in parts], tuple(factor for _, factor in parts)
         rows = sum(tensor.shape[0] for tensor in tensors)
         shape = transform(tensors[0].new_empty((rows, *tensors[0].shape[1:]), device="meta")).shape
-        return self._lazy(tensors, label, dtype, shape, partial(_evaluate_joined, parts, transform), transform, factors)
+        return self.computed_weight(
+            tensors, label, dtype, shape, partial(_evaluate_joined, parts, transform), transform, factors
+        )
 
-    def _lazy(
+    def computed_weight(
         self,
         tensors: Sequence[Tensor],
         label: str,
@@ -169,7 +171,10 @@ class GraphBuilder:
         evaluate: Callable[[], Tensor],
         *form: object,
     ) -> ir.Value:
-        """Returns the initializer that `evaluate` makes of `tensors`; the same memory and `form` give the same one."""
+        """Returns the initializer of `shape` that `evaluate` makes of `tensors` when the file is written.
+
+        The same memory and `form` give the same one.
+        """
         memory = tuple((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
         key = (memory, dtype, *form)
         if key not in self._weights:

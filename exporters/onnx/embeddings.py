@@ -8,6 +8,7 @@ from torch import Tensor
 
 from exporters.encoder import Embeddings
 from exporters.onnx.context import GraphContext
+from exporters.onnx.distances import token_mask
 from exporters.onnx.layout import enter
 from exporters.onnx.linear import linear
 from exporters.onnx.norm import norm
@@ -57,6 +58,9 @@ def embeddings(
         rows = builder.op("Gather", types, token_type_ids, axis=0)
         x = builder.op("Add", x, context.to_residual(rows))
     x = norm(context, enter(context, x, parameters.word.shape[1]), parameters.norm)
+    if parameters.masked and context.target.layout != "packed":  # which has no padding
+        mask = token_mask(context, context.precision.residual, first_only=False)
+        x = builder.op("Mul", x, enter(context, mask, 1))
     if parameters.projection is not None:
         x = context.to_residual(linear(context, context.to_matmul(x), parameters.projection, "projection"))
     return x

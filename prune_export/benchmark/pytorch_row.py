@@ -11,7 +11,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from exporters.cost import LayerShape, layer_shape
+from exporters.cost import layer_shape
 from exporters.providers import find_provider
 from prune_export.benchmark.cost import cost_of_layers
 from prune_export.benchmark.rows import Conditions, Cost, Row
@@ -82,7 +82,5 @@ def cost_of_model(checkpoint: Checkpoint) -> Cost:
     sizes = checkpoint.family.dimensions(checkpoint.config)
     shapes = tuple(map(layer_shape, checkpoint.encoder.layers))
     if not transformers_can_load(checkpoint):
-        is_gated = checkpoint.family.is_gated
-        dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate, is_gated=is_gated)
-        shapes = (dense,) * len(shapes)
+        shapes = (checkpoint.family.layer_shape(checkpoint.config),) * len(shapes)
     return cost_of_layers(shapes, sizes.hidden)

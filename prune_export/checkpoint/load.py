@@ -23,7 +23,7 @@ from prune_export.checkpoint.sentence import embeds_sentences
 from prune_export.checkpoint.sizes import check_memory
 from prune_export.checkpoint.slim import read_slim
 from prune_export.checkpoint.source import Source, resolve
-from prune_export.checkpoint.tensor_names import BODY, leads
+from prune_export.checkpoint.tensor_names import body_parts, leads
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.facts.file_names import PLAN_FILE, SLIM
 from prune_export.facts.plan import Plan, check_fits, read_plan
@@ -86,6 +86,7 @@ def load_checkpoint(
     raw, family, config = read_configuration(source)
     pruned = _pruned_heads(raw)
     chosen = _task(task, raw, family, source)
+    family.check(config, chosen)
     given = read_plan(Path(plan)) if isinstance(plan, (str, Path)) else plan
     if (source.folder / SLIM).is_file():
         if given is not None:
@@ -132,7 +133,7 @@ def read_configuration(source: Source) -> tuple[dict[str, Any], Family, Any]:
     check_no_adapter(source.folder)
     config = transformers_config(source)
     _check_sizes(family, config, source)
-    return raw, family, config
+    return raw, family.configured(config), config
 
 
 def _read_config(source: Source) -> dict[str, Any]:
@@ -296,8 +297,8 @@ def _notes(weights: Weights, family: Family, task: Task) -> Iterator[str]:
     rows = family.heads[task]
     tied = (f"{rows['decoder.weight'].module}.", rows["decoder.bias"].name) if "decoder.weight" in rows else ()
     head = [name for name in weights.unused if not name.startswith((f"{family.prefix}.", *tied))]
-    other_prefixes = tuple(filter(None, leads(head, family)))
-    if copies := [name for name in head if name.startswith(other_prefixes) or name.partition(".")[0] in BODY]:
+    other_prefixes, body = tuple(filter(None, leads(head, family))), body_parts(family)
+    if copies := [name for name in head if name.startswith(other_prefixes) or name.partition(".")[0] in body]:
         yield (
             f"{weights.files[0].name}: holds another model as well, which stays unused: {clipped(', '.join(copies[:3]))} "
             f"({len(copies)} in all); what is read is '{family.prefix}.…'"

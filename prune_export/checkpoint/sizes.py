@@ -71,7 +71,7 @@ def check_memory(family: Family, config: Any, sizes: Dimensions, path: Path) -> 
         raise CheckpointError(f"{path}: expected at most {MOST_LAYERS:,} layers; found {sizes.layers:,}")
     distinct = len(set(family.layer_paths(config)))
     layer = 4 * sizes.hidden**2 + 2 * sizes.hidden * sizes.intermediate
-    tables = (sizes.vocabulary + sizes.positions + sizes.types) * sizes.embedding
+    tables = (sizes.vocabulary + sizes.positions + sizes.types) * sizes.embedding + sizes.distance_rows * sizes.hidden
     needed = _FLOAT32 * (distinct * layer + tables + sizes.hidden * (sizes.embedding + sizes.labels))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:

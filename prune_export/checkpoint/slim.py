@@ -8,8 +8,8 @@
 `order` names the stored layer of each step (shared layers are stored once); `heads` are original indices, and null where
 the attention block is a constant. With rotary scores a layer that lost pairs has "pairs": the original indices of those
 that each head holds. Tensors carry the names of the dataclasses in `exporters.encoder`, such as
-`layers.3.attention.query_weight` `[heads, query_key_size, hidden]`. What the scores of all layers have in common is stored
-once, such as `scores.table` of a bias by distance.
+`layers.3.attention.query_weight` `[heads, query_key_size, hidden]`. What the scores of all layers have in common, which is
+every tensor of theirs without an axis of heads, is stored once, such as `scores.table` of a bias by distance.
 
 A network with a sliced residual stream has the key "sliced" as well: {"widths": […], "epsilons": […]}, one number per norm,
 the embeddings' first, then two per layer. These norms are then RMSNorms without bias, and every layer has skip matrices.
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from exporters.axes import assemble, axes_of, wrong_shapes
+from exporters.distances import key_bias_matters
 from exporters.encoder import (
     Attention,
     AttentionScores,
@@ -62,7 +63,7 @@ _DROPPED = ("key_bias", "value_bias")  # of attention, by surgery
 _MOST_NORMS = 2 * MOST_LAYERS + 1
 
 FORMAT = Format("prune-export/slim", 1)
-SCORES = "attention.scores."  # the paths, in a layer, of tensors that all layers have in common
+SCORES = "attention.scores."  # the paths, in a layer, of the tensors of its scores
 
 
 class _SlimLayer(msgspec.Struct):
@@ -159,15 +160,15 @@ class _Reader:
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head(), final_norm)
 
     def scores(self, place: int) -> AttentionScores:
-        """Returns the scores of a layer, whose tensors all layers have in common."""
-        inside = {
-            path: self.tensors[f"scores.{path}"] for path in self.family.scores if f"scores.{path}" in self.tensors
-        }
-        try:
-            scores = self.family.attention_scores(self.config, self.first_use.get(place, 0), inside)
-        except KeyError as error:
-            raise WeightsError(f"{self.path}: the tensor 'scores.{error.args[0]}' is missing") from error
-        self.check(scores, "scores.", self.dimensions.sizes)
+        """Returns the scores of a layer; some of their tensors all layers have in common."""
+        names = {path: f"scores.{path}" for path in self.family.scores}
+        names |= {path: f"layers.{place}.{SCORES}{path}" for path in self.family.own_scores}
+        for name in names.values():
+            self.require(name)
+        inside = {path: self.tensors[name] for path, name in names.items()}
+        scores = self.family.attention_scores(self.config, self.first_use.get(place, 0), inside)
+        sizes = self.dimensions.sizes
+        self.check(scores, "scores.", {axis: sizes[axis] for axis in sizes if axis not in ("head", "query_key")})
         return scores
 
     def with_pairs(self, scores: AttentionScores, place: int, record: _SlimLayer) -> AttentionScores:
@@ -198,6 +199,8 @@ class _Reader:
             heads, rows = tuple(record.heads), section(table, "attention")
             scores = self.with_pairs(self.scores(place), place, record)
             attention = self.part(Attention, f"{name}.attention", rows, heads=heads, scores=scores)
+            if key_bias_matters(scores) and "attention.key_bias" in table:
+                self.require(f"{name}.attention.key_bias")
         feed_forward: FeedForward | ConstantBlock
         if f"{name}.feed_forward.bias" in self.tensors:
             feed_forward = self.part(ConstantBlock, f"{name}.feed_forward")

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporters.axes import named_tensors
+from torch import Tensor
+
+from exporters.axes import leaves, named_tensors
 from exporters.encoder import Attention, ConstantBlock, Encoder, MaskedLanguageHead, Rotary
 from prune_export.checkpoint.beside import check_beside, copy_beside, tokenizer_files
 from prune_export.checkpoint.slim import FORMAT, SCORES
@@ -36,9 +38,10 @@ def write_slim(encoder: Encoder, config: Any, folder: Path, *, beside: Path | No
         check_beside(beside, copied)
     tensors = {f"embeddings.{path}": value for path, value in named_tensors(encoder.embeddings).items()}
     for index, layer in enumerate(encoder.distinct_layers):
-        for path, value in named_tensors(layer).items():
-            is_shared = path.startswith(SCORES)  # all layers hold the same tensor
-            tensors[path.removeprefix("attention.") if is_shared else f"layers.{index}.{path}"] = value
+        for path, value, axes in leaves(layer):
+            if isinstance(value, Tensor):
+                is_shared = path.startswith(SCORES) and "head" not in axes.names  # all layers hold the same tensor
+                tensors[path.removeprefix("attention.") if is_shared else f"layers.{index}.{path}"] = value
     if encoder.final_norm is not None:
         tensors |= {f"final_norm.{path}": value for path, value in named_tensors(encoder.final_norm).items()}
     tensors |= {f"head.{path}": value for path, value in named_tensors(encoder.head).items()}

@@ -27,8 +27,7 @@ def summarize(
     """The summary of `checkpoint` after surgery by `plan`, which left `slim`; `original` (None: the same) is "before"."""
     original = checkpoint if original is None else original
     sizes = original.family.dimensions(original.config)
-    is_gated = original.family.is_gated
-    dense = LayerShape(sizes.heads, sizes.head_size, sizes.head_size, sizes.intermediate, is_gated=is_gated)
+    dense = original.family.layer_shape(original.config)
     after = tuple(layer_shape(layer) for layer in slim.layers)
     before = (dense,) * sizes.layers
     lengths = sorted({min(length, slim.embeddings.max_length) for length in LENGTHS})
@@ -38,7 +37,9 @@ def summarize(
         layers=tuple(
             LayerSummary(dense, shape, _kept(layer, shape)) for shape, layer in zip(after, plan.layers, strict=True)
         ),
-        parameters_before=outside + sum(_dense_layer_parameters(original, path) for path in distinct),
+        parameters_before=outside
+        + _dense_scores(original)
+        + sum(_dense_layer_parameters(original, path) for path in distinct),
         parameters_after=count_parameters(slim),
         flops_before={n: flops_per_token(before, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
         flops_after={n: flops_per_token(after, hidden_size=sizes.hidden, sequence_length=n) for n in lengths},
@@ -69,6 +70,16 @@ def _dense_outside(original: Checkpoint, slim: Encoder) -> int:
             whole = {name: sizes.sizes.get(name, 0) for name in axes.names} | {"label": tensor.shape[0]}
             total += math.prod(axes.shape(whole))
     return total
+
+
+def _dense_scores(checkpoint: Checkpoint) -> int:
+    """Returns the parameters of the scores of an unpruned network, beside its projections."""
+    family, sizes = checkpoint.family, checkpoint.family.dimensions(checkpoint.config).sizes
+    axes, distinct = axes_of(family.scores_kind), len(set(family.layer_paths(checkpoint.config)))
+    common, own = (
+        sum(math.prod(axes[path].shape(sizes)) for path in table) for table in (family.scores, family.own_scores)
+    )
+    return common + distinct * own
 
 
 def _dense_layer_parameters(checkpoint: Checkpoint, path: str) -> int:

@@ -21,6 +21,11 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 BODY = frozenset({"embeddings", "embeddings_project", "encoder", "transformer", "pooler", "layers", "final_norm"})
 
 
+def body_parts(family: Family) -> frozenset[str]:
+    """Returns the first parts of the names of a base model's tensors: DeBERTa's pooler belongs to a head."""
+    return BODY - {row.name.partition(".")[0] for table in family.heads.values() for row in table.values()}
+
+
 def named(
     tensors: Mapping[str, Tensor], family: Family, files: tuple[Path, ...]
 ) -> tuple[dict[str, Tensor], tuple[Path, ...], str | None]:
@@ -58,7 +63,8 @@ def named(
         found = {name.removeprefix(lead): tensor for name, tensor in found.items()}
         changes.append(f"'{clipped(lead)}', with which all names begin, was left out")
     if not any(name.startswith(f"{family.prefix}.") for name in found):
-        heads = {name for name in found if name.partition(".")[0] not in BODY}
+        body = body_parts(family)
+        heads = {name for name in found if name.partition(".")[0] not in body}
         if 0 < len(heads) < len(found):  # a base model alone is saved like that
             changes.append(f"'{family.prefix}.' was put before the names that lack it")
         found = {name if name in heads else f"{family.prefix}.{name}": tensor for name, tensor in found.items()}

@@ -27,6 +27,7 @@ from prune_export.facts.summary import Summary
 from prune_export.files.transaction import transaction
 from prune_export.options.export import QuantizationOptions
 from prune_export.outputs.destination import Destination, check_space
+from prune_export.parity.padding import compares_padding
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.reference import Reference, load_reference
 from prune_export.parity.run import ONNX_COMPARISON, SLIM_COMPARISON, run_parity, slim_candidate
@@ -180,7 +181,7 @@ def _compare(
             SLIM_COMPARISON: slim_candidate(slim_module(inspection.checkpoint, inspection.slim), inspection.slim),
         },
         provider=provider,
-        padding=target.layout != "packed",
+        padding=compares_padding(inspection.slim, target, settings),
         progress=progress,
     )
 

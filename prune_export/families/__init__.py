@@ -5,6 +5,8 @@ from __future__ import annotations
 from prune_export.families.albert import ALBERT
 from prune_export.families.bert import BERT
 from prune_export.families.camembert import CAMEMBERT
+from prune_export.families.deberta import DEBERTA
+from prune_export.families.deberta_v2 import DEBERTA_V2
 from prune_export.families.distilbert import DISTILBERT
 from prune_export.families.electra import ELECTRA
 from prune_export.families.modernbert import MODERNBERT
@@ -13,6 +15,6 @@ from prune_export.families.names import Family
 from prune_export.families.roberta import ROBERTA
 from prune_export.families.xlm_roberta import XLM_ROBERTA
 
-_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT, MPNET, MODERNBERT)
+_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT, MPNET, MODERNBERT, DEBERTA, DEBERTA_V2)
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

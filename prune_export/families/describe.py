@@ -12,7 +12,6 @@ from exporters.axes import Sizes, assemble, axes_of
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
-    AttentionScores,
     Embeddings,
     Encoder,
     FeedForward,
@@ -151,7 +150,7 @@ class _EncoderReader:
         paths = self.family.layer_paths(self.config)
         for index, path in enumerate(paths):
             if path not in layers:
-                layers[path] = self.layer(path, index, self.family.attention_scores(self.config, index, tensors))
+                layers[path] = self.layer(path, index, tensors)
         final_norm = None
         if self.family.final_norm:
             sizes = {"features": self.dimensions.hidden}
@@ -179,7 +178,8 @@ class _EncoderReader:
             part = replace(part, position=part.position + part.token_type, token_type=None)
         return part
 
-    def layer(self, path: str, index: int, scores: AttentionScores) -> Layer:
+    def layer(self, path: str, index: int, common: Mapping[str, Tensor]) -> Layer:
+        """Reads layer `index`; `common` are the tensors that the scores of all layers have in common."""
         dimensions, table = self.dimensions, self.family.layers
         sizes = {**dimensions.sizes, "features": dimensions.hidden}
         heads, reason = tuple(range(dimensions.heads)), ""
@@ -189,7 +189,8 @@ class _EncoderReader:
         sizes["head"] = len(heads)
 
         def part(kind: type[P], name: str, reason: str = "", **values: Any) -> P:
-            tensors = self.tensors(kind, section(table, name), sizes, prefix=f"{path}.", reason=reason)
+            rows = {field: row for field, row in section(table, name).items() if not field.startswith("scores.")}
+            tensors = self.tensors(kind, rows, sizes, prefix=f"{path}.", reason=reason)
             return assemble(kind, tensors, epsilon=self.epsilon, **values)
 
         def norm(name: str) -> Norm | None:
@@ -200,6 +201,8 @@ class _EncoderReader:
         if self.family.is_gated:
             gating = part(Gated, "feed_forward.gating", activation=dimensions.activation)
         norms: dict[str, Any] = {name: norm(name) for name in NORMS}
+        own = self.tensors(self.family.scores_kind, self.family.own_scores, sizes, prefix=f"{path}.", reason=reason)
+        scores = self.family.attention_scores(self.config, index, {**common, **own})
         return Layer(
             feed_forward=part(FeedForward, "feed_forward", gating=gating),
             attention=part(Attention, "attention", reason, heads=heads, scores=scores),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from exporters.axes import assemble
+from exporters.cost import LayerShape
 from exporters.encoder import AttentionScores, DotProduct, Positions
 from exporters.tasks import Task
-from prune_export.families.table import Stored, Table, linear
+from prune_export.families.table import Stored, Table, linear, section
 from prune_export.tasks import SPECS
 
 NORMS = ("attention_norm", "feed_forward_norm", "attention_input_norm", "feed_forward_input_norm")  # of a layer
@@ -39,6 +40,7 @@ class Dimensions:
     distance_rows: int = 0  # of the table of scores by distance, where there is one
     pooling: Literal["first", "mean"] = "first"  # of text classification
     head_activation: str | None = None  # of all task heads, where the configuration has one for them
+    distance_terms: int = 0  # products of query or key with that table
     has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
 
     @property
@@ -61,6 +63,7 @@ class Dimensions:
             "intermediate": self.intermediate,
             "label": self.labels,
             "distance_row": self.distance_rows,
+            "distance_feature": self.hidden,
             "original_head": self.heads,
         }
 
@@ -105,6 +108,14 @@ def _no_values(_config: Any, _index: int) -> Mapping[str, Any]:
     return {}
 
 
+def _no_changes(_config: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_check(_config: Any, _task: Task) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One model family of Hugging Face transformers.
@@ -114,10 +125,13 @@ class Family:
     holds the table of each task head, `activations` the activation of those that have one (None: the encoder's own). With
     `projects_always` embeddings are projected even where they are as wide as the encoder. `positions` says how position
     rows are counted, where there are any. `scores_kind` is the kind of the attention scores; `scores` holds the tensors
-    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need. `final_norm` is
-    the table of the norm of the last hidden states. `is_absent(config, name)` says whether networks of a configuration lack
-    the tensor `name` of a table, such as a bias that the configuration switches off. Without `resizes_heads` transformers
-    has no model whose heads were removed by `pruned_heads`.
+    that they have in common in all layers, `scores_values(config, index)` what else those of a layer need; tensors of a
+    layer's own scores are rows of `layers` ("attention.scores.…"). `final_norm` is the table of the norm of the last hidden
+    states. `is_absent(config, name)` says whether networks of a configuration lack the tensor `name` of a table, such as a
+    bias that the configuration switches off. Without `resizes_heads` transformers has no model whose heads were removed by
+    `pruned_heads`. `variant(config)` returns the fields that differ with the configuration (`configured`).
+    `check(config, task)` raises UnsupportedError for a task that transformers cannot compute with a configuration. With
+    `masks_embeddings` the hidden states of padding are zero before the first layer.
     """
 
     model_type: str
@@ -137,11 +151,27 @@ class Family:
     final_norm: Table = field(default_factory=dict)
     is_absent: Callable[[Any, str], bool] = _never
     resizes_heads: bool = True
+    masks_embeddings: bool = False
+    variant: Callable[[Any], Mapping[str, Any]] = _no_changes
+    check: Callable[[Any, Task], None] = _no_check
 
     @property
     def is_gated(self) -> bool:
         """Says whether feed-forward blocks have a gate."""
         return "feed_forward.gating.gate.weight" in self.layers
+
+    def layer_shape(self, config: Any) -> LayerShape:
+        """Returns the shape of an unpruned layer."""
+        sizes = self.dimensions(config)
+        return LayerShape(
+            sizes.heads,
+            sizes.head_size,
+            sizes.head_size,
+            sizes.intermediate,
+            is_gated=self.is_gated,
+            distance_terms=sizes.distance_terms,
+            distance_rows=sizes.distance_rows if sizes.distance_terms else 0,
+        )
 
     def present(self, table: Table, config: Any, prefix: str = "") -> Table:
         """Returns the rows of `table` whose tensors networks of this configuration have; `prefix` precedes their names."""
@@ -167,8 +197,17 @@ class Family:
         """
         return path if task is not None and SPECS[task].base_model else f"{self.prefix}.{path}"
 
+    def configured(self, config: Any) -> Family:
+        """Returns the family as it is with this configuration, whose `dimensions` have been read before."""
+        return replace(self, **self.variant(config), variant=_no_changes)
+
+    @property
+    def own_scores(self) -> Table:
+        """Returns the rows of the tensors that each layer's scores have for themselves, by their paths in the scores."""
+        return section(self.layers, "attention.scores")
+
     def attention_scores(self, config: Any, index: int, tensors: Mapping[str, Tensor]) -> AttentionScores:
-        """Returns the scores of layer `index`; `tensors` are those of the table `scores`.
+        """Returns the scores of layer `index`; `tensors` are those of the tables `scores` and `own_scores`.
 
         Raises:
             KeyError: a tensor is missing; the path is the argument.
@@ -180,7 +219,12 @@ class Family:
         """Returns what is no tensor in the embeddings, by the names of their fields."""
         dimensions = self.dimensions(config)
         rule, longest = (self.positions, None) if dimensions.has_position_rows else ("none", dimensions.positions)
-        return {"positions": rule, "longest": longest, "pad_token_id": dimensions.pad_token_id}
+        return {
+            "positions": rule,
+            "longest": longest,
+            "pad_token_id": dimensions.pad_token_id,
+            "masked": self.masks_embeddings,
+        }
 
     def module(self, field: str) -> str:
         """Returns the path, in a layer, of the module with the tensor `field` ("attention.query_weight")."""

@@ -50,13 +50,16 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
         full = full_size(layer, dimensions, is_gated=family.is_gated)
         add(family.layers, replace(full, **_dead_norms(family, full, dimensions)), f"{path}.")
+        if isinstance(layer.attention, ConstantBlock) and family.own_scores:
+            add(family.own_scores, _empty_scores(family, config), f"{path}.")
     if family.scores:
         add(family.scores, _scores_of(family, config, encoder), family.body(""))
     if encoder.final_norm is not None:
         add(family.final_norm, encoder.final_norm, family.body(""))
+    weights_of_body = set(weights)
     table = family.present(family.heads[encoder.task], config)
     add(table, encoder.head)
-    if "decoder.bias" in table:  # transformers has it under two names
+    if "decoder.bias" in table and table["decoder.weight"].name not in weights_of_body:  # it then has two names
         weights[f"{table['decoder.weight'].module}.bias"] = weights[table["decoder.bias"].name]
     return weights
 
@@ -72,8 +75,11 @@ def _scores_of(family: Family, config: Any, encoder: Encoder) -> AttentionScores
     """Returns the scores that all layers have in common; their tensors are zero where no layer has attention."""
     blocks = (layer.attention for layer in encoder.layers)
     own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
-    if own is not None:
-        return own
+    return _empty_scores(family, config) if own is None else own
+
+
+def _empty_scores(family: Family, config: Any) -> AttentionScores:
+    """Returns scores of full size whose tensors are zero."""
     sizes = family.dimensions(config).sizes
     tensors = {path: torch.zeros(axes.shape(sizes)) for path, axes in axes_of(family.scores_kind).items()}
     return family.attention_scores(config, 0, tensors)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from exporters.axes import Sizes, assemble, axes_of
+from exporters.axes import Axes, Sizes, assemble, axes_of, map_leaves, sizes_of
 from exporters.cost import LayerShape, layer_shape
 from exporters.encoder import (
     Attention,
@@ -81,7 +81,7 @@ class BlockNetworks:
         layer = _constant(self._encoder.layers[0])
         if heads:
             attention = self._random(
-                Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=self._scores()
+                Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=self._scores(heads)
             )
             layer = replace(layer, attention=attention)
         if columns:
@@ -92,19 +92,29 @@ class BlockNetworks:
             layer = replace(layer, feed_forward=self._random(FeedForward, sizes, gating=gating))
         return layer
 
-    def _scores(self) -> AttentionScores:
-        """Returns scores of the network's own kind."""
+    def _scores(self, heads: int) -> AttentionScores:
+        """Returns scores of the network's own kind; tensors that each head has for itself are random."""
         scale = self._sizes["query_key"] ** -0.5
         blocks = (layer.attention for layer in self._encoder.layers)
         own = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+        if own is None:
+            return DotProduct(scale)
         if isinstance(own, Rotary):
             own = replace(own, frequencies=own.frequencies[: self._sizes["query_key"] // 2], pairs=None)
-        return DotProduct(scale) if own is None else replace(own, scale=scale)
+        sizes = {**sizes_of(own), **self._sizes, "head": heads}
+
+        def changed(value: torch.Tensor, axes: Axes) -> torch.Tensor:
+            return self._normal(axes.shape(sizes)) if "head" in axes.names else value
+
+        return map_leaves(replace(own, scale=scale), changed)
+
+    def _normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(*shape, generator=self._generator) * 0.02
 
     def _random(self, kind: type[P], sizes: Sizes, **values: Any) -> P:
         """Returns a block of random weights, with the biases that surgery leaves."""
         tensors = {
-            path: torch.randn(*axes.shape(sizes), generator=self._generator) * 0.02
+            path: self._normal(axes.shape(sizes))
             for path, axes in axes_of(kind).items()
             if path not in ("key_bias", "value_bias")
         }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from exporters.axes import leaves
 from exporters.cost import LayerShape, flops_per_token, layer_parameters, layer_shape
-from exporters.encoder import Attention, ConstantBlock, ContentScores, Encoder, FeedForward, Layer, Norm, tensors
+from exporters.distances import key_bias_matters
+from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Norm, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def flops_costs(encoder: Encoder, *, sequence_length: int) -> Costs:
     for index, layer in enumerate(encoder.distinct_layers):
         applications, shape = encoder.layer_indices.count(index), layer_shape(layer)
         skips = flops(LayerShape(0, 0, 0, 0, shape.widths))
-        head = LayerShape(1, shape.query_key_size, shape.value_size, 0, shape.widths)
+        head = replace(shape, heads=1, columns=0)
         one_head = applications * (flops(head) - skips)
         one_column = applications * (flops(LayerShape(0, 0, 0, 1, shape.widths, shape.is_gated)) - skips)
         fixed += applications * skips
@@ -76,15 +78,14 @@ def parameter_costs(encoder: Encoder) -> Costs:
         heads.append(_block_parameters(one_head, shape.heads, layer.attention_input_norm))
         columns.append(_block_parameters(one_column, shape.columns, layer.feed_forward_input_norm))
         fixed += _fixed_parameters(layer)
-    scores = tuple(layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
-    fixed += sum(tensor.numel() for tensor in tensors(scores))  # what all layers have in common counts once
+    fixed += sum(tensor.numel() for tensor in _common_tensors(encoder))
     return Costs("parameters", float(layer_parameters(encoder)), float(fixed), tuple(heads), tuple(columns))
 
 
 def _unit_parameters(block: Attention | FeedForward | ConstantBlock, axis: str) -> int:
     """Returns the parameters of one head or column after surgery."""
     dropped = {"value_bias"}
-    if isinstance(block, Attention) and isinstance(block.scores, ContentScores):
+    if isinstance(block, Attention) and not key_bias_matters(block.scores):
         dropped.add("key_bias")
     return sum(
         value.numel() // value.shape[axes.names.index(axis)]
@@ -97,6 +98,13 @@ def _block_parameters(unit: int, most: int, input_norm: Norm | None) -> tuple[fl
     """Returns the parameters of a block with 0 to `most` units; without units its input norm goes as well."""
     norm = 0 if input_norm is None else sum(tensor.numel() for tensor in tensors(input_norm))
     return (0.0, *(float(unit * count + norm) for count in range(1, most + 1)))
+
+
+def _common_tensors(encoder: Encoder) -> Iterable[Tensor]:
+    """Returns, once, the tensors that the scores of all layers have in common: those without an axis of heads."""
+    scores = (layer.attention.scores for layer in encoder.layers if isinstance(layer.attention, Attention))
+    found = (value for each in scores for _, value, axes in leaves(each) if "head" not in axes.names)
+    return {id(value): value for value in found}.values()
 
 
 def _fixed_parameters(layer: Layer) -> int:

@@ -23,13 +23,17 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class FileSize:
-    """Bytes of an exported file: per parameter of a block, per block, and per parameter of what is left without blocks."""
+    """Bytes of an exported file: per parameter of a block, per block, and per parameter of what is left without blocks.
+
+    A number in a table of distances is as large as `table` parameters.
+    """
 
     parameter: float
     block: float
     rest: float
     rest_parameters: int
     embedding_rows: int
+    table: float = 1.0
 
     def of(self, encoder: Encoder, counts: Sequence[tuple[int, int]], widths: Sequence[int] = ()) -> float:
         """Returns the bytes of the file of `encoder` with `counts` (heads, columns) per distinct layer and these widths.
@@ -38,7 +42,7 @@ class FileSize:
         """
         full = encoder.hidden_size
         of_norms = widths or (full,) * (2 * len(encoder.layers) + 1)
-        blocks, parameters, rest = 0, 0, self.rest_parameters
+        blocks, parameters, rest = 0, 0.0, self.rest_parameters
         if widths:
             rest -= self.embedding_rows * (sizes_of(encoder.embeddings)["embedding"] - widths[0])
         for distinct, layer in enumerate(encoder.distinct_layers):
@@ -49,6 +53,7 @@ class FileSize:
             read, written = 2 * shape.query_key_size + shape.value_size, shape.value_size
             blocks += (heads > 0) + (columns > 0)
             parameters += heads * (read * before + written * middle) + columns * (middle + after)
+            parameters += self.table * heads * shape.query_key_size * shape.distance_terms * shape.distance_rows
             if widths:
                 parameters += before * middle + middle * after
         return self.parameter * parameters + self.block * blocks + self.rest * rest
@@ -69,12 +74,13 @@ def measure_file_size(encoder: Encoder, target: str, dtype: str) -> FileSize:
         len(table) for table in (embeddings.word, embeddings.position, embeddings.token_type) if table is not None
     )
     rest = count_parameters(alone)
-    parameters = FileSize(1.0, 0.0, 0.0, rest, rows)
+    table = 4.0 if PRECISIONS[dtype].quantized else 1.0  # tables stay in float32
+    parameters = FileSize(1.0, 0.0, 0.0, rest, rows, table)
     of_whole, of_smallest = parameters.of(encoder, counts), parameters.of(encoder, least)
     parameter = (whole_bytes - small_bytes) / max(1.0, of_whole - of_smallest)
     blocks = sum((heads > 0) + (columns > 0) for heads, columns in counts)
     block = (small_bytes - rest_bytes - parameter * of_smallest) / max(1, blocks)
-    return FileSize(parameter, block, rest_bytes / rest, rest, rows)
+    return FileSize(parameter, block, rest_bytes / rest, rest, rows, table)
 
 
 def written_bytes(encoder: Encoder, target: str, dtype: str, path: Path) -> int:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exporters import encoder as description
+from exporters.axes import map_leaves
+from exporters.distances import Distances, Projection, distance_terms
 from exporters.encoder import ACTIVATIONS
 from prune_export.families.names import Dimensions
 
@@ -63,7 +65,7 @@ class SlimEmbeddings(nn.Module):
         self.projection = None if embeddings.projection is None else make_linear(embeddings.projection)
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
-        self.longest = embeddings.longest
+        self.longest, self.masked = embeddings.longest, embeddings.masked
 
     def rows(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Returns the sum of the tables' rows, `[batch, sequence, embedding]`.
@@ -99,6 +101,7 @@ class SlimEmbeddings(nn.Module):
             positions=self.positions,
             pad_token_id=self.pad_token_id,
             longest=self.longest,
+            masked=self.masked,
         )
 
 
@@ -127,10 +130,28 @@ class SlimRelativeBias(nn.Module):
         return replace(self._scores, table=self.table.detach())
 
 
+class SlimProjection(nn.Module):
+    """A layer's own projection of the embeddings of distances."""
+
+    def __init__(self, projection: Projection) -> None:
+        super().__init__()
+        self.heads = projection.weight.shape[0]
+        self.weight = make_parameter(projection.weight.flatten(0, 1))  # [heads * query_key_size, hidden]
+        self.bias = None if projection.bias is None else make_parameter(projection.bias.flatten())
+
+    def projection(self) -> Projection:
+        """Returns the projection with the module's own parameters."""
+        bias = None if self.bias is None else self.bias.unflatten(0, (self.heads, -1))
+        return Projection(self.weight.unflatten(0, (self.heads, -1)), bias)
+
+    def describe(self) -> Projection:
+        return map_leaves(self.projection(), lambda value, _: value.detach())
+
+
 class SlimAttention(nn.Module):
     """Self-attention with its own number of heads and its own query/key and value sizes."""
 
-    def __init__(self, attention: description.Attention, dropout: float) -> None:
+    def __init__(self, attention: description.Attention, dropout: float, distance_dropout: float) -> None:
         super().__init__()
         self.heads, self.scores, self.dropout_prob = attention.heads, attention.scores, dropout
         query_weight = attention.query_weight.flatten(0, 1)  # [heads * query_key_size, hidden]
@@ -141,11 +162,19 @@ class SlimAttention(nn.Module):
         self.key_bias = None if attention.key_bias is None else make_parameter(attention.key_bias.flatten())
         self.value_bias = None if attention.value_bias is None else make_parameter(attention.value_bias.flatten())
         self.output = make_linear(attention.output)
+        self.distance_dropout = nn.Dropout(distance_dropout)
+        own = attention.scores if isinstance(attention.scores, Distances) else None
+        self.to_key = None if own is None or own.key is None else SlimProjection(own.key)
+        self.to_query = None if own is None or own.query is None else SlimProjection(own.query)
 
-    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """Returns what is added to the residual stream; `bias` is that of all heads of the original model."""
-        if bias is not None:
-            own = bias[list(self.heads)]
+    def forward(self, x: Tensor, attends: Tensor | None, common: Tensor | None = None) -> Tensor:
+        """Returns what is added to the residual stream.
+
+        `common` is what the scores of all layers have in common: the bias of all heads of the original model, or the
+        embeddings of distances.
+        """
+        if common is not None and not isinstance(self.scores, Distances):
+            own = common[list(self.heads)]
             attends = own[None] if attends is None else own + attends
         query, key, value = (
             projected.unflatten(-1, (len(self.heads), -1)).transpose(1, 2)  # [batch, heads, sequence, size]
@@ -158,11 +187,44 @@ class SlimAttention(nn.Module):
         if isinstance(self.scores, description.Rotary):
             query, key = self.scores.rotate(query), self.scores.rotate(key)
             attends = visible(self.scores, attends, x.shape[1], x.dtype)
+        if isinstance(self.scores, Distances):
+            terms = None if common is None else self._terms(self.scores, query, key, self.distance_dropout(common))
+            query, attends = _attended_pairs(query, terms, attends)
         contexts = functional.scaled_dot_product_attention(
             query, key, value, attends, dropout_p=self.dropout_prob if self.training else 0.0, scale=self.scores.scale
         )
         output: Tensor = self.output(contexts.transpose(1, 2).flatten(2))
         return output
+
+    def _terms(self, scores: Distances, query: Tensor, key: Tensor, embeddings: Tensor) -> Tensor:
+        """Returns the terms by distance, scaled: `[batch, heads, sequence, sequence]`."""
+
+        def split(weight: Tensor, bias: Tensor | None) -> Projection:
+            count = len(self.heads)
+            return Projection(
+                weight.unflatten(0, (count, -1)), None if bias is None else bias.unflatten(0, (count, -1))
+            )
+
+        to_key = to_query = None
+        if scores.content_to_position:
+            to_key = split(self.key, self.key_bias) if self.to_key is None else self.to_key.projection()
+        if scores.position_to_content:
+            own = self.query
+            to_query = split(own.weight, own.bias) if self.to_query is None else self.to_query.projection()
+        return scores.scale * distance_terms(scores, embeddings, query, key, to_key, to_query)
+
+    def _described_scores(self, common: description.AttentionScores | None) -> description.AttentionScores:
+        if common is None:
+            return self.scores
+        if not isinstance(self.scores, Distances) or not isinstance(common, Distances):
+            return common
+        return replace(
+            self.scores,
+            embeddings=common.embeddings,
+            norm=common.norm,
+            key=None if self.to_key is None else self.to_key.describe(),
+            query=None if self.to_query is None else self.to_query.describe(),
+        )
 
     def describe(self, scores: description.AttentionScores | None = None) -> description.Attention:
         """Returns the description; `scores` are those that all layers have in common (None: this block's own)."""
@@ -177,7 +239,7 @@ class SlimAttention(nn.Module):
             value_bias=None if self.value_bias is None else self.value_bias.detach().view(count, -1),
             output_weight=self.output.weight.detach().view(written, count, -1),
             output_bias=_detached(self.output.bias),
-            scores=self.scores if scores is None else scores,
+            scores=self._described_scores(scores),
         )
 
 
@@ -193,6 +255,19 @@ def visible(scores: description.Rotary, attends: Tensor | None, length: int, dty
     near, itself = near.to(device), torch.eye(length, dtype=torch.bool, device=device)
     seen = near if attends is None else near & (attends.eq(0) | itself)
     return torch.zeros((), dtype=dtype, device=device).masked_fill(~seen, least)
+
+
+def _attended_pairs(query: Tensor, terms: Tensor | None, attends: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns the queries, and what is added to scores: `terms` for pairs of tokens, the most negative number at padding.
+
+    Queries of padding are zeros: they attend to all tokens alike, and nothing is learned from them.
+    """
+    if attends is None:
+        return query, terms
+    is_token = attends.eq(0)  # [batch, 1, 1, sequence]
+    of_queries = is_token.transpose(2, 3)
+    scores = query.new_zeros(()) if terms is None else terms
+    return query * of_queries, torch.where(is_token & of_queries, scores, torch.finfo(query.dtype).min)
 
 
 class SlimFeedForward(nn.Module):
@@ -240,7 +315,7 @@ class SlimLayer(nn.Module):
         self.attention: SlimAttention | SlimConstant = (
             SlimConstant(layer.attention)
             if isinstance(layer.attention, description.ConstantBlock)
-            else SlimAttention(layer.attention, dimensions.attention_dropout)
+            else SlimAttention(layer.attention, dimensions.attention_dropout, dimensions.hidden_dropout)
         )
         self.attention_norm, self.attention_input_norm = map(_norm, (layer.attention_norm, layer.attention_input_norm))
         self.feed_forward: SlimFeedForward | SlimConstant = (
@@ -256,12 +331,12 @@ class SlimLayer(nn.Module):
         )
         self.dropout = nn.Dropout(dimensions.hidden_dropout)
 
-    def forward(self, x: Tensor, attends: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attends: Tensor | None, common: Tensor | None = None) -> Tensor:
         attention, feed_forward = self.attention, self.feed_forward
         if isinstance(attention, SlimConstant):
             update = attention.bias
         else:
-            update = attention(_normalized(x, self.attention_input_norm), attends, bias)
+            update = attention(_normalized(x, self.attention_input_norm), attends, common)
         x = _normalized(_skipped(x, self.attention_skip) + self.dropout(update), self.attention_norm)
         if isinstance(feed_forward, SlimConstant):
             update = feed_forward.bias

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import modeling_outputs
 
-from exporters.encoder import Attention, Encoder, RelativeBias
+from exporters.distances import Distances
+from exporters.encoder import Attention, AttentionScores, Encoder, RelativeBias
 from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.slim_writing import write_slim
@@ -23,6 +24,7 @@ from prune_export.families.names import Dimensions
 from prune_export.files.reading import expanded
 from prune_export.options.checking import checked
 from prune_export.slim_model.blocks import SlimEmbeddings, SlimLayer, SlimNorm, SlimRelativeBias
+from prune_export.slim_model.distances import SlimDistances
 from prune_export.slim_model.heads import make_head
 from prune_export.tasks import SPECS
 
@@ -44,6 +46,7 @@ class SlimModel(nn.Module):
         self.layers = nn.ModuleList(SlimLayer(layer, dimensions) for layer in encoder.distinct_layers)
         self.relative_bias = _relative_bias(encoder)
         self.final_norm = None if encoder.final_norm is None else SlimNorm(encoder.final_norm)
+        self.distances = _distances(encoder)
         self.head = make_head(encoder.head, encoder.embeddings, dimensions.classifier_dropout)
         self._checkpointing: dict[str, Any] | None = None
         self.eval()
@@ -56,13 +59,17 @@ class SlimModel(nn.Module):
         **labels: Tensor,
     ) -> Any:
         x = self.embeddings(input_ids, token_type_ids)
+        if self.embeddings.masked and attention_mask is not None:
+            x = x * attention_mask[..., None].to(x.dtype)
         mask = None if attention_mask is None else _additive_mask(attention_mask, x.dtype)
-        bias = None if self.relative_bias is None else self.relative_bias(x.shape[1])
+        common = None if self.relative_bias is None else self.relative_bias(x.shape[1])
+        if self.distances is not None:
+            common = self.distances()
         for index in self.layer_indices:
             if self._checkpointing is not None and self.training:
-                x = checkpoint(self.layers[index], x, mask, bias, **self._checkpointing)
+                x = checkpoint(self.layers[index], x, mask, common, **self._checkpointing)
             else:
-                x = self.layers[index](x, mask, bias)
+                x = self.layers[index](x, mask, common)
         if self.final_norm is not None:
             x = self.final_norm(x)
         logits = self.head(x, self.embeddings.word, attention_mask)
@@ -87,7 +94,8 @@ class SlimModel(nn.Module):
     def describe(self) -> Encoder:
         """Returns the network with its current weights as an Encoder, which shares this module's memory."""
         embeddings = self.embeddings.describe()
-        scores = None if self.relative_bias is None else self.relative_bias.describe()
+        modules = [module for module in (self.relative_bias, self.distances) if module is not None]
+        scores = modules[0].describe() if modules else None
         layers = [layer.describe(scores) for layer in self.layers if isinstance(layer, SlimLayer)]
         head = self.head.describe(embeddings.word)
         final_norm = None if self.final_norm is None else self.final_norm.describe()
@@ -102,11 +110,21 @@ class SlimModel(nn.Module):
         write_slim(self.describe(), self.config, expanded(folder))
 
 
+def _scores_of(encoder: Encoder) -> AttentionScores | None:
+    blocks = (layer.attention for layer in encoder.layers)
+    return next((block.scores for block in blocks if isinstance(block, Attention)), None)
+
+
 def _relative_bias(encoder: Encoder) -> SlimRelativeBias | None:
     """Returns the bias of scores by distance; None where no layer has one."""
-    blocks = (layer.attention for layer in encoder.layers)
-    scores = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+    scores = _scores_of(encoder)
     return SlimRelativeBias(scores) if isinstance(scores, RelativeBias) else None
+
+
+def _distances(encoder: Encoder) -> SlimDistances | None:
+    """Returns the embeddings of distances; None where no layer has scores with terms by distance."""
+    scores = _scores_of(encoder)
+    return SlimDistances(scores) if isinstance(scores, Distances) and scores.embeddings is not None else None
 
 
 def _additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

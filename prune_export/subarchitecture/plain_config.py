@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from exporters.distances import Distances
 from exporters.encoder import DotProduct, Ungated
 from exporters.errors import UnsupportedError
 from exporters.kinds import check_kinds
@@ -69,7 +70,7 @@ def check_parent(parent: Checkpoint) -> None:
 
     Raises:
         UnsupportedError: its weights are not of full size, layers share their weights or a bias of scores, or its norms
-            are no LayerNorms.
+            are no LayerNorms, or scores have terms by distance.
     """
     name, encoder = parent.source.name, parent.encoder
     if parent.form not in ("plain", "masked"):
@@ -83,6 +84,11 @@ def check_parent(parent: Checkpoint) -> None:
         raise UnsupportedError(
             f"'{name}': {parent.family.model_type} has norms before its blocks; expected a parent with a norm after every "
             "sum of its residual stream; search without --uniform"
+        )
+    if issubclass(parent.family.scores_kind, Distances):
+        raise UnsupportedError(
+            f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which no smaller heads are "
+            "made; search without --uniform"
         )
     if parent.family.scores:
         raise UnsupportedError(

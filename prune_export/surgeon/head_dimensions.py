@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from exporters.axes import concatenate, pad, sizes_of, take
 from exporters.encoder import Attention, AttentionScores, ContentScores
@@ -38,18 +39,30 @@ def remove_query_key_dimensions(block: Attention, keep: Mapping[int, Indices]) -
     assert block.key_bias is None, "drop_key_bias first"
     scoring = scoring_dimensions(block)
     heads = []
-    for position, head in enumerate(block.heads):
-        alone = take(block, "head", [position])
-        kept = keep.get(head, tuple(range(block.query_key_size)))
-        removed = sorted(set(range(block.query_key_size)) - set(kept))
-        for dimension in removed:
-            if scoring[position, dimension]:
-                raise SurgeryError(
-                    f"head {head}: query/key dimension {dimension} has both a query and a key row, and cannot be "
-                    "removed exactly"
-                )
-        heads.append(_with_constant_query(take(alone, "query_key", kept), take(alone, "query_key", removed)))
-    return _with_common_size(block, heads, "query_key")
+    for position in range(len(block.heads)):
+        kept, removed = split_dimensions(block, scoring, position, keep)
+        heads.append(_with_constant_query(kept, removed))
+    return with_common_size(block, heads, "query_key")
+
+
+def split_dimensions(
+    block: Attention, scoring: Tensor, position: int, keep: Mapping[int, Indices]
+) -> tuple[Attention, Attention]:
+    """Returns the head at `position` with the query/key dimensions that it keeps, and with those that it loses.
+
+    Raises:
+        SurgeryError: one of the latter is `scoring`, bool `[heads, query_key]`.
+    """
+    head, alone = block.heads[position], take(block, "head", [position])
+    kept = keep.get(head, tuple(range(block.query_key_size)))
+    removed = sorted(set(range(block.query_key_size)) - set(kept))
+    for dimension in removed:
+        if scoring[position, dimension]:
+            raise SurgeryError(
+                f"head {head}: query/key dimension {dimension} has both a query and a key row, and cannot be "
+                "removed exactly"
+            )
+    return take(alone, "query_key", kept), take(alone, "query_key", removed)
 
 
 def _with_constant_query(kept: Attention, removed: Attention) -> Attention:
@@ -92,10 +105,10 @@ def remove_value_dimensions(block: Attention, keep: Mapping[int, Indices]) -> At
                     f"head {head}: value dimension {dimension} contributes to the output and cannot be removed exactly"
                 )
         heads.append(take(take(block, "head", [position]), "value", kept))
-    return _with_common_size(block, heads, "value")
+    return with_common_size(block, heads, "value")
 
 
-def _with_common_size(block: Attention, heads: list[Attention], axis: str) -> Attention:
+def with_common_size(block: Attention, heads: list[Attention], axis: str) -> Attention:
     """Returns the heads as one block, padded to the largest size along `axis`; `block` itself where that has not changed."""
     common = max(1, *(sizes_of(head)[axis] for head in heads))
     if common == sizes_of(block)[axis]:

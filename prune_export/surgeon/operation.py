@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from exporters.distances import Distances, key_bias_matters
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -18,6 +19,7 @@ from exporters.errors import SurgeryError
 from prune_export.facts.plan import LayerPlan, Plan, check_fits
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.columns import remove_columns
+from prune_export.surgeon.distances import drop_key_bias_beside_distances, remove_dimensions_with_distances
 from prune_export.surgeon.emptied_blocks import (
     replace_emptied_attention,
     replace_emptied_feed_forward,
@@ -61,12 +63,17 @@ def _operate_on_layer(layer: Layer, plan: LayerPlan) -> Layer:
 
 def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | ConstantBlock:
     block = fold_value_bias(block)
+    by_distance = isinstance(block.scores, Distances)
     if isinstance(block.scores, ContentScores):
         block = drop_key_bias(block)
+    elif by_distance and not key_bias_matters(block.scores):
+        block = drop_key_bias_beside_distances(block)
     block = remove_heads(block, plan.heads)
     if block.heads:
         if plan.query_key_dimensions:
-            remove = remove_pairs if isinstance(block.scores, Rotary) else remove_query_key_dimensions
+            remove = remove_dimensions_with_distances if by_distance else remove_query_key_dimensions
+            if isinstance(block.scores, Rotary):
+                remove = remove_pairs
             block = remove(block, plan.query_key_dimensions)
         block = remove_value_dimensions(block, plan.value_dimensions)
     return replace_emptied_attention(block)

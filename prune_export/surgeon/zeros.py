@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from exporters.distances import Distances, position_key, position_query
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
@@ -28,8 +29,9 @@ def plan_from_zeros(encoder: Encoder) -> Plan:
       contributes a constant).
     - A head is removed if all of its value dimensions are.
     - A query/key dimension is removed if its key row is zero (a constant per query, which softmax ignores) or its query row
-      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). A pair of rotary scores is
-      removed if both of its key rows, or both of its query rows, are zero, biases included.
+      is (with a bias, it is one score per key, for which the surgeon adds one merged dimension). With `Distances`, the
+      row of that projection of distances has to be zero as well. A pair of rotary scores is removed if both of its key
+      rows, or both of its query rows, are zero, biases included.
     - A column is removed if it is a constant (`constant_columns`) or its column of `down` is zero.
     """
     plans = [_layer_plan(layer) for layer in encoder.distinct_layers]
@@ -42,12 +44,16 @@ def contributing_dimensions(block: Attention) -> Tensor:
 
 
 def scoring_dimensions(block: Attention) -> Tensor:
-    """Returns which query/key dimensions have a query and a key row: bool `[heads, query_key]`.
+    """Returns which query/key dimensions have a query and a key row, of distances or not: bool `[heads, query_key]`.
 
     The two dimensions of a pair of rotary scores count as one, and a bias like a row. With scores of an unknown kind all do.
     """
     query, key = block.query_weight.ne(0).any(dim=2), block.key_weight.ne(0).any(dim=2)
-    if isinstance(block.scores, ContentScores):
+    if (to_key := position_key(block)) is not None:
+        key = key | to_key.weight.ne(0).any(dim=2)
+    if (to_query := position_query(block)) is not None:
+        query = query | to_query.weight.ne(0).any(dim=2)
+    if isinstance(block.scores, ContentScores | Distances):
         return query & key
     if not isinstance(block.scores, Rotary):
         return torch.ones_like(query)

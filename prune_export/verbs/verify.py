@@ -12,6 +12,7 @@ from prune_export.facts.record import find_exported
 from prune_export.network.session import open_session
 from prune_export.options.keywords import from_keywords
 from prune_export.options.verify import VerifyOptions
+from prune_export.parity.padding import compares_padding
 from prune_export.parity.quality import check_without_data, read_goal
 from prune_export.parity.reference import load_reference
 from prune_export.parity.run import ONNX_COMPARISON, run_parity
@@ -63,6 +64,6 @@ def verify(options: VerifyOptions) -> ParityReport:
             reference,
             {ONNX_COMPARISON: (session.run, tolerance)},
             provider=session.provider,
-            padding=target is None or target.layout != "packed",
+            padding=compares_padding(checkpoint.encoder, target, session.settings),
             progress=progress,
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from exporters.distances import Distances, distance_terms, normalized_embeddings, position_key, position_query
 from exporters.encoder import (
     ACTIVATIONS,
     Attention,
@@ -46,6 +47,10 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
         if near is not None:
             itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             mask = near.to(x.device) & (mask | itself)
+    if isinstance(block.scores, Distances) and block.scores.terms:
+        embeddings = normalized_embeddings(block.scores).to(x.device)
+        terms = distance_terms(block.scores, embeddings, query, key, position_key(block), position_query(block))
+        mask = (block.scores.scale * terms).masked_fill(~mask, torch.finfo(terms.dtype).min)
     separate = functional.scaled_dot_product_attention(
         query,
         key,

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporters.axes import to_device
+from exporters.distances import Distances
 from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Gated, Layer, Linear, Norm
 from exporters.kinds import check_kinds
 from prune_export.options.prune import Reconstruction
@@ -186,6 +187,9 @@ class _Refit:
         query_weight, query_bias = _composed(input_map, block.query_weight, block.query_bias)
         key_weight, key_bias = _composed(input_map, block.key_weight, block.key_bias)
         value_weight, value_bias = _composed(input_map, block.value_weight, block.value_bias)
+        if isinstance(block.scores, Distances):
+            # These projections may be those of distances as well, or have no bias that could take the constant.
+            return replace(block, value_weight=value_weight, value_bias=value_bias)
         return replace(
             block,
             query_weight=query_weight,
