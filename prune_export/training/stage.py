@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from exporters.cost import LayerShape
 from exporters.errors import UnsupportedError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.data.features import Feature
@@ -36,7 +37,8 @@ class LayerModules:
     """The linear maps of one distinct layer of a Hugging Face model (layers that share weights are one).
 
     `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`
-    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied `times` times.
+    `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied `times` times. `shape` is
+    its unpruned shape.
     """
 
     path: str
@@ -51,6 +53,7 @@ class LayerModules:
     head_size: int
     columns: int
     times: int
+    shape: LayerShape
 
     @property
     def hidden(self) -> int:
@@ -90,6 +93,7 @@ def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModule
             head_size=sizes.head_size,
             columns=sizes.intermediate,
             times=paths.count(path),
+            shape=sizes.layer_shape,
         )
         for path in dict.fromkeys(paths)
     )

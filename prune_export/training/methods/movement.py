@@ -307,7 +307,7 @@ class MovementPruning:
         """Returns `heads_left`, `columns_left` and `flops_left` (a fraction)."""
         shapes = [layer.shape() for layer in self._layers]
         modules = [layer.modules for layer in self._layers]
-        dense = [LayerShape(layer.heads, layer.head_size, layer.head_size, layer.columns) for layer in modules]
+        dense = [layer.shape for layer in modules]
 
         def flops(shapes: Sequence[LayerShape]) -> int:
             return sum(
