@@ -26,11 +26,18 @@ from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
+from prune_export.checkpoint.masked import write_masked
+from prune_export.checkpoint.weights import read_weights
 from prune_export.families.deberta_v2 import log_bucket_rows
+from prune_export.families.describe import describe
 from prune_export.families.state_dict import state_dict
 from prune_export.pruning.block_networks import BlockNetworks
+from prune_export.pruning.budget import Budget
 from prune_export.pruning.costs import counts_of, flops_costs, parameter_costs
 from prune_export.pruning.file_size import file_bytes, measure_file_size
+from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
+from prune_export.pruning.pruner import Pruner, PrunerSettings
+from prune_export.pruning.reconstruction.forward import attention_update, feed_forward_update, normalized
 from prune_export.slicing.support import check_sliceable
 from prune_export.slim_model.model import slim_module
 from prune_export.subarchitecture.plain_config import check_parent
@@ -40,6 +47,7 @@ from prune_export.surgeon.zeros import scoring_dimensions
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
 from tests.test_formulas_surgeon import block
+from tests.test_pruning import calibration
 
 CASES = {str(case): case for case in FAMILY_CASES}
 V1, V2 = CASES["deberta"], CASES["deberta-v2"]
@@ -392,9 +400,6 @@ def test_in_proj_is_interleaved(tmp_path: Path) -> None:
     expected = torch_outputs(model, checkpoint.encoder, inputs)
     assert largest_difference(expected, onnx_outputs(checkpoint.encoder, inputs, tmp_path)) < 1e-5
     rows = {path: replace(row, per_head=False) for path, row in checkpoint.family.layers.items()}
-    from prune_export.checkpoint.weights import read_weights
-    from prune_export.families.describe import describe
-
     weights = read_weights(tmp_path / "model", checkpoint.family)
     wrong = describe(replace(checkpoint.family, layers=rows), checkpoint.config, weights, "question-answering")
     assert largest_difference(expected, onnx_outputs(wrong, inputs, tmp_path)) > 1e-2
@@ -568,8 +573,6 @@ def test_file_sizes_are_predicted(dtype: str, tmp_path: Path) -> None:
     )
     encoder = operate_on(load_checkpoint(save(model, tmp_path / "model"))).slim
     size = measure_file_size(encoder, "cpu", dtype)
-    from prune_export.pruning.pruned_network import keep_units, unpruned
-
     kept = tuple((tuple(range(2)), tuple(range(90))) for _ in encoder.layers)
     smaller = keep_units(unpruned(encoder), kept).encoder
     assert size.of(encoder, counts_of(smaller)) == pytest.approx(file_bytes(smaller, "cpu", dtype), rel=0.03)
@@ -618,3 +621,46 @@ def test_parity_of_exports(case: FamilyCase, task: Any, tmp_path: Path) -> None:
         assert result.parity is not None
         assert result.parity.passed
         assert prune_export.verify(folder, tmp_path / f"{target}-{dtype}", samples=4, provider="cpu").passed
+
+
+def test_the_reconstructions_forward_pass_is_the_models(network: tuple[Any, Path]) -> None:
+    """Layer by layer, at real tokens."""
+    model, folder = network
+    encoder = load_checkpoint(folder).encoder
+    inputs = padded(model, 40)
+    real = inputs["attention_mask"].bool()
+    with torch.no_grad():
+        states = model.deberta(**inputs, output_hidden_states=True).hidden_states
+        for layer, x, expected in zip(encoder.layers, states, states[1:], strict=False):
+            middle = normalized(layer.attention_norm, x + attention_update(layer.attention, x, real))
+            found = normalized(layer.feed_forward_norm, middle + feed_forward_update(layer.feed_forward, middle))
+            torch.testing.assert_close(found[real], expected[real], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("case", "changes"), KINDS[::3], ids=str)  # with both terms
+def test_pruning_without_training_is_written_at_full_size(
+    case: FamilyCase, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Scores, selection and the full reconstruction; the Hugging Face model of the masked checkpoint computes the same."""
+    model = make_model(case, "question-answering", **changes)
+    checkpoint = load_checkpoint(save(model, tmp_path / "model"))
+    pruner = Pruner(checkpoint, calibration(model), PrunerSettings(reconstruction="full"))
+    costs = flops_costs(checkpoint.encoder, sequence_length=17)
+    network = pruner.prune(Budget("flops", 0.5), costs, 0.5)[-1].network
+    weights = read_weights(tmp_path / "model", checkpoint.family)
+    write_masked(checkpoint, network.plan, tmp_path / "masked", changed=full_size_tensors(checkpoint, weights, network))
+    masked = type(model).from_pretrained(tmp_path / "masked").eval()
+    inputs = example_inputs(model)
+    expected = torch_outputs(masked, checkpoint.encoder, inputs)
+    found = load_checkpoint(tmp_path / "masked")
+    slim = operate_on(found).slim
+    assert costs.total(counts_of(slim)) <= 0.5 * costs.dense
+    assert largest_difference(expected, torch_outputs(slim_module(checkpoint, network.encoder), slim, inputs)) < 1e-4
+    assert largest_difference(expected, onnx_outputs(slim, inputs, tmp_path)) < 2e-5
+    for layer, path in zip(network.encoder.layers, checkpoint.family.layer_paths(checkpoint.config), strict=True):
+        kept = layer.attention.heads if isinstance(layer.attention, Attention) else ()
+        gone = [head for head in range(4) if head not in kept]
+        for row in checkpoint.family.own_scores.values():  # projections of removed heads are zeros, too
+            tensor = masked.state_dict()[f"{path}.{row.name}"]
+            assert not tensor.view(4, 6, -1)[gone].any()
+            assert tensor.view(4, 6, -1)[list(kept)].any() or not kept

@@ -9,12 +9,19 @@ import msgspec
 
 from exporters.cost import LayerShape, flops_per_token
 from prune_export.benchmark.rows import Cost
+from prune_export.checkpoint.summarize import LENGTHS
 
 
 def cost_of_layers(shapes: tuple[LayerShape, ...], hidden_size: int) -> Cost:
     """Returns the cost of layers of these shapes."""
-    constant, with_one = (flops_per_token(shapes, hidden_size=hidden_size, sequence_length=n) for n in (0, 1))
-    return Cost(constant, with_one - constant)
+    return _through({n: flops_per_token(shapes, hidden_size=hidden_size, sequence_length=n) for n in LENGTHS})
+
+
+def _through(flops: Mapping[int, int]) -> Cost:
+    """Returns the cost that grows evenly with the length, as all but that of tables of distances does."""
+    short, long = min(flops), max(flops)
+    per_length = (flops[long] - flops[short]) // (long - short)
+    return Cost(flops[short] - per_length * short, per_length)
 
 
 def cost_of_record(record: Mapping[str, Any]) -> Cost | None:
@@ -29,6 +36,8 @@ def cost_of_record(record: Mapping[str, Any]) -> Cost | None:
         LayerShape(layer.heads.after, layer.query_key_size.after, layer.value_size.after, layer.columns.after)
         for layer in summary.layers
     )
+    if len(summary.flops_per_token) > 1:
+        return _through({length: flops.after for length, flops in summary.flops_per_token.items()})
     length, flops = next(iter(summary.flops_per_token.items()))
     per_length = flops_per_token(shapes, hidden_size=0, sequence_length=1)
     return Cost(flops.after - per_length * length, per_length)

@@ -1,7 +1,7 @@
 """The key bias and query/key dimensions of heads whose scores have terms by distance.
 
 A dimension of a head adds `q * k + q * PK + k * PQ`. There q = query · x + b_q and k = key · x + b_k; PK and PQ stand in the
-row of the distance in the two tables, or are zero where the scores lack the term. Softmax ignores what the query alone adds.
+distance's row of the two tables, or are zero where a term is missing. Softmax ignores what depends on the query alone.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class LayerModules:
 
     `query`, `key`, `value` are `[heads * head_size, hidden]`, `attention_output` `[hidden, heads * head_size]`, `up`, and
     `gate` where there is one, `[columns, hidden]`, `down` `[hidden, columns]`. `module` is the layer itself; it is applied
-    `times` times.
+    `times` times. `shape` is its unpruned shape.
     """
 
     path: str
@@ -85,16 +85,12 @@ class LayerModules:
     head_size: int
     columns: int
     times: int
+    shape: LayerShape
 
     @property
     def hidden(self) -> int:
         """Returns the hidden size."""
         return self.query.in_features
-
-    @property
-    def shape(self) -> LayerShape:
-        """Returns the shape of the layer before anything is masked."""
-        return LayerShape(self.heads, self.head_size, self.head_size, self.columns, is_gated=self.gate is not None)
 
 
 def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModules, ...]:
@@ -130,6 +126,7 @@ def layer_modules(checkpoint: Checkpoint, model: nn.Module) -> tuple[LayerModule
             head_size=sizes.head_size,
             columns=sizes.intermediate,
             times=paths.count(path),
+            shape=family.layer_shape(config),
         )
         for path in dict.fromkeys(paths)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -263,12 +263,12 @@ class MaskedLayer:
         down = down.T if self.down is not self.up else down
         read = _expand(self.up.hard().amax(dim=1), columns) & _expand(self.gate.hard().amax(dim=1), columns)
         kept_columns = read & _expand(down.amax(dim=1), columns)
-        return LayerShape(
+        return replace(
+            self.modules.shape,
             heads=int(kept.sum()),
             query_key_size=int(query_key.sum(dim=1).max()) if len(query_key) else 0,
             value_size=int(value.sum(dim=1).max()) if kept.any() else 0,
             columns=int(kept_columns.sum()),
-            is_gated=self.modules.gate is not None,
         )
 
 
