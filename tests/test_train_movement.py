@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from exporters.cost import LayerShape, flops_per_token, layer_shape
+from exporters.cost import flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -197,12 +198,12 @@ def test_a_budget_is_met_exactly(case: FamilyCase, shape: Any, tmp_path: Path) -
     plan = plan_from_zeros(found.encoder)
     dense = [layer_shape(layer) for layer in checkpoint.encoder.layers]
     left = [
-        LayerShape(
-            len(part.heads),
-            max((len(part.query_key_dimensions.get(head, range(6))) for head in part.heads), default=0),
-            max((len(part.value_dimensions.get(head, range(6))) for head in part.heads), default=0),
-            len(part.columns),
-            is_gated=found.family.is_gated,
+        replace(
+            layers[0].shape,
+            heads=len(part.heads),
+            query_key_size=max((len(part.query_key_dimensions.get(head, range(6))) for head in part.heads), default=0),
+            value_size=max((len(part.value_dimensions.get(head, range(6))) for head in part.heads), default=0),
+            columns=len(part.columns),
         )
         for part in plan.layers
     ]

@@ -43,17 +43,17 @@ def state_dict(family: Family, config: Any, encoder: Encoder) -> dict[str, Tenso
         embeddings = replace(embeddings, position=None)
     weights: dict[str, Tensor] = {}
 
-    def add(table: Table, part: Any, prefix: str = "") -> None:
-        weights.update(write_part(family.present(table, config, prefix), part, prefix, whole=True))
+    def add(table: Table, part: Any, prefix: str = "", *, whole: bool = True) -> None:
+        weights.update(write_part(family.present(table, config, prefix), part, prefix, whole=whole))
 
     add(family.embeddings, embeddings, family.body(""))
     for path, layer in zip(family.layer_paths(config), encoder.layers, strict=True):
         full = full_size(layer, dimensions, is_gated=family.is_gated)
         add(family.layers, replace(full, **_dead_norms(family, full, dimensions)), f"{path}.")
         if isinstance(layer.attention, ConstantBlock) and family.own_scores:
-            add(family.own_scores, _empty_scores(family, config), f"{path}.")
+            add(family.own_scores, _empty_scores(family, config), f"{path}.", whole=False)
     if family.scores:
-        add(family.scores, _scores_of(family, config, encoder), family.body(""))
+        add(family.scores, _scores_of(family, config, encoder), family.body(""), whole=False)
     if encoder.final_norm is not None:
         add(family.final_norm, encoder.final_norm, family.body(""))
     weights_of_body = set(weights)
@@ -93,7 +93,8 @@ def write_part(table: Table, part: Any, prefix: str = "", *, whole: bool = False
     """
     tensors = {path: (value, axes) for path, value, axes in leaves(part) if isinstance(value, Tensor)}
     for path, (value, _) in tensors.items() if whole else ():
-        if path.endswith("bias") and path not in table and value.any():
+        is_common = path.startswith("attention.scores.")  # and written once for all layers
+        if path.endswith("bias") and path not in table and not is_common and value.any():
             raise WeightsError(
                 f"'{path}' is not zero, and the network's Hugging Face class has no bias there: expected a network whose "
                 "biases are those of its class; export the slim one"
