@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, log
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from exporters.cost import LayerShape, flops_per_token, layer_shape
+from exporters.cost import flops_per_token, layer_shape
 from exporters.errors import UsageError
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -176,7 +177,7 @@ def test_blocks(tmp_path: Path, shape: Any) -> None:
         assert torch.equal(layer.query.bias.ne(0), layer.query.weight.ne(0).any(dim=1))  # biases follow their rows
 
 
-@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if case.model_type != "deberta"], ids=str)  # fused
 @pytest.mark.parametrize("shape", ["struct", "hybrid"])
 def test_a_budget_is_met_exactly(case: FamilyCase, shape: Any, tmp_path: Path) -> None:
     """What is left, measured on the folded network by the zeros in it, is within one column of the budget."""
@@ -197,11 +198,12 @@ def test_a_budget_is_met_exactly(case: FamilyCase, shape: Any, tmp_path: Path) -
     plan = plan_from_zeros(found.encoder)
     dense = [layer_shape(layer) for layer in checkpoint.encoder.layers]
     left = [
-        LayerShape(
-            len(part.heads),
-            max((len(part.query_key_dimensions.get(head, range(6))) for head in part.heads), default=0),
-            max((len(part.value_dimensions.get(head, range(6))) for head in part.heads), default=0),
-            len(part.columns),
+        replace(
+            layers[0].shape,
+            heads=len(part.heads),
+            query_key_size=max((len(part.query_key_dimensions.get(head, range(6))) for head in part.heads), default=0),
+            value_size=max((len(part.value_dimensions.get(head, range(6))) for head in part.heads), default=0),
+            columns=len(part.columns),
         )
         for part in plan.layers
     ]
