@@ -18,7 +18,7 @@ import pytest
 import prune_export
 from benchmarks import pruning_tables, readme, recipes_tables, search_tables, training_tables
 from benchmarks.speed import DENSE_ONNX
-from docs import architecture
+from docs import architecture, families
 from prune_export.cli.main import VERBS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,6 +166,10 @@ def test_the_readme_has_pruning_alone_by_its_own_times() -> None:
     ]
     times, alone = ([float(re.sub(r"[^\d.]", "", cell)) for cell in row] for row in rows)
     assert np.allclose(alone, np.array(times[0]) / times, rtol=5e-3)  # of rounded figures
+
+
+def test_the_table_of_families_is_made_of_them() -> None:
+    assert families.PAGE.read_text(encoding="utf-8") == families.page(), "python -m docs.families"
 
 
 def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:

@@ -25,6 +25,7 @@ from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.families.modernbert import layer_type, rope_theta, rotary_frequencies
 from prune_export.families.state_dict import state_dict
+from prune_export.parity.inputs import cases
 from prune_export.slim_model.model import slim_module
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
@@ -370,6 +371,15 @@ def test_alignment_keeps_the_answers(long_network: tuple[Any, Path], tmp_path: P
     assert sizes == [16, 16, 8, 16, 16]
     expected = real(onnx_outputs(slim, inputs, tmp_path), slim, inputs)
     assert largest_difference(expected, real(onnx_outputs(align(slim, 8), inputs, tmp_path), slim, inputs)) < 1e-5
+
+
+def test_parity_bounds_its_inputs(tmp_path: Path) -> None:
+    """8,192 tokens would need gigabytes per layer."""
+    model = make_model(MODERNBERT, "feature-extraction", max_position_embeddings=8192)
+    encoder = load_checkpoint(save(model, tmp_path)).encoder
+    shapes = [case.inputs["input_ids"].shape for case in cases(encoder, None, samples=8, seed=0)]
+    assert (encoder.embeddings.max_length, max(length for _, length in shapes)) == (8192, 4096)
+    assert all(batch * length <= 4096 for batch, length in shapes)
 
 
 def test_packed_attention_refuses_the_kind(long_network: tuple[Any, Path]) -> None:

@@ -27,7 +27,7 @@ from prune_export.checkpoint.tensor_names import body_parts, leads
 from prune_export.checkpoint.weights import Weights, read_weights
 from prune_export.facts.file_names import PLAN_FILE, SLIM
 from prune_export.facts.plan import Plan, check_fits, read_plan
-from prune_export.families import FAMILIES
+from prune_export.families import FAMILIES, OTHERS
 from prune_export.families.describe import describe
 from prune_export.families.names import Family
 from prune_export.files.reading import ReadingError, clipped, one_line, shown
@@ -150,9 +150,10 @@ def _read_config(source: Source) -> dict[str, Any]:
 def _family(raw: dict[str, Any], source: Source) -> Family:
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        reason = OTHERS.get(model_type) if isinstance(model_type, str) else None
         raise UnsupportedError(
-            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(model_type))}; "
-            f"supported: {', '.join(FAMILIES)}"
+            f"'{source.name}': the model_type in config.json is {clipped(json.dumps(model_type))}"
+            f"{'' if reason is None else f' ({reason})'}; supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]
 

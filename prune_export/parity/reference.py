@@ -20,7 +20,7 @@ from prune_export.evaluation.result import ModelResult
 from prune_export.network.opening import Batch, Network, Outputs, torch_runner
 from prune_export.parity.budget import budget_cases
 from prune_export.parity.check import Answered, one_ahead
-from prune_export.parity.inputs import cases, count_cases, text_tokenizer
+from prune_export.parity.inputs import LONGEST, cases, count_cases, text_tokenizer
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.rounding import rounded_runs
 from prune_export.parity.verdict import HUGGING_FACE, SLIM_NETWORK
@@ -87,7 +87,7 @@ def load_reference(
     def anew() -> Iterable[Answered]:
         return one_ahead(run, cases(encoder, tokenizer, samples=samples, seed=seed))
 
-    count, longest = count_cases(samples, tokenizer), encoder.embeddings.max_length
+    count, longest = count_cases(samples, tokenizer), min(encoder.embeddings.max_length, LONGEST)
     return Reference(checkpoint, anew, roundings, count, longest, True, why_no_text, seed, goal, result)
 
 

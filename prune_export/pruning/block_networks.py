@@ -78,7 +78,9 @@ class BlockNetworks:
         return replace(network, layers=(*network.layers[:-1], self._layer(heads, columns)))
 
     def _layer(self, heads: int, columns: int) -> Layer:
-        layer = _constant(self._encoder.layers[0])
+        layers = self._encoder.layers
+        usual = next((layer for layer in layers if layer.attention_input_norm is not None), layers[0])
+        layer = _constant(usual)
         if heads:
             attention = self._random(
                 Attention, {**self._sizes, "head": heads}, heads=tuple(range(heads)), scores=self._scores(heads)

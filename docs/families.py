@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Writes docs/families.md: what is supported of each model family, out of the families and targets themselves.
+
+python -m docs.families
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporters.distances import Distances
+from exporters.encoder import DotProduct
+from exporters.errors import WriteError
+from exporters.onnx.precision import PRECISIONS
+from exporters.onnx.targets import TARGETS
+from exporters.onnx.writer import check_precision
+from exporters.tasks import TASKS
+from prune_export.families import FAMILIES
+from prune_export.families.names import Family
+
+PAGE = Path(__file__).with_name("families.md")
+
+_BEGINNING = """\
+# Model families
+
+<!-- Made by `python -m docs.families` from prune_export/families and exporters/onnx/targets: change the text there. -->
+
+All families are read, pruned, trained, exported and compared in the same way. Every cell of this table is a test
+(`tests/test_families.py`), on transformers 4.57 and on 5.x: a tiny network per family, task, target and dtype against the
+untouched Hugging Face model. `cuda-packed` has no kernels on CPUs; its graphs are tested by shape, and run on a GPU.
+"""
+_NOTES = """\
+## What is particular
+
+- **MPNet**: scores have a bias by distance, one table for all layers. A head without query or key attends by that bias.
+- **DeBERTa** (v1, v2, v3, mDeBERTa): scores have terms by distance. The tables that they read are computed when the graph is
+  written, and shrink with heads and query/key dimensions. With a term from position to content the key bias matters, and
+  stays. Padding attends to all tokens alike, as in transformers. DeBERTa-v2-xlarge and -xxlarge, which have a convolution,
+  are refused, and so is fill-mask with `legacy: false` below transformers 5.
+- **ModernBERT**: queries and keys are rotated by position, so that their dimensions go in pairs, and a key bias stays. Two
+  of three layers see 64 positions to either side; on the CPU sequences of more than 320 tokens attend in blocks there, in
+  time that grows with the length. What a padded query gives is left open: its window may hold no token. Blocks have gates:
+  a column goes if its product is the same for every input. Norms stand before the blocks, so that a block that loses
+  everything leaves nothing. A configuration that transformers 4 and 5 would read as two networks is refused.
+- **ALBERT**: layers share their weights, also when they are pruned.
+
+Refused by name: other architectures. MobileBERT, remote-code types (`new`, jina-bert-v2, NeoBERT) and nomic-embed v2
+(mixture of experts) are not supported; code that comes with a model is never run.
+"""
+
+
+def _dtypes(family: Family, target_name: str) -> str:
+    target = TARGETS[target_name]
+    if not issubclass(family.scores_kind, target.scores):
+        return "–"
+    names = []
+    for name, precision in PRECISIONS.items():
+        try:
+            check_precision(target, precision)
+        except WriteError:
+            continue
+        names.append(name)
+    return ", ".join(names)
+
+
+def _searches(family: Family) -> str:
+    """What `search` may change."""
+    plain = family.scores_kind is DotProduct and not family.is_gated
+    post_norm = "attention_norm.weight" in family.layers
+    has_own_layers = family.model_type != "albert"
+    found = ["heads and columns"]
+    if post_norm and has_own_layers and family.scores_kind is not Distances:
+        found.append("`--widths`")
+    if post_norm and has_own_layers and plain:
+        found.append("`--uniform`")
+    return ", ".join(found)
+
+
+def page() -> str:
+    """The whole page."""
+    targets = [f"`{name}`" for name in TARGETS]
+    rows = [["`model_type`", "tasks", *targets, "`search`"], ["---"] * (len(targets) + 3)]
+    for model_type, family in FAMILIES.items():
+        missing = [task for task in TASKS if task not in family.heads]
+        tasks = "all five" if not missing else f"all but {', '.join(missing)}"
+        rows.append(
+            [f"`{model_type}`", tasks, *(_dtypes(family, name) for name in TARGETS), _searches(family)],
+        )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{_BEGINNING}\n{table}\n\nThe tasks are {', '.join(TASKS)}.\n\n{_NOTES}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
