@@ -365,6 +365,8 @@ def test_embeddings_are_stored_once_and_trained_as_one(network: tuple[Any, Path]
     module = slim_module(checkpoint, operate_on(checkpoint).slim)
     inputs = {name: value[:3] for name, value in example_inputs(model, length=12).items()}
     labels = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([3, 4, 5])}
+    with torch.inference_mode():
+        module(**inputs)
     module(**inputs, **labels).loss.backward()
     model.zero_grad()
     model(**inputs, **labels).loss.backward()
@@ -664,3 +666,35 @@ def test_pruning_without_training_is_written_at_full_size(
             tensor = masked.state_dict()[f"{path}.{row.name}"]
             assert not tensor.view(4, 6, -1)[gone].any()
             assert tensor.view(4, 6, -1)[list(kept)].any() or not kept
+
+
+def test_what_a_tokenizer_returns_beside_the_inputs(tmp_path: Path) -> None:
+    """optimum #491: "Invalid Feed Input Name: token_type_ids"; an unreadable tokenizer beside the model fails no export."""
+    model = make_model(V2, "question-answering")
+    folder = save(model, tmp_path / "model")
+    (folder / "spm.model").write_bytes(b"no sentencepiece model")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "DebertaV2Tokenizer"}))
+    result = prune_export.export(folder, tmp_path / "out", target="cpu", samples=4)
+    assert result.parity is not None
+    assert result.parity.passed
+    inputs = {name: value.numpy() for name, value in example_inputs(model).items()}
+    session = prune_export.load_session(tmp_path / "out")
+    more = session.run(inputs | {"token_type_ids": np.ones_like(inputs["input_ids"])})
+    assert largest_difference(session.run(inputs), more) == 0
+
+
+@pytest.mark.parametrize("case", [V1, V2], ids=str)
+def test_a_fill_mask_head_that_transformers_would_invent(case: FamilyCase, tmp_path: Path) -> None:
+    """Published checkpoints hold `lm_predictions`, and say nothing of `legacy`, which is then true."""
+    folder = save(make_model(case, "fill-mask"), tmp_path / "model")
+    stored = load_file(folder / "model.safetensors")
+    renamed = {
+        name.replace("cls.predictions.transform", "lm_predictions.lm_head").replace(
+            "cls.predictions", "lm_predictions.lm_head"
+        ): value
+        for name, value in stored.items()
+    }
+    (folder / "model.safetensors").unlink()
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(prune_export.CheckpointError, match=r"cls\.predictions.*the task 'fill-mask' needs it"):
+        load_checkpoint(folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from math import exp, log
 from dataclasses import replace
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
