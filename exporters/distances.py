@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import torch
@@ -90,11 +91,14 @@ def projected(embeddings: Tensor, projection: Projection) -> Tensor:
     return table if projection.bias is None else table + projection.bias.to(embeddings.dtype)[:, None]
 
 
-def rows_between(scores: Distances, length: int) -> Tensor:
-    """Returns the row of each pair of a query and a key: int64 `[query, key]`, each `length` long."""
-    places = torch.arange(length)
-    distances = (places[:, None] - places).clamp(-scores.reach, scores.reach)
-    return scores.row_of_distance[distances + scores.reach]
+@lru_cache(maxsize=8)  # all layers have the same `row_of_distance`
+def _rows_between(row_of_distance: Tensor, length: int, device: torch.device) -> tuple[Tensor, int, int]:
+    """Returns the row of each pair of a query and a key, int64 `[length, length]`, and the least and the largest of them."""
+    reach = len(row_of_distance) // 2
+    with torch.inference_mode(False):  # a training may use the same tensor later
+        places = torch.arange(length)
+        rows = row_of_distance[(places[:, None] - places).clamp(-reach, reach) + reach]
+        return rows.to(device), int(rows.min()), int(rows.max())
 
 
 def distance_terms(
@@ -110,9 +114,8 @@ def distance_terms(
     `embeddings` are the normalized ones, `query` and `key` are `[batch, heads, sequence, query_key]`. `to_key` and
     `to_query` are the projections of the two terms (None: no such term); one of them has to be given.
     """
-    rows = rows_between(scores, query.shape[2]).to(query.device)
-    first = int(rows.min())
-    reached = embeddings[first : int(rows.max()) + 1]
+    rows, first, last = _rows_between(scores.row_of_distance, query.shape[2], query.device)
+    reached = embeddings[first : last + 1]
     index = (rows - first).expand(*query.shape[:2], -1, -1)
     terms = []
     if to_key is not None:
