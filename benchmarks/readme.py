@@ -5,6 +5,7 @@ The text between two comments such as `<!-- speed -->` and `<!-- /speed -->` is 
 
     README.md       speed      from training-qa.json: the short table
     docs/speed.md   speed      from speed-*.json: a table per network, and the picture
+    docs/speed.md   families   from speed-FAMILY.json: dense networks of base size
     docs/speed.md   cost       from export_cost.json
     docs/verify.md  damages    from proof-damage.json
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.cost_table import cost_section
 from benchmarks.damage_table import damage_section
+from benchmarks.families import NETWORKS as FAMILIES
 from benchmarks.measuring import RESULTS
 from benchmarks.short_table import short_section
 from benchmarks.speed import DENSE_ONNX, NETWORKS, OURS
@@ -35,9 +37,9 @@ PICTURE = "speed.svg"
 Content = tuple[Path, str, str]  # the page, the name of the comments, the text between them
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """The results that are there, in the order of NETWORKS."""
-    paths = [folder / f"speed-{network}.json" for network in NETWORKS]
+def read_results(folder: Path, networks: Iterable[str] = NETWORKS) -> list[dict[str, Any]]:
+    """The results that are there, in the order of `networks`."""
+    paths = [folder / f"speed-{network}.json" for network in networks]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
@@ -62,8 +64,9 @@ def table(found: dict[str, Any]) -> str:
         facts = [f"{row['size_mib']:,.0f}", f"{row['load_seconds']:.2f} s", f"{row['peak_mib']:,.0f} MiB"]
         lines.append(f"| {' | '.join([row['name'], *cells, *facts])} |")
     by_flops = [max((row["flops_speed_up"] or 0 for row in shape["rows"]), default=0) for shape in shapes]
-    cells = [f"{ratio:.2f}" for ratio in by_flops]
-    lines.append(f"| *the ratio of FLOPs* | {' | '.join(f'*{words}*' for words in cells)} | | | |")
+    if max(by_flops) > 1:
+        cells = [f"{ratio:.2f}" for ratio in by_flops]
+        lines.append(f"| *the ratio of FLOPs* | {' | '.join(f'*{words}*' for words in cells)} | | | |")
     alone = [pruning_alone(shape["rows"]) for shape in shapes]
     if None not in alone:
         cells = [f"**{ratio:.2f}×**" for ratio in alone]
@@ -87,8 +90,8 @@ def cell(row: dict[str, Any]) -> str:
     return f"{row['speed_up']['median']:.2f}× ({number(row['milliseconds']['median'])} ms)"
 
 
-def conditions(results: Sequence[dict[str, Any]]) -> str:
-    """Return the conditions of the figures, and the warnings of the measurement."""
+def conditions(results: Sequence[dict[str, Any]], command: str = "make bench") -> str:
+    """Return the conditions of the figures, and the warnings of the measurement; `command` measures again."""
     first = results[0]
     machine, how = first["machine"], first["conditions"]
     wanted = ("torch", "transformers", "onnxruntime")
@@ -99,7 +102,7 @@ def conditions(results: Sequence[dict[str, Any]]) -> str:
         f"Batch × length, no padding, {how['threads']} threads on {machine['cores']} cores of an {machine['processor']}, "
         f"{how['provider']}, {rounds} alternating rounds of {how['seconds']:g} s, each row in a process of its own; "
         f"medians. Speed-up is the median over rounds of the ratio within a round, which was off by {100 * noise:.0f} % at "
-        f"most: do not trust smaller differences. {machine['date']}, {versions}. `make bench` measures again."
+        f"most: do not trust smaller differences. {machine['date']}, {versions}. `{command}` measures again."
     )
     if any("openvino" in row["kind"] for found in results for row in found["rows"]):
         text += " The rows of OpenVINO are for reference: `python -m benchmarks.speed --openvino`."
@@ -162,13 +165,16 @@ def contents() -> list[Content]:
     if results := read_results(RESULTS):
         picture = f"../{(RESULTS / PICTURE).relative_to(README.parent).as_posix()}"
         pages.append((DOCS / "speed.md", "speed", section(results, picture)))
-    for path, name, table, file in (
+    if results := read_results(RESULTS, FAMILIES):
+        text = [*map(table, results), conditions(results, "python -m benchmarks.families")]
+        pages.append((DOCS / "speed.md", "families", "\n\n".join(text)))
+    for path, name, section_of, file in (
         (README, "speed", short_section, "training-qa.json"),
         (DOCS / "speed.md", "cost", cost_section, "export_cost.json"),
         (DOCS / "verify.md", "damages", damage_section, "proof-damage.json"),
     ):
         if (RESULTS / file).is_file():
-            pages.append((path, name, table(json.loads((RESULTS / file).read_text(encoding="utf-8")))))
+            pages.append((path, name, section_of(json.loads((RESULTS / file).read_text(encoding="utf-8")))))
     return pages
 
 
