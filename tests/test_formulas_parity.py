@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 import prune_export
 from exporters.errors import DataError, OutputError, UsageError
+from exporters.session import DEFAULT_SETTINGS
 from exporters.tasks import Task
 from prune_export.cli.tables.export import parity_table
 from prune_export.data.examples import Question, QuestionData, TextData
@@ -235,14 +236,14 @@ def test_a_packed_model_is_judged_by_real_tokens_alone(
     checkpoint = save(make_model(BERT, task), tmp_path / "checkpoint")
     prune_export.export(checkpoint, tmp_path / "packed", target="cuda-packed", verify=False)
     run = runner(tmp_path / "packed" / "model.onnx")
-    session = SimpleNamespace(run=run, provider="cpu")
+    session = SimpleNamespace(run=run, provider="cpu", settings=DEFAULT_SETTINGS)
     monkeypatch.setattr("prune_export.verbs.verify.open_session", lambda *_, **__: session)
     assert prune_export.verify(checkpoint, tmp_path / "packed", samples=5).passed
     # `export` compares before it moves the file to its place; its check that CUDA is there is not what is tested here.
     monkeypatch.setattr("exporters.runtime.check_provider", lambda _: None)
     monkeypatch.setattr(
         "prune_export.exporting.checkpoint_export.Session",
-        lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu"),
+        lambda path, **_: SimpleNamespace(run=runner(path), provider="cpu", settings=DEFAULT_SETTINGS),
     )
     assert prune_export.export(checkpoint, tmp_path / "again", target="cuda-packed", samples=5).parity.passed
     with ThreadPoolExecutor(1) as pool:

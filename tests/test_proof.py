@@ -17,13 +17,14 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save as save_onnx
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from exporters.session import Session
+from exporters.session import DEFAULT_SETTINGS, Session
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.cli.main import main
 from prune_export.network.opening import Batch, Outputs, torch_runner
 from prune_export.parity.budget import TEXT_ROW, TOKENS, budget_cases
 from prune_export.parity.check import compare, one_ahead
 from prune_export.parity.inputs import Case, cases
+from prune_export.parity.padding import compares_padding
 from prune_export.parity.texts import QUESTIONS, SENTENCES
 from prune_export.parity.tolerance import TOLERANCES
 from prune_export.parity.workers import workers
@@ -118,7 +119,8 @@ def test_all_dtypes_and_families_pass_with_room(tmp_path: Path) -> None:
             save_onnx(build(found.slim, TARGETS["cpu"], PRECISIONS[dtype]), path)
             candidates = {"ONNX": (Session(path).run, TOLERANCES[dtype])}
             answered = one_ahead(oracle, budget_cases(encoder, None, seed=0))
-            for result in compare(answered, candidates, spec=SPECS[encoder.task]):
+            padding = compares_padding(encoder, None, DEFAULT_SETTINGS)
+            for result in compare(answered, candidates, spec=SPECS[encoder.task], padding=padding):
                 assert result.passed
                 assert all(output.max_absolute < most * output.allowed for output in result.outputs), (family, dtype)
 

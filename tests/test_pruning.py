@@ -81,7 +81,7 @@ def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path)
     model = model.double()
     data = calibration(model, batches=1)
     found = gradients_of(checkpoint, model, data)
-    batch, step = data.batches[0], 1e-5
+    batch, step = data.batches[0], 1e-3  # ModernBERT rotates in float32, whatever the model does
     shared = case.model_type == "albert"
 
     def losses() -> list[float]:

@@ -63,7 +63,7 @@ def test_a_spec_describes_transformers_class(task: Task, tmp_path: Path) -> None
     for name in spec.head.outputs:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
     by_token = expected[spec.head.outputs[0]].shape[:2] == inputs["input_ids"].shape
-    assert spec.head.reads_first_token_only != by_token
+    assert spec.head.answers_per_token == by_token
 
 
 # --- formulas (the loss: test_training.py; that of each sample: test_formulas_pruning.py) -----------------------------
@@ -82,7 +82,7 @@ def test_the_divergence_is_numpys(task: Task, temperature: float) -> None:
     mask = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
     if task == "question-answering":
         shape, pick = (3, 4), lambda values: [row[real == 1] for row, real in zip(values, mask, strict=True)]
-    elif spec.head.reads_first_token_only:
+    elif not spec.head.answers_per_token:
         shape, pick = (3, 5), list
     else:
         shape, pick = (3, 4, 5), lambda values: list(values[mask == 1])

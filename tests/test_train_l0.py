@@ -81,7 +81,7 @@ def attached(folder: Path, config: L0Config, target: L0Target, **options: Any) -
     return method, model, checkpoint
 
 
-@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if case.model_type != "deberta"], ids=str)  # fused
+@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Path) -> None:
     """The oracle multiplies by hooks, where McCarley et al. put their gates."""
     original = make_model(case, "question-answering", **dict.fromkeys(DROPOUTS, 0.0))

@@ -27,6 +27,7 @@ from prune_export.facts.summary import Summary
 from prune_export.files.transaction import transaction
 from prune_export.options.export import QuantizationOptions
 from prune_export.outputs.destination import Destination, check_space
+from prune_export.parity.inputs import LONGEST
 from prune_export.parity.padding import compares_padding
 from prune_export.parity.quality import QualityGoal
 from prune_export.parity.reference import Reference, load_reference
@@ -224,10 +225,11 @@ def _notes(
             "8 bits change some answers. Give --data, a set of the task with its answers, to have the task's metric judged "
             "before anything is written"
         )
-    if parity is not None and parity.longest < parity.max_length:
+    if parity is not None and parity.longest < min(parity.max_length, LONGEST):
+        end = "goes to the end" if parity.max_length <= LONGEST else f"goes to {LONGEST:,}"
         yield (
             f"parity saw inputs of up to {parity.longest:,} tokens, and the model takes {parity.max_length:,}; --thorough, "
-            "or prune-export verify, goes to the end"
+            f"or prune-export verify, {end}"
         )
     if parity is not None and parity.provider != target.provider.onnxruntime:
         yield (

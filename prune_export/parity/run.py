@@ -39,9 +39,7 @@ def run_parity(
     """
     checkpoint, encoder = reference.checkpoint, reference.checkpoint.encoder
     progress.stage("Comparing with PyTorch", reference.count)
-    compared = partial(
-        compare, spec=SPECS[encoder.task], padding=padding and not encoder.has_windows, roundings=reference.roundings
-    )
+    compared = partial(compare, spec=SPECS[encoder.task], padding=padding, roundings=reference.roundings)
     name, (run, tolerance) = next(iter(candidates.items()))
     if reference.thorough:
         results = compared(reference.answered(), candidates, progress=progress.advance)

@@ -51,6 +51,16 @@ class Projection:
         return int(self.module.out_features) if self.rows is None else len(self.rows)
 
     @property
+    def weight(self) -> Tensor:
+        """Returns the weight, masks applied: `[out_features, in_features]`."""
+        return self.module.weight if self.rows is None else self.module.weight[self.rows]
+
+    @property
+    def bias(self) -> Tensor:
+        """Returns the bias, masks applied: `[out_features]`; there has to be one."""
+        return self.module.bias if self.rows is None else self.module.bias[self.rows]
+
+    @property
     def has_bias(self) -> bool:
         return self.module.bias is not None
 
