@@ -49,13 +49,13 @@ def paragraphs_of(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def write_texts(data: Path, path: Path) -> None:
-    """Writes the questions and paragraphs of the calibration data as a column of texts."""
+    """Writes the questions and paragraphs of the calibration data as a column of texts, and labels that do not count."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text"])
+        writer.writerow(["sentence", "label"])
         for name in CALIBRATION:
             for context, questions in paragraphs_of(data / name):
-                writer.writerows([text] for text in (context, *questions))
+                writer.writerows((text, 0) for text in (context, *questions))
 
 
 def embeddings(session: Session, tokenizer: Any, texts: Sequence[str]) -> Floats:
