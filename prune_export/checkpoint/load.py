@@ -203,6 +203,11 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
             f"{shown(sizes.pad_token_id)}"
         )
     check_memory(family, config, sizes, path)
+    try:
+        for index in range(sizes.layers):
+            family.scores_values(config, index)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: what describes the attention is wrong: {one_line(error)}") from error
 
 
 def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source) -> Task:

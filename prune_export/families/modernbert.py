@@ -122,7 +122,18 @@ def rotary_frequencies(theta: float, size: int) -> Tensor:
     return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
 
 
+def _check_windows(config: Any) -> None:
+    """Refuses numbers that transformers takes as they are, and fails or computes nonsense with."""
+    every, window = getattr(config, "global_attn_every_n_layers", 1), config.local_attention
+    for key, value, least in (("global_attn_every_n_layers", every, 1), ("local_attention", window, 2)):
+        if type(value) is not int or value < least:
+            raise UnsupportedError(
+                f"config.json: expected a whole number of {least} or more for {key}; found {clipped(str(value))}"
+            )
+
+
 def _scores_values(config: Any, index: int) -> dict[str, Any]:
+    _check_windows(config)
     dimensions, kind = _dimensions(config), layer_type(config, index)
     if dimensions.head_size % 2 or getattr(config, "head_dim", None) not in (None, dimensions.head_size):
         raise UnsupportedError(
