@@ -68,8 +68,9 @@ class Embeddings:
 
     `positions` is "absolute" (the row is the token's index in the sequence), "from_padding" (RoBERTa: the row is
     `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`) or "none" (`position`
-    is None, and `longest` is the greatest length that the model is meant for, in tokens). `token_type` is None where the
-    model takes no token types. Where they are `masked`, the hidden states of padding are zero.
+    is None, and `longest` is the greatest length that the model is meant for, in tokens). `token_type` is None where there
+    are no token types; a single row is that of every token, and no input says so. Where they are `masked`, the hidden states
+    of padding are zero.
     """
 
     word: Annotated[Tensor, Axes("vocabulary", "embedding")]
@@ -90,6 +91,11 @@ class Embeddings:
             return self.longest
         rows = self.position.shape[0]
         return rows - self.pad_token_id - 1 if self.positions == "from_padding" else rows
+
+    @property
+    def token_types(self) -> int | None:
+        """Returns how many token types the model tells apart; None where it takes none."""
+        return None if self.token_type is None or len(self.token_type) == 1 else len(self.token_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +458,7 @@ class Encoder:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Returns the names of the inputs, each int64 `[batch_size, sequence_length]`, in transformers' order."""
-        types = ("token_type_ids",) if self.embeddings.token_type is not None else ()
+        types = ("token_type_ids",) if self.embeddings.token_types is not None else ()
         return ("input_ids", "attention_mask", *types)
 
     @property

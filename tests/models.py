@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from exporters.tasks import Task
+from exporters.tasks import TASKS, Task
 from prune_export.families import FAMILIES
 
 BERT_LIKE = {
@@ -61,9 +61,19 @@ class FamilyCase:
     def __str__(self) -> str:
         return self.model_type
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that transformers has of this family."""
+        return tuple(task for task in TASKS if task in FAMILIES[self.model_type].heads)
+
+    @property
+    def task(self) -> Task:
+        """The task of tests for which any would do."""
+        return self.tasks[0]
+
 
 # A new family is a new row here, and inherits every test.
-FAMILY_CASES = (
+ALL_CASES = (
     FamilyCase("bert", "BertConfig", BERT_LIKE),
     FamilyCase("roberta", "RobertaConfig", BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1}),
     FamilyCase("xlm-roberta", "XLMRobertaConfig", BERT_LIKE | {"type_vocab_size": 1, "pad_token_id": 1}),
@@ -111,8 +121,15 @@ FAMILY_CASES = (
         DEBERTA_LIKE | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True},
     ),
     FamilyCase("deberta", "DebertaConfig", DEBERTA_LIKE | {"max_relative_positions": 11, "type_vocab_size": 2}),
+    FamilyCase("nomic_bert", "NomicBertConfig", BERT_LIKE | {"pad_token_id": 0}),
+    FamilyCase("gte", "GteConfig", BERT_LIKE | {"pad_token_id": 0, "type_vocab_size": 1}),
+    FamilyCase("jina_embeddings_v3", "JinaEmbeddingsV3Config", BERT_LIKE | {"pad_token_id": 1, "type_vocab_size": 1}),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
+
+# Those that the installed transformers has, and their tasks.
+FAMILY_CASES = tuple(case for case in ALL_CASES if hasattr(transformers, case.config))
+FAMILY_TASKS = tuple((case, task) for case in FAMILY_CASES for task in case.tasks)
 
 
 def make_model(case: FamilyCase, task: Task, *, seed: int = 0, **changes: Any) -> Any:

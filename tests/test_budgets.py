@@ -350,7 +350,7 @@ def test_a_file_that_stays_too_large_is_missed(
 def test_bytes_by_heads_and_columns(case: Any, tmp_path: Path) -> None:
     """The prediction beside files that are written."""
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 8}
-    encoder = load_checkpoint(save(make_model(case, "question-answering", **sizes), tmp_path)).encoder
+    encoder = load_checkpoint(save(make_model(case, case.task, **sizes), tmp_path)).encoder
     costs = file_costs(measure_file_size(encoder, "cpu", "fp32"), encoder)
     assert costs.total(counts_of(encoder)) == pytest.approx(costs.dense)
     for heads, columns in ((8, 256), (3, 100), (1, 8), (8, 16)):

@@ -87,7 +87,7 @@ def test_only_a_familys_own_classes_decide_the_task(named: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_every_class_of_a_family_is_known(case: FamilyCase, tmp_path: Path) -> None:
-    for task in TASKS:
+    for task in case.tasks:
         folder = save(make_model(case, task), tmp_path / task)
         found = load_checkpoint(folder)
         assert (found.task, found.notes) == (task, ())
@@ -140,7 +140,7 @@ def test_keys_that_change_what_a_model_returns(task: Task, keys: dict[str, Any],
 
 @pytest.mark.parametrize("case", [case for case in FAMILY_CASES if "embedding_size" not in case.arguments], ids=str)
 def test_an_embedding_size_that_the_class_does_not_know(case: FamilyCase, tmp_path: Path) -> None:
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     folder = save(model, tmp_path / "model")
     change_config(folder, embedding_size=12)
     answers_like(model, folder, tmp_path)
@@ -151,7 +151,7 @@ def test_an_embedding_size_that_the_class_does_not_know(case: FamilyCase, tmp_pa
 
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_the_parts_of_a_base_model_are_known(case: FamilyCase) -> None:
-    for task in TASKS:
+    for task in case.tasks:
         model = make_model(case, task)
         base = getattr(model, model.base_model_prefix, model)
         body = {name.partition(".")[0] for name in base.state_dict()}

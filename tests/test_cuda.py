@@ -12,12 +12,11 @@ from exporters.errors import ProviderError
 from exporters.tasks import TASKS, Task
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
+from tests.models import FAMILY_CASES, FAMILY_TASKS, FamilyCase, example_inputs, linear, make_model, save
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("case", "task"), FAMILY_TASKS, ids=str)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-4), ("fp16", 2e-2)])
 def test_cuda_answers_like_pytorch(case: FamilyCase, task: Task, dtype: str, tolerance: float, tmp_path: Path) -> None:
     model = make_model(case, task)

@@ -230,7 +230,7 @@ def test_rows_are_those_of_transformers(buckets: int, span: int) -> None:
 def holed(case: FamilyCase, changes: dict[str, Any], **more: Any) -> Any:
     """A layer without two heads, one with every kind of zero rows, one without attention, one as it was."""
     sizes = {"num_hidden_layers": 4, "max_position_embeddings": 513}
-    model = make_model(case, "question-answering", **(sizes | changes | more))
+    model = make_model(case, case.task, **(sizes | changes | more))
     with torch.no_grad():
         for layer, rows in ((0, slice(6, 18)), (2, slice(None))):
             linear(model, case, layer, "value").weight[rows] = 0
@@ -363,7 +363,7 @@ def test_there_and_back_again(network: tuple[Any, Path], tmp_path: Path) -> None
 @every_kind
 def test_random_zeros_are_removed_exactly(case: FamilyCase, changes: dict[str, Any], seed: int, tmp_path: Path) -> None:
     """Rows of queries, keys and projections of distances vanish independently of each other, with their biases or not."""
-    model = make_model(case, "question-answering", seed=seed, **changes)
+    model = make_model(case, case.task, seed=seed, **changes)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in range(3):
@@ -562,7 +562,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("case", "changes", "words"), REFUSED, ids=lambda value: str(value)[:40])
 def test_what_is_refused(case: FamilyCase, changes: dict[str, Any], words: str, tmp_path: Path) -> None:
-    folder = save(make_model(case, "question-answering"), tmp_path / "model")
+    folder = save(make_model(case, case.task), tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UnsupportedError, match=words) as caught:
@@ -606,7 +606,7 @@ def test_tables_shrink_with_heads_and_dimensions(tmp_path: Path) -> None:
 
 @every_kind
 def test_parameters_and_operations_are_counted(case: FamilyCase, changes: dict[str, Any], tmp_path: Path) -> None:
-    model = make_model(case, "question-answering", **changes)
+    model = make_model(case, case.task, **changes)
     found = prune_export.inspect(save(model, tmp_path / "model"))
     assert found.summary.parameters_before == sum(parameter.numel() for parameter in model.parameters())
     slim = found.slim
@@ -637,7 +637,7 @@ def test_file_sizes_are_predicted(dtype: str, tmp_path: Path) -> None:
 
 def test_block_networks_have_tables_of_their_own(tmp_path: Path) -> None:
     for case, changes in KINDS[::4]:
-        model = make_model(case, "question-answering", **changes)
+        model = make_model(case, case.task, **changes)
         encoder = operate_on(load_checkpoint(save(model, tmp_path / f"{case}{len(changes)}"))).slim
         network = BlockNetworks(encoder).repeated(heads=2)
         inputs = {"input_ids": torch.arange(10)[None], "attention_mask": torch.ones(1, 10, dtype=torch.long)}
@@ -699,7 +699,7 @@ def test_pruning_without_training_is_written_at_full_size(
     case: FamilyCase, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     """Scores, selection and the full reconstruction; the Hugging Face model of the masked checkpoint computes the same."""
-    model = make_model(case, "question-answering", **changes)
+    model = make_model(case, case.task, **changes)
     checkpoint = load_checkpoint(save(model, tmp_path / "model"))
     pruner = Pruner(checkpoint, calibration(model), PrunerSettings(reconstruction="full"))
     costs = flops_costs(checkpoint.encoder, sequence_length=17)

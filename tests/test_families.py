@@ -20,21 +20,20 @@ from prune_export.families.state_dict import state_dict
 from prune_export.slim_model.model import slim_module
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, RUNNABLE, largest_difference, onnx_outputs, torch_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, save
+from tests.models import ALL_CASES, FAMILY_CASES, FAMILY_TASKS, FamilyCase, example_inputs, make_model, save
 
 FP32 = 1e-5  # tiny networks: a handful of roundings
 FP16 = 2e-2
 
 every_family = pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
-every_task = pytest.mark.parametrize("task", TASKS)
+every_task = pytest.mark.parametrize(("case", "task"), FAMILY_TASKS, ids=str)
 
 
 def test_every_supported_family_has_a_row() -> None:
-    assert {case.model_type for case in FAMILY_CASES} == set(FAMILIES)
+    assert {case.model_type for case in ALL_CASES} == set(FAMILIES)
     assert set(get_args(Task)) == set(TASKS)
 
 
-@every_family
 @every_task
 def test_dense_networks_answer_alike(case: FamilyCase, task: Task, tmp_path: Path) -> None:
     model = make_model(case, task)
@@ -58,7 +57,6 @@ def test_dense_networks_answer_alike(case: FamilyCase, task: Task, tmp_path: Pat
         assert all(output.dtype == "float32" for output in rounded.values())
 
 
-@every_family
 @every_task
 def test_state_dict_is_the_inverse_of_describe(case: FamilyCase, task: Task, tmp_path: Path) -> None:
     model = make_model(case, task)
@@ -78,7 +76,7 @@ def test_state_dict_is_the_inverse_of_describe(case: FamilyCase, task: Task, tmp
 
 @every_family
 def test_the_oracle_is_the_model_that_was_saved(case: FamilyCase, tmp_path: Path) -> None:
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     checkpoint = load_checkpoint(save(model, tmp_path))
     inputs = example_inputs(model)
     reference = torch_outputs(model, checkpoint.encoder, inputs)
@@ -89,7 +87,7 @@ def test_the_oracle_is_the_model_that_was_saved(case: FamilyCase, tmp_path: Path
 
 @every_family
 def test_a_base_model_is_read_out_of_a_task_model(case: FamilyCase, tmp_path: Path) -> None:
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     found = inspect(save(model, tmp_path), task="feature-extraction")
     inputs = example_inputs(model)
     body = getattr(model, found.checkpoint.family.prefix)

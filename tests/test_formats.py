@@ -313,7 +313,7 @@ def test_an_explicit_plan_on_hub_format(tmp_path: Path) -> None:
 
 def test_albert_with_a_plan_that_splits_shared_layers_is_refused(tmp_path: Path) -> None:
     case = next(case for case in FAMILY_CASES if case.model_type == "albert")
-    folder = save(make_model(case, "question-answering"), tmp_path / "checkpoint")
+    folder = save(make_model(case, case.task), tmp_path / "checkpoint")
     layers = [{"heads": "0", "columns": "0-3"}, {"heads": "1", "columns": "0-3"}, {"heads": "0", "columns": "0-3"}]
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"format": "prune-export/plan", "version": 1, "layers": layers}))
@@ -326,7 +326,7 @@ def test_albert_with_a_plan_that_splits_shared_layers_is_refused(tmp_path: Path)
 
 def test_pruned_heads_of_shared_layers_are_refused(tmp_path: Path) -> None:
     case = next(case for case in FAMILY_CASES if case.model_type == "albert")
-    folder = save(make_model(case, "question-answering"), tmp_path)
+    folder = save(make_model(case, case.task), tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"pruned_heads": {"0": [1]}}))
     with pytest.raises(UnsupportedError, match="shared layers"):

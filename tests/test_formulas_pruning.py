@@ -271,7 +271,7 @@ def test_what_is_left_of_a_shared_layer_is_the_mean_of_what_it_added(tmp_path: P
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_an_answers_loss_is_the_hugging_face_models(case: FamilyCase) -> None:
     """Start and end count alike; a row beside longer ones loses what it loses alone, without any padding."""
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     lengths, longest = (17, 9, 5), 17
     pad = model.config.pad_token_id or 0
     rows, wanted = [], []

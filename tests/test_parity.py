@@ -178,7 +178,7 @@ def test_a_tighter_atol_fails_the_same_model(exported: tuple[Path, Path]) -> Non
 
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_inputs_cover_what_they_should(case: FamilyCase, tmp_path: Path) -> None:
-    found = prune_export.inspect(save(make_model(case, "question-answering"), tmp_path))
+    found = prune_export.inspect(save(make_model(case, case.task), tmp_path))
     batches = list(cases(found.slim, None, samples=24, seed=0))
     assert len(batches) == 24
     sizes = {batch.inputs["input_ids"].shape for batch in batches}

@@ -78,7 +78,7 @@ def test_an_epsilon_that_matters_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILY_CASES, ids=str)
 def test_the_budget_holds_every_corner(family: FamilyCase, tmp_path: Path) -> None:
-    encoder = inspect(save(make_model(family, "question-answering"), tmp_path)).slim
+    encoder = inspect(save(make_model(family, family.task), tmp_path)).slim
     found = budget_cases(encoder, None, seed=0)
     shapes = {case.inputs["input_ids"].shape for case in found}
     assert {(1, 1), (1, encoder.embeddings.max_length)} <= shapes

@@ -100,7 +100,7 @@ def fewest_columns(model: Any, case: FamilyCase, index: int) -> int:
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 @given(zeros=st.lists(layers(), min_size=3, max_size=3), seed=st.integers(0, 9))
 def test_slim_networks_equal_masked_ones(case: FamilyCase, zeros: list[dict[str, Any]], seed: int) -> None:
-    model = make_model(case, "question-answering", seed=seed)
+    model = make_model(case, case.task, seed=seed)
     distinct = 1 if case.model_type == "albert" else 3
     for index in range(distinct):
         apply(model, case, index, zeros[index])
@@ -129,7 +129,7 @@ def test_slim_networks_equal_masked_ones(case: FamilyCase, zeros: list[dict[str,
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_a_damaged_slim_network_is_noticed(case: FamilyCase, tmp_path: Path) -> None:
     """The control: the comparison above fails when a single weight of the slim network is wrong."""
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     found = inspect(save(model, tmp_path))
     inputs = example_inputs(model)
     reference = torch_outputs(model, found.slim, inputs)

@@ -38,7 +38,7 @@ BERT = FAMILY_CASES[0]
 
 
 def saved(case: FamilyCase, folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Any, Checkpoint]:
-    model = make_model(case, "question-answering", seed=seed, **changes)
+    model = make_model(case, case.task, seed=seed, **changes)
     return model, load_checkpoint(save(model, folder))
 
 

@@ -56,7 +56,7 @@ def calibration(model: Any, *, batches: int = 6, rows: int = 3, length: int = 17
 
 
 def saved(case: FamilyCase, folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Any, Checkpoint]:
-    model = make_model(case, "question-answering", seed=seed, **changes)
+    model = make_model(case, case.task, seed=seed, **changes)
     return model, load_checkpoint(save(model, folder))
 
 

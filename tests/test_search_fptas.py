@@ -67,7 +67,7 @@ def test_the_coefficient_refuses_what_has_no_value(given_: Any, word: str) -> No
 @pytest.mark.parametrize("name", ["bert", "roberta", "electra", "distilbert"])
 def test_the_parameter_surrogate_counts_a_hugging_face_body(name: str) -> None:
     case = CASES[name]
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     body = getattr(model, FAMILIES[name].prefix)
     expected = sum(parameter.numel() for parameter in body.parameters())
     dimensions = FAMILIES[name].dimensions(model.config)

@@ -91,7 +91,7 @@ def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path
 @pytest.mark.parametrize("case", [BERT, ELECTRA, MPNET], ids=str)
 def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) -> None:
     """With fewer heads and columns, and blocks that are constants."""
-    model = make_model(case, "question-answering")
+    model = make_model(case, case.task)
     with torch.no_grad():
         linear(model, case, 0, "value").weight[:6] = 0
         linear(model, case, 1, "value").weight[:] = 0

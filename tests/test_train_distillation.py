@@ -102,7 +102,7 @@ def test_layers_at_even_distances() -> None:
 
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_hidden_states_are_transformers_own(case: FamilyCase, tmp_path: Path) -> None:
-    original = make_model(case, "question-answering")
+    original = make_model(case, case.task)
     checkpoint = load_checkpoint(save(original, tmp_path))
     model = load_reference_model(checkpoint)
     inputs = example_inputs(model)
@@ -177,7 +177,7 @@ def test_a_teacher_is_only_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_a_student_is_the_network_without_its_other_layers(case: FamilyCase, tmp_path: Path) -> None:
-    original = make_model(case, "question-answering")
+    original = make_model(case, case.task)
     checkpoint = load_checkpoint(save(original, tmp_path / "teacher"))
     write_student(checkpoint, (0, 2), tmp_path / "student")
     student = load_checkpoint(tmp_path / "student")
@@ -210,7 +210,7 @@ def test_a_student_is_the_network_without_its_other_layers(case: FamilyCase, tmp
 def test_a_layer_stays_of_its_kind(tmp_path: Path) -> None:
     """ModernBERT's first layer has no norm before its attention, and every third one has no window."""
     case = next(case for case in FAMILY_CASES if case.model_type == "modernbert")
-    checkpoint = load_checkpoint(save(make_model(case, "question-answering"), tmp_path / "teacher"))
+    checkpoint = load_checkpoint(save(make_model(case, case.task), tmp_path / "teacher"))
     for keep in ((1, 2), (0, 3), (2, 0)):
         with pytest.raises(UsageError, match="another kind of attention or other norms"):
             write_student(checkpoint, keep, tmp_path / "student")

@@ -84,7 +84,7 @@ def attached(folder: Path, config: L0Config, target: L0Target, **options: Any) -
 @pytest.mark.parametrize("case", FAMILY_CASES, ids=str)
 def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Path) -> None:
     """The oracle multiplies by hooks, where McCarley et al. put their gates."""
-    original = make_model(case, "question-answering", **dict.fromkeys(DROPOUTS, 0.0))
+    original = make_model(case, case.task, **dict.fromkeys(DROPOUTS, 0.0))
     method, model, checkpoint = attached(save(original, tmp_path), L0Config(initial_log_alpha=0.3), L0Target(flops=0.5))
     method.set_step(5, 100)
     model.train()  # gates are drawn; there is no dropout

@@ -34,7 +34,7 @@ def attached(
     folder: Path, config: MovementConfig, *, budget: float | None = None, case: FamilyCase = BERT, **sizes: Any
 ) -> tuple[Any, Checkpoint, tuple[LayerModules, ...], MovementPruning]:
     """A network with scores that were drawn at random."""
-    checkpoint = load_checkpoint(save(make_model(case, "question-answering", **sizes), folder))
+    checkpoint = load_checkpoint(save(make_model(case, case.task, **sizes), folder))
     model = load_reference_model(checkpoint)
     costs = flops_costs(checkpoint.encoder, sequence_length=LENGTH)
     method = MovementPruning(

@@ -28,7 +28,7 @@ every_form = pytest.mark.parametrize(("target", "dtype"), FORMS)
 
 
 def encoder_of(case: FamilyCase, folder: Path) -> Encoder:
-    return inspect(save_model(make_model(case, "question-answering"), folder)).slim
+    return inspect(save_model(make_model(case, case.task), folder)).slim
 
 
 @every_family

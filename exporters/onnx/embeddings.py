@@ -53,9 +53,10 @@ def embeddings(
         pad_token_id = parameters.pad_token_id if parameters.positions == "from_padding" else None
         rows = _position_rows(context, parameters.position, input_ids, pad_token_id=pad_token_id)
         x = builder.op("Add", x, context.to_residual(rows))
-    if parameters.token_type is not None and token_type_ids is not None:
-        types = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
-        rows = builder.op("Gather", types, token_type_ids, axis=0)
+    if parameters.token_type is not None:
+        rows = builder.weight(parameters.token_type, "token_type.weight", context.precision.matmul)
+        if token_type_ids is not None:  # otherwise there is one row, that of every token
+            rows = builder.op("Gather", rows, token_type_ids, axis=0)
         x = builder.op("Add", x, context.to_residual(rows))
     x = norm(context, enter(context, x, parameters.word.shape[1]), parameters.norm)
     if parameters.masked and context.target.layout != "packed":  # which has no padding

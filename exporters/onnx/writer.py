@@ -274,7 +274,7 @@ def _limits(embeddings: Embeddings) -> Limits:
     return Limits(
         vocabulary=len(embeddings.word),
         positions=embeddings.max_length,
-        token_types=None if embeddings.token_type is None else len(embeddings.token_type),
+        token_types=embeddings.token_types,
         pad_token_id=embeddings.pad_token_id if embeddings.positions == "from_padding" else None,
     )
 

@@ -155,6 +155,13 @@ def _family(raw: dict[str, Any], source: Source) -> Family:
             f"'{source.name}': the model_type in config.json is {clipped(json.dumps(model_type))}"
             f"{'' if reason is None else f' ({reason})'}; supported: {', '.join(FAMILIES)}"
         )
+    from transformers import CONFIG_MAPPING, __version__
+
+    if model_type not in CONFIG_MAPPING:
+        raise UnsupportedError(
+            f"'{source.name}': transformers {__version__} has no networks of the type {model_type}, which the reference needs; "
+            "expected a later version (5.24 has them)"
+        )
     return FAMILIES[model_type]
 
 
@@ -214,20 +221,24 @@ def _task(name: str | None, raw: dict[str, Any], family: Family, source: Source)
     if name is not None:
         if name not in TASKS:
             raise UnsupportedError(f"the task '{name}' is not supported; expected one of {', '.join(TASKS)}")
+        if name not in family.heads:
+            raise UnsupportedError(
+                f"transformers has no {family.model_type} for {name}; expected one of {', '.join(family.heads)}"
+            )
         return name
     if embeds_sentences(source.folder):
         return next(task for task in TASKS if SPECS[task].base_model)  # whatever class it was trained from
     listed = raw.get("architectures")
     architectures = [each for each in listed if isinstance(each, str)] if isinstance(listed, list) else []
     # The family's own classes only: the name of another class does not say what it adds to the network.
-    tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS}
+    tasks: dict[str, Task] = {family.class_name(task): task for task in TASKS if task in family.heads}
     known = [tasks[each] for each in architectures if each in tasks]
     if len(set(known)) == 1:
         return known[0]
     listing = clipped(", ".join(architectures)) or "none"
     raise CheckpointError(
         f"'{source.name}': cannot tell the task from config.json (architectures: {listing}; expected one of "
-        f"{', '.join(tasks)}); give --task, one of {', '.join(TASKS)}"
+        f"{', '.join(tasks)}); give --task, one of {', '.join(tasks.values())}"
     )
 
 

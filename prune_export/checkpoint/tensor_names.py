@@ -42,15 +42,16 @@ def named(
     """
     changes = []
     wrappers = [word for word in _WRAPPERS if any(word in name for name in tensors)]
-    stored: dict[str, str] = {}
-    for name in tensors:
-        other = stored.setdefault(_todays(_without(name, wrappers)), name)
-        if other != name:
-            raise WeightsError(
-                f"{files[0].name}: expected each tensor once; found '{clipped(other)}' and '{clipped(name)}', two "
-                "names of one. Save the model with the one that is meant"
-            )
-    found = {name: tensors[was] for name, was in stored.items()}
+    stored: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        for today, part in _parts(_todays(_without(name, wrappers)), tensor, family):
+            other, _ = stored.setdefault(today, (name, part))
+            if other != name:
+                raise WeightsError(
+                    f"{files[0].name}: expected each tensor once; found '{clipped(other)}' and '{clipped(name)}', two "
+                    "names of one. Save the model with the one that is meant"
+                )
+    found = {name: part for name, (_, part) in stored.items()}
     if wrappers:
         changes.append(f"'{', '.join(wrappers)}' was left out of the names")
     if lead := next(leads(found, family), ""):
@@ -69,6 +70,14 @@ def named(
             changes.append(f"'{family.prefix}.' was put before the names that lack it")
         found = {name if name in heads else f"{family.prefix}.{name}": tensor for name, tensor in found.items()}
     return found, files, "; ".join(changes) or None
+
+
+def _parts(name: str, tensor: Tensor, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """Yields a file's tensor under its names in the family's classes; one whose rows cannot be divided stays as it is."""
+    names = family.names_in_memory(name)
+    if len(names) > 1 and (tensor.ndim == 0 or len(tensor) % len(names)):
+        names = (name,)
+    yield from zip(names, tensor.chunk(len(names)) if len(names) > 1 else (tensor,), strict=True)
 
 
 def leads(names: Iterable[str], family: Family) -> Iterator[str]:

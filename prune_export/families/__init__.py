@@ -9,24 +9,27 @@ from prune_export.families.deberta import DEBERTA
 from prune_export.families.deberta_v2 import DEBERTA_V2
 from prune_export.families.distilbert import DISTILBERT
 from prune_export.families.electra import ELECTRA
+from prune_export.families.gte import GTE
+from prune_export.families.jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from prune_export.families.modernbert import MODERNBERT
 from prune_export.families.mpnet import MPNET
 from prune_export.families.names import Family
+from prune_export.families.nomic_bert import NOMIC_BERT
 from prune_export.families.roberta import ROBERTA
 from prune_export.families.xlm_roberta import XLM_ROBERTA
 
-_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT, MPNET, MODERNBERT, DEBERTA, DEBERTA_V2)
+_ALL = (
+    *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT),
+    *(MPNET, MODERNBERT, DEBERTA, DEBERTA_V2, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3),
+)
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 
 # Types that are not supported, and what to do instead; they are refused with this.
 OTHERS: dict[str, str] = {
     "mobilebert": "its layers have bottlenecks and three norms of their own; MiniLM is as small",
-    "new": "it runs code of its own, which is never run here; transformers 5 has it as 'gte', which is not supported yet",
-    "nomic_bert": "its rotary scores and gates are known here, its names are not yet",
-    "gte": "its rotary scores and gates are known here, its names are not yet",
+    "new": "it runs code of its own, which is never run here; transformers 5 has it as 'gte'",
     "eurobert": "it has grouped keys, which are not supported yet",
-    "jina_embeddings_v3": "its adapters are not supported yet",
     "neobert": "it runs code of its own, which is never run here",
     "NeoBERT": "it runs code of its own, which is never run here",
     "whisper": "only text encoders are supported",

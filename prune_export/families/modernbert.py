@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from exporters.encoder import Rotary
 from exporters.errors import UnsupportedError
 from prune_export.families.common import own_layer
 from prune_export.families.names import Dimensions, Family, masked_language_head
+from prune_export.families.rotation import check_head_size, check_is_not_scaled, rotary_frequencies
 from prune_export.families.table import Stored, linear
 from prune_export.files.reading import clipped
 
@@ -96,11 +93,7 @@ def rope_theta(config: Any, kind: str) -> float:
         if old is None:
             raise UnsupportedError(f"config.json: expected {key} or rope_parameters for {kind}; found neither")
         return float(old)
-    if entry.get("rope_type", "default") != "default":
-        raise UnsupportedError(
-            f"config.json: rope_parameters of {kind} have the rope_type {clipped(str(entry['rope_type']))!r}; expected "
-            "'default', frequencies that are not scaled"
-        )
+    check_is_not_scaled(entry, f"rope_parameters of {kind} have")
     if old is not None and entry.get("rope_theta", old) != old:
         raise _differs(f"rope_parameters of {kind}", entry, key, old)
     return float(entry.get("rope_theta", old))
@@ -111,15 +104,6 @@ def _differs(new: str, value: Any, old: str, used: Any) -> UnsupportedError:
         f"config.json: {new}, which transformers 5 reads, says {clipped(str(value))}; {old}, which transformers 4 reads, is "
         f"{clipped(str(used))} (by default, where it is not there). These are two networks: make both say the same"
     )
-
-
-@cache
-def rotary_frequencies(theta: float, size: int) -> Tensor:
-    """Returns the frequencies of the pairs of a head of `size`: float32, `[size / 2]`, in transformers' order of operations.
-
-    Su et al. 2021, "RoFormer", section 3.3: theta to the power of -2 p / size.
-    """
-    return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
 
 
 def _check_windows(config: Any) -> None:
@@ -135,11 +119,7 @@ def _check_windows(config: Any) -> None:
 def _scores_values(config: Any, index: int) -> dict[str, Any]:
     _check_windows(config)
     dimensions, kind = _dimensions(config), layer_type(config, index)
-    if dimensions.head_size % 2 or getattr(config, "head_dim", None) not in (None, dimensions.head_size):
-        raise UnsupportedError(
-            f"config.json: expected an even head size, hidden_size / num_attention_heads; found {dimensions.head_size} and "
-            f"head_dim {clipped(str(getattr(config, 'head_dim', None)))}"
-        )
+    check_head_size(config, dimensions)
     return {
         "frequencies": rotary_frequencies(rope_theta(config, kind), dimensions.head_size),
         "window": config.local_attention // 2 if kind == _LOCAL else None,

@@ -131,7 +131,9 @@ class Family:
     bias that the configuration switches off. Without `resizes_heads` transformers has no model whose heads were removed by
     `pruned_heads`. `variant(config)` returns the fields that differ with the configuration (`configured`).
     `check(config, task)` raises UnsupportedError for a task that transformers cannot compute with a configuration. With
-    `masks_embeddings` the hidden states of padding are zero before the first layer.
+    `masks_embeddings` the hidden states of padding are zero before the first layer. `file_modules` holds the modules whose
+    paths in files differ from those in the family's classes; transformers renames them when it reads and writes. A module
+    of a file that is several in the classes holds their rows one after the other.
     """
 
     model_type: str
@@ -154,6 +156,7 @@ class Family:
     masks_embeddings: bool = False
     variant: Callable[[Any], Mapping[str, Any]] = _no_changes
     check: Callable[[Any, Task], None] = _no_check
+    file_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_gated(self) -> bool:
@@ -180,6 +183,14 @@ class Family:
     def input_norm(self, name: str) -> str:
         """Returns the field of the norm that a layer has for "attention" or "feed_forward", before or after the block."""
         return f"{name}_norm" if f"{name}_norm.weight" in self.layers else f"{name}_input_norm"
+
+    def names_in_memory(self, name: str) -> tuple[str, ...]:
+        """Returns the names in the family's classes of a file's tensor `name`; several where the file has them as one."""
+        names = [f".{name}"]
+        for path, modules in self.file_modules.items():
+            if f".{path}." in names[0]:
+                names = [each.replace(f".{path}.", f".{module}.", 1) for each in names for module in modules]
+        return tuple(each.removeprefix(".") for each in names)
 
     def class_name(self, task: Task) -> str:
         """Returns the name of the family's Hugging Face class for `task`."""

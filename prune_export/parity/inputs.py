@@ -94,8 +94,8 @@ def random_case(encoder: Encoder, random: np.random.Generator, batch: int, lengt
     ids = random.integers(0, max(1, vocabulary - 1), (batch, length), dtype=np.int64)
     ids = np.where(ids >= pad, ids + 1, ids) % vocabulary
     inputs = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask}
-    if encoder.embeddings.token_type is not None:
-        types = encoder.embeddings.token_type.shape[0]
+    types = encoder.embeddings.token_types
+    if types is not None:
         inputs["token_type_ids"] = random.integers(0, types, (batch, length), dtype=np.int64)
     return Case(f"batch {batch}, length {length}, padding {padding}", inputs)
 

@@ -80,7 +80,9 @@ class SlimEmbeddings(nn.Module):
                 x = x + functional.embedding(ids, self.position)
             else:
                 x = x + self.position[: input_ids.shape[1]]
-        if self.token_type is not None:
+        if self.token_type is not None and len(self.token_type) == 1:
+            x = x + self.token_type
+        elif self.token_type is not None:
             types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + functional.embedding(types, self.token_type)
         return x

@@ -1,0 +1,122 @@
+"""NomicBERT (Nussbaum et al. 2024, "Nomic Embed"): rotary scores, gated blocks, biases in norms and task heads alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporters.encoder import Rotary
+from exporters.errors import UnsupportedError
+from prune_export.families.common import own_layer
+from prune_export.families.names import TOKEN_HEAD, Dimensions, Family, masked_language_head
+from prune_export.families.rotary_layers import (
+    ATTENTION_AND_NORMS,
+    GATED_BLOCK,
+    NO_POSITION_ROWS,
+    QUERY_KEY_VALUE,
+    rotary_dimensions,
+    rotary_values,
+)
+from prune_export.families.table import linear
+from prune_export.files.reading import clipped
+
+# Published configurations have the names of the code that came with them, which transformers passes over.
+_OLD_NAMES = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
+# Keys of that code with which its network is another one than transformers', and what they have to be.
+_ONLY = {
+    "prenorm": (False,),
+    "parallel_block": (False,),
+    "use_rms_norm": (False, None),
+    "qkv_proj_bias": (False,),
+    "mlp_fc1_bias": (False,),
+    "mlp_fc2_bias": (False,),
+    "rotary_emb_fraction": (1, 1.0),
+    "rotary_emb_interleaved": (False,),
+    "rotary_emb_scale_base": (None,),
+    "rotary_scaling_factor": (None,),
+    "activation_function": ("swiglu",),
+    "num_experts": (None, 0, 1),
+    "moe_every_n_layers": (None, 0),
+}
+
+
+def _dimensions(config: Any) -> Dimensions:
+    for key, expected in _ONLY.items():
+        value = getattr(config, key, expected[0])
+        if value not in expected:
+            raise UnsupportedError(
+                f"config.json: {key} is {clipped(str(value))}, which transformers passes over: the network would be another "
+                f"one; expected {expected[0]}"
+            )
+    for old, new in _OLD_NAMES.items():
+        _compare(old, getattr(config, old, None), new, getattr(config, new))
+    dimensions = rotary_dimensions(config)
+    if isinstance(dimensions.types, int) and dimensions.types < 1:
+        raise UnsupportedError(f"config.json: type_vocab_size is {dimensions.types}; expected 1 or more token types")
+    return dimensions
+
+
+def _scores_values(config: Any, index: int) -> dict[str, Any]:
+    _compare(
+        "rotary_emb_base", getattr(config, "rotary_emb_base", None), "rope_theta", config.rope_parameters["rope_theta"]
+    )
+    return rotary_values(config, index)
+
+
+def _compare(old: str, said: Any, new: str, used: Any) -> None:
+    if said is not None and said != used:
+        raise UnsupportedError(
+            f"config.json: {old} is {clipped(str(said))}, which transformers passes over; {new}, which it reads, is "
+            f"{clipped(str(used))} (by default, where it is not there). These are two networks: make both say the same"
+        )
+
+
+_BIASES = ("self_attn.", "mlp.")
+
+NOMIC_BERT = Family(
+    model_type="nomic_bert",
+    architecture="NomicBert",
+    prefix="nomic_bert",
+    dimensions=_dimensions,
+    layer=own_layer("layers"),
+    heads={
+        "token-classification": TOKEN_HEAD,
+        "text-classification": {
+            **linear("dense", "nomic_bert.pooler.dense"),
+            **linear("output", "classifier"),
+        },
+        "feature-extraction": {},
+        "fill-mask": masked_language_head(
+            dense="cls.predictions.transform.dense",
+            norm="cls.predictions.transform.layer_norm",
+            decoder="cls.predictions.decoder",
+            bias="cls.predictions.bias",
+        ),
+    },
+    activations={"text-classification": "tanh", "fill-mask": None},
+    embeddings=NO_POSITION_ROWS,
+    layers={
+        path: row
+        for path, row in {**ATTENTION_AND_NORMS, **GATED_BLOCK}.items()
+        if not (row.name.startswith(_BIASES) and row.name.endswith(".bias"))
+    },
+    scores_kind=Rotary,
+    scores_values=_scores_values,
+    file_modules={
+        "encoder.layers": ("layers",),
+        "emb_ln": ("embeddings.LayerNorm",),
+        "attn.Wqkv": QUERY_KEY_VALUE,
+        "attn.out_proj": ("self_attn.o_proj",),
+        "norm1": ("post_attention_layernorm",),
+        "norm2": ("post_mlp_layernorm",),
+        "mlp.fc11": ("mlp.up_proj",),
+        "mlp.fc12": ("mlp.gate_proj",),
+        "mlp.fc2": ("mlp.down_proj",),
+    },
+    resizes_heads=False,
+)

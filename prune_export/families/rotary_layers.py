@@ -1,0 +1,59 @@
+"""What NomicBERT, GTE and Jina v3 have in common: rotary scores in every layer, norms after the blocks, no position rows.
+
+Their files name tensors differently, and fuse query, key and value; transformers gives them the same names in memory
+(`Family.file_modules`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from exporters.errors import UnsupportedError
+from prune_export.families.common import bert_like_dimensions
+from prune_export.families.names import EMBEDDINGS, Dimensions
+from prune_export.families.rotation import check_head_size, check_is_not_scaled, rotary_frequencies
+from prune_export.families.table import Table, linear
+from prune_export.files.reading import clipped
+
+QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
+NO_POSITION_ROWS: Table = {path: row for path, row in EMBEDDINGS.items() if path != "position"}
+
+ATTENTION_AND_NORMS: Table = {
+    **linear("attention.query_", "self_attn.q_proj"),
+    **linear("attention.key_", "self_attn.k_proj"),
+    **linear("attention.value_", "self_attn.v_proj"),
+    **linear("attention.output_", "self_attn.o_proj"),
+    **linear("attention_norm", "post_attention_layernorm"),
+    **linear("feed_forward_norm", "post_mlp_layernorm"),
+}
+GATED_BLOCK: Table = {
+    **linear("feed_forward.gating.gate", "mlp.gate_proj"),
+    **linear("feed_forward.up", "mlp.up_proj"),
+    **linear("feed_forward.down", "mlp.down_proj"),
+}
+
+
+def rotary_dimensions(config: Any) -> Dimensions:
+    """Returns the dimensions in a configuration with BERT's names, of a network without position rows."""
+    return replace(bert_like_dimensions(config), has_position_rows=False)
+
+
+def rotary_values(config: Any, _index: int) -> dict[str, Any]:
+    """Returns the frequencies of a layer's scores: those of all layers are alike, and no layer has a window.
+
+    Raises:
+        UnsupportedError: heads have no pairs, or frequencies are scaled.
+    """
+    dimensions = rotary_dimensions(config)
+    check_head_size(config, dimensions)
+    entry = config.rope_parameters
+    check_is_not_scaled(entry, "rope_parameters have")
+    part = entry.get("partial_rotary_factor", 1.0)
+    if part != 1.0:
+        raise UnsupportedError(
+            f"config.json: rope_parameters have the partial_rotary_factor {clipped(str(part))}; expected 1, all dimensions "
+            "of a head"
+        )
+    return {"frequencies": rotary_frequencies(float(entry["rope_theta"]), dimensions.head_size), "window": None}
