@@ -52,10 +52,9 @@ class Distances(AttentionScores):
         """Returns the number of terms by distance, 1 or 2."""
         return self.content_to_position + self.position_to_content
 
-
-def key_bias_matters(scores: AttentionScores) -> bool:
-    """Says whether a key bias adds more to scores than softmax ignores: there is a term position to content."""
-    return isinstance(scores, Distances) and scores.position_to_content
+    @property
+    def key_bias_matters(self) -> bool:
+        return self.position_to_content
 
 
 def position_key(block: Attention) -> Projection | None:

@@ -104,10 +104,19 @@ class AttentionScores:
 
     scale: float
 
+    @property
+    def key_bias_matters(self) -> bool:
+        """Says whether a key bias adds more to scores than one number per query, which softmax ignores."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class ContentScores(AttentionScores):
     """`scale * (query @ key.T)`, plus at most terms in which neither query nor key appears."""
+
+    @property
+    def key_bias_matters(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

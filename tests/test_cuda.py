@@ -9,7 +9,7 @@ import pytest
 import prune_export
 from exporters import runtime
 from exporters.errors import ProviderError
-from exporters.tasks import TASKS, Task
+from exporters.tasks import Task
 from prune_export.verbs.inspect import inspect
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.models import FAMILY_CASES, FAMILY_TASKS, FamilyCase, example_inputs, linear, make_model, save

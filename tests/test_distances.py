@@ -17,7 +17,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_po
 
 import prune_export
 from exporters.cost import flops_per_token, layer_shape
-from exporters.distances import Distances, Projection, key_bias_matters, normalized_embeddings
+from exporters.distances import Distances, Projection, normalized_embeddings
 from exporters.encoder import Attention, ConstantBlock, Encoder, Norm, map_layers, tensors
 from exporters.errors import SurgeryError, UnsupportedError, WriteError
 from exporters.onnx.precision import PRECISIONS
@@ -45,7 +45,7 @@ from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.distances import drop_key_bias_beside_distances, remove_dimensions_with_distances
 from prune_export.surgeon.zeros import scoring_dimensions
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, padded_inputs, save
 from tests.test_formulas_surgeon import block
 from tests.test_pruning import calibration
 
@@ -163,7 +163,7 @@ def test_surgery_is_exact(terms: list[str], shared: bool, key_bias: bool) -> Non
     zero_rows(one, "key", 3, 0, 1, 2, 3, 4)  # the head scores by distance alone, or not at all
     before = attend(one, X)
     ready = fold_value_bias(one)
-    if not key_bias_matters(one.scores):
+    if not one.scores.key_bias_matters:
         ready = drop_key_bias_beside_distances(ready)
         assert ready.key_bias is None
     np.testing.assert_allclose(attend(ready, X), before, atol=1e-5)
@@ -255,18 +255,6 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return model, save(model, tmp_path_factory.mktemp("deberta") / "model")
 
 
-def padded(model: Any, length: int) -> dict[str, Tensor]:
-    """Padding on either side, a hole, and a row of at most five tokens."""
-    inputs = {name: value[:1].repeat(4, 1) for name, value in example_inputs(model, length=length).items()}
-    ids = torch.randint(2, 61, (4, length), generator=torch.Generator().manual_seed(length))
-    mask = torch.ones_like(ids)
-    mask[0, max(1, length - 3) :] = 0
-    mask[1, : length // 3] = 0
-    mask[2, length // 4 : length // 2] = 0
-    mask[3, 5:] = 0
-    return inputs | {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
-
-
 def test_surgery_finds_what_may_go(network: tuple[Any, Path]) -> None:
     model, folder = network
     slim = operate_on(load_checkpoint(folder)).slim
@@ -290,7 +278,7 @@ def test_long_and_padded_sequences_are_exact(length: int, network: tuple[Any, Pa
     model, folder = network
     checkpoint = load_checkpoint(folder)
     slim = operate_on(checkpoint).slim
-    inputs = padded(model, length)
+    inputs = padded_inputs(model, length)
     expected = torch_outputs(model, slim, inputs)
     assert largest_difference(expected, torch_outputs(slim_module(checkpoint, slim), slim, inputs)) < 2e-5
     every = length < 300 and model.config.pos_att_type == ["c2p", "p2c"]
@@ -342,7 +330,7 @@ def test_there_and_back_again(network: tuple[Any, Path], tmp_path: Path) -> None
     model, folder = network
     checkpoint = load_checkpoint(folder)
     slim = operate_on(checkpoint).slim
-    inputs = padded(model, 40)
+    inputs = padded_inputs(model, 40)
     expected = torch_outputs(model, slim, inputs)
     module = slim_module(checkpoint, slim)
     module.save_pretrained(tmp_path / "slim")
@@ -684,7 +672,7 @@ def test_the_reconstructions_forward_pass_is_the_models(network: tuple[Any, Path
     """Layer by layer, at real tokens."""
     model, folder = network
     encoder = load_checkpoint(folder).encoder
-    inputs = padded(model, 40)
+    inputs = padded_inputs(model, 40)
     real = inputs["attention_mask"].bool()
     with torch.no_grad():
         states = model.deberta(**inputs, output_hidden_states=True).hidden_states

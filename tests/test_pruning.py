@@ -18,6 +18,7 @@ from exporters.axes import take
 from exporters.cost import flops_per_token, layer_parameters, layer_shape
 from exporters.encoder import Encoder, FeedForward, Linear, map_layers
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.checkpoint.load import Checkpoint, load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -51,12 +52,15 @@ def calibration(model: Any, *, batches: int = 6, rows: int = 3, length: int = 17
         batch = example_inputs(model, batch=rows, length=length, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.multinomial(batch["attention_mask"].float(), 1, generator=generator)[:, 0] for _ in range(2)]
-        found.append(batch | {"start_positions": drawn[0], "end_positions": drawn[1]})
+        labels = {"start_positions": drawn[0], "end_positions": drawn[1], "labels": drawn[0] % 3}
+        found.append(batch | labels)
     return Calibration("random", batches * rows, "", tuple(found))
 
 
-def saved(case: FamilyCase, folder: Path, *, seed: int = 0, **changes: Any) -> tuple[Any, Checkpoint]:
-    model = make_model(case, case.task, seed=seed, **changes)
+def saved(
+    case: FamilyCase, folder: Path, *, task: Task | None = None, seed: int = 0, **changes: Any
+) -> tuple[Any, Checkpoint]:
+    model = make_model(case, task or case.task, seed=seed, **changes)
     return model, load_checkpoint(save(model, folder))
 
 
@@ -77,7 +81,8 @@ def gradients_of(checkpoint: Checkpoint, model: Any, data: Calibration) -> Any:
 @pytest.mark.parametrize("case", [case for case in FAMILY_CASES if case.model_type != "deberta"], ids=str)
 def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path) -> None:
     """A gate scales a unit's outgoing weights: finite differences of each sample's loss, alone in its batch."""
-    model, checkpoint = saved(case, tmp_path)
+    labelled: Task = "question-answering" if "question-answering" in case.tasks else "text-classification"
+    model, checkpoint = saved(case, tmp_path, task=labelled)
     model = model.double()
     data = calibration(model, batches=1)
     found = gradients_of(checkpoint, model, data)

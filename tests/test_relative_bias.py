@@ -29,7 +29,7 @@ from prune_export.subarchitecture.plain_config import check_parent
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
-from tests.models import FAMILY_CASES, example_inputs, linear, make_model, save
+from tests.models import FAMILY_CASES, example_inputs, linear, make_model, padded_inputs, save
 from tests.test_formulas_surgeon import block
 
 MPNET = next(case for case in FAMILY_CASES if case.model_type == "mpnet")
@@ -117,18 +117,6 @@ def long_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, save(model, tmp_path_factory.mktemp("mpnet") / "model")
 
 
-def padded(length: int) -> dict[str, Tensor]:
-    """Padding on either side, a hole, and a row of at most five tokens."""
-    inputs = {name: value[:1].repeat(4, 1) for name, value in example_inputs(model_of(), length=length).items()}
-    ids = torch.randint(2, 61, (4, length), generator=torch.Generator().manual_seed(length))
-    mask = torch.ones_like(ids)
-    mask[0, max(1, length - 3) :] = 0
-    mask[1, : length // 3] = 0
-    mask[2, length // 4 : length // 2] = 0
-    mask[3, 5:] = 0
-    return inputs | {"input_ids": torch.where(mask == 1, ids, 1), "attention_mask": mask}
-
-
 def model_of() -> Any:
     return make_model(MPNET, "question-answering")
 
@@ -141,7 +129,7 @@ def test_long_and_padded_sequences_are_exact(length: int, long_network: tuple[An
     assert [len(layer.attention.heads) if isinstance(layer.attention, Attention) else 0 for layer in slim.layers] == (
         [2, 4, 0, 4]
     )
-    inputs = padded(length)
+    inputs = padded_inputs(model, length)
     kept = inputs["attention_mask"].bool().numpy()
 
     def real(outputs: Any) -> dict[str, np.ndarray]:
@@ -183,7 +171,7 @@ def test_every_form_computes_the_same(target: str, dtype: str, long_network: tup
     model, folder = long_network
     slim = operate_on(load_checkpoint(folder)).slim
     slim = with_scores(slim, lambda scores: replace(scores, table=scores.table - 20))
-    inputs = padded(40)
+    inputs = padded_inputs(model, 40)
     kept = inputs["attention_mask"].bool().numpy()
     with torch.no_grad():
         expected = {name: np.asarray(model(**inputs)[name])[kept] for name in slim.outputs}

@@ -33,7 +33,7 @@ from prune_export.surgeon.operation import operate
 from prune_export.surgeon.pairs import remove_pairs
 from prune_export.surgeon.zeros import scoring_dimensions
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
-from tests.models import FAMILY_CASES, example_inputs, make_model, save
+from tests.models import FAMILY_CASES, example_inputs, make_model, padded_inputs, save
 from tests.test_formulas_surgeon import block
 
 MODERNBERT = next(case for case in FAMILY_CASES if case.model_type == "modernbert")
@@ -185,17 +185,6 @@ def long_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, save(model, tmp_path_factory.mktemp("modernbert") / "model")
 
 
-def padded(length: int, rows: int = 4) -> dict[str, Tensor]:
-    """Padding on either side, a hole, and a row of at most five tokens."""
-    ids = torch.randint(2, 61, (rows, length), generator=torch.Generator().manual_seed(length))
-    mask = torch.ones_like(ids)
-    mask[0, max(1, length - 3) :] = 0
-    mask[1, : length // 3] = 0
-    mask[2, length // 4 : length // 2] = 0
-    mask[3, 5:] = 0
-    return {"input_ids": torch.where(mask == 1, ids, 0), "attention_mask": mask}
-
-
 def real(outputs: Any, slim: Encoder, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     kept = inputs["attention_mask"].bool().numpy()
     return {name: np.asarray(outputs[name])[kept] for name in slim.outputs}
@@ -211,7 +200,7 @@ def test_long_and_padded_sequences_are_exact(length: int, long_network: tuple[An
         for layer in slim.layers
     ]
     assert shapes == [(2, 12), (3, 10), (3, 2), (3, 12), None, (3, 12)]
-    inputs = padded(length)
+    inputs = padded_inputs(model, length)
     with torch.no_grad():
         expected = real(model(**inputs), slim, inputs)
         assert largest_difference(expected, real(slim_module(checkpoint, slim)(**inputs), slim, inputs)) < 2e-5
@@ -271,7 +260,7 @@ def test_a_window_full_of_padding_is_no_trouble(
     """A row of five tokens in a batch of 200: most of its queries see padding only."""
     model, folder = long_network
     slim = operate_on(load_checkpoint(folder)).slim
-    inputs = padded(200)
+    inputs = padded_inputs(model, 200)
     with torch.no_grad():
         expected = real(model(**inputs), slim, inputs)
     found = onnx_outputs(slim, inputs, tmp_path, target=target, dtype=dtype)
@@ -283,7 +272,7 @@ def test_lost_pairs_are_kept_on_disk_and_trained(long_network: tuple[Any, Path],
     model, folder = long_network
     checkpoint = load_checkpoint(folder)
     network = slim_module(checkpoint, operate_on(checkpoint).slim)
-    inputs = padded(40)
+    inputs = padded_inputs(model, 40)
     labels = {"start_positions": torch.tensor([1, 20, 2, 3]), "end_positions": torch.tensor([3, 30, 4, 4])}
     unpadded = inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
     network(**unpadded, **labels).loss.backward()
@@ -364,7 +353,7 @@ def test_a_network_without_blocks(task: Any, tmp_path: Path) -> None:
 
 def test_alignment_keeps_the_answers(long_network: tuple[Any, Path], tmp_path: Path) -> None:
     slim = operate_on(load_checkpoint(long_network[1])).slim
-    inputs = padded(30)
+    inputs = padded_inputs(long_network[0], 30)
     sizes = [
         layer.attention.query_key_size for layer in align(slim, 8).layers if isinstance(layer.attention, Attention)
     ]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import prune_export
 from exporters.errors import UsageError
+from exporters.tasks import Task
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.checkpoint.masked import write_masked
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -100,9 +101,9 @@ def test_whose_answers_decide_what_stays(answers: str, decide: bool, tmp_path: P
 # --- slim networks -------------------------------------------------------------------------------------------------------
 
 
-def holed(case: FamilyCase, task: Any = "question-answering") -> Any:
+def holed(case: FamilyCase, task: Task | None = None) -> Any:
     """Heads, columns and whole blocks are gone; single weights of what stands are zero, too."""
-    model = make_model(case, task)
+    model = make_model(case, task or case.task)
     with torch.no_grad():
         linear(model, case, 0, "attention_output").weight[:, 6:12] = 0
         linear(model, case, 0, "query").weight[:3] = 0  # half of a head's query: it stands

@@ -92,13 +92,13 @@ def test_gates_multiply_contexts_and_activations(case: FamilyCase, tmp_path: Pat
     values = [part.gates.values().detach() for part in method._gated]
     untouched = load_reference_model(checkpoint)
     with torch.no_grad():
-        found = model(**inputs).start_logits
+        found = model(**inputs)[0]
         with gated(hugging_face_layers(checkpoint, untouched)) as hooks:
             factors = hooks.open(len(inputs["input_ids"]))
             for factor, value in zip(factors, values, strict=True):
                 factor.copy_(value.expand_as(factor))
-            expected = untouched(**inputs).start_logits
-        dense = untouched(**inputs).start_logits
+            expected = untouched(**inputs)[0]
+        dense = untouched(**inputs)[0]
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, dense, atol=1e-3)
 

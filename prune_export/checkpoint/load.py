@@ -159,8 +159,8 @@ def _family(raw: dict[str, Any], source: Source) -> Family:
 
     if model_type not in CONFIG_MAPPING:
         raise UnsupportedError(
-            f"'{source.name}': transformers {__version__} has no networks of the type {model_type}, which the reference needs; "
-            "expected a later version (5.24 has them)"
+            f"'{source.name}': the reference needs a network of the type {model_type}, which transformers {__version__} "
+            "does not have; expected a later version (5.24 has it)"
         )
     return FAMILIES[model_type]
 

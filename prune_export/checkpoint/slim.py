@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from exporters.axes import assemble, axes_of, wrong_shapes
-from exporters.distances import key_bias_matters
 from exporters.encoder import (
     Attention,
     AttentionScores,
@@ -199,7 +198,7 @@ class _Reader:
             heads, rows = tuple(record.heads), section(table, "attention")
             scores = self.with_pairs(self.scores(place), place, record)
             attention = self.part(Attention, f"{name}.attention", rows, heads=heads, scores=scores)
-            if key_bias_matters(scores) and "attention.key_bias" in table:
+            if scores.key_bias_matters and "attention.key_bias" in table:
                 self.require(f"{name}.attention.key_bias")
         feed_forward: FeedForward | ConstantBlock
         if f"{name}.feed_forward.bias" in self.tensors:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from exporters.axes import leaves
 from exporters.cost import LayerShape, flops_per_token, layer_parameters, layer_shape
-from exporters.distances import key_bias_matters
 from exporters.encoder import Attention, ConstantBlock, Encoder, FeedForward, Layer, Norm, tensors
 
 
@@ -85,7 +84,7 @@ def parameter_costs(encoder: Encoder) -> Costs:
 def _unit_parameters(block: Attention | FeedForward | ConstantBlock, axis: str) -> int:
     """Returns the parameters of one head or column after surgery."""
     dropped = {"value_bias"}
-    if isinstance(block, Attention) and not key_bias_matters(block.scores):
+    if isinstance(block, Attention) and not block.scores.key_bias_matters:
         dropped.add("key_bias")
     return sum(
         value.numel() // value.shape[axes.names.index(axis)]

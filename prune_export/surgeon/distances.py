@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from exporters.axes import concatenate, pad, take
-from exporters.distances import Distances, Projection, key_bias_matters
+from exporters.distances import Distances, Projection
 from exporters.encoder import Attention
 from exporters.errors import SurgeryError
 from prune_export.facts.plan import Indices
@@ -29,7 +29,7 @@ def drop_key_bias_beside_distances(block: Attention) -> Attention:
     Raises:
         SurgeryError: there is a term position to content, for which the bias adds `key_bias · PQ` of the distance.
     """
-    if key_bias_matters(block.scores):
+    if block.scores.key_bias_matters:
         raise SurgeryError(
             "the key bias scores distances in the term position to content, and cannot be dropped exactly"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from exporters.distances import Distances, key_bias_matters
+from exporters.distances import Distances
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -66,7 +66,7 @@ def _operate_on_attention(block: Attention, plan: LayerPlan) -> Attention | Cons
     by_distance = isinstance(block.scores, Distances)
     if isinstance(block.scores, ContentScores):
         block = drop_key_bias(block)
-    elif by_distance and not key_bias_matters(block.scores):
+    elif by_distance and not block.scores.key_bias_matters:
         block = drop_key_bias_beside_distances(block)
     block = remove_heads(block, plan.heads)
     if block.heads:
