@@ -26,7 +26,7 @@ _BEGINNING = """\
 <!-- Made by `python -m docs.families` from prune_export/families and exporters/onnx/targets: change the text there. -->
 
 All families are read, pruned, trained, exported and compared in the same way. Every cell of this table is a test
-(`tests/test_families.py`), on transformers 4.57 and on 5.x: a tiny network per family, task, target and dtype against the
+(`tests/test_families.py`), on transformers 4.57 and on 5.x, where they have it: a tiny network per family, task, target and dtype against the
 untouched Hugging Face model. `cuda-packed` has no kernels on CPUs; its graphs are tested by shape, and run on a GPU.
 """
 _NOTES = """\
@@ -42,10 +42,15 @@ _NOTES = """\
   time that grows with the length. What a padded query gives is left open: its window may hold no token. Blocks have gates:
   a column goes if its product is the same for every input. Norms stand before the blocks, so that a block that loses
   everything leaves nothing. A configuration that transformers 4 and 5 would read as two networks is refused.
+- **NomicBERT, GTE, Jina v3**: queries and keys are rotated as in ModernBERT, without windows, and norms follow the blocks.
+  transformers has them in 5.x alone, the first two without a class for question answering. Their files name modules
+  differently from the classes, and fuse some: both forms are read, and written checkpoints have the classes' names.
+  Configurations with the names of the code that came with NomicBERT (`n_layer`, `n_embd`) are refused where transformers
+  would read another network out of them. Jina v3 is read without its adapters, as transformers reads it.
 - **ALBERT**: layers share their weights, also when they are pruned.
 
-Refused by name: other architectures. MobileBERT, remote-code types (`new`, jina-bert-v2, NeoBERT) and nomic-embed v2
-(mixture of experts) are not supported; code that comes with a model is never run.
+Refused by name: other architectures. MobileBERT, remote-code types (`new`, jina-bert-v2, NeoBERT), nomic-embed v2
+(mixture of experts) and EuroBERT, whose heads share keys, are not supported; code that comes with a model is never run.
 """
 
 

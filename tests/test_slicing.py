@@ -45,10 +45,12 @@ from prune_export.tasks import SPECS
 from prune_export.training.teacher import load_teacher
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, save
+from tests.models import FAMILY_CASES, FAMILY_TASKS, FamilyCase, example_inputs, linear, make_model, save
 
 CASES = {case.model_type: case for case in FAMILY_CASES}
-BERT, ELECTRA, ALBERT, MPNET = (CASES[name] for name in ("bert", "electra", "albert", "mpnet"))
+BERT, ELECTRA, ALBERT = (CASES[name] for name in ("bert", "electra", "albert"))
+# Post-norm networks of every kind of scores and gating.
+SLICED = ("bert", "electra", "roberta", "distilbert", "mpnet", "nomic_bert", "gte", "jina_embeddings_v3")
 
 
 def batches_of(model: Any, count: int = 10) -> list[dict[str, Tensor]]:
@@ -70,8 +72,7 @@ def answers(checkpoint: Checkpoint, encoder: Encoder, inputs: dict[str, Tensor])
     return {name: outputs[name] for name in encoder.outputs}
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("case", [BERT, ELECTRA, CASES["roberta"], CASES["distilbert"], MPNET], ids=str)
+@pytest.mark.parametrize(("case", "task"), [row for row in FAMILY_TASKS if str(row[0]) in SLICED], ids=str)
 def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path) -> None:
     """With all directions, and without the mean that LayerNorm subtracts, on inputs that no basis was made of."""
     model = make_model(case, task)
@@ -80,15 +81,16 @@ def test_full_width_is_the_original(case: FamilyCase, task: Task, tmp_path: Path
     bases = spectra(dense, batches_of(model), sensitivity=0)
     with torch.no_grad():
         expected = model(**inputs)
+    limit = 5e-5 if checkpoint.family.is_gated else 2e-5  # products multiply roundings
     refits: tuple[tuple[int, Refitting], ...] = ((24, "none"), (23, "none"), (24, "writing"), (24, "full"))
     for width, refit in refits:
         sliced = slice_network(dense, dense, batches_of(model), one_width(dense, width), bases=bases, refit=refit)
         assert sliced.widths == one_width(dense, width)
         for name, actual in answers(checkpoint, sliced, inputs).items():
-            assert (actual - expected[name]).abs().max() < 2e-5, (name, width)
+            assert (actual - expected[name]).abs().max() < limit, (name, width)
 
 
-@pytest.mark.parametrize("case", [BERT, ELECTRA, MPNET], ids=str)
+@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if str(case) in SLICED], ids=str)
 def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) -> None:
     """With fewer heads and columns, and blocks that are constants."""
     model = make_model(case, case.task)
@@ -97,7 +99,7 @@ def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) ->
         linear(model, case, 1, "value").weight[:] = 0
         linear(model, case, 1, "down").weight[:] = 0
         linear(model, case, 2, "up").weight[::3] = 0
-    checkpoint = read(model, tmp_path, "question-answering")
+    checkpoint = read(model, tmp_path, case.task)
     pruned = operate(checkpoint.encoder, plan_from_zeros(checkpoint.encoder))
     inputs = example_inputs(model, seed=99)
     sliced = slice_network(
@@ -111,7 +113,7 @@ def test_a_pruned_network_is_sliced_as_well(case: FamilyCase, tmp_path: Path) ->
     with torch.no_grad():
         expected = model(**inputs)
     for name, actual in answers(checkpoint, sliced, inputs).items():
-        assert (actual - expected[name]).abs().max() < 2e-5
+        assert (actual - expected[name]).abs().max() < (5e-5 if checkpoint.family.is_gated else 2e-5)
     assert [type(layer.attention).__name__ for layer in sliced.layers] == ["Attention", "ConstantBlock", "Attention"]
 
 

@@ -26,12 +26,12 @@ from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.serialize import save
 from exporters.onnx.targets import TARGETS
 from exporters.onnx.writer import build
-from exporters.tasks import TASKS, Task
+from exporters.tasks import Task
 from prune_export.cli.main import main
 from prune_export.families import FAMILIES
 from prune_export.verbs.inspect import inspect
 from tests.comparing import FORMS
-from tests.models import FAMILY_CASES, FamilyCase, linear, make_model
+from tests.models import FAMILY_CASES, FAMILY_TASKS, FamilyCase, linear, make_model
 from tests.models import save as save_model
 from tests.tiny_training import checkpoint_folder, questions_file, tiny_recipe
 
@@ -144,7 +144,7 @@ def exit_codes(folder: Path) -> str:
 
 
 INPUTS: dict[str, Callable[[Path], str]] = {
-    **{f"onnx, {case}, {task}": partial(onnx_files, case, task) for case in FAMILY_CASES for task in TASKS},
+    **{f"onnx, {case}, {task}": partial(onnx_files, case, task) for case, task in FAMILY_TASKS},
     "masked, fisher, flops": partial(masked, {"flops": 0.5, "method": "fisher"}),
     "masked, taylor, parameters": partial(masked, {"parameters": 0.6, "method": "taylor"}),
     "masked, magnitude, heads and columns": partial(

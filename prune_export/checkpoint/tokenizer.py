@@ -14,9 +14,6 @@ from prune_export.checkpoint.tokenizer_keys import check_tokenizer
 from prune_export.families import FAMILIES
 from prune_export.files.reading import ReadingError, is_file, one_line, shown
 
-# Types of models whose tokenizers are known to be plain: ours, and others that exported folders may come from.
-_MODEL_TYPES = (*FAMILIES, "mpnet", "deberta", "deberta-v2", "modernbert")
-
 # Without one of these transformers 5 makes up a tokenizer that knows no word.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 
@@ -70,9 +67,9 @@ def open_tokenizer(folder: Path) -> Any:
     files = own_files(folder)
     if is_file(folder / "config.json"):  # which transformers reads for the tokenizer's class
         model_type = read_config(folder).get("model_type")
-        if model_type not in _MODEL_TYPES:  # some configurations load others, from the hub too, and run their code
+        if model_type not in FAMILIES:  # some configurations load others, from the hub too, and run their code
             raise CheckpointError(
-                f"'{folder}': needs a tokenizer beside the model, for a model_type of {', '.join(_MODEL_TYPES)}; found "
+                f"'{folder}': needs a tokenizer beside the model, for a model_type of {', '.join(FAMILIES)}; found "
                 f"{shown(model_type)}"
             )
     try:
