@@ -28,6 +28,7 @@ from exporters.onnx.precision import NUMPY_DTYPES
 from exporters.onnx.quantized import quantized_input, quantized_matrix, weight_scales
 from exporters.onnx.relative_bias import relative_bias
 from exporters.onnx.rotary import rotated, window_bias
+from exporters.onnx.tiled import tiled_attention
 from exporters.onnx.windowed import block_bias, blocked_attention, is_long
 
 # What Hugging Face adds to the scores of masked positions: the most negative float32.
@@ -192,10 +193,10 @@ def fused_attention(context: GraphContext, x: ir.Value, queries: ir.Value, block
 
 
 def _rotary_attention(context: GraphContext, x: ir.Value, block: Attention, window: int | None) -> ir.Value:
-    """Attends by MultiHeadAttention; where there is a window, long sequences in blocks."""
+    """Attends by MultiHeadAttention: tile by tile, or where there is a window, long sequences in blocks."""
     projections, heads = _project(context, x, x, block), len(block.heads)
     if window is None:
-        return _multi_head_attention(context, projections, _attention_bias(context, block, first_only=False), heads)
+        return tiled_attention(context, projections, additive_mask(context), block)
     builder, dtype, by_block = context.builder, context.precision.matmul, is_long(context, window)
     label = f"bias_of_windows_{window}"
     if label not in context.shared:
