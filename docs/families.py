@@ -41,15 +41,15 @@ _NOTES = """\
 - **ModernBERT**: queries and keys are rotated by position, so that their dimensions go in pairs, and a key bias stays. Two
   of three layers see 64 positions to either side; on the CPU sequences of more than 320 tokens attend in blocks there, in
   time that grows with the length, and in the other layers tile by tile: memory grows with the length alone (1.1 GiB for
-  8,192 tokens of a base-size network of 12 layers). What a padded query gives is left open: its window may hold no token. Blocks have gates:
-  a column goes if its product is the same for every input. Norms stand before the blocks, so that a block that loses
-  everything leaves nothing. A configuration that transformers 4 and 5 would read as two networks is refused.
+  8,192 tokens of a base-size network of 12 layers). What a padded query gives is left open: its window may hold no token.
+  Blocks have gates: a column goes if its product is the same for every input. Norms stand before the blocks, so that a
+  block that loses everything leaves nothing. A configuration that transformers 4 and 5 would read as two networks is
+  refused.
 - **NomicBERT, GTE, Jina v3**: queries and keys are rotated as in ModernBERT's layers without windows, and norms follow
-  the blocks.
-  transformers has them in 5.x alone, the first two without a class for question answering. Their files name modules
-  differently from the classes, and fuse some: both forms are read, and written checkpoints have the classes' names.
-  Configurations with the names of the code that came with NomicBERT (`n_layer`, `n_embd`) are refused where transformers
-  would read another network out of them. Jina v3 is read without its adapters, as transformers reads it.
+  the blocks. transformers has them in 5.x alone, the first two without a class for question answering. Their files name
+  modules differently from the classes, and fuse some: both forms are read, and written checkpoints have the classes'
+  names. Configurations with the names of the code that came with NomicBERT (`n_layer`, `n_embd`) are refused where
+  transformers would read another network out of them. Jina v3 is read without its adapters, as transformers reads it.
 - **ALBERT**: layers share their weights, also when they are pruned.
 
 Refused by name: other architectures. MobileBERT, remote-code types (`new`, jina-bert-v2, NeoBERT), nomic-embed v2

@@ -371,6 +371,16 @@ def test_parity_bounds_its_inputs(tmp_path: Path) -> None:
     assert all(batch * length <= 4096 for batch, length in shapes)
 
 
+def test_scores_of_all_keys_are_never_held_whole(long_network: tuple[Any, Path]) -> None:
+    """ONNX Runtime's kernel for CPUs that computes scores tile by tile takes neither mask nor bias."""
+    slim = operate_on(load_checkpoint(long_network[1])).slim
+    graph = build(slim, TARGETS["cpu"], PRECISIONS["fp32"]).graph
+    outside = [node for node in graph if node.op_type == "MultiHeadAttention"]
+    windows = [layer.attention.scores.window for layer in slim.layers if isinstance(layer.attention, Attention)]  # type: ignore[attr-defined]
+    assert [len(node.inputs) for node in outside] == [3] * windows.count(None) == [3, 3]
+    assert sum(node.op_type == "If" for node in graph) == 1 + len(windows) - windows.count(None)
+
+
 def test_packed_attention_refuses_the_kind(long_network: tuple[Any, Path]) -> None:
     slim = operate_on(load_checkpoint(long_network[1])).slim
     with pytest.raises(WriteError, match=r"cuda-packed has no form .* Rotary; expected DotProduct"):
