@@ -335,6 +335,17 @@ def test_a_file_that_cannot_be_so_small_is_refused(classifier: Path, texts: Path
     assert not (tmp_path / "masked").exists()
 
 
+def test_a_budget_that_is_met_already_is_noted(
+    classifier: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    most = file_bytes(load_checkpoint(classifier).encoder, "cpu", "fp32") / 2**20
+    command = ["prune", "--model", str(classifier), "--calibration", str(texts), "--output"]
+    for folder, mib in (("met", 2 * most), ("pruned", 0.9 * most)):
+        assert main([*command, str(tmp_path / folder), "--max-mib", f"{mib:.4f}"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("meets this budget without pruning, and nothing was removed" in said) == (folder == "met")
+
+
 def test_a_file_that_stays_too_large_is_missed(
     classifier: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,8 @@ def budget_lines(result: PruneResult) -> Iterator[str]:
         yield f"the exported file has {result.bytes / 2**20:.2f} MiB"
     for kind, layers in _removed_blocks(result):
         yield f"No {kind} is left in layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+    if all(counts["kept"] == counts["of"] for counts in result.record["budget"]["units"].values()):
+        yield "Note: the network meets this budget without pruning, and nothing was removed."
     for note in result.record["data"]["notes"]:
         yield f"Note: {note}."
     yield f"Written to {result.folder}"
