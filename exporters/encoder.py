@@ -426,9 +426,20 @@ class Encoder:
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        """Returns the norms of a post-norm encoder's residual stream: that of the embeddings, then two per layer."""
-        of_layers = (norm for layer in self.layers for norm in (layer.attention_norm, layer.feed_forward_norm))
-        return (self.embeddings.norm, *(norm for norm in of_layers if norm is not None))
+        """Returns a norm per place of the residual stream: that of the embeddings, then two per layer.
+
+        After the embeddings these are the norms that make the states of a post-norm encoder, and otherwise the first norm
+        that reads them.
+        """
+        layers = self.layers
+        if self.final_norm is None:
+            of_layers = (norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm))
+            return (self.embeddings.norm, *(norm for norm in of_layers if norm is not None))
+        read_by = [self.final_norm]
+        for layer in reversed(layers):
+            read_by.append(layer.feed_forward_input_norm or read_by[-1])
+            read_by.append(layer.attention_input_norm or read_by[-1])
+        return (self.embeddings.norm, *reversed(read_by[:-1]))
 
     @property
     def is_post_norm(self) -> bool:
@@ -441,8 +452,18 @@ class Encoder:
         )
 
     @property
+    def is_pre_norm(self) -> bool:
+        """Says whether norms stand before blocks alone, but for that of the embeddings, which the first attention reads."""
+        layers = self.layers
+        return (
+            self.final_norm is not None
+            and layers[0].attention_input_norm is None
+            and all(layer.attention_norm is None and layer.feed_forward_norm is None for layer in layers)
+        )
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Returns the width of the residual stream before the first layer and after each attention and feed-forward norm."""
+        """Returns the width of the residual stream before the first layer and after each of its blocks."""
         return (self.layers[0].widths[0], *(width for layer in self.layers for width in layer.widths[1:]))
 
     @property

@@ -40,7 +40,9 @@ from exporters.encoder import (
     Layer,
     Norm,
     Rotary,
+    SpanHead,
     TaskHead,
+    TokenHead,
     Ungated,
 )
 from exporters.errors import WeightsError
@@ -155,7 +157,7 @@ class _Reader:
         if "decoder.weight" in self.family.heads[record.task]:
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
         rows = self.family.present(self.family.final_norm, self.config, self.family.body(""))
-        final_norm = self.norm("final_norm", rows, None) if rows else None
+        final_norm = self.norm("final_norm", rows, -1) if rows else None
         return Encoder(record.task, embeddings, tuple(layers[place] for place in record.order), self.head(), final_norm)
 
     def scores(self, place: int) -> AttentionScores:
@@ -213,8 +215,8 @@ class _Reader:
         blocks = {"attention": attention, "feed_forward": feed_forward}
         dead = [f"{block}_input_norm" for block, value in blocks.items() if isinstance(value, ConstantBlock)]
         norms = {
-            norm: self.norm(f"{name}.{norm}", section(table, norm), 2 * place + 1 + index % 2)
-            for index, norm in enumerate(NORMS)
+            norm: self.norm(f"{name}.{norm}", section(table, norm), 2 * place + index % 2 + (index < 2))
+            for index, norm in enumerate(NORMS)  # two after the blocks, and two before
             if section(table, norm) and not (norm in dead and f"{name}.{norm}.weight" not in self.tensors)
         }
         layer = Layer(
@@ -240,12 +242,12 @@ class _Reader:
         )
 
     def norm_values(self, index: int | None) -> dict[str, Any]:
-        """Returns what is not a tensor in norm `index` of a post-norm residual stream; None: in another norm."""
+        """Returns what is not a tensor in the norm at place `index` of the residual stream; None: in another norm."""
         if self.sliced is None or index is None:
             return {"epsilon": self.epsilon}
         return {"epsilon": self.sliced.epsilons[index], "centered": False}
 
-    def norm(self, name: str, table: Table, index: int | None) -> Norm:
+    def norm(self, name: str, table: Table, index: int) -> Norm:
         return self.part(Norm, name, table, **self.norm_values(index))
 
     def skip(self, name: str) -> Tensor | None:
@@ -290,7 +292,11 @@ class _Reader:
             hidden = self.dimensions.hidden
             last = hidden if self.sliced is None else self.sliced.widths[-1]
             sizes = {"hidden": last, "pooled": hidden, "feature": hidden, "embedding": self.dimensions.embedding}
-            self.check(part, prefix, sizes)
+            if isinstance(part, SpanHead | TokenHead) and part.transform is not None:
+                self.check(part.transform, f"{prefix}transform.", sizes)
+                self.check(replace(part, transform=None), prefix, sizes | {"hidden": hidden})  # reads what that writes
+            else:
+                self.check(part, prefix, sizes)
         return part
 
     def check(self, part: Any, where: str, sizes: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,13 +96,14 @@ def spectra(
         on_device = {name: value.to(device) for name, value in batch.items()}
         attended = on_device["attention_mask"].bool()
         with torch.set_grad_enabled(sensitivity > 0):
-            states, x = network.states(on_device, attended)
+            places, x = network.states(on_device, attended)
             if sensitivity > 0:
                 loss = network.loss(x, on_device, generator)
-                for total, gradient in zip(gradients, torch.autograd.grad(loss, states), strict=True):
-                    total += _outer(gradient[attended])
-        for total, state in zip(moments, states, strict=True):
-            total += _outer(state.detach()[attended])
+                found = torch.autograd.grad(loss, [place.stream for place in places])
+                for total, place, gradient in zip(gradients, places, found, strict=True):
+                    total += _outer((gradient * place.scale)[attended])
+        for total, place in zip(moments, places, strict=True):
+            total += _outer(place.state.detach()[attended])
         progress.advance()
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     return tuple(
@@ -110,32 +112,56 @@ def spectra(
     )
 
 
+class _Place(NamedTuple):
+    """A place of the residual stream: the state n of its norm, and what the stream holds, whose rms is `scale`.
+
+    In a post-norm network the stream holds n itself, and the scale is 1. In a pre-norm one it holds the sum that n is of,
+    and a gradient by the sum, times its rms, is one by n.
+    """
+
+    state: Tensor
+    stream: Tensor
+    scale: Tensor
+
+
 class _Dense:
     """The forward pass of a network, norm by norm."""
 
     def __init__(self, encoder: Encoder, device: str) -> None:
         self.encoder = encoder
         self.layers = [to_device(layer, device) for layer in encoder.layers]
+        self.norms = [to_device(norm, device) for norm in encoder.norms[1:]]
         self.embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device).requires_grad_(False)
         self.head = make_head(encoder.head, encoder.embeddings, 0.0).to(device).requires_grad_(False).eval()
 
-    def states(self, batch: Batch, attended: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Returns the states n of all norms `[batch, sequence, width]`, and the last hidden states."""
+    def states(self, batch: Batch, attended: Tensor) -> tuple[list[_Place], Tensor]:
+        """Returns the places of the stream, with tensors `[batch, sequence, width]`, and the last hidden states."""
         embeddings = self.embeddings
-        states = [
-            unscaled(embeddings.norm.describe(), embeddings.rows(batch["input_ids"], batch.get("token_type_ids")))
-        ]
-        states[0].requires_grad_(torch.is_grad_enabled())
-        x = scaled(embeddings.norm.describe(), states[0])
+        rows = embeddings.rows(batch["input_ids"], batch.get("token_type_ids"))
+        state = unscaled(embeddings.norm.describe(), rows).requires_grad_(torch.is_grad_enabled())
+        places = [_Place(state, state, torch.ones_like(state[..., :1]))]
+        x = scaled(embeddings.norm.describe(), state)
         if embeddings.projection is not None:
             x = embeddings.projection(x)
-        for layer in self.layers:
-            middle, output = layer.sum_norms
-            states.append(unscaled(middle, x + attention_update(layer.attention, x, attended)))
-            x = scaled(middle, states[-1])
-            states.append(unscaled(output, x + feed_forward_update(layer.feed_forward, x)))
-            x = scaled(output, states[-1])
-        return states, x
+        stream = x
+        for index, norm in enumerate(self.norms):
+            layer = self.layers[index // 2]
+            attends = index % 2 == 0
+            update = (
+                attention_update(layer.attention, x, attended)
+                if attends
+                else feed_forward_update(layer.feed_forward, x)
+            )
+            total = stream + update
+            state = unscaled(norm, total)
+            x = scaled(norm, state)
+            if self.encoder.is_post_norm:
+                stream = x
+                places.append(_Place(state, state, torch.ones_like(state[..., :1])))
+            else:
+                stream = total
+                places.append(_Place(state, total, root_mean_square(norm, total.detach())))
+        return places, x
 
     def loss(self, x: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
         spec = SPECS[self.encoder.task]
@@ -145,9 +171,14 @@ class _Dense:
 
 def unscaled(norm: Norm, x: Tensor) -> Tensor:
     """Returns the norm of `x` before its weight and bias."""
+    return (x - x.mean(dim=-1, keepdim=True) if norm.centered else x) / root_mean_square(norm, x)
+
+
+def root_mean_square(norm: Norm, x: Tensor) -> Tensor:
+    """Returns what the norm divides by, `[..., 1]`."""
     assert norm.epsilon is not None
     centered = x - x.mean(dim=-1, keepdim=True) if norm.centered else x
-    return centered * torch.rsqrt(centered.square().mean(dim=-1, keepdim=True) + norm.epsilon)
+    return (centered.square().mean(dim=-1, keepdim=True) + norm.epsilon).sqrt()
 
 
 def scaled(norm: Norm, state: Tensor) -> Tensor:

@@ -44,15 +44,33 @@ class Reading:
 
     def through(self, linear: Linear) -> Linear:
         """Returns the linear map of the original state as one of the sliced state."""
-        weight, bias = self.matrix(linear.weight), linear.constant.double() + linear.weight.double() @ self.constant
-        return Linear(weight, bias.float())
+        return Linear(self.matrix(linear.weight), self.shift(linear.weight, linear.bias))
 
     def matrix(self, weight: Tensor) -> Tensor:
         return (weight.double() @ self.weight).float()
 
-    def shift(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def shift(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        if bias is None and not self.constant.any():
+            return None
         constant = weight.double() @ self.constant
         return (constant if bias is None else bias.double() + constant).float()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readings:
+    """What is read at one place of the stream: `inner` by blocks and heads, `past` by what goes past the next block.
+
+    They are the same in a post-norm network. In a pre-norm one `inner` is that of the norm before the block, and `past` that
+    of the sum itself.
+    """
+
+    inner: Reading
+    past: Reading
+
+
+def sum_reading_of(basis: Basis, width: int) -> Reading:
+    """Returns how a residual sum, but for a mean that no norm after it sees, follows from the sum in the basis."""
+    return Reading(basis.restoring(width), torch.zeros(basis.width, dtype=torch.float64))
 
 
 def reading_of(norm: Norm, basis: Basis, width: int) -> Reading:
@@ -127,6 +145,8 @@ def read_feed_forward(block: FeedForward | ConstantBlock, reading: Reading) -> F
 def read_head(head: TaskHead, reading: Reading) -> TaskHead:
     """Returns the task head as one of the sliced state; for features it restores the original width."""
     match head:
+        case SpanHead() | TokenHead() if head.transform is not None:
+            return replace(head, transform=replace(head.transform, dense=reading.through(head.transform.dense)))
         case SpanHead() | TokenHead():
             return replace(head, output=reading.through(head.output))
         case SequenceHead() | MaskedLanguageHead():
@@ -135,8 +155,8 @@ def read_head(head: TaskHead, reading: Reading) -> TaskHead:
             return FeatureHead(Linear(reading.weight.float(), reading.constant.float()))
 
 
-def written(block: Block, reading: Reading, writing: Tensor) -> tuple[Block, Tensor]:
+def written(block: Block, past: Reading, writing: Tensor) -> tuple[Block, Tensor]:
     """Returns the block, whose output goes to the next residual sum through `writing`, and the skip matrix beside it."""
     output = output_of(block)
-    weight, bias = writing @ output.weight.double(), writing @ (output.constant.double() + reading.constant)
-    return with_output(block, Linear(weight.float(), bias.float())), (writing @ reading.weight).float()
+    weight, bias = writing @ output.weight.double(), writing @ (output.constant.double() + past.constant)
+    return with_output(block, Linear(weight.float(), bias.float())), (writing @ past.weight).float()

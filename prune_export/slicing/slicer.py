@@ -16,7 +16,6 @@ from prune_export.slicing.formulas import (
     read_attention,
     read_feed_forward,
     read_head,
-    reading_of,
     sliced_embeddings,
     sliced_norm,
 )
@@ -38,7 +37,7 @@ def slice_network(
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Encoder:
-    """Returns `pruned` with a residual stream of `widths`: after the embeddings' norm, then after each layer's two norms.
+    """Returns `pruned` with a residual stream of `widths`: after the embeddings' norm, then after each layer's two blocks.
 
     `pruned` is `dense` or has fewer of its heads and columns, with the same norms. Its readers must have the weights of
     `dense`, because they are given the dense network's states; what it adds to the stream may have been refitted. `batches`
@@ -61,27 +60,33 @@ def slice_network(
     points = list(zip(pruned.norms, bases, widths, strict=True))  # of the residual stream
     with torch.no_grad():
         fits = refit != "none" and len(batches) > 1
-        fitting = Refit(dense, batches, device, reads=refit == "full") if fits else Closed()
+        fitting = Refit(dense, batches, device, reads=refit == "full") if fits else Closed(dense)
         embeddings, reading = sliced_embeddings(pruned.embeddings, *points[0][1:])
-        reading = fitting.start(embeddings, reading)
+        read = fitting.start(embeddings, reading)
         layers = []
-        for layer, middle, output in zip(pruned.layers, points[1::2], points[2::2], strict=True):
-            attention, attention_skip = fitting.block(read_attention(layer.attention, reading), reading, middle)
-            reading = fitting.reading(reading_of(*middle))
+        for layer, before, middle, output in zip(pruned.layers, points[::2], points[1::2], points[2::2], strict=False):
+            attention, attention_skip = fitting.block(read_attention(layer.attention, read.inner), read.past, middle)
+            read = fitting.readings(middle)
             feed_forward, feed_forward_skip = fitting.block(
-                read_feed_forward(layer.feed_forward, reading), reading, output
+                read_feed_forward(layer.feed_forward, read.inner), read.past, output
             )
-            reading = fitting.reading(reading_of(*output))
+            read = fitting.readings(output)
+            places = {
+                "attention_norm": middle,
+                "feed_forward_norm": output,
+                "attention_input_norm": before,
+                "feed_forward_input_norm": middle,
+            }
             sliced = replace(
                 layer,
                 attention=attention,
-                attention_norm=sliced_norm(*middle),
                 feed_forward=feed_forward,
-                feed_forward_norm=sliced_norm(*output),
                 attention_skip=attention_skip,
                 feed_forward_skip=feed_forward_skip,
+                **{name: sliced_norm(*place) for name, place in places.items() if getattr(layer, name) is not None},
             )
             layers.append(sliced)
             progress.advance()
-        head = read_head(pruned.head, reading)
-    return replace(pruned, embeddings=embeddings, layers=tuple(layers), head=head)
+        head = read_head(pruned.head, read.inner)
+        final_norm = None if pruned.final_norm is None else sliced_norm(*points[-1])
+    return replace(pruned, embeddings=embeddings, layers=tuple(layers), head=head, final_norm=final_norm)

@@ -16,9 +16,10 @@ def check_sliceable(encoder: Encoder) -> None:
     check_kinds(encoder.layers, "slicing", known=(DotProduct, RelativeBias, Rotary, Ungated, Gated))
     if encoder.is_sliced:
         raise UnsupportedError(f"expected a network to slice; found one that is sliced to {list(encoder.widths)}")
-    if not encoder.is_post_norm:
+    if not (encoder.is_post_norm or encoder.is_pre_norm):
         raise UnsupportedError(
-            "expected a post-norm network to slice, with a norm after every sum of its residual stream; found a pre-norm one"
+            "expected a network to slice with a norm after every sum of its residual stream, or one before every block but "
+            "the first attention; found another order of norms"
         )
     if len(encoder.distinct_layers) < len(encoder.layers):
         raise UnsupportedError(

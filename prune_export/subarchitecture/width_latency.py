@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from exporters.axes import take
-from exporters.encoder import ConstantBlock, Encoder, FeatureHead, Layer, Linear, Norm
+from exporters.encoder import ConstantBlock, Encoder, FeatureHead, Layer, Linear, Norm, SpanHead, TokenHead
+from prune_export.families.names import NORMS
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, BlockNetworks, largest_layer, without_head
 from prune_export.pruning.block_timing import open_session, time_in_turns
@@ -106,9 +107,12 @@ class _SlicedBlocks(BlockNetworks):
         head = encoder.head
         if isinstance(head, FeatureHead):
             head = FeatureHead(Linear(torch.zeros(encoder.hidden_size, width), torch.zeros(encoder.hidden_size)))
+        elif isinstance(head, SpanHead | TokenHead) and head.transform is not None:
+            head = replace(head, transform=take(head.transform, "hidden", range(width)))
         else:
             head = take(head, "hidden", range(width))
-        self._encoder = replace(encoder, embeddings=embeddings, head=head)
+        final_norm = None if encoder.final_norm is None else _rms(width)
+        self._encoder = replace(encoder, embeddings=embeddings, head=head, final_norm=final_norm)
         self._body = without_head(self._encoder)
 
     def without_blocks(self) -> Encoder:
@@ -122,10 +126,9 @@ class _SlicedBlocks(BlockNetworks):
             layer,
             attention=layer.attention if heads else emptied,
             feed_forward=layer.feed_forward if columns else emptied,
-            attention_norm=_rms(self._width),
-            feed_forward_norm=_rms(self._width),
             attention_skip=skip,
             feed_forward_skip=skip,
+            **{name: _rms(self._width) for name in NORMS if getattr(layer, name) is not None},
         )
 
 
