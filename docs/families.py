@@ -74,12 +74,11 @@ def _dtypes(family: Family, target_name: str) -> str:
 def _searches(family: Family) -> str:
     """What `search` may change."""
     plain = family.scores_kind is DotProduct and not family.is_gated
-    post_norm = "attention_norm.weight" in family.layers
     has_own_layers = family.model_type != "albert"
     found = ["heads and columns"]
-    if post_norm and has_own_layers and family.scores_kind is not Distances:
+    if has_own_layers and family.scores_kind is not Distances:
         found.append("`--widths`")
-    if post_norm and has_own_layers and plain:
+    if has_own_layers and plain:
         found.append("`--uniform`")
     return ", ".join(found)
 

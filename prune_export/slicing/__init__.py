@@ -8,6 +8,8 @@ p = w · V'Mz / rms(V'Mz) takes the place of n, which an RMSNorm of width k comp
 - what is added to the next residual sum, is multiplied by V'M of that norm, embeddings included;
 - the residual stream itself goes past a block through a skip matrix V'M A, because each norm has its own basis.
 
-With k = d, or d - 1, nothing is lost; below, A, c and what is added are fitted anew (`refit`). Ashkboos et al. 2024,
-"SliceGPT", has the same for norms without alpha on the residual path, that is for pre-norm networks.
+With k = d, or d - 1, nothing is lost; below, A, c and what is added are fitted anew (`refit`).
+
+In a pre-norm network (Ashkboos et al. 2024, "SliceGPT", section 3.3) the stream holds V'Mz itself, which goes past a block
+through V'M V of the two bases, without alpha and beta. What a block reads is a norm of it, of the form above.
 """
