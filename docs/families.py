@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.distances import Distances
 from exporters.encoder import DotProduct
 from exporters.errors import WriteError
 from exporters.onnx.precision import PRECISIONS
@@ -36,8 +35,9 @@ _NOTES = """\
 - **MPNet**: scores have a bias by distance, one table for all layers. A head without query or key attends by that bias.
 - **DeBERTa** (v1, v2, v3, mDeBERTa): scores have terms by distance. The tables that they read are computed when the graph is
   written, and shrink with heads and query/key dimensions. With a term from position to content the key bias matters, and
-  stays. Padding attends to all tokens alike, as in transformers. DeBERTa-v2-xlarge and -xxlarge, which have a convolution,
-  are refused, and so is fill-mask with `legacy: false` below transformers 5.
+  stays. Padding attends to all tokens alike, as in transformers; what it answers in a sliced network is left open.
+  DeBERTa-v2-xlarge and -xxlarge, which have a convolution, are refused, and so is fill-mask with `legacy: false` below
+  transformers 5.
 - **ModernBERT**: queries and keys are rotated by position, so that their dimensions go in pairs, and a key bias stays. Two
   of three layers see 64 positions to either side; on the CPU sequences of more than 320 tokens attend in blocks there, in
   time that grows with the length, and in the other layers tile by tile: memory grows with the length alone (1.1 GiB for
@@ -76,7 +76,7 @@ def _searches(family: Family) -> str:
     plain = family.scores_kind is DotProduct and not family.is_gated
     has_own_layers = family.model_type != "albert"
     found = ["heads and columns"]
-    if has_own_layers and family.scores_kind is not Distances:
+    if has_own_layers:
         found.append("`--widths`")
     if has_own_layers and plain:
         found.append("`--uniform`")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated
 
@@ -71,6 +71,13 @@ def position_query(block: Attention) -> Projection | None:
     if not isinstance(scores, Distances) or not scores.position_to_content:
         return None
     return Projection(block.query_weight, block.query_bias) if scores.query is None else scores.query
+
+
+def with_own_projections(block: Attention) -> Attention:
+    """Returns the block with projections of distances of its own, where they were those of its queries and keys."""
+    if not isinstance(block.scores, Distances):
+        return block
+    return replace(block, scores=replace(block.scores, key=position_key(block), query=position_query(block)))
 
 
 def normalized_embeddings(scores: Distances, dtype: torch.dtype = torch.float32) -> Tensor:

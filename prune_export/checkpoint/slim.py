@@ -163,7 +163,8 @@ class _Reader:
     def scores(self, place: int) -> AttentionScores:
         """Returns the scores of a layer; some of their tensors all layers have in common."""
         names = {path: f"scores.{path}" for path in self.family.scores}
-        names |= {path: f"layers.{place}.{SCORES}{path}" for path in self.family.own_scores}
+        own = tuple(self.family.own_scores) if self.sliced is None else self.own_projections(place)
+        names |= {path: f"layers.{place}.{SCORES}{path}" for path in own}
         for name in names.values():
             self.require(name)
         inside = {path: self.tensors[name] for path, name in names.items()}
@@ -171,6 +172,15 @@ class _Reader:
         sizes = self.dimensions.sizes
         self.check(scores, "scores.", {axis: sizes[axis] for axis in sizes if axis not in ("head", "query_key")})
         return scores
+
+    def own_projections(self, place: int) -> tuple[str, ...]:
+        """Returns the paths of a sliced layer's projections of distances, which are its own whatever the family's are."""
+        values = self.family.scores_values(self.config, place)
+        terms = (("key", "content_to_position"), ("query", "position_to_content"))
+        kept = [name for name, term in terms if values.get(term)]
+        biases = (f"{name}.bias" for name in kept)
+        prefix = f"layers.{place}.{SCORES}"
+        return (*(f"{name}.weight" for name in kept), *(path for path in biases if f"{prefix}{path}" in self.tensors))
 
     def with_pairs(self, scores: AttentionScores, place: int, record: _SlimLayer) -> AttentionScores:
         """Returns the scores with the pairs that each head holds, where they are rotary."""

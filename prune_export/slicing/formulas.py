@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from exporters.distances import with_own_projections
 from exporters.encoder import (
     Attention,
     ConstantBlock,
@@ -116,9 +117,13 @@ def sliced_embeddings(embeddings: Embeddings, basis: Basis, width: int) -> tuple
 
 
 def read_attention(block: Attention | ConstantBlock, reading: Reading) -> Attention | ConstantBlock:
-    """Returns the block with projections of the sliced state; value biases are folded, key biases dropped where exact."""
+    """Returns the block with projections of the sliced state; value biases are folded, key biases dropped where exact.
+
+    Embeddings of distances stay as wide as they are, so that they get projections of their own.
+    """
     if isinstance(block, ConstantBlock):
         return block
+    block = with_own_projections(block)
     projected = replace(
         block,
         query_weight=reading.matrix(block.query_weight),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporters.distances import Distances
 from exporters.encoder import DotProduct, Encoder, Gated, RelativeBias, Rotary, Ungated
 from exporters.errors import UnsupportedError
 from exporters.kinds import check_kinds
@@ -13,7 +14,7 @@ def check_sliceable(encoder: Encoder) -> None:
     Raises:
         UnsupportedError: it cannot, or has been sliced already.
     """
-    check_kinds(encoder.layers, "slicing", known=(DotProduct, RelativeBias, Rotary, Ungated, Gated))
+    check_kinds(encoder.layers, "slicing", known=(DotProduct, RelativeBias, Rotary, Distances, Ungated, Gated))
     if encoder.is_sliced:
         raise UnsupportedError(f"expected a network to slice; found one that is sliced to {list(encoder.widths)}")
     if not (encoder.is_post_norm or encoder.is_pre_norm):

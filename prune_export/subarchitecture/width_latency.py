@@ -11,7 +11,18 @@ import numpy as np
 import torch
 
 from exporters.axes import take
-from exporters.encoder import ConstantBlock, Encoder, FeatureHead, Layer, Linear, Norm, SpanHead, TokenHead
+from exporters.distances import Distances, Projection
+from exporters.encoder import (
+    AttentionScores,
+    ConstantBlock,
+    Encoder,
+    FeatureHead,
+    Layer,
+    Linear,
+    Norm,
+    SpanHead,
+    TokenHead,
+)
 from prune_export.families.names import NORMS
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, BlockNetworks, largest_layer, without_head
@@ -97,7 +108,7 @@ class _SlicedBlocks(BlockNetworks):
 
     def __init__(self, encoder: Encoder, width: int) -> None:
         super().__init__(encoder)
-        self._width = width
+        self._dense, self._width = encoder, width
         self._sizes |= {"hidden": width, "written": width}
         embeddings = encoder.embeddings
         if embeddings.projection is None:
@@ -117,6 +128,15 @@ class _SlicedBlocks(BlockNetworks):
 
     def without_blocks(self) -> Encoder:
         return replace(self._encoder, layers=tuple(self._layer(0, 0) for _ in self._encoder.layers))
+
+    def _scores(self, heads: int) -> AttentionScores:
+        scores = super()._scores(heads)
+        if not isinstance(scores, Distances):
+            return scores
+        shape = (heads, self._sizes["query_key"], self._dense.hidden_size)
+        own = (scores.content_to_position, scores.position_to_content)
+        key, query = (Projection(self._normal(shape), None) if there else None for there in own)
+        return replace(scores, key=key, query=query)
 
     def _layer(self, heads: int, columns: int) -> Layer:
         layer = super()._layer(heads, columns)
