@@ -12,7 +12,9 @@ Networks are BERT of published structures, as on the model hub, with random weig
 million parameters with 8,194 positions, which is ours only. optimum needs transformers 4.
 
     python -m benchmarks.export_cost [--data ../shared] [--rounds 3]
+    python -m benchmarks.export_cost --families mpnet modernbert deberta-v2 --name export-cost-families
 
+With --families they are dense base-size networks of those families instead (benchmarks/families.py), without the proof.
 Checkpoints are made in `--work` (and stay there).
 """
 
@@ -26,8 +28,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.families import NETWORKS as FAMILIES
+from benchmarks.families import make_checkpoint as make_family
 from benchmarks.measuring import Run, as_json, run_process, write_results
 from benchmarks.speed import NETWORKS, make_checkpoint
+from prune_export.checkpoint.load import load_checkpoint
 
 IMPORTS = "import prune_export; prune_export.export; from transformers import AutoConfig"
 COMMAND = "import sys; from prune_export.cli.main import main; sys.exit(main())"
@@ -36,9 +41,9 @@ LONG = "8194-positions"
 ROWS = ("prune-export", "prune-export --no-verify", "optimum-cli", "imports")
 
 
-def command(row: str, model: Path, folder: Path) -> list[str]:
+def command(row: str, model: Path, folder: Path, task_name: str) -> list[str]:
     """The command of one row; its output goes into `folder`."""
-    task = ["--model", str(model), "--task", "question-answering"]
+    task = ["--model", str(model), "--task", task_name]
     ours = [sys.executable, "-c", COMMAND, *task, "--output", str(folder), "--target", "cpu", "--quiet"]
     return {
         "prune-export": ours,
@@ -72,15 +77,17 @@ def add_tokenizer(data: Path, folder: Path) -> None:
         shutil.copy(data / "models" / "minilm-qa-dense" / name, folder / name)
 
 
-def measure(model: Path, rows: tuple[str, ...], rounds: int) -> dict[str, Any]:
-    """All rows on one checkpoint, in alternating rounds."""
+def measure(
+    model: Path, rows: tuple[str, ...], rounds: int, *, task_name: str = "question-answering"
+) -> dict[str, Any]:
+    """All rows on one checkpoint, in alternating rounds; the first one is compared with optimum's."""
     runs: dict[str, list[Run]] = {row: [] for row in rows}
     sizes: dict[str, float] = {}
     for turn in range(rounds):
         for row in rows:
             with tempfile.TemporaryDirectory(dir=model.parent) as folder:
                 output = Path(folder) / "out"
-                runs[row].append(run_process(command(row, model, output)))
+                runs[row].append(run_process(command(row, model, output, task_name)))
                 sizes[row] = sum(path.stat().st_size for path in output.glob("*.onnx*")) / 2**20
             print(f"{model.name}: round {turn}: {row}: {runs[row][-1]}", flush=True)
     found: dict[str, Any] = {
@@ -89,7 +96,7 @@ def measure(model: Path, rows: tuple[str, ...], rounds: int) -> dict[str, Any]:
         "rows": {row: as_json(own) for row, own in runs.items()},
     }
     if "optimum-cli" in rows:
-        ours, theirs = runs[ROWS[0]], runs["optimum-cli"]
+        ours, theirs = runs[rows[0]], runs["optimum-cli"]
         found["time_of_optimum_cli"] = median(a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True))
         found["memory_of_optimum_cli"] = median(a.peak_mib / b.peak_mib for a, b in zip(ours, theirs, strict=True))
     return found
@@ -101,9 +108,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where checkpoints are made")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="export_cost", help="name of the results file")
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, help="networks of families instead, in build/families"
+    )
     options = parser.parse_args()
     networks: dict[str, Any] = {}
-    for name in PUBLISHED:
+    for name in options.families or ():
+        model = Path("build/families") / name
+        make_family(name, model)
+        networks[name] = measure(model, ROWS[1:], options.rounds, task_name=load_checkpoint(model).task)
+    for name in () if options.families else PUBLISHED:
         model = options.work / name
         make_checkpoint(NETWORKS[name].structure, options.data, model)
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
@@ -111,8 +125,9 @@ def main() -> None:
             copy = Path(shutil.copytree(model, Path(folder) / name))
             add_tokenizer(options.data, copy)
             networks[name] = measure(copy, ROWS, options.rounds)
-    make_long(options.work / LONG)
-    networks[LONG] = measure(options.work / LONG, ROWS[:2], options.rounds)
+    if not options.families:
+        make_long(options.work / LONG)
+        networks[LONG] = measure(options.work / LONG, ROWS[:2], options.rounds)
     print(write_results(options.name, {"rounds": options.rounds, "networks": networks}))
     for name, found in networks.items():
         for row, own in found["rows"].items():
