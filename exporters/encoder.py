@@ -177,12 +177,16 @@ class Rotary(AttentionScores):
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
-    def is_near(self, length: int) -> Tensor | None:
-        """Returns which keys each query sees, bool `[query, key]`; None without a window."""
+    def visible(self, attended: Tensor) -> Tensor:
+        """Returns which keys a query sees of those that are `attended`, bool `[batch, 1, 1, key]`.
+
+        With a window that is bool `[batch, 1, query, key]`. A query then sees itself as well, so that no row is empty.
+        """
         if self.window is None:
-            return None
-        places = torch.arange(length, device=self.frequencies.device)
-        return (places[:, None] - places).abs() <= self.window
+            return attended
+        places = torch.arange(attended.shape[-1], device=attended.device)
+        away = (places[:, None] - places).abs()
+        return (away <= self.window) & (attended | (away == 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -250,13 +250,11 @@ def visible(scores: description.Rotary, attends: Tensor | None, length: int, dty
 
     `attends` is additive, `[batch, 1, 1, key]`. A query always sees itself, so that no row is empty.
     """
-    near = scores.is_near(length)
-    if near is None:
+    if scores.window is None:
         return attends
-    least, device = torch.finfo(dtype).min, near.device if attends is None else attends.device
-    near, itself = near.to(device), torch.eye(length, dtype=torch.bool, device=device)
-    seen = near if attends is None else near & (attends.eq(0) | itself)
-    return torch.zeros((), dtype=dtype, device=device).masked_fill(~seen, least)
+    device = scores.frequencies.device if attends is None else attends.device
+    attended = torch.ones(1, 1, 1, length, dtype=torch.bool, device=device) if attends is None else attends.eq(0)
+    return torch.zeros((), dtype=dtype, device=device).masked_fill(~scores.visible(attended), torch.finfo(dtype).min)
 
 
 def _attended_pairs(query: Tensor, terms: Tensor | None, attends: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -43,10 +43,7 @@ def contexts(block: Attention, x: Tensor, attended: Tensor) -> Tensor:
     query, key = project(block.query_weight, block.query_bias), project(block.key_weight, block.key_bias)
     if isinstance(block.scores, Rotary):
         query, key = block.scores.rotate(query), block.scores.rotate(key)
-        near = block.scores.is_near(x.shape[1])
-        if near is not None:
-            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-            mask = near.to(x.device) & (mask | itself)
+        mask = block.scores.visible(mask)
     if isinstance(block.scores, Distances) and block.scores.terms:
         embeddings = normalized_embeddings(block.scores).to(x.device)
         terms = distance_terms(block.scores, embeddings, query, key, position_key(block), position_query(block))
