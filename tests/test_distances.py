@@ -38,7 +38,6 @@ from prune_export.pruning.file_size import file_bytes, measure_file_size
 from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
 from prune_export.pruning.pruner import Pruner, PrunerSettings
 from prune_export.pruning.reconstruction.forward import attention_update, feed_forward_update, normalized
-from prune_export.slicing.support import check_sliceable
 from prune_export.slim_model.model import slim_module
 from prune_export.subarchitecture.plain_config import check_parent
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
@@ -563,8 +562,6 @@ def test_what_has_no_form_is_refused(tmp_path: Path) -> None:
             build(checkpoint.encoder, TARGETS["cuda-packed"], PRECISIONS["fp16"])
         with pytest.raises(UnsupportedError, match="search without --uniform"):
             check_parent(checkpoint)
-        with pytest.raises(UnsupportedError, match=r"slicing knows DotProduct.*; found Distances"):
-            check_sliceable(checkpoint.encoder)
 
 
 # --- sizes and costs --------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from exporters.onnx.writer import build
 from exporters.rotary import pad_pairs, pairs_of, restore_pairs
 from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
-from prune_export.families.modernbert import layer_type, rope_theta, rotary_frequencies
+from prune_export.families.modernbert import layer_type, rope_theta
+from prune_export.families.rotation import rotary_frequencies
 from prune_export.families.state_dict import state_dict
 from prune_export.parity.inputs import cases
 from prune_export.slim_model.model import slim_module

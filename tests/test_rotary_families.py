@@ -23,6 +23,7 @@ from prune_export.facts.plan import LayerPlan, Plan
 from prune_export.families import FAMILIES
 from prune_export.families.rotation import rotary_frequencies
 from prune_export.slim_model.model import slim_module
+from prune_export.training.methods.student import write_student
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
 from tests.models import ALL_CASES, FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, padded_inputs, save
 
@@ -287,7 +288,14 @@ REFUSED: list[tuple[FamilyCase, dict[str, Any], str]] = [
     (NOMIC, {"prenorm": True}, "prenorm is True"),
     (NOMIC, {"activation_function": "gelu"}, "activation_function is gelu"),
     (NOMIC, {"rotary_emb_fraction": 0.5}, r"rotary_emb_fraction is 0\.5"),
-    (NOMIC, {"type_vocab_size": 0}, "type_vocab_size is 0"),
+    (NOMIC, {"type_vocab_size": 0}, "expected 1 or more token types; found type_vocab_size 0"),
+    (JINA, {"type_vocab_size": 0}, "expected 1 or more token types; found type_vocab_size 0"),
+    (NOMIC, {"rope_parameters": ROPE | {"rope_theta": 0}}, "rope_theta is 0; expected a number above 0"),
+    (GTE, {"rope_parameters": ROPE | {"rope_theta": -1000.0}}, "expected a number above 0"),
+    (JINA, {"rope_parameters": ROPE | {"rope_theta": 1e-300}}, "expected a number above 0"),
+    (GTE, {"rope_parameters": ROPE | {"rope_theta": "1000"}}, "rope_theta is '1000'"),
+    (GTE, {"head_dim": None}, "head_dim None"),
+    (JINA, {"head_dim": 6.0}, r"head_dim 6\.0"),
     (NOMIC, {"head_dim": 8}, "expected an even head size"),
     (GTE, {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 2.0}}, "rope_type 'linear'"),
     (JINA, {"rope_parameters": ROPE | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
@@ -309,6 +317,53 @@ def test_names_of_other_code_that_say_the_same(tmp_path: Path) -> None:
     same = {"n_layer": 3, "n_embd": 24, "n_inner": 20, "n_head": 4, "rotary_emb_base": 1000, "n_positions": 8192}
     change(folder, **same, activation_function="swiglu", prenorm=False, qkv_proj_bias=False, num_experts=0)
     assert len(load_checkpoint(folder).encoder.layers) == 3
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["rope", "rotary"])
+def test_a_key_that_the_classes_pass_over(case: FamilyCase, kind: str, tmp_path: Path) -> None:
+    """The configurations of the code that came with GTE and Jina v3 hold it."""
+    model = make_model(case, case.task)
+    folder = change(save(model, tmp_path / "model"), position_embedding_type=kind)
+    found = prune_export.inspect(folder)
+    inputs = example_inputs(model)
+    expected = torch_outputs(load_reference_model(found.checkpoint), found.slim, inputs)
+    assert largest_difference(expected, onnx_outputs(found.slim, inputs, tmp_path)) < 1e-5
+
+
+@five
+def test_a_student_of_a_configuration_with_both_names(tmp_path: Path) -> None:
+    folder = change(save(make_model(NOMIC, "token-classification"), tmp_path / "model"), n_layer=3)
+    write_student(load_checkpoint(folder), (0, 2), tmp_path / "student")
+    assert len(load_checkpoint(tmp_path / "student").encoder.layers) == 2
+
+
+@every_case
+def test_a_decoder_that_is_not_what_it_is_tied_to(case: FamilyCase, tmp_path: Path) -> None:
+    """transformers 5 unties it then; version 4 reads over it."""
+    model = make_model(case, "fill-mask")
+    folder = save(model, tmp_path / "model")
+    tensors, table = load_file(folder / "model.safetensors"), FAMILIES[case.model_type].heads["fill-mask"]
+    weight, bias = table["decoder.weight"].name, table["decoder.bias"].name
+    word = next(value for name, value in tensors.items() if name.endswith("word_embeddings.weight"))
+    for value, fits in ((word.clone(), True), (word + 1, False)):
+        save_file(tensors | {weight: value}, folder / "model.safetensors", {"format": "pt"})
+        if fits:
+            load_checkpoint(folder)
+        else:
+            with pytest.raises(UnsupportedError, match=f"'{weight}' is not what it would be tied to"):
+                load_checkpoint(folder)
+    own = weight.replace(".weight", ".bias")
+    if own != bias:
+        moved = {own if name == bias else name: value for name, value in tensors.items()}
+        save_file(moved, folder / "model.safetensors", {"format": "pt"})
+        found = prune_export.inspect(folder)
+        inputs = example_inputs(model)
+        expected = torch_outputs(model, found.slim, inputs)
+        assert largest_difference(expected, onnx_outputs(found.slim, inputs, tmp_path)) < 1e-5
+        save_file(tensors | {own: tensors[bias] + 1}, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UnsupportedError, match=f"'{own}' is not what it would be tied to"):
+            load_checkpoint(folder)
 
 
 @five

@@ -201,6 +201,8 @@ def _check_sizes(family: Family, config: Any, source: Source) -> None:
             raise CheckpointError(f"{path}: expected a whole number of 1 or more for the {name} size; found {value!r}")
     if not isinstance(sizes.types, int):
         raise CheckpointError(f"{path}: expected a whole number for the token types; found {shown(sizes.types)}")
+    if "token_type" in family.embeddings and sizes.types < (0 if family.optional_types else 1):
+        raise CheckpointError(f"{path}: expected 1 or more token types; found type_vocab_size {sizes.types}")
     if not isinstance(sizes.epsilon, float) or not 0 <= sizes.epsilon < 1:
         epsilon = shown(sizes.epsilon)
         raise CheckpointError(f"{path}: expected a small number for the norms' epsilon; found {epsilon}")

@@ -72,6 +72,7 @@ DEBERTA = Family(
     layers=_LAYER,
     scores_values=_scores_values,
     resizes_heads=False,
+    optional_types=True,
     masks_embeddings=True,
     scores_kind=Distances,
     variant=_variant,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from exporters.axes import Sizes, assemble, axes_of
@@ -72,7 +73,7 @@ def check_supported(config: Any, dimensions: Dimensions) -> None:
         UnsupportedError: it would be exported wrongly.
     """
     kind = getattr(config, "position_embedding_type", None) or "absolute"
-    if kind != "absolute":
+    if kind != "absolute" and dimensions.has_position_rows:  # other classes pass over it
         raise UnsupportedError(
             f"config.json: position_embedding_type is '{clipped(str(kind))}'; expected 'absolute' (scores with "
             "relative positions are not supported)"
@@ -214,16 +215,33 @@ class _EncoderReader:
         kind, table = SPECS[task].head, dict(self.family.heads[task])
         sizes = {**self.dimensions.sizes, **({"label": 2} if kind is SpanHead else {})}
         is_tied = kind is MaskedLanguageHead and getattr(self.config, "tie_word_embeddings", True)
-        if is_tied:
-            del table["decoder.weight"]
-        elif kind is MaskedLanguageHead:
-            own_bias = f"{table['decoder.weight'].module}.bias"
-            if own_bias in self.source:  # transformers 5 then unties the bias, too
-                table["decoder.bias"] = Stored(own_bias)
+        if kind is MaskedLanguageHead:
+            weight, bias = table["decoder.weight"], table["decoder.bias"]
+            own_bias = Stored(f"{weight.module}.bias")
+            if is_tied:
+                del table["decoder.weight"]
+                self.check_tied(weight.name, embeddings.word)
+                if own_bias.name in self.source and bias.name in self.source:
+                    shape = (self.dimensions.vocabulary,)
+                    self.check_tied(own_bias.name, self.source.tensor(bias.name, shape))
+            if own_bias.name in self.source and (not is_tied or bias.name not in self.source):
+                table["decoder.bias"] = own_bias  # transformers 5 unties the bias as well
         tensors = self.tensors(kind, table, sizes, reason=self.for_task(task))
         if is_tied:
             tensors["decoder.weight"] = embeddings.word
         return assemble(kind, tensors, **head_values(self.family, self.dimensions, task), epsilon=self.epsilon)
+
+    def check_tied(self, name: str, other: Tensor) -> None:
+        """Checks that the tensor `name`, where there is one, is the one that it is tied to.
+
+        Raises:
+            UnsupportedError: it is not: transformers 4 would read the other one, and version 5 this one.
+        """
+        if name in self.source and not torch.equal(self.source.tensor(name, tuple(other.shape)), other):
+            raise UnsupportedError(
+                f"config.json says tie_word_embeddings, and '{name}' is not what it would be tied to: transformers 4 and 5 "
+                "read two networks; set tie_word_embeddings to false, or leave that tensor out"
+            )
 
     def for_task(self, task: Task) -> str:
         """Says why a task head's tensor is expected, and which class the checkpoint was saved from."""

@@ -49,4 +49,5 @@ GTE = Family(
         "lm_head.norm": ("lm_head.layer_norm",),
     },
     resizes_heads=False,
+    optional_types=True,
 )

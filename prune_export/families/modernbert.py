@@ -8,7 +8,7 @@ from exporters.encoder import Rotary
 from exporters.errors import UnsupportedError
 from prune_export.families.common import own_layer
 from prune_export.families.names import Dimensions, Family, masked_language_head
-from prune_export.families.rotation import check_head_size, check_is_not_scaled, rotary_frequencies
+from prune_export.families.rotation import check_head_size, check_is_not_scaled, frequencies_of
 from prune_export.families.table import Stored, linear
 from prune_export.files.reading import clipped
 
@@ -74,7 +74,7 @@ def layer_type(config: Any, index: int) -> str:
     return counted or named or _GLOBAL
 
 
-def rope_theta(config: Any, kind: str) -> float:
+def rope_theta(config: Any, kind: str) -> Any:
     """Returns the base of the rotary frequencies of layers of a type.
 
     transformers 4 has two keys, and version 5 a table. Each passes over what only the other one knows, so that the network
@@ -92,11 +92,11 @@ def rope_theta(config: Any, kind: str) -> float:
     if entry is None:
         if old is None:
             raise UnsupportedError(f"config.json: expected {key} or rope_parameters for {kind}; found neither")
-        return float(old)
+        return old
     check_is_not_scaled(entry, f"rope_parameters of {kind} have")
     if old is not None and entry.get("rope_theta", old) != old:
         raise _differs(f"rope_parameters of {kind}", entry, key, old)
-    return float(entry.get("rope_theta", old))
+    return entry.get("rope_theta", old)
 
 
 def _differs(new: str, value: Any, old: str, used: Any) -> UnsupportedError:
@@ -121,7 +121,7 @@ def _scores_values(config: Any, index: int) -> dict[str, Any]:
     dimensions, kind = _dimensions(config), layer_type(config, index)
     check_head_size(config, dimensions)
     return {
-        "frequencies": rotary_frequencies(rope_theta(config, kind), dimensions.head_size),
+        "frequencies": frequencies_of(rope_theta(config, kind), dimensions.head_size, f"rope_theta of {kind}"),
         "window": config.local_attention // 2 if kind == _LOCAL else None,
     }
 

@@ -133,7 +133,8 @@ class Family:
     `check(config, task)` raises UnsupportedError for a task that transformers cannot compute with a configuration. With
     `masks_embeddings` the hidden states of padding are zero before the first layer. `file_modules` holds the modules whose
     paths in files differ from those in the family's classes; transformers renames them when it reads and writes. A module
-    of a file that is several in the classes holds their rows one after the other.
+    of a file that is several in the classes holds their rows one after the other. `depth_keys` are the keys of config.json
+    that hold the number of layers. With `optional_types` networks may have no token types.
     """
 
     model_type: str
@@ -157,6 +158,8 @@ class Family:
     variant: Callable[[Any], Mapping[str, Any]] = _no_changes
     check: Callable[[Any, Task], None] = _no_check
     file_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    depth_keys: tuple[str, ...] = ("num_hidden_layers",)
+    optional_types: bool = False
 
     @property
     def is_gated(self) -> bool:

@@ -55,10 +55,7 @@ def _dimensions(config: Any) -> Dimensions:
             )
     for old, new in _OLD_NAMES.items():
         _compare(old, getattr(config, old, None), new, getattr(config, new))
-    dimensions = rotary_dimensions(config)
-    if isinstance(dimensions.types, int) and dimensions.types < 1:
-        raise UnsupportedError(f"config.json: type_vocab_size is {dimensions.types}; expected 1 or more token types")
-    return dimensions
+    return rotary_dimensions(config)
 
 
 def _scores_values(config: Any, index: int) -> dict[str, Any]:
@@ -119,4 +116,5 @@ NOMIC_BERT = Family(
         "mlp.fc2": ("mlp.down_proj",),
     },
     resizes_heads=False,
+    depth_keys=("num_hidden_layers", "n_layer"),
 )

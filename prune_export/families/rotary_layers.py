@@ -12,7 +12,7 @@ from typing import Any
 from exporters.errors import UnsupportedError
 from prune_export.families.common import bert_like_dimensions
 from prune_export.families.names import EMBEDDINGS, Dimensions
-from prune_export.families.rotation import check_head_size, check_is_not_scaled, rotary_frequencies
+from prune_export.families.rotation import check_head_size, check_is_not_scaled, frequencies_of
 from prune_export.families.table import Table, linear
 from prune_export.files.reading import clipped
 
@@ -56,4 +56,4 @@ def rotary_values(config: Any, _index: int) -> dict[str, Any]:
             f"config.json: rope_parameters have the partial_rotary_factor {clipped(str(part))}; expected 1, all dimensions "
             "of a head"
         )
-    return {"frequencies": rotary_frequencies(float(entry["rope_theta"]), dimensions.head_size), "window": None}
+    return {"frequencies": frequencies_of(entry["rope_theta"], dimensions.head_size, "rope_theta"), "window": None}

@@ -22,6 +22,20 @@ def rotary_frequencies(theta: float, size: int) -> Tensor:
     return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
 
 
+def frequencies_of(theta: Any, size: int, name: str) -> Tensor:
+    """Returns `rotary_frequencies` of a base that config.json has under `name`.
+
+    Raises:
+        UnsupportedError: it is no number above 0, or too near to it for float32.
+    """
+    frequencies = rotary_frequencies(float(theta), size) if type(theta) in (int, float) and theta > 0 else None
+    if frequencies is None or not torch.isfinite(frequencies).all():
+        raise UnsupportedError(
+            f"config.json: {name} is {clipped(repr(theta))}; expected a number above 0, the base of the rotary frequencies"
+        )
+    return frequencies
+
+
 def check_is_not_scaled(entry: Any, name: str) -> None:
     """Checks a table of rotary parameters, which config.json has under `name`.
 
@@ -41,8 +55,10 @@ def check_head_size(config: Any, dimensions: Dimensions) -> None:
     Raises:
         UnsupportedError: it does.
     """
-    if dimensions.head_size % 2 or getattr(config, "head_dim", None) not in (None, dimensions.head_size):
+    size = dimensions.head_size
+    said = getattr(config, "head_dim", size)
+    if size % 2 or type(said) is not int or said != size:
         raise UnsupportedError(
-            f"config.json: expected an even head size, hidden_size / num_attention_heads; found {dimensions.head_size} and "
-            f"head_dim {clipped(str(getattr(config, 'head_dim', None)))}"
+            f"config.json: expected an even head size, hidden_size / num_attention_heads; found {size} and head_dim "
+            f"{clipped(str(said))}"
         )

@@ -153,7 +153,7 @@ def write_student(checkpoint: Checkpoint, keep: Sequence[int], folder: Path) -> 
     _check_kinds_stay(checkpoint, keep)
     check_beside(checkpoint.source.folder, (CONFIG,))  # the student's says the same
     weights = read_weights(checkpoint.source.folder, family)
-    sizes: dict[str, Any] = {"num_hidden_layers": len(keep)}
+    sizes: dict[str, Any] = {key: len(keep) for key in family.depth_keys if hasattr(config, key)}
     if getattr(config, "layer_types", None) is not None:
         sizes["layer_types"] = config.layer_types[: len(keep)]
     smaller = type(config).from_dict({**config.to_dict(), **sizes})
