@@ -7,13 +7,12 @@ from prune_export.families.common import own_layer
 from prune_export.families.names import TOKEN_HEAD, Family, masked_language_head
 from prune_export.families.rotary_layers import (
     ATTENTION_AND_NORMS,
-    GATED_BLOCK,
     NO_POSITION_ROWS,
     QUERY_KEY_VALUE,
     rotary_dimensions,
     rotary_values,
 )
-from prune_export.families.table import linear
+from prune_export.families.table import Stored, linear
 
 GTE = Family(
     model_type="gte",
@@ -32,9 +31,10 @@ GTE = Family(
     activations={"text-classification": "tanh", "fill-mask": "gelu"},
     embeddings=NO_POSITION_ROWS,
     layers={
-        path: row
-        for path, row in {**ATTENTION_AND_NORMS, **GATED_BLOCK}.items()
-        if row.name not in ("mlp.gate_proj.bias", "mlp.up_proj.bias")
+        **ATTENTION_AND_NORMS,
+        "feed_forward.gating.gate.weight": Stored("mlp.gate_proj.weight"),
+        "feed_forward.up.weight": Stored("mlp.up_proj.weight"),
+        **linear("feed_forward.down", "mlp.down_proj"),
     },
     scores_kind=Rotary,
     scores_values=rotary_values,

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from exporters.encoder import Rotary
 from exporters.errors import UnsupportedError
-from prune_export.families.common import own_layer
-from prune_export.families.names import TOKEN_HEAD, Dimensions, Family, masked_language_head
-from prune_export.families.rotary_layers import (
-    ATTENTION_AND_NORMS,
-    GATED_BLOCK,
-    NO_POSITION_ROWS,
-    QUERY_KEY_VALUE,
-    rotary_dimensions,
-    rotary_values,
-)
+from prune_export.families.gte import GTE
+from prune_export.families.names import Dimensions, masked_language_head
+from prune_export.families.rotary_layers import QUERY_KEY_VALUE, rotary_dimensions, rotary_values
 from prune_export.families.table import linear
 from prune_export.files.reading import clipped
 
@@ -73,21 +66,16 @@ def _compare(old: str, said: Any, new: str, used: Any) -> None:
         )
 
 
-_BIASES = ("self_attn.", "mlp.")
-
-NOMIC_BERT = Family(
+# GTE's network without biases beside those of norms and task heads.
+NOMIC_BERT = replace(
+    GTE,
     model_type="nomic_bert",
     architecture="NomicBert",
     prefix="nomic_bert",
     dimensions=_dimensions,
-    layer=own_layer("layers"),
     heads={
-        "token-classification": TOKEN_HEAD,
-        "text-classification": {
-            **linear("dense", "nomic_bert.pooler.dense"),
-            **linear("output", "classifier"),
-        },
-        "feature-extraction": {},
+        **GTE.heads,
+        "text-classification": {**linear("dense", "nomic_bert.pooler.dense"), **linear("output", "classifier")},
         "fill-mask": masked_language_head(
             dense="cls.predictions.transform.dense",
             norm="cls.predictions.transform.layer_norm",
@@ -96,13 +84,7 @@ NOMIC_BERT = Family(
         ),
     },
     activations={"text-classification": "tanh", "fill-mask": None},
-    embeddings=NO_POSITION_ROWS,
-    layers={
-        path: row
-        for path, row in {**ATTENTION_AND_NORMS, **GATED_BLOCK}.items()
-        if not (row.name.startswith(_BIASES) and row.name.endswith(".bias"))
-    },
-    scores_kind=Rotary,
+    layers={path: row for path, row in GTE.layers.items() if "norm" in path or not row.name.endswith(".bias")},
     scores_values=_scores_values,
     file_modules={
         "encoder.layers": ("layers",),
@@ -115,6 +97,6 @@ NOMIC_BERT = Family(
         "mlp.fc12": ("mlp.gate_proj",),
         "mlp.fc2": ("mlp.down_proj",),
     },
-    resizes_heads=False,
+    optional_types=False,
     depth_keys=("num_hidden_layers", "n_layer"),
 )

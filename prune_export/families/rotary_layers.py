@@ -28,11 +28,6 @@ ATTENTION_AND_NORMS: Table = {
     **linear("attention_norm", "post_attention_layernorm"),
     **linear("feed_forward_norm", "post_mlp_layernorm"),
 }
-GATED_BLOCK: Table = {
-    **linear("feed_forward.gating.gate", "mlp.gate_proj"),
-    **linear("feed_forward.up", "mlp.up_proj"),
-    **linear("feed_forward.down", "mlp.down_proj"),
-}
 
 
 def rotary_dimensions(config: Any) -> Dimensions:
