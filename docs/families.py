@@ -40,8 +40,9 @@ _NOTES = """\
   transformers 5.
 - **ModernBERT**: queries and keys are rotated by position, so that their dimensions go in pairs, and a key bias stays. Two
   of three layers see 64 positions to either side; on the CPU sequences of more than 320 tokens attend in blocks there, in
-  time that grows with the length, and in the other layers tile by tile: memory grows with the length alone (1.1 GiB for
-  8,192 tokens of a base-size network of 12 layers). What a padded query gives is left open: its window may hold no token.
+  time that grows with the length, and in the other layers tile by tile: memory grows with the length alone: 8,192 tokens
+  of a base-size network of 12 layers take 1.4 GiB and 21 s, the portable file 8.1 GiB and 59 s (one thread of an AMD EPYC,
+  `python -m benchmarks.long_inputs`). What a padded query gives is left open: its window may hold no token.
   Blocks have gates: a column goes if its product is the same for every input. Norms stand before the blocks, so that a
   block that loses everything leaves nothing. A configuration that transformers 4 and 5 would read as two networks is
   refused.
