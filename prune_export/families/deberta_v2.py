@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from exporters.distances import Distances
 from exporters.errors import UnsupportedError
-from prune_export.families.common import own_layer
+from prune_export.families.deberta import DEBERTA
 from prune_export.families.disentangled import (
-    check_task,
     disentangled_dimensions,
-    disentangled_heads,
     disentangled_variant,
     distance_values,
     span_of,
     terms_of,
 )
-from prune_export.families.names import LAYER, Dimensions, Family
+from prune_export.families.names import LAYER, Dimensions
 from prune_export.families.table import Table, linear
 from prune_export.files.reading import shown
 
@@ -87,20 +85,12 @@ def _variant(config: Any) -> dict[str, Any]:
     return changes
 
 
-DEBERTA_V2 = Family(
+DEBERTA_V2 = replace(
+    DEBERTA,
     model_type="deberta-v2",
     architecture="DebertaV2",
-    prefix="deberta",
     dimensions=_dimensions,
-    layer=own_layer("encoder.layer"),
-    heads=disentangled_heads(legacy=True),
-    activations={"text-classification": "gelu"},
     layers=_LAYER,
     scores_values=_scores_values,
-    resizes_heads=False,
-    optional_types=True,
-    masks_embeddings=True,
-    scores_kind=Distances,
     variant=_variant,
-    check=check_task,
 )
