@@ -106,7 +106,11 @@ TASKS = {
         _QA,
         _SST2,
         replace(
-            _QA, name="qa-curve", budgets=(0.5, 0.25, 0.1), gradual=_QA.gradual | {"answers": "network"}, runs=CURVE
+            _QA,
+            name="qa-curve",
+            budgets=(0.5, 0.25, 0.1),
+            gradual=_QA.gradual | {"answers": "network", "learning_rates": [2e-4, 4e-4, 1e-3]},
+            runs=CURVE,
         ),
         replace(_SST2, name="sst2-curve", gradual=_SST2.gradual | {"answers": "network"}, runs=CURVE),
     )

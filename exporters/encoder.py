@@ -33,6 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 Positions = Literal["absolute", "from_padding", "none"]
+Pooling = Literal["first", "mean", "late"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,17 +67,17 @@ class Norm:
 class Embeddings:
     """The sum of word, position and token-type rows, a norm, and a projection where rows are narrower than the encoder.
 
-    `positions` is "absolute" (the row is the token's index in the sequence), "from_padding" (RoBERTa: the row is
-    `pad_token_id` + the number of non-padding tokens so far; padding tokens take row `pad_token_id`) or "none" (`position`
-    is None, and `longest` is the greatest length that the model is meant for, in tokens). `token_type` is None where there
-    are no token types; a single row is that of every token, and no input says so. Where they are `masked`, the hidden states
-    of padding are zero.
+    Without a norm the sum itself is what comes out. `positions` is "absolute" (the row is the token's index in the
+    sequence), "from_padding" (RoBERTa: the row is `pad_token_id` + the number of non-padding tokens so far; padding tokens
+    take row `pad_token_id`) or "none" (`position` is None, and `longest` is the greatest length that the model is meant
+    for, in tokens). `token_type` is None where there are no token types; a single row is that of every token, and no input
+    says so. Where they are `masked`, the hidden states of padding are zero.
     """
 
     word: Annotated[Tensor, Axes("vocabulary", "embedding")]
     position: Annotated[Tensor | None, Axes("position", "embedding")]
     token_type: Annotated[Tensor | None, Axes("token_type", "embedding")]
-    norm: Annotated[Norm, Renamed(features="embedding")]
+    norm: Annotated[Norm | None, Renamed(features="embedding")]
     projection: Annotated[Linear | None, Renamed(inputs="embedding", outputs="hidden")]
     positions: Positions
     pad_token_id: int
@@ -323,15 +324,21 @@ class Head:
     """The facts that each task head declares.
 
     `outputs` are the names of the network's outputs, all float32, as in transformers. Unless the head `answers_per_token`
-    there is one answer per sequence. `quantizable` are the linear maps that int8 multiplies in
-    integers; most heads have none, because they are small and errors in them reach the answer directly.
+    there is one answer per sequence.
     """
 
     __slots__ = ()
 
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     answers_per_token: ClassVar[bool] = True
-    quantizable: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def quantizable(self) -> tuple[str, ...]:
+        """Returns the linear maps that int8 multiplies in integers.
+
+        Most heads have none, because they are small and errors in them reach the answer directly.
+        """
+        return ()
 
     @property
     def reads_first_token_only(self) -> bool:
@@ -361,7 +368,8 @@ class TokenHead(Head):
 class SequenceHead(Head):
     """Text classification: `output(norm(activation(dense(pooled))))`; most heads have no norm.
 
-    `pooled` is the state of the first token, or with the pooling "mean" the mean of the states of all attended tokens.
+    `pooled` is the state of the first token, or with the pooling "mean" the mean of the states of all attended tokens. With
+    "late" every token goes through dense map, activation and norm, and `output` reads the mean of what comes out.
     """
 
     answers_per_token: ClassVar[bool] = False
@@ -370,7 +378,7 @@ class SequenceHead(Head):
     activation: str
     output: Annotated[Linear, Renamed(inputs="pooled", outputs="label")]
     norm: Annotated[Norm | None, Renamed(features="pooled")] = None
-    pooling: Literal["first", "mean"] = "first"
+    pooling: Pooling = "first"
 
     @property
     def reads_first_token_only(self) -> bool:
@@ -379,14 +387,14 @@ class SequenceHead(Head):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskedLanguageHead(Head):
-    """Fill-mask: `decoder(norm(activation(dense(x))))`; a tied decoder holds the word embeddings' own tensor."""
+    """Fill-mask: a tied `decoder` holds the word embeddings' own tensor. A transform may come before it."""
 
-    quantizable: ClassVar[tuple[str, ...]] = ("dense", "decoder")
-
-    dense: Annotated[Linear, Renamed(inputs="hidden", outputs="embedding")]
-    activation: str
-    norm: Annotated[Norm, Renamed(features="embedding")]
     decoder: Annotated[Linear, Renamed(inputs="embedding", outputs="vocabulary")]
+    transform: Annotated[Transform | None, Renamed(hidden="hidden", pooled="embedding")] = None
+
+    @property
+    def quantizable(self) -> tuple[str, ...]:
+        return ("decoder",) if self.transform is None else ("dense", "decoder")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -432,18 +440,17 @@ class Encoder:
     def norms(self) -> tuple[Norm, ...]:
         """Returns a norm per place of the residual stream: that of the embeddings, then two per layer.
 
-        After the embeddings these are the norms that make the states of a post-norm encoder, and otherwise the first norm
-        that reads them.
+        These are the norms that make the states there, and otherwise the first norm that reads them.
         """
         layers = self.layers
         if self.final_norm is None:
             of_layers = (norm for layer in layers for norm in (layer.attention_norm, layer.feed_forward_norm))
-            return (self.embeddings.norm, *(norm for norm in of_layers if norm is not None))
+            return tuple(norm for norm in (self.embeddings.norm, *of_layers) if norm is not None)
         read_by = [self.final_norm]
         for layer in reversed(layers):
             read_by.append(layer.feed_forward_input_norm or read_by[-1])
             read_by.append(layer.attention_input_norm or read_by[-1])
-        return (self.embeddings.norm, *reversed(read_by[:-1]))
+        return (self.embeddings.norm or read_by[-1], *reversed(read_by[:-1]))
 
     @property
     def is_post_norm(self) -> bool:
@@ -457,11 +464,11 @@ class Encoder:
 
     @property
     def is_pre_norm(self) -> bool:
-        """Says whether norms stand before blocks alone, but for that of the embeddings, which the first attention reads."""
+        """Says whether norms stand before blocks alone; the first one may be that of the embeddings."""
         layers = self.layers
         return (
             self.final_norm is not None
-            and layers[0].attention_input_norm is None
+            and (layers[0].attention_input_norm is None) == (self.embeddings.norm is not None)
             and all(layer.attention_norm is None and layer.feed_forward_norm is None for layer in layers)
         )
 

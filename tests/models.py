@@ -128,6 +128,18 @@ ALL_CASES = (
     ),
     FamilyCase("gte", "GteConfig", BERT_LIKE | {"pad_token_id": 0, "type_vocab_size": 1}),
     FamilyCase("jina_embeddings_v3", "JinaEmbeddingsV3Config", BERT_LIKE | {"pad_token_id": 1, "type_vocab_size": 1}),
+    FamilyCase(
+        "eurobert",
+        "EuroBertConfig",
+        {name: value for name, value in BERT_LIKE.items() if name != "type_vocab_size"}
+        | {
+            "classifier_pooling": "late",
+            "attention_dropout": 0.1,
+            **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "mask_token_id"), 1),
+        },
+        epsilon="rms_norm_eps",
+        int8=0.4,  # as ModernBERT's
+    ),
     FamilyCase("albert", "AlbertConfig", BERT_LIKE | {"embedding_size": 12, "hidden_act": "gelu_new"}),
 )
 

@@ -29,7 +29,9 @@ from tests.models import ALL_CASES, FAMILY_CASES, FamilyCase, example_inputs, li
 
 NAMES = ("nomic_bert", "gte", "jina_embeddings_v3")
 CASES = [case for case in FAMILY_CASES if case.model_type in NAMES]
-NOMIC, GTE, JINA = (next(case for case in ALL_CASES if case.model_type == name) for name in NAMES)
+NOMIC, GTE, JINA, EUROBERT = (
+    next(case for case in ALL_CASES if case.model_type == name) for name in (*NAMES, "eurobert")
+)
 LENGTHS = (1, 2, 65, 66, 67, 127, 128, 129, 130, 300, 513)
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 five = pytest.mark.skipif(not CASES, reason="this version of transformers has none of these families")
@@ -379,7 +381,7 @@ def test_a_task_that_transformers_does_not_have(case: FamilyCase, tmp_path: Path
 
 
 @pytest.mark.skipif(bool(CASES), reason="this version of transformers has these families")
-@pytest.mark.parametrize("case", [NOMIC, GTE, JINA], ids=str)
+@pytest.mark.parametrize("case", [NOMIC, GTE, JINA, EUROBERT], ids=str)
 def test_an_older_transformers_refuses_in_a_line(case: FamilyCase, tmp_path: Path) -> None:
     config = {"model_type": case.model_type, **case.arguments}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -59,6 +59,28 @@ def test_budgets_that_are_none(budgets: list[float]) -> None:
         flops_schedule(budgets, 0.8)
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, [None] * 4),
+        ({"learning_rates": [2e-4, 4e-4]}, [4e-4, 4e-4, 2e-4, 2e-4]),
+        ({"learning_rates": [2e-4, 4e-4], "recovery_learning_rate": 1e-5}, [1e-5, 4e-4, 1e-5, 2e-4]),
+        ({"recovery_learning_rate": 1e-5}, [1e-5, None, 1e-5, None]),
+    ],
+)
+def test_each_budget_has_a_learning_rate(keys: dict[str, Any], expected: list[float | None], tmp_path: Path) -> None:
+    """They are given in the order of the budgets, here the smaller one first, and hold on the way to them as well."""
+    recipe = tiny_recipe(tmp_path, method=GRADUAL | {"step": 0.6} | keys, budget={"flops": [0.25, 0.5]})
+    assert [stage.flops_fraction for stage in stages_of(recipe)] == pytest.approx([0.5**0.5, 0.5, 0.5**1.5, 0.25])
+    assert [stage.learning_rate for stage in stages_of(recipe)] == expected
+
+
+def test_another_number_of_learning_rates_is_refused(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, method=GRADUAL | {"learning_rates": [1e-4]}, budget={"flops": [0.25, 0.5]})
+    with pytest.raises(UsageError, match=r"learning_rates: expected one per budget of budget\.flops, 2; found 1"):
+        stages_of(recipe)
+
+
 def test_the_window_with_the_answer_stands_for_its_question() -> None:
     def window(example: int, start: int) -> Feature:
         return Feature(example, np.arange(4), np.zeros(4, np.int64), start=start, end=start)

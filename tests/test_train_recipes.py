@@ -165,6 +165,7 @@ RANGES: dict[str, dict[str, tuple[float | None, float | None]]] = {
     },
     "gradual": {
         "step": (0, 1),
+        "learning_rates": (0, None),
         "recovery_steps": (0, 2**40),
         "recovery_epochs": (0, 1e9),
         "recovery_learning_rate": (0, None),

@@ -58,7 +58,9 @@ def embeddings(
         if token_type_ids is not None:  # otherwise there is one row, that of every token
             rows = builder.op("Gather", rows, token_type_ids, axis=0)
         x = builder.op("Add", x, context.to_residual(rows))
-    x = norm(context, enter(context, x, parameters.word.shape[1]), parameters.norm)
+    x = enter(context, x, parameters.word.shape[1])
+    if parameters.norm is not None:
+        x = norm(context, x, parameters.norm)
     if parameters.masked and context.target.layout != "packed":  # which has no padding
         mask = token_mask(context, context.precision.residual, first_only=False)
         x = builder.op("Mul", x, enter(context, mask, 1))

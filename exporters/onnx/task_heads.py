@@ -98,15 +98,17 @@ def task_head(context: GraphContext, encoder: Encoder, x: ir.Value) -> None:
                 )
         case SequenceHead():
             if head.pooling == "mean":
-                pooled = _mean(context, x, encoder.widths[-1])
-            else:
-                pooled = builder.op("Squeeze", x, builder.integers(1)) if context.target.layout == "batch-first" else x
-            states = _transformed(context, pooled, Transform(head.dense, head.activation, head.norm))
+                x = _mean(context, x, encoder.widths[-1])
+            elif head.pooling == "first" and context.target.layout == "batch-first":
+                x = builder.op("Squeeze", x, builder.integers(1))
+            states = _transformed(context, x, Transform(head.dense, head.activation, head.norm))
+            if head.pooling == "late":
+                states = context.to_matmul(_mean(context, context.to_residual(states), len(head.dense.weight)))
             logits = context.to_residual(linear(context, states, head.output, "output"))
             logits = builder.op("Identity", _float32(context, logits))
             builder.output(logits, head.outputs[0], dtype, ("batch_size", head.output.weight.shape[0]))
         case MaskedLanguageHead():
-            states = _transformed(context, x, Transform(head.dense, head.activation, head.norm))
+            states = _transformed(context, x, head.transform)
             logits = context.to_residual(_decoder(context, states, head))
             vocabulary = head.decoder.weight.shape[0]
             logits = builder.op("Identity", _float32(context, leave(context, logits, vocabulary)))

@@ -56,7 +56,9 @@ def resized_hint(tensors: Mapping[str, Tensor], family: Family, config: Any) -> 
     """Says what was removed from `tensors` without config.json saying so; None if there is nothing."""
     sizes = family.dimensions(config)
     layers = family.layer_paths(config)
-    norms = [(family.body(family.embeddings["norm.weight"].module), sizes.embedding)]
+    norms = [
+        (family.body(row.module), sizes.embedding) for path, row in family.embeddings.items() if path == "norm.weight"
+    ]
     norm_module = family.module(f"{family.input_norm('attention')}.weight")
     norms += [(f"{layer}.{norm_module}", sizes.hidden) for layer in layers]
     for norm, expected in norms:

@@ -38,6 +38,7 @@ from exporters.encoder import (
     Gated,
     Gating,
     Layer,
+    MaskedLanguageHead,
     Norm,
     Rotary,
     SpanHead,
@@ -154,7 +155,7 @@ class _Reader:
             **self.norm_values(0),
             **self.family.position_values(self.config),
         )
-        if "decoder.weight" in self.family.heads[record.task]:
+        if "decoder.weight" in self.family.heads[record.task] and getattr(self.config, "tie_word_embeddings", True):
             self.tensors.setdefault("head.decoder.weight", embeddings.word)  # tied
         rows = self.family.present(self.family.final_norm, self.config, self.family.body(""))
         final_norm = self.norm("final_norm", rows, -1) if rows else None
@@ -254,7 +255,7 @@ class _Reader:
     def norm_values(self, index: int | None) -> dict[str, Any]:
         """Returns what is not a tensor in the norm at place `index` of the residual stream; None: in another norm."""
         if self.sliced is None or index is None:
-            return {"epsilon": self.epsilon}
+            return {"epsilon": self.epsilon, "centered": self.family.centered_norms}
         return {"epsilon": self.sliced.epsilons[index], "centered": False}
 
     def norm(self, name: str, table: Table, index: int) -> Norm:
@@ -292,9 +293,11 @@ class _Reader:
                 self.require(f"{prefix}{path}")
         if isinstance(part, Embeddings):
             names = ["position"] if part.positions != "none" else []
-            norm_bias = self.family.present(self.family.embeddings, self.config, self.family.body("")).get("norm.bias")
-            for path in (*names, *(["norm.bias"] if norm_bias is not None and part.norm.centered else [])):
-                self.require(f"{prefix}{path}")
+            norm = self.family.present(self.family.embeddings, self.config, self.family.body(""))
+            names += [path for path in ("norm.weight", "norm.bias") if path in norm]
+            for path in names:
+                if not (path == "norm.bias" and part.norm is not None and not part.norm.centered):
+                    self.require(f"{prefix}{path}")
         if kind is Embeddings:
             width = self.dimensions.embedding if self.sliced is None else self.sliced.widths[0]
             self.check(part, prefix, {"hidden": self.widths(0)[0], "embedding": width})
@@ -302,7 +305,9 @@ class _Reader:
             hidden = self.dimensions.hidden
             last = hidden if self.sliced is None else self.sliced.widths[-1]
             sizes = {"hidden": last, "pooled": hidden, "feature": hidden, "embedding": self.dimensions.embedding}
-            if isinstance(part, SpanHead | TokenHead) and part.transform is not None:
+            if isinstance(part, MaskedLanguageHead) and part.transform is None:
+                sizes["embedding"] = last
+            if isinstance(part, SpanHead | TokenHead | MaskedLanguageHead) and part.transform is not None:
                 self.check(part.transform, f"{prefix}transform.", sizes)
                 self.check(replace(part, transform=None), prefix, sizes | {"hidden": hidden})  # reads what that writes
             else:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from exporters.errors import WeightsError
 from prune_export.families.names import Family
+from prune_export.families.table import Table
 from prune_export.files.reading import clipped
 
 # Names that transformers itself still reads under their old spelling.
@@ -17,13 +18,17 @@ _OLD_SUFFIXES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "Layer
 # What PyTorch's wrappers put into names wherever they stand.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
-# The first parts of the names of base models' tensors.
-BODY = frozenset({"embeddings", "embeddings_project", "encoder", "transformer", "pooler", "layers", "final_norm"})
+# The first parts of the names of base models' tensors, beside those in a family's tables.
+_BODY = frozenset({"embeddings", "embeddings_project", "encoder", "transformer", "pooler", "layers"})
 
 
 def body_parts(family: Family) -> frozenset[str]:
     """Returns the first parts of the names of a base model's tensors: DeBERTa's pooler belongs to a head."""
-    return BODY - {row.name.partition(".")[0] for table in family.heads.values() for row in table.values()}
+    return (_BODY | _first_parts(family.embeddings, family.final_norm)) - _first_parts(*family.heads.values())
+
+
+def _first_parts(*tables: Table) -> frozenset[str]:
+    return frozenset(row.name.partition(".")[0] for table in tables for row in table.values())
 
 
 def named(

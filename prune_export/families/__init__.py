@@ -9,6 +9,7 @@ from prune_export.families.deberta import DEBERTA
 from prune_export.families.deberta_v2 import DEBERTA_V2
 from prune_export.families.distilbert import DISTILBERT
 from prune_export.families.electra import ELECTRA
+from prune_export.families.eurobert import EUROBERT
 from prune_export.families.gte import GTE
 from prune_export.families.jina_embeddings_v3 import JINA_EMBEDDINGS_V3
 from prune_export.families.modernbert import MODERNBERT
@@ -20,7 +21,7 @@ from prune_export.families.xlm_roberta import XLM_ROBERTA
 
 _ALL = (
     *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, ALBERT),
-    *(MPNET, MODERNBERT, DEBERTA, DEBERTA_V2, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3),
+    *(MPNET, MODERNBERT, DEBERTA, DEBERTA_V2, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT),
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
@@ -29,7 +30,6 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 OTHERS: dict[str, str] = {
     "mobilebert": "its layers have bottlenecks and three norms of their own; MiniLM is as small",
     "new": "it runs code of its own, which is never run here; transformers 5 has it as 'gte'",
-    "eurobert": "it has grouped keys, which are not supported yet",
     "neobert": "it runs code of its own, which is never run here",
     "NeoBERT": "it runs code of its own, which is never run here",
     "whisper": "only text encoders are supported",

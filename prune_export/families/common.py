@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from exporters.errors import UnsupportedError
 from exporters.tasks import Task
 from prune_export.families.names import SPAN_HEAD, TOKEN_HEAD, Dimensions
 from prune_export.families.table import Table, linear
+from prune_export.files.reading import clipped
 
 
 def bert_like_dimensions(config: Any) -> Dimensions:
@@ -30,6 +32,19 @@ def bert_like_dimensions(config: Any) -> Dimensions:
         attention_dropout=config.attention_probs_dropout_prob,
         classifier_dropout=config.hidden_dropout_prob if dropout is None else dropout,
     )
+
+
+def check_same(old: str, said: Any, new: str, used: Any) -> None:
+    """Checks a key of config.json that only the code reads which came with a model, `said` under the name `old` (None: not).
+
+    Raises:
+        UnsupportedError: it differs from what transformers has `used`, under the name `new`.
+    """
+    if said is not None and said != used:
+        raise UnsupportedError(
+            f"config.json: {old} is {clipped(str(said))}, which transformers passes over; {new}, which it reads, is "
+            f"{clipped(str(used))} (by default, where it is not there). These are two networks: make both say the same"
+        )
 
 
 def own_layer(folder: str) -> Callable[[object, int], str]:

@@ -130,6 +130,7 @@ class _EncoderReader:
         self.source = source
         self.kept_heads = kept_heads
         self.epsilon = epsilon_of(config, dimensions)
+        self.norms = {"epsilon": self.epsilon, "centered": family.centered_norms}  # of the residual stream
 
     def tensors(
         self, kind: type[Any], table: Table, sizes: Sizes, *, prefix: str = "", reason: str = ""
@@ -156,7 +157,7 @@ class _EncoderReader:
         if self.family.final_norm:
             sizes = {"features": self.dimensions.hidden}
             tensors = self.tensors(Norm, self.family.final_norm, sizes, prefix=self.family.body(""))
-            final_norm = assemble(Norm, tensors, epsilon=self.epsilon)
+            final_norm = assemble(Norm, tensors, **self.norms)
         head = self.head(task, embeddings)
         return Encoder(task, embeddings, tuple(layers[path] for path in paths), head, final_norm)
 
@@ -171,7 +172,7 @@ class _EncoderReader:
         part = assemble(
             Embeddings,
             self.tensors(Embeddings, table, sizes.sizes, prefix=self.family.body("")),
-            epsilon=self.epsilon,
+            **self.norms,
             **self.family.position_values(self.config),
         )
         if part.token_type is not None and part.position is not None and sizes.types == 1:
@@ -192,7 +193,7 @@ class _EncoderReader:
         def part(kind: type[P], name: str, reason: str = "", **values: Any) -> P:
             rows = {field: row for field, row in section(table, name).items() if not field.startswith("scores.")}
             tensors = self.tensors(kind, rows, sizes, prefix=f"{path}.", reason=reason)
-            return assemble(kind, tensors, epsilon=self.epsilon, **values)
+            return assemble(kind, tensors, **self.norms, **values)
 
         def norm(name: str) -> Norm | None:
             rows = self.family.present(section(table, name), self.config, f"{path}.")

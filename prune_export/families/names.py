@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from exporters.axes import assemble
 from exporters.cost import LayerShape
-from exporters.encoder import AttentionScores, DotProduct, Positions
+from exporters.encoder import AttentionScores, DotProduct, Pooling, Positions
 from exporters.tasks import Task
 from prune_export.families.table import Stored, Table, linear, section
 from prune_export.tasks import SPECS
@@ -38,7 +38,7 @@ class Dimensions:
     attention_dropout: float
     classifier_dropout: float
     distance_rows: int = 0  # of the table of scores by distance, where there is one
-    pooling: Literal["first", "mean"] = "first"  # of text classification
+    pooling: Pooling = "first"  # of text classification
     head_activation: str | None = None  # of all task heads, where the configuration has one for them
     distance_terms: int = 0  # products of query or key with that table
     has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
@@ -93,8 +93,8 @@ TOKEN_HEAD: Table = linear("output", "classifier")
 def masked_language_head(dense: str, norm: str, decoder: str, bias: str) -> Table:
     """Returns the table of a fill-mask head; `bias` is the name of the decoder's bias where it is tied."""
     return {
-        **linear("dense", dense),
-        **linear("norm", norm),
+        **linear("transform.dense", dense),
+        **linear("transform.norm", norm),
         "decoder.weight": Stored(f"{decoder}.weight"),
         "decoder.bias": Stored(bias),
     }
@@ -134,7 +134,8 @@ class Family:
     `masks_embeddings` the hidden states of padding are zero before the first layer. `file_modules` holds the modules whose
     paths in files differ from those in the family's classes; transformers renames them when it reads and writes. A module
     of a file that is several in the classes holds their rows one after the other. `depth_keys` are the keys of config.json
-    that hold the number of layers. With `optional_types` networks may have no token types.
+    that hold the number of layers. With `optional_types` networks may have no token types. Without `centered_norms` the
+    norms of the residual stream are RMSNorm.
     """
 
     model_type: str
@@ -160,6 +161,7 @@ class Family:
     file_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     depth_keys: tuple[str, ...] = ("num_hidden_layers",)
     optional_types: bool = False
+    centered_norms: bool = True
 
     @property
     def is_gated(self) -> bool:

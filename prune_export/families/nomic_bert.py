@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from exporters.errors import UnsupportedError
+from prune_export.families.common import check_same
 from prune_export.families.gte import GTE
 from prune_export.families.names import Dimensions, masked_language_head
 from prune_export.families.rotary_layers import QUERY_KEY_VALUE, rotary_dimensions, rotary_values
@@ -47,23 +48,15 @@ def _dimensions(config: Any) -> Dimensions:
                 f"one; expected {expected[0]}"
             )
     for old, new in _OLD_NAMES.items():
-        _compare(old, getattr(config, old, None), new, getattr(config, new))
+        check_same(old, getattr(config, old, None), new, getattr(config, new))
     return rotary_dimensions(config)
 
 
 def _scores_values(config: Any, index: int) -> dict[str, Any]:
-    _compare(
+    check_same(
         "rotary_emb_base", getattr(config, "rotary_emb_base", None), "rope_theta", config.rope_parameters["rope_theta"]
     )
     return rotary_values(config, index)
-
-
-def _compare(old: str, said: Any, new: str, used: Any) -> None:
-    if said is not None and said != used:
-        raise UnsupportedError(
-            f"config.json: {old} is {clipped(str(said))}, which transformers passes over; {new}, which it reads, is "
-            f"{clipped(str(used))} (by default, where it is not there). These are two networks: make both say the same"
-        )
 
 
 # GTE's network without biases beside those of norms and task heads.

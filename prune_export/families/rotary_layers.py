@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from exporters.errors import UnsupportedError
 from prune_export.families.common import bert_like_dimensions
 from prune_export.families.names import EMBEDDINGS, Dimensions
-from prune_export.families.rotation import check_head_size, check_is_not_scaled, frequencies_of
+from prune_export.families.rotation import values_of_rotation
 from prune_export.families.table import Table, linear
-from prune_export.files.reading import clipped
 
 QUERY_KEY_VALUE = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
@@ -41,14 +39,4 @@ def rotary_values(config: Any, _index: int) -> dict[str, Any]:
     Raises:
         UnsupportedError: heads have no pairs, or frequencies are scaled.
     """
-    dimensions = rotary_dimensions(config)
-    check_head_size(config, dimensions)
-    entry = config.rope_parameters
-    check_is_not_scaled(entry, "rope_parameters have")
-    part = entry.get("partial_rotary_factor", 1.0)
-    if part != 1.0:
-        raise UnsupportedError(
-            f"config.json: rope_parameters have the partial_rotary_factor {clipped(str(part))}; expected 1, all dimensions "
-            "of a head"
-        )
-    return {"frequencies": frequencies_of(entry["rope_theta"], dimensions.head_size, "rope_theta"), "window": None}
+    return values_of_rotation(config, rotary_dimensions(config))

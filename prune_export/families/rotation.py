@@ -49,6 +49,24 @@ def check_is_not_scaled(entry: Any, name: str) -> None:
         )
 
 
+def values_of_rotation(config: Any, dimensions: Dimensions) -> dict[str, Any]:
+    """Returns the frequencies of the scores of a network whose layers are alike, from `rope_parameters`.
+
+    Raises:
+        UnsupportedError: heads have no pairs, or frequencies are scaled.
+    """
+    check_head_size(config, dimensions)
+    entry = config.rope_parameters
+    check_is_not_scaled(entry, "rope_parameters have")
+    part = entry.get("partial_rotary_factor", 1.0)
+    if part != 1.0:
+        raise UnsupportedError(
+            f"config.json: rope_parameters have the partial_rotary_factor {clipped(str(part))}; expected 1, all dimensions "
+            "of a head"
+        )
+    return {"frequencies": frequencies_of(entry["rope_theta"], dimensions.head_size, "rope_theta"), "window": None}
+
+
 def check_head_size(config: Any, dimensions: Dimensions) -> None:
     """Checks that the dimensions of a head form pairs, and that config.json names no other size of heads.
 

@@ -130,20 +130,24 @@ class _Dense:
     def __init__(self, encoder: Encoder, device: str) -> None:
         self.encoder = encoder
         self.layers = [to_device(layer, device) for layer in encoder.layers]
-        self.norms = [to_device(norm, device) for norm in encoder.norms[1:]]
+        self.first_norm, *self.norms = (to_device(norm, device) for norm in encoder.norms)
         self.embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device).requires_grad_(False)
         self.head = make_head(encoder.head, encoder.embeddings, 0.0).to(device).requires_grad_(False).eval()
 
     def states(self, batch: Batch, attended: Tensor) -> tuple[list[_Place], Tensor]:
         """Returns the places of the stream, with tensors `[batch, sequence, width]`, and the last hidden states."""
-        embeddings = self.embeddings
+        embeddings, with_gradients = self.embeddings, torch.is_grad_enabled()
         rows = embeddings.rows(batch["input_ids"], batch.get("token_type_ids"))
-        state = unscaled(embeddings.norm.describe(), rows).requires_grad_(torch.is_grad_enabled())
-        places = [_Place(state, state, torch.ones_like(state[..., :1]))]
-        x = scaled(embeddings.norm.describe(), state)
-        if embeddings.projection is not None:
-            x = embeddings.projection(x)
-        stream = x
+        if embeddings.norm is None:
+            stream = rows.requires_grad_(with_gradients)
+            state = unscaled(self.first_norm, stream)
+            places = [_Place(state, stream, root_mean_square(self.first_norm, rows.detach()))]
+            x = scaled(self.first_norm, state)
+        else:
+            state = unscaled(self.first_norm, rows).requires_grad_(with_gradients)
+            places = [_Place(state, state, torch.ones_like(state[..., :1]))]
+            x = scaled(self.first_norm, state)
+            stream = x = x if embeddings.projection is None else embeddings.projection(x)
         for index, norm in enumerate(self.norms):
             layer = self.layers[index // 2]
             attends = index % 2 == 0

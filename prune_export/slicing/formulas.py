@@ -94,26 +94,28 @@ def sliced_norm(norm: Norm, basis: Basis, width: int) -> Norm:
     return Norm(weight, None, norm.epsilon * ratio, centered=False)
 
 
-def sliced_embeddings(embeddings: Embeddings, basis: Basis, width: int) -> tuple[Embeddings, Reading]:
-    """Returns the embeddings in the basis of their norm, and the reading of the first hidden states.
+def sliced_embeddings(embeddings: Embeddings, norm: Norm, basis: Basis, width: int) -> tuple[Embeddings, Readings]:
+    """Returns the embeddings in the basis of `norm`, theirs or the first one after them, and how their states are read.
 
-    A projection after the norm goes into the reading: the first hidden states are as narrow as the embeddings.
+    A projection after the norm goes into the readings: the first hidden states are as narrow as the embeddings.
     """
-    writing = writing_of(embeddings.norm, basis, width).T.float()
+    writing = writing_of(norm, basis, width).T.float()
     token_type = embeddings.token_type
     tables = replace(
         embeddings,
         word=embeddings.word @ writing,
         position=None if embeddings.position is None else embeddings.position @ writing,
         token_type=None if token_type is None else token_type @ writing,
-        norm=sliced_norm(embeddings.norm, basis, width),
+        norm=None if embeddings.norm is None else sliced_norm(norm, basis, width),
         projection=None,
     )
-    reading = reading_of(embeddings.norm, basis, width)
+    reading = reading_of(norm, basis, width)
+    if embeddings.norm is None:
+        return tables, Readings(reading, sum_reading_of(basis, width))
     if (projection := embeddings.projection) is not None:
         weight = projection.weight.double()
         reading = Reading(weight @ reading.weight, weight @ reading.constant + projection.constant.double())
-    return tables, reading
+    return tables, Readings(reading, reading)
 
 
 def read_attention(block: Attention | ConstantBlock, reading: Reading) -> Attention | ConstantBlock:
@@ -150,11 +152,13 @@ def read_feed_forward(block: FeedForward | ConstantBlock, reading: Reading) -> F
 def read_head(head: TaskHead, reading: Reading) -> TaskHead:
     """Returns the task head as one of the sliced state; for features it restores the original width."""
     match head:
-        case SpanHead() | TokenHead() if head.transform is not None:
+        case SpanHead() | TokenHead() | MaskedLanguageHead() if head.transform is not None:
             return replace(head, transform=replace(head.transform, dense=reading.through(head.transform.dense)))
         case SpanHead() | TokenHead():
             return replace(head, output=reading.through(head.output))
-        case SequenceHead() | MaskedLanguageHead():
+        case MaskedLanguageHead():
+            return replace(head, decoder=reading.through(head.decoder))
+        case SequenceHead():
             return replace(head, dense=reading.through(head.dense))
         case FeatureHead():
             return FeatureHead(Linear(reading.weight.float(), reading.constant.float()))

@@ -54,10 +54,10 @@ class Closed:
     def __init__(self, dense: Encoder) -> None:
         self.encoder = dense
 
-    def start(self, embeddings: Embeddings, reading: Reading) -> Readings:
-        """Returns the readings of the first hidden states, which `embeddings` make."""
-        del embeddings
-        return Readings(reading, reading)
+    def start(self, embeddings: Embeddings, closed: Readings, point: Point) -> Readings:
+        """Returns the readings of the first hidden states, which `embeddings` make for the norm of `point`."""
+        del embeddings, point
+        return closed
 
     def block(self, block: Block, past: Reading, point: Point) -> tuple[Block, Tensor]:
         """Returns the block that writes for the norm of `point`, and the skip matrix beside it."""
@@ -90,10 +90,14 @@ class Refit(Closed):
         module = SlimEmbeddings(embeddings, dropout=0.0).to(self.device)
         return [module(batch["input_ids"], batch.get("token_type_ids")) for batch in self.batches]
 
-    def start(self, embeddings: Embeddings, reading: Reading) -> Readings:
+    def start(self, embeddings: Embeddings, closed: Readings, point: Point) -> Readings:
         self.sliced = self._embedded(embeddings)
-        fitted = self._fitted(reading)
-        return Readings(fitted, fitted)
+        if embeddings.norm is None:
+            self.dense_norm, self.sliced_norm = (
+                to_device(norm, self.device) for norm in (point[0], sliced_norm(*point))
+            )
+        inner = self._fitted(closed.inner)
+        return Readings(inner, closed.past if embeddings.norm is None else inner)
 
     def readings(self, point: Point) -> Readings:
         closed = super().readings(point)

@@ -61,8 +61,8 @@ def slice_network(
     with torch.no_grad():
         fits = refit != "none" and len(batches) > 1
         fitting = Refit(dense, batches, device, reads=refit == "full") if fits else Closed(dense)
-        embeddings, reading = sliced_embeddings(pruned.embeddings, *points[0][1:])
-        read = fitting.start(embeddings, reading)
+        embeddings, read = sliced_embeddings(pruned.embeddings, *points[0])
+        read = fitting.start(embeddings, read, points[0])
         layers = []
         for layer, before, middle, output in zip(pruned.layers, points[::2], points[1::2], points[2::2], strict=False):
             attention, attention_skip = fitting.block(read_attention(layer.attention, read.inner), read.past, middle)

@@ -19,8 +19,8 @@ def check_sliceable(encoder: Encoder) -> None:
         raise UnsupportedError(f"expected a network to slice; found one that is sliced to {list(encoder.widths)}")
     if not (encoder.is_post_norm or encoder.is_pre_norm):
         raise UnsupportedError(
-            "expected a network to slice with a norm after every sum of its residual stream, or one before every block but "
-            "the first attention; found another order of norms"
+            "expected a network to slice with a norm after every sum of its residual stream, or one before every block, "
+            "of which the first may be that of the embeddings; found another order of norms"
         )
     if len(encoder.distinct_layers) < len(encoder.layers):
         raise UnsupportedError(

@@ -61,7 +61,7 @@ class SlimEmbeddings(nn.Module):
         self.position, self.token_type = (
             None if table is None else make_parameter(table) for table in (embeddings.position, embeddings.token_type)
         )
-        self.norm = SlimNorm(embeddings.norm)
+        self.norm = None if embeddings.norm is None else SlimNorm(embeddings.norm)
         self.projection = None if embeddings.projection is None else make_linear(embeddings.projection)
         self.dropout = nn.Dropout(dropout)
         self.positions, self.pad_token_id = embeddings.positions, embeddings.pad_token_id
@@ -88,7 +88,8 @@ class SlimEmbeddings(nn.Module):
         return x
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        states: Tensor = self.dropout(self.norm(self.rows(input_ids, token_type_ids)))
+        rows = self.rows(input_ids, token_type_ids)
+        states: Tensor = self.dropout(rows if self.norm is None else self.norm(rows))
         if self.projection is not None:
             states = self.projection(states)
         return states
@@ -98,7 +99,7 @@ class SlimEmbeddings(nn.Module):
             word=self.word.detach(),
             position=None if self.position is None else self.position.detach(),
             token_type=None if self.token_type is None else self.token_type.detach(),
-            norm=self.norm.describe(),
+            norm=None if self.norm is None else self.norm.describe(),
             projection=None if self.projection is None else describe_linear(self.projection),
             positions=self.positions,
             pad_token_id=self.pad_token_id,

@@ -82,8 +82,16 @@ class SlimTokenHead(nn.Module):
         return description.TokenHead(describe_linear(self.output), transform)
 
 
+def _mean(x: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Returns the mean over all attended tokens of `x` `[batch, sequence, features]`."""
+    if attention_mask is None:
+        return x.mean(dim=1)
+    attended = attention_mask[:, :, None].to(x.dtype)
+    return (x * attended).sum(dim=1) / attended.sum(dim=1)
+
+
 class SlimSequenceHead(nn.Module):
-    """Logits of the first token, or of the mean of all attended tokens, `[batch, labels]`."""
+    """Logits of the first token, or of a mean over all attended tokens, `[batch, labels]`."""
 
     def __init__(self, head: description.SequenceHead, dropout: float) -> None:
         super().__init__()
@@ -93,14 +101,14 @@ class SlimSequenceHead(nn.Module):
 
     def forward(self, x: Tensor, _word: Tensor, attention_mask: Tensor | None) -> Tensor:
         if self.pooling == "first":
-            pooled = x[:, 0]
-        elif attention_mask is None:
-            pooled = x.mean(dim=1)
-        else:
-            attended = attention_mask[:, :, None].to(x.dtype)
-            pooled = (x * attended).sum(dim=1) / attended.sum(dim=1)
-        states = ACTIVATIONS[self.activation](self.dense(pooled))
-        logits: Tensor = self.output(self.dropout(states if self.norm is None else self.norm(states)))
+            x = x[:, 0]
+        elif self.pooling == "mean":
+            x = _mean(x, attention_mask)
+        states = ACTIVATIONS[self.activation](self.dense(x))
+        states = states if self.norm is None else self.norm(states)
+        if self.pooling == "late":
+            states = _mean(states, attention_mask)
+        logits: Tensor = self.output(self.dropout(states))
         return logits
 
     def describe(self, _word: Tensor) -> description.SequenceHead:
@@ -118,21 +126,19 @@ class SlimMaskedLanguageHead(nn.Module):
 
     def __init__(self, head: description.MaskedLanguageHead, embeddings: description.Embeddings) -> None:
         super().__init__()
-        self.dense, self.activation, self.norm = make_linear(head.dense), head.activation, SlimNorm(head.norm)
+        self.transform = _transform(head.transform)
         self.decoder = None if head.decoder.weight is embeddings.word else make_parameter(head.decoder.weight)
         self.bias = None if head.decoder.bias is None else make_parameter(head.decoder.bias)
 
     def forward(self, x: Tensor, word: Tensor, _attention_mask: Tensor | None) -> Tensor:
-        states = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
+        states = x if self.transform is None else self.transform(x)
         return functional.linear(states, word if self.decoder is None else self.decoder, self.bias)
 
     def describe(self, word: Tensor) -> description.MaskedLanguageHead:
         decoder = word if self.decoder is None else self.decoder.detach()
         return description.MaskedLanguageHead(
-            describe_linear(self.dense),
-            self.activation,
-            self.norm.describe(),
             description.Linear(decoder, None if self.bias is None else self.bias.detach()),
+            None if self.transform is None else self.transform.describe(),
         )
 
 

@@ -94,6 +94,7 @@ class PlainFit:
             narrower = Linear(self.basis.T @ projection.weight, self.basis.T @ projection.constant)
             self.plain = [x @ self.basis for x in self.parent]
             return replace(embeddings, projection=narrower)
+        assert embeddings.norm is not None
         writer = writer_map(embeddings.norm, self.basis)
         changed = replace(
             embeddings,

@@ -109,17 +109,18 @@ def _masked_language_head(fit: PlainFit, head: MaskedLanguageHead, embeddings: E
     Its hidden units are as wide as the embeddings. Where these shrink, the units are chosen, and the decoder is a matrix of
     its own, not the word embeddings: these are in another basis than the units.
     """
-    states = _tokens(fit)
+    states, transform = _tokens(fit), head.transform
+    assert transform is not None
     if embeddings.word.shape == head.decoder.weight.shape:
-        return replace(head, dense=_readers(fit, "dense", head.dense, states))
-    activation = ACTIVATIONS[head.activation]
-    dense, units = _dense(fit, head.dense, activation, states)
-    norm: Norm = take(head.norm, "features", units)
+        return replace(head, transform=replace(transform, dense=_readers(fit, "dense", transform.dense, states)))
+    activation = ACTIVATIONS[transform.activation]
+    dense, units = _dense(fit, transform.dense, activation, states)
+    norm: Norm | None = take(transform.norm, "features", units)
     features = [normalized(norm, activation(_apply(dense, y))) for y in states[1]]
-    targets = [normalized(head.norm, activation(_apply(head.dense, x))) for x in states[0]]
-    hidden = len(head.dense.weight)
+    targets = [normalized(transform.norm, activation(_apply(transform.dense, x))) for x in states[0]]
+    hidden = len(transform.dense.weight)
     start = torch.zeros(hidden, len(units), device=fit.device)
     start[list(units), range(len(units))] = 1.0
     back = fit.fit_linear(_INDEX, "decoder", features, targets, Linear(start, torch.zeros(hidden, device=fit.device)))
     decoder = Linear(head.decoder.weight @ back.weight, head.decoder.weight @ back.constant + head.decoder.constant)
-    return replace(head, dense=dense, norm=norm, decoder=decoder)
+    return replace(head, transform=replace(transform, dense=dense, norm=norm), decoder=decoder)

@@ -23,6 +23,7 @@ def state_moments(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], dev
     """
     embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
     layers = [to_device(layer, device) for layer in encoder.layers]
+    assert embeddings.norm is not None
     first = [embeddings.norm.describe()] if encoder.embeddings.projection is None else []
     norms = first + [norm for layer in layers for norm in layer.sum_norms]
     sums = [torch.zeros(encoder.hidden_size, encoder.hidden_size, dtype=torch.float64, device=device) for _ in norms]

@@ -58,13 +58,19 @@ class GradualConfig(MethodConfig):
         Annotated[float, PROPER_FRACTION],
         Option("the least fraction of the FLOPs that a step leaves of those before it; steps to a budget are alike"),
     ] = 0.8
+    learning_rates: Annotated[
+        tuple[Positive, ...],
+        Option(
+            "the highest learning rate on the way to each budget, in the order of `budget.flops`; empty: the recipe's"
+        ),
+    ] = ()
     recovery_steps: Annotated[
         Count | None,
         Option("training after a step on the way; instead of `recovery_epochs`; none: the schedule's length"),
     ] = None
     recovery_epochs: Annotated[Epochs | None, Option("the same in epochs; instead of `recovery_steps`")] = None
     recovery_learning_rate: Annotated[
-        Positive | None, Option("the highest learning rate of these; none: the recipe's")
+        Positive | None, Option("the highest learning rate of these; none: that of the budget")
     ] = None
     rearrangement: Annotated[bool, Option("looks for pairs of heads or columns to exchange after selection")] = True
     reconstruction: Annotated[
@@ -85,6 +91,17 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
     """
     if recipe.budget.heads is not None or recipe.budget.columns is not None:
         raise UsageError("budget: gradual pruning takes fractions of FLOPs; found heads or columns")
+    budgets, rates = recipe.budget.flops, config.learning_rates
+    if rates and len(rates) != len(budgets):
+        raise UsageError(
+            f"method.learning_rates: expected one per budget of budget.flops, {len(budgets)}; found {len(rates)}"
+        )
+
+    def learning_rate(fraction: float, *, is_budget: bool) -> float | None:
+        if not is_budget and config.recovery_learning_rate is not None:
+            return config.recovery_learning_rate
+        return rates[budgets.index(max(budget for budget in budgets if budget <= fraction))] if rates else None
+
     objective = distiller_of(recipe)
     return tuple(
         Stage(
@@ -94,12 +111,12 @@ def stages(recipe: Recipe, config: GradualConfig) -> tuple[Stage, ...]:
             slim=True,
             steps=None if is_budget else config.recovery_steps,
             epochs=None if is_budget else config.recovery_epochs,
-            learning_rate=None if is_budget else config.recovery_learning_rate,
+            learning_rate=learning_rate(fraction, is_budget=is_budget),
             publish=is_budget,
             flops_fraction=fraction,
             check=partial(_check, config=config, fraction=fraction),
         )
-        for fraction, is_budget in flops_schedule(recipe.budget.flops, config.step)
+        for fraction, is_budget in flops_schedule(budgets, config.step)
     )
 
 
