@@ -7,7 +7,8 @@
     python -m benchmarks.search --work build/search --runs sst2-int8 --model build/minilm-sst2
     python -m benchmarks.search --work build/search --runs features-int8 --model "$(python examples/minilm.py)"
 
-A search that was killed goes on. Results go to benchmarks/results/search-RUN.json, with the front's picture beside them.
+A search that was killed goes on, and its time is then left out. Results go to benchmarks/results/search-RUN.json, with the
+front's picture beside them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import msgspec
 from benchmarks.measuring import RESULTS, write_results
 from benchmarks.pruning import TASKS
 from prune_export.cli.console import progress
+from prune_export.subarchitecture.search_folder import JOURNAL
 from prune_export.verbs.search import search
 
 
@@ -72,6 +74,7 @@ def main() -> None:
     for run in options.runs:
         model, calibration, given = given_to(run, options.data, options.model)
         folder = options.work / run
+        is_resumed = (folder / JOURNAL).is_file()
         start = time.perf_counter()
         effort = {} if "method" in given else {"evaluations": options.evaluations, "points": options.points}
         with progress(quiet=False) as listener:
@@ -83,7 +86,7 @@ def main() -> None:
             "options": result.record["options"],
             "calibration": [path.name for path in calibration],
             "evaluations": result.front.evaluations,
-            "seconds": round(time.perf_counter() - start, 1),
+            "seconds": None if is_resumed else round(time.perf_counter() - start, 1),
             "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "unpruned": msgspec.to_builtins(result.front.unpruned),
             "points": msgspec.to_builtins(result.front.points),

@@ -41,9 +41,10 @@ def section(found: Mapping[str, Any], beside: Mapping[str, Any] | None) -> str:
     judged = round(options["samples"] * 0.375)
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
     threads = f", {options['threads']} thread{'s' if options['threads'] > 1 else ''}" if options["threads"] else ""
+    minutes = "" if found["seconds"] is None else f" in {found['seconds'] / 60:.0f} minutes"
     conditions = (
         f"{found['model']}, {options['target']}, {options['dtype']}, batch {options['batch_size']}, length "
-        f"{options['sequence_length']}{threads}; {found['evaluations']} candidates in {found['seconds'] / 60:.0f} minutes "
+        f"{options['sequence_length']}{threads}; {found['evaluations']} candidates{minutes} "
         f"on {machine['cores']} core{'s' if machine['cores'] > 1 else ''} of an {machine['processor']}. "
         f"{options['samples']:,} examples of {', '.join(found['calibration'])}, of which {judged:,} judged the points. "
         f"{machine['date']}, {versions}. "

@@ -51,8 +51,8 @@ _NOTES = """\
   modules differently from the classes, and fuse some: both forms are read, and written checkpoints have the classes'
   names. Configurations with the names of the code that came with NomicBERT (`n_layer`, `n_embd`) are refused where
   transformers would read another network out of them. Jina v3 is read without its adapters, as transformers reads it.
-- **EuroBERT** (transformers 5.x): queries and keys are rotated, blocks have gates, RMSNorm stands before every block, and the
-  embeddings have no norm of their own. Text classification reads the first token, or a mean over tokens before or after
+- **EuroBERT** (transformers 5.x): queries and keys are rotated, blocks have gates, RMSNorm stands before every block, and
+  the embeddings have no norm of their own. Text classification reads the first token, or a mean over tokens before or after
   the activation ("bos", "mean", "late"). The decoder of fill-mask is a matrix alone. Networks whose heads share keys and
   values (`num_key_value_heads`) are refused, and so is `clf_pooling`, the name of its own code, where it differs from
   `classifier_pooling`.
