@@ -86,7 +86,9 @@ def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path)
     model = model.double()
     data = calibration(model, batches=1)
     found = gradients_of(checkpoint, model, data)
-    batch, step = data.batches[0], 1e-3  # ModernBERT rotates in float32, whatever the model does
+    batch = data.batches[0]
+    # EuroBERT's norms compute in float32, whatever the model does, and ModernBERT's rotation.
+    step, within = (5e-3, 1e-4) if case.model_type == "eurobert" else (1e-3, 1e-6)
     shared = case.model_type == "albert"
 
     def losses() -> list[float]:
@@ -113,7 +115,7 @@ def test_gradients_are_those_of_scaled_weights(case: FamilyCase, tmp_path: Path)
             weight[:, columns] = original
         expected = torch.tensor([(high - low) / (2 * step) for high, low in zip(above, below, strict=True)])
         gradient = (found[layer].heads if name == "attention_output" else found[layer].columns)[:, unit]
-        assert torch.allclose(gradient.double(), expected.double(), rtol=2e-3, atol=1e-6), (layer, name)
+        assert torch.allclose(gradient.double(), expected.double(), rtol=2e-3, atol=within), (layer, name)
 
 
 def test_gates_leave_the_model_as_it_was(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_files_are_valid_and_the_same_each_time(case: FamilyCase, target: str, d
 
 def test_portable_holds_standard_operations_only(tmp_path: Path) -> None:
     for case in FAMILY_CASES:
-        for task in ("question-answering", "fill-mask", "text-classification"):
+        for task in {"question-answering", "fill-mask", "text-classification"} & set(case.tasks):
             found = inspect(save_model(make_model(case, task), tmp_path / f"{case}-{task}"))
             for dtype in PRECISIONS.values():
                 model = build(found.slim, TARGETS["portable"], dtype)
