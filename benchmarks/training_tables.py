@@ -124,7 +124,11 @@ def conditions(found: Mapping[str, Any]) -> str:
     optimiser = recipe["optimiser"]
     sources, rate = ", ".join(recipe["data"]["train"]), f"learning rate {optimiser['learning_rate']:g}"
     pruned = pruned_recipe(found)["optimiser"]
-    if pruned["learning_rate"] != optimiser["learning_rate"]:
+    if rates := pruned_recipe(found)["method"].get("learning_rates"):
+        budgets = pruned_recipe(found)["budget"]["flops"]
+        each = (f"{value:g} at {budget:g}" for value, budget in zip(rates, budgets, strict=True))
+        rate += f" (of pruned networks {', '.join(each)} of the FLOPs)"
+    elif pruned["learning_rate"] != optimiser["learning_rate"]:
         rate += f" ({pruned['learning_rate']:g} for pruned networks)"
     words = [
         f"Batch {optimiser['batch_size']}, at most {recipe['data']['max_seq_length']} tokens, {rate}, "
