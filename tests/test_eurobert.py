@@ -27,11 +27,11 @@ from prune_export.pruning.pruned_network import full_size_tensors
 from prune_export.pruning.pruner import Pruner, PrunerSettings
 from prune_export.slim_model.model import slim_module
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs, torch_outputs
-from tests.models import FAMILY_CASES, FamilyCase, example_inputs, linear, make_model, padded_inputs, save
+from tests.models import FAMILY_CASES, FamilyCase, example_inputs, make_model, padded_inputs, save
 from tests.test_pruning import calibration
+from tests.test_rotary_families import LENGTHS, change, holed
 
 CASES = [case for case in FAMILY_CASES if case.model_type == "eurobert"]
-LENGTHS = (1, 2, 65, 66, 67, 127, 128, 129, 130, 300, 513)
 BIASES = {"attention_bias": True, "mlp_bias": True}
 
 pytestmark = pytest.mark.skipif(not CASES, reason="this version of transformers has no EuroBERT")
@@ -42,31 +42,7 @@ def case() -> FamilyCase:
     return CASES[0]
 
 
-def change(folder: Path, **keys: Any) -> Path:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | keys))
-    return folder
-
-
 # --- exactness --------------------------------------------------------------------------------------------------------
-
-
-def holed(case: FamilyCase, **changes: Any) -> Any:
-    """Lost pairs, a lost head, lost columns, and a layer without attention."""
-    sizes = {"hidden_size": 36, "num_attention_heads": 3, "max_position_embeddings": 520, "num_hidden_layers": 4}
-    model = make_model(case, "token-classification", **sizes, **changes)
-    with torch.no_grad():
-        for parameter in model.model.layers.parameters():
-            parameter.mul_(0.6 if parameter.ndim > 1 else 1.0)  # otherwise products of products multiply roundings
-        for name, pairs in (("query", (0, 6, 13, 19)), ("key", (5, 11, 12, 18))):
-            part = linear(model, case, 1, name)  # pair 0 of head 0, 1 of head 1; pair 5 of head 0, 0 of head 1
-            part.weight[list(pairs)] = 0
-            part.bias[list(pairs)] = 0
-        linear(model, case, 0, "value").weight[12:24] = 0
-        linear(model, case, 2, "attention_output").weight.zero_()
-        linear(model, case, 0, "down").weight[:, 3] = 0
-        linear(model, case, 0, "up").weight[5] = 0  # with a bias it is no constant: the gate multiplies it
-    return model
 
 
 @pytest.fixture(scope="module", params=[{}, BIASES], ids=["plain", "biases"])

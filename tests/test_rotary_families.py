@@ -52,10 +52,10 @@ def renamed(folder: Path, name: Callable[[str], str]) -> Path:
 # --- exactness --------------------------------------------------------------------------------------------------------
 
 
-def holed(case: FamilyCase) -> Any:
+def holed(case: FamilyCase, **changes: Any) -> Any:
     """Lost pairs, a lost head, lost columns, and a layer without attention."""
     sizes = {"hidden_size": 36, "num_attention_heads": 3, "max_position_embeddings": 520}
-    model = make_model(case, case.task, num_hidden_layers=4, **sizes)
+    model = make_model(case, case.task, num_hidden_layers=4, **sizes, **changes)
     with torch.no_grad():
         for parameter in getattr(model, FAMILIES[case.model_type].prefix).layers.parameters():
             parameter.mul_(0.6 if parameter.ndim > 1 else 1.0)  # otherwise products of products multiply roundings
@@ -66,7 +66,7 @@ def holed(case: FamilyCase) -> Any:
         linear(model, case, 0, "value").weight[12:24] = 0
         linear(model, case, 2, "attention_output").weight.zero_()
         linear(model, case, 0, "down").weight[:, 3] = 0
-        linear(model, case, 0, "up").weight[5] = 0  # with a bias it is a constant
+        linear(model, case, 0, "up").weight[5] = 0  # with a bias it is a constant, which a gate multiplies
     return model
 
 
