@@ -39,13 +39,16 @@ from prune_export.subarchitecture.short_training import ShortTraining
 from prune_export.subarchitecture.space import Space
 from prune_export.subarchitecture.uniform_networks import UniformNetworks, exported
 from tests.counted_times import count_instead_of_timing
-from tests.models import FAMILY_CASES, make_model, save
+from tests.models import FAMILY_CASES, FamilyCase, make_model, save
 from tests.test_search_plain import batches_of, saved_and_loaded
-from tests.tiny_training import checkpoint_folder, questions_file
+from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
+from tests.tiny_training import SIZES, checkpoint_folder, questions_file
 
 SPACE = "depth = [1, 2]\nheads = [2, 4]\nhidden = [16, 24, 32]\nintermediate = [8, 20, 40]\n"
 SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "uniform": True, "evaluations": 8, "points": 2}
 CASES = {str(case): case for case in FAMILY_CASES}
+NEWER = ("mpnet", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3", "eurobert")
+WORDS = [f"{first}{second}" for first in "abcdefgh" for second in "ijklmnop"]
 
 
 @pytest.fixture
@@ -200,6 +203,34 @@ def test_the_published_algorithm_is_brute_force_where_it_takes_every_shape(
     monkeypatch.setattr(fptas_run, "ShortTraining", lambda *_, **__: lambda *_: pytest.fail("trained again"))
     prune_export.search(model, data, tmp_path / "found", method="fptas", space=space, **options)
     assert front_of(tmp_path / "found") == {**record, **front_of(tmp_path / "found")}
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("options", [{"evaluations": 5, "points": 2}, {"method": "fptas", "epsilon": 0.3, "steps": 2}])
+@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if str(case) in NEWER], ids=str)
+def test_newer_families_have_uniform_networks(case: FamilyCase, options: dict[str, Any], tmp_path: Path) -> None:
+    sizes = SIZES | {"num_hidden_layers": 3}
+    model = save_with_tokenizer(make_model(case, "feature-extraction", **sizes), bert_tokenizer(), tmp_path / "model")
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"the {word} fox,{word[0]}\n" for word in WORDS))
+    (tmp_path / "space.toml").write_text("depth = [1, 2]\nheads = [2, 3]\nhidden = [16, 24]\nintermediate = [8, 24]\n")
+    options = {"max_seq_length": 16, "sequence_length": 16, "space": tmp_path / "space.toml"} | options
+    result = prune_export.search(
+        model,
+        tmp_path / "texts.csv",
+        tmp_path / "found",
+        task="feature-extraction",
+        uniform=True,
+        best_w=True,
+        **options,
+    )
+    assert all(point.shape is not None for point in result.front.points)
+    with quiet_transformers():
+        loaded, info = transformers.AutoModel.from_pretrained(tmp_path / "found/checkpoint", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    assert loaded.config.hidden_size in (16, 24)
+    export = prune_export.export(tmp_path / "found/checkpoint", tmp_path / "onnx", samples=4)
+    assert export.parity is not None
+    assert export.parity.passed
 
 
 def bodies(model: Any) -> int:

@@ -32,8 +32,7 @@ class FptasSearch:
         self, checkpoint: Checkpoint, data: SearchData, options: SearchOptions, journal: Journal, space: Space
     ) -> None:
         self.checkpoint, self.data, self.options, self.journal = checkpoint, data, options, journal
-        self.dimensions = checkpoint.family.dimensions(checkpoint.config)
-        self.shapes = space.shapes(self.dimensions)
+        self.shapes = space.shapes(checkpoint.family.dimensions(checkpoint.config))
         self.settings = timing_settings(checkpoint.encoder, options)
         self.networks = UniformNetworks(checkpoint, data, options)
 
@@ -44,14 +43,15 @@ class FptasSearch:
             UsageError: `epsilon` is out of range.
             OutputError: the journal cannot be written.
         """
-        options, length = self.options, self.settings["sequence_length"]
+        options, checkpoint, length = self.options, self.checkpoint, self.settings["sequence_length"]
+        is_gated = checkpoint.family.is_gated
         result = fptas(
             self.shapes,
             (Hyperparameters(),),
-            parameters=lambda shape: parameter_surrogate(shape, self.dimensions),
-            operations=lambda shape: operation_surrogate(shape, sequence_length=length).total,
+            parameters=parameter_surrogate(checkpoint.encoder),
+            operations=lambda shape: operation_surrogate(shape, sequence_length=length, is_gated=is_gated).total,
             error=ShortTraining(
-                self.checkpoint,
+                checkpoint,
                 self.data.fit.batches,
                 self.data.search.batches,
                 start=self.networks.estimated if options.inherit else None,
@@ -64,7 +64,7 @@ class FptasSearch:
             progress=options.progress,
         )
         measuring = Measuring(
-            self.checkpoint, self.data, self.settings, max_seq_length=options.max_seq_length, labels=options.labels
+            checkpoint, self.data, self.settings, max_seq_length=options.max_seq_length, labels=options.labels
         )
         nominee = self.networks.nominee(result.best.shape, None, options.progress)
         points, unpruned = measure_front(measuring, self.journal, [nominee], 1, progress=options.progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,6 +38,12 @@ def _mean_free_rows(size: int) -> Tensor:
     return (torch.eye(size, dtype=torch.float64) - 2 * torch.outer(normal, normal))[:-1]
 
 
+def narrow_norm(norm: Norm, size: int) -> Norm:
+    """Returns the norm of `size` features without a weight and bias of its own."""
+    weight = norm.weight.new_ones(size)
+    return replace(norm, weight=weight, bias=None if norm.bias is None else torch.zeros_like(weight))
+
+
 def norm_scales(norm: Norm, basis: Tensor) -> Tensor:
     """Returns a `[size]`, the weights of the narrower norm in place of `norm`.
 
@@ -49,15 +56,17 @@ def norm_scales(norm: Norm, basis: Tensor) -> Tensor:
     return torch.where(scales.abs() < least, least, scales)
 
 
-def writer_map(norm: Norm, basis: Tensor) -> Tensor:
+def writer_map(norm: Norm | None, basis: Tensor) -> Tensor:
     """Returns T `[size, hidden]`, by which the parent's summands before `norm` become those of the narrower network.
 
     T = diag(a)⁻¹ Vᵀ diag(weight) (I - 11ᵀ/hidden): the narrower norm's weights a then give Vᵀ of the parent's states, up to
-    the norm's own mean and deviation. At full size T is the identity.
+    the norm's own mean and deviation. At full size T is the identity. Where no norm follows the sum, T is Vᵀ.
     """
     hidden, size = basis.shape
     if size == hidden:
         return torch.eye(hidden, device=basis.device)
+    if norm is None:
+        return basis.T
     rows: Tensor = basis.T * norm.weight / norm_scales(norm, basis)[:, None]
     return rows - rows.mean(dim=1, keepdim=True)
 

@@ -16,9 +16,11 @@ def is_held_out(batch: int) -> bool:
 
 
 def fit_lines(
-    features: Sequence[Tensor], targets: Sequence[Tensor], weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, float, float]:
+    features: Sequence[Tensor], targets: Sequence[Tensor], weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None, float, float]:
     """Fits weight and bias `[units]` of each unit by least squares; rows `[rows, units]` are given per batch.
+
+    Without a bias the lines go through the origin.
 
     Returns:
         Both, and the errors on held-out batches before and after, relative to the targets' size. `weight` and `bias` stay as
@@ -30,15 +32,19 @@ def fit_lines(
         terms = (torch.ones_like(x), x, t, x * x, x * t, t * t)
         sums[int(is_held_out(batch))] += torch.stack([term.sum(dim=0) for term in terms])
     n, x, t, xx, xt, _ = sums[0]
-    slope = (xt - x * t / n) / (xx - x * x / n).clamp(min=1e-12)
-    offset = (t - slope * x) / n
+    if bias is None:
+        slope, offset = xt / xx.clamp(min=1e-12), torch.zeros_like(xt)
+    else:
+        slope = (xt - x * t / n) / (xx - x * x / n).clamp(min=1e-12)
+        offset = (t - slope * x) / n
 
     def error(a: Tensor, b: Tensor) -> float:
         n, x, t, xx, xt, tt = sums[1]
         squares = a * a * xx + n * b * b + tt + 2 * (a * b * x - a * xt - b * t)
         return float(squares.sum() / tt.sum().clamp(min=1e-30))
 
-    before, after = error(weight.double(), bias.double()), error(slope, offset)
+    before = error(weight.double(), torch.zeros_like(offset) if bias is None else bias.double())
+    after = error(slope, offset)
     if after < before:
-        return slope.float(), offset.float(), before, after
+        return slope.float(), None if bias is None else offset.float(), before, after
     return weight, bias, before, before

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from exporters.distances import Distances
-from exporters.encoder import DotProduct, Ungated
+from exporters.encoder import DotProduct, Gated, RelativeBias, Rotary, Ungated
 from exporters.errors import UnsupportedError
 from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
@@ -17,12 +16,13 @@ from prune_export.subarchitecture.shape import Shape, check_shape
 
 # The keys of config.json for each size, under all names that the families have for it.
 _KEYS = {
-    "layers": ("num_hidden_layers", "n_layers"),
-    "heads": ("num_attention_heads", "n_heads"),
-    "hidden": ("hidden_size", "dim"),
-    "intermediate": ("intermediate_size", "hidden_dim"),
+    "layers": ("num_hidden_layers", "n_layers", "n_layer"),
+    "heads": ("num_attention_heads", "num_key_value_heads", "n_heads", "n_head"),
+    "hidden": ("hidden_size", "dim", "n_embd"),
+    "intermediate": ("intermediate_size", "hidden_dim", "n_inner"),
     "embedding": ("embedding_size",),
 }
+_PER_LAYER = ("layer_types",)  # keys that list something for every layer
 
 
 def plain_config(parent: Checkpoint, shape: Shape) -> Any:
@@ -48,7 +48,8 @@ def plain_config(parent: Checkpoint, shape: Shape) -> Any:
     }
     raw = config.to_dict()
     for size, keys in _KEYS.items():
-        raw |= {key: sizes[size] for key in keys if key in raw}
+        raw |= {key: sizes[size] for key in keys if raw.get(key) is not None}
+    raw |= {key: raw[key][: shape.depth] for key in _PER_LAYER if raw.get(key) is not None}
     raw.pop("torch_dtype", None)
     raw |= {"architectures": [parent.family.class_name(parent.task)], "dtype": "float32"}
     smaller = type(config).from_dict(raw)
@@ -69,8 +70,8 @@ def check_parent(parent: Checkpoint) -> None:
     """Checks that a plain network can be made of `parent`.
 
     Raises:
-        UnsupportedError: its weights are not of full size, layers share their weights or a bias of scores, or its norms
-            are no LayerNorms, or scores have terms by distance.
+        UnsupportedError: its weights are not of full size, layers share their weights, scores have terms by distance, or its
+        norms are neither LayerNorm nor RMSNorm.
     """
     name, encoder = parent.source.name, parent.encoder
     if parent.form not in ("plain", "masked"):
@@ -80,23 +81,13 @@ def check_parent(parent: Checkpoint) -> None:
             f"'{name}': layers of {parent.family.model_type} share their weights; expected a parent whose layers have "
             "their own"
         )
-    if not encoder.is_post_norm:
-        raise UnsupportedError(
-            f"'{name}': {parent.family.model_type} has norms before its blocks; expected a parent with a norm after every "
-            "sum of its residual stream; search without --uniform"
-        )
-    if issubclass(parent.family.scores_kind, Distances):
+    if not issubclass(parent.family.scores_kind, DotProduct | RelativeBias | Rotary):
         raise UnsupportedError(
             f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which no smaller heads are "
             "made; search without --uniform"
         )
-    if parent.family.scores:
-        raise UnsupportedError(
-            f"'{name}': all layers of {parent.family.model_type} have one bias of scores by head, and heads of a smaller "
-            "network come from other heads in each layer; search without --uniform"
-        )
-    check_kinds(encoder.layers, f"--uniform, of '{name}',", known=(DotProduct, Ungated))
+    check_kinds(encoder.layers, f"--uniform, of '{name}',", known=(DotProduct, RelativeBias, Rotary, Ungated, Gated))
     if norm_type(parent.config) != "layer_norm":
         raise UnsupportedError(
-            f"'{name}': its norms are '{norm_type(parent.config)}'; expected a parent with LayerNorms"
+            f"'{name}': its norms are '{norm_type(parent.config)}'; expected a parent with LayerNorms or RMSNorms"
         )

@@ -1,47 +1,78 @@
 """Fits a plain network, narrower and shallower than its parent, to the parent's states, layer by layer.
 
-The narrower network has LayerNorms and nothing on its skip connections, so that it cannot say exactly what the parent does
-in another basis. With x the parent's states, y the narrower network's, V one basis for all layers (`hidden_basis`), y is to
-be near xV after every norm:
+The narrower network has the parent's norms and nothing on its skip connections, so that it cannot say exactly what the
+parent does in another basis. With x the parent's states, y the narrower network's, V one basis for all layers
+(`hidden_basis`), y is to be near xV everywhere:
 
-1. *Inputs.* Readers W become W P, with P = argmin E |P y - x|², at first V.
+1. *Inputs.* Readers W become W P, with P = argmin E |P y - x|², at first V. Where a norm stands before the block (pre-norm),
+   x and y are what it gives, and its own weights are fitted first, to xV.
 2. *Output.* W_O (or W_down) is fitted to T z - y, with z the parent's residual sum and T the map of writers
    (`writer_map`): what has to be added to the narrower stream. That includes what layers that were left out added.
-3. *Norm.* Weight and bias of each unit are fitted to xV.
+3. *Norm.* Weight and bias of each unit of a norm after the sum are fitted to xV.
 
-Everything is weighted least squares on moments with penalties towards the start; held-out batches refuse what does not help,
-as in `prune_export.pruning.reconstruction.layerwise`. At full width, with all units and layers, nothing changes.
+Where the parent has no bias, nothing has one. Everything is weighted least squares on moments with penalties towards the
+start; held-out batches refuse what does not help, as in `prune_export.pruning.reconstruction.layerwise`. At full width, with
+all units and layers, nothing changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from exporters.axes import take, to_device
-from exporters.encoder import Attention, Embeddings, Encoder, FeedForward, Layer, Linear, Norm
+from exporters.encoder import (
+    Attention,
+    AttentionScores,
+    Embeddings,
+    Encoder,
+    FeedForward,
+    Gated,
+    Layer,
+    Linear,
+    Norm,
+    RelativeBias,
+)
 from prune_export.facts.plan import Indices
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.reconstruction.forward import (
     activations,
+    attention_sum,
     attention_update,
     contexts,
+    feed_forward_sum,
     feed_forward_update,
     normalized,
 )
 from prune_export.pruning.reconstruction.layerwise import BlockFit
-from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
+from prune_export.pruning.reconstruction.least_squares import (
+    Moments,
+    fit,
+    ridge_regression,
+    ridge_without_constant,
+)
 from prune_export.slim_model.blocks import SlimEmbeddings
 from prune_export.subarchitecture.head_sizes import resize_heads
-from prune_export.subarchitecture.hidden_basis import norm_scales, writer_map
+from prune_export.subarchitecture.hidden_basis import narrow_norm, norm_scales, writer_map
 from prune_export.subarchitecture.line_fit import fit_lines, is_held_out
 
 Batch = Mapping[str, Tensor]
 Features = Callable[[Tensor, Tensor], Tensor]
+N = TypeVar("N", Norm, Norm | None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a block reads, per batch: of the parent, of the narrower network, and the norm of the latter that gives it."""
+
+    parent: Sequence[Tensor]
+    plain: Sequence[Tensor]
+    norm: Norm | None
 
 
 class PlainFit:
@@ -57,6 +88,7 @@ class PlainFit:
         self.parent = self._embedded(encoder.embeddings)
         self.plain: list[Tensor] = []
         self.fits: list[BlockFit] = []
+        self._tables: dict[Indices, Tensor] = {}  # of scores by distance, one for all layers
 
     def body(
         self,
@@ -64,8 +96,8 @@ class PlainFit:
         kept: Mapping[int, tuple[Indices, Indices]],
         head_size: int,
         progress: Progress = SILENT,
-    ) -> tuple[Embeddings, tuple[Layer, ...]]:
-        """Returns embeddings and layers of the narrower network, which then has run.
+    ) -> tuple[Embeddings, tuple[Layer, ...], Norm | None]:
+        """Returns embeddings, layers and final norm of the narrower network, which then has run.
 
         `layers` are the parent's layers that stay, in order; `kept` holds the heads and columns of each.
         """
@@ -78,7 +110,10 @@ class PlainFit:
             else:
                 self._skip(reference)
             progress.advance()
-        return to_device(embeddings, "cpu"), tuple(fitted)
+        last = self._inputs(len(self.encoder.layers), "final", self.encoder.final_norm)
+        self.parent, self.plain = list(last.parent), list(last.plain)
+        final_norm = None if last.norm is None else to_device(last.norm, "cpu")
+        return to_device(embeddings, "cpu"), tuple(fitted), final_norm
 
     # --- embeddings
     # -----------------------------------------------------------------------------------------------------------
@@ -94,17 +129,20 @@ class PlainFit:
             narrower = Linear(self.basis.T @ projection.weight, self.basis.T @ projection.constant)
             self.plain = [x @ self.basis for x in self.parent]
             return replace(embeddings, projection=narrower)
-        assert embeddings.norm is not None
-        writer = writer_map(embeddings.norm, self.basis)
+        norm = embeddings.norm
+        writer = writer_map(norm, self.basis)
         changed = replace(
             embeddings,
             word=embeddings.word @ writer.T,
             position=None if embeddings.position is None else embeddings.position @ writer.T,
             token_type=None if embeddings.token_type is None else embeddings.token_type @ writer.T,
-            norm=_bare(embeddings.norm, writer),
+            norm=None if norm is None else narrow_norm(norm, len(writer)),
         )
-        norm = self._fit_norm(-1, "embedding norm", embeddings.norm, self._embedded(changed), self.parent)
-        return replace(changed, norm=norm)
+        self.plain = self._embedded(changed)
+        if norm is None:
+            return changed
+        fitted, self.plain = self._fit_norm(-1, "embedding norm", norm, self.plain, self.parent)
+        return replace(changed, norm=fitted)
 
     # --- layers
     # ---------------------------------------------------------------------------------------------------------------
@@ -112,18 +150,20 @@ class PlainFit:
     def _skip(self, layer: Layer) -> None:
         """Takes the parent's states through a layer that the narrower network does not have."""
         for index, (x, mask) in enumerate(zip(self.parent, self.attended, strict=True)):
-            x = normalized(layer.attention_norm, x + attention_update(layer.attention, x, mask))
-            self.parent[index] = normalized(layer.feed_forward_norm, x + feed_forward_update(layer.feed_forward, x))
+            x = normalized(layer.attention_norm, attention_sum(layer, x, mask))
+            self.parent[index] = normalized(layer.feed_forward_norm, feed_forward_sum(layer, x))
 
     def _layer(self, index: int, reference: Layer, heads: Indices, columns: Indices, head_size: int) -> Layer:
         assert isinstance(reference.attention, Attention)
         assert isinstance(reference.feed_forward, FeedForward)
+        inputs = self._inputs(index, "attention", reference.attention_input_norm)
         attention = take(reference.attention, "head", heads)
-        attention = resize_heads(attention, head_size, self.parent, self.attended)
-        input_map = self._input_map(index, "attention inputs")
-        query_weight, query_bias = _composed(input_map, attention.query_weight, attention.query_bias)
-        key_weight, key_bias = _composed(input_map, attention.key_weight, attention.key_bias)
-        value_weight, value_bias = _composed(input_map, attention.value_weight, attention.value_bias)
+        attention = resize_heads(attention, head_size, inputs.parent, self.attended)
+        has_bias = attention.query_bias is not None
+        input_map = self._input_map(index, "attention inputs", inputs, has_constant=has_bias)
+        query_weight, query_bias = _composed(input_map, attention.query_weight, attention.query_bias, has_bias)
+        key_weight, key_bias = _composed(input_map, attention.key_weight, attention.key_bias, has_bias)
+        value_weight, value_bias = _composed(input_map, attention.value_weight, attention.value_bias, has_bias)
         read = replace(
             attention,
             heads=tuple(range(len(heads))),
@@ -133,6 +173,7 @@ class PlainFit:
             key_bias=key_bias,
             value_weight=value_weight,
             value_bias=value_bias,
+            scores=self._scores(attention.scores, heads),
         )
         output, attention_norm = self._output(
             index,
@@ -140,64 +181,112 @@ class PlainFit:
             attention.output,
             lambda y, mask: contexts(read, y, mask),
             lambda x, mask: attention_update(reference.attention, x, mask),
-            reference.sum_norms[0],
+            reference.attention_norm,
+            inputs,
         )
         weight = output.weight.unflatten(1, attention.output_weight.shape[1:])
         attention = replace(read, output_weight=weight, output_bias=output.bias)
 
-        feed_forward = take(reference.feed_forward, "intermediate", columns)
-        up = Linear(*_composed(self._input_map(index, "up inputs"), feed_forward.up.weight, feed_forward.up.bias))
-        feed_forward = replace(feed_forward, up=up)
+        between = self._inputs(index, "up", reference.feed_forward_input_norm)
+        feed_forward = self._feed_forward(index, take(reference.feed_forward, "intermediate", columns), between)
         down, feed_forward_norm = self._output(
             index,
             "down",
             feed_forward.down,
             lambda y, _: activations(feed_forward, y),
             lambda x, _: feed_forward_update(reference.feed_forward, x),
-            reference.sum_norms[1],
+            reference.feed_forward_norm,
+            between,
         )
         return replace(
             reference,
             attention=attention,
             attention_norm=attention_norm,
+            attention_input_norm=inputs.norm,
             feed_forward=replace(feed_forward, down=down),
             feed_forward_norm=feed_forward_norm,
+            feed_forward_input_norm=between.norm,
         )
 
+    def _scores(self, scores: AttentionScores, heads: Indices) -> AttentionScores:
+        """Returns the scores of the heads that stay, which are numbered anew."""
+        if not isinstance(scores, RelativeBias):
+            return scores
+        if heads not in self._tables:
+            self._tables[heads] = scores.table[:, list(heads)].contiguous()
+        return replace(scores, table=self._tables[heads])
+
+    def _feed_forward(self, index: int, block: FeedForward, inputs: Inputs) -> FeedForward:
+        """Returns the block with readers of the narrower network's inputs."""
+        has_bias = block.up.bias is not None
+        input_map = self._input_map(index, "up inputs", inputs, has_constant=has_bias)
+
+        def composed(linear: Linear) -> Linear:
+            return Linear(*_composed(input_map, linear.weight, linear.bias, has_bias))
+
+        gating = block.gating
+        if isinstance(gating, Gated):
+            gating = replace(gating, gate=composed(gating.gate))
+        return replace(block, up=composed(block.up), gating=gating)
+
+    def _inputs(self, index: int, part: str, norm: Norm | None) -> Inputs:
+        """Returns what a block reads, through the norm that stands before it, whose weights are fitted."""
+        if norm is None:
+            return Inputs(self.parent, self.plain, None)
+        norm = to_device(norm, self.device)
+        parent = [normalized(norm, x) for x in self.parent]
+        bare = narrow_norm(norm, self.basis.shape[1])
+        fitted, plain = self._fit_norm(
+            index, f"{part} input norm", norm, [normalized(bare, y) for y in self.plain], parent
+        )
+        return Inputs(parent, plain, fitted)
+
     def _output(
-        self, index: int, part: str, linear: Linear, features: Features, update: Features, norm: Norm
-    ) -> tuple[Linear, Norm]:
+        self,
+        index: int,
+        part: str,
+        linear: Linear,
+        features: Features,
+        update: Features,
+        norm: N,
+        inputs: Inputs,
+    ) -> tuple[Linear, N]:
         """Fits a block's output projection and the norm after it, and takes both networks' states through them.
 
         `features(y, mask)` are the inputs of the narrower network's projection, `update(x, mask)` is what the parent's
-        block adds.
+        block adds; x and y are the block's `inputs`.
         """
         writer = writer_map(norm, self.basis)
         start = torch.cat([writer @ linear.weight, (writer @ linear.constant)[:, None]], dim=1).double()
-        sums = [x + update(x, mask) for x, mask in zip(self.parent, self.attended, strict=True)]
+        sums = [x + update(read, mask) for x, read, mask in zip(self.parent, inputs.parent, self.attended, strict=True)]
         moments = self._moments(start)
-        for batch, (total, y, mask) in enumerate(zip(sums, self.plain, self.attended, strict=True)):
+        for batch, (total, y, read, mask) in enumerate(zip(sums, self.plain, inputs.plain, self.attended, strict=True)):
             weights = 1 / total[mask].var(dim=-1).clamp(min=1e-12)  # the norm divides by the deviation
-            moments[is_held_out(batch)].add(features(y, mask)[mask], (total @ writer.T - y)[mask], weights)
-        weight = self.solve(index, part, moments, start)
-        fitted = Linear(weight[:, :-1].float(), weight[:, -1].float())
-        bare = _bare(norm, writer)
-        units = [
-            normalized(bare, y + features(y, mask) @ fitted.weight.T + fitted.constant)
-            for y, mask in zip(self.plain, self.attended, strict=True)
+            moments[is_held_out(batch)].add(features(read, mask)[mask], (total @ writer.T - y)[mask], weights)
+        has_bias = linear.bias is not None
+        weight = self.solve(index, part, moments, start, has_constant=has_bias)
+        fitted = Linear(weight[:, :-1].float(), weight[:, -1].float() if has_bias else None)
+        self.plain = [
+            y + functional.linear(features(read, mask), fitted.weight, fitted.bias)
+            for y, read, mask in zip(self.plain, inputs.plain, self.attended, strict=True)
         ]
         self.parent = [normalized(norm, total) for total in sums]
-        return fitted, self._fit_norm(index, f"{part} norm", norm, units, self.parent)
+        if norm is None:
+            return fitted, norm
+        bare = narrow_norm(norm, len(writer))
+        units = [normalized(bare, y) for y in self.plain]
+        fitted_norm, self.plain = self._fit_norm(index, f"{part} norm", norm, units, self.parent)
+        return fitted, fitted_norm
 
-    def _input_map(self, index: int, part: str) -> Tensor:
-        """Returns P and its constant, `[hidden, size + 1]`, float64."""
+    def _input_map(self, index: int, part: str, inputs: Inputs, *, has_constant: bool) -> Tensor:
+        """Returns P and its constant, `[hidden, size + 1]`, float64; the constant is zero unless it `has_constant`."""
         start = torch.cat([self.basis, torch.zeros_like(self.basis[:, :1])], dim=1).double()
-        if all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(self.parent, self.plain, strict=True)):
+        if all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(inputs.parent, inputs.plain, strict=True)):
             return start
         moments = self._moments(start)
-        for batch, (x, y, mask) in enumerate(zip(self.parent, self.plain, self.attended, strict=True)):
+        for batch, (x, y, mask) in enumerate(zip(inputs.parent, inputs.plain, self.attended, strict=True)):
             moments[is_held_out(batch)].add(y[mask], x[mask], torch.ones_like(x[mask][:, 0]))
-        return self.solve(index, part, moments, start)
+        return self.solve(index, part, moments, start, has_constant=has_constant)
 
     # --- least squares
     # --------------------------------------------------------------------------------------------------------
@@ -207,47 +296,55 @@ class PlainFit:
         targets, features = start.shape
         return Moments(features - 1, targets, self.device), Moments(features - 1, targets, self.device)
 
-    def solve(self, index: int, part: str, moments: tuple[Moments, Moments], start: Tensor) -> Tensor:
+    def solve(
+        self, index: int, part: str, moments: tuple[Moments, Moments], start: Tensor, *, has_constant: bool
+    ) -> Tensor:
         """Returns the fit, `[targets, features + 1]`, float64: `start` where nothing lowers the held-out error."""
-        result = fit(*moments, start, ridge_regression)
+        result = fit(*moments, start, ridge_regression if has_constant else ridge_without_constant)
         self.fits.append(BlockFit(index, part, result.before, result.after, result.accepted))
         return result.weight
 
     def fit_linear(
         self, index: int, part: str, features: Sequence[Tensor], targets: Sequence[Tensor], start: Linear
     ) -> Linear:
-        """Fits a linear map of rows of `features` to those of `targets`, both per batch."""
+        """Fits a linear map of rows of `features` to those of `targets`, both per batch.
+
+        It has a bias if `start` has one.
+        """
         first = torch.cat([start.weight, start.constant[:, None]], dim=1).double()
         moments = self._moments(first)
         for batch, (rows, values) in enumerate(zip(features, targets, strict=True)):
             moments[is_held_out(batch)].add(rows, values, torch.ones_like(rows[:, 0]))
-        weight = self.solve(index, part, moments, first)
-        return Linear(weight[:, :-1].float(), weight[:, -1].float())
+        has_bias = start.bias is not None
+        weight = self.solve(index, part, moments, first, has_constant=has_bias)
+        return Linear(weight[:, :-1].float(), weight[:, -1].float() if has_bias else None)
 
-    def _fit_norm(self, index: int, part: str, norm: Norm, units: list[Tensor], states: list[Tensor]) -> Norm:
+    def _fit_norm(
+        self, index: int, part: str, norm: Norm, units: list[Tensor], states: Sequence[Tensor]
+    ) -> tuple[Norm, list[Tensor]]:
         """Fits weight and bias of each unit to the parent's `states` in the basis; `units` are normalized.
 
-        The narrower network's states are then what that norm gives.
+        Returns the narrower norm, and what it gives.
         """
-        assert norm.bias is not None
-        weight, bias = norm_scales(norm, self.basis), self.basis.T @ norm.bias
-        if len(weight) < len(norm.weight):
+        weight, bias = norm.weight, norm.bias
+        if self.basis.shape[1] < len(weight):
             targets = [x[mask] @ self.basis for x, mask in zip(states, self.attended, strict=True)]
             rows = [unit[mask] for unit, mask in zip(units, self.attended, strict=True)]
-            weight, bias, before, after = fit_lines(rows, targets, weight, bias)
+            start = norm_scales(norm, self.basis), None if bias is None else self.basis.T @ bias
+            weight, bias, before, after = fit_lines(rows, targets, *start)
             self.fits.append(BlockFit(index, part, before, after, after < before))
-        self.plain = [unit * weight + bias for unit in units]
-        return Norm(weight, bias, norm.epsilon)
+        scaled = [unit * weight if bias is None else unit * weight + bias for unit in units]
+        return replace(norm, weight=weight, bias=bias), scaled
 
 
-def _bare(norm: Norm, writer: Tensor) -> Norm:
-    """Returns the norm without weight and bias, as wide as `writer` has rows."""
-    ones: Any = torch.ones_like(writer[:, 0])
-    return Norm(ones, torch.zeros_like(ones), norm.epsilon)
+def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None, has_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Returns weight `[…, size]` and bias `[…]` of a linear map after the input map, as one linear map.
 
-
-def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns weight `[…, size]` and bias `[…]` of a linear map after the input map, as one linear map."""
+    Without `has_bias` the input map has no constant, and the linear map no bias.
+    """
     exact = weight.double()
+    mapped = (exact @ input_map[:, :-1]).float()
+    if not has_bias:
+        return mapped, None
     shift = exact @ input_map[:, -1]
-    return (exact @ input_map[:, :-1]).float(), (shift if bias is None else bias.double() + shift).float()
+    return mapped, (shift if bias is None else bias.double() + shift).float()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +15,12 @@ from exporters.encoder import (
     FeatureHead,
     Linear,
     MaskedLanguageHead,
-    Norm,
+    Pooling,
     SequenceHead,
     SpanHead,
     TaskHead,
     TokenHead,
+    Transform,
 )
 from prune_export.pruning.reconstruction.forward import normalized
 from prune_export.subarchitecture.hidden_basis import greedy_units
@@ -35,10 +35,16 @@ def fit_head(fit: PlainFit, head: TaskHead, embeddings: Embeddings) -> TaskHead:
     match head:
         case FeatureHead():
             fitted: TaskHead = head
-        case SpanHead() | TokenHead():
+        case SpanHead(transform=None) | TokenHead(transform=None):
             fitted = replace(head, output=_readers(fit, "task head", head.output, _tokens(fit)))
+        case SpanHead(transform=Transform() as transform) | TokenHead(transform=Transform() as transform):
+            units = _units(fit, transform, _tokens(fit))
+            fitted = replace(head, transform=units.transform, output=_output(fit, head.output, units))
         case SequenceHead():
-            fitted = _sequence_head(fit, head)
+            units = _units(fit, Transform(head.dense, head.activation, head.norm), _pooled(fit, head.pooling))
+            narrower = units.transform
+            output = _output(fit, head.output, units)
+            fitted = replace(head, dense=narrower.dense, norm=narrower.norm, output=output)
         case MaskedLanguageHead():
             fitted = _masked_language_head(fit, head, embeddings)
     return to_device(fitted, "cpu")
@@ -46,8 +52,8 @@ def fit_head(fit: PlainFit, head: TaskHead, embeddings: Embeddings) -> TaskHead:
 
 def fit_pooler(fit: PlainFit, pooler: Linear) -> Linear:
     """Returns the pooler of a base model, tanh(dense(first token)), with as many units as the narrower network has."""
-    dense, _ = _dense(fit, to_device(pooler, fit.device), torch.tanh, _first_tokens(fit))
-    return to_device(dense, "cpu")
+    units = _units(fit, Transform(to_device(pooler, fit.device), "tanh", None), _pooled(fit, "first"))
+    return to_device(units.transform.dense, "cpu")
 
 
 States = tuple[list[Tensor], list[Tensor]]
@@ -61,8 +67,20 @@ def _tokens(fit: PlainFit) -> States:
     )
 
 
-def _first_tokens(fit: PlainFit) -> States:
-    return [x[:, 0] for x in fit.parent], [y[:, 0] for y in fit.plain]
+def _pooled(fit: PlainFit, pooling: Pooling) -> States:
+    """Returns what the dense map of text classification reads; with "late" that is every token."""
+    match pooling:
+        case "late":
+            return _tokens(fit)
+        case "first":
+            return [x[:, 0] for x in fit.parent], [y[:, 0] for y in fit.plain]
+        case "mean":
+            weights = [mask[..., None] / mask.sum(dim=1)[:, None, None].clamp(min=1) for mask in fit.attended]
+            parent, plain = (
+                [(x * weight).sum(dim=1) for x, weight in zip(states, weights, strict=True)]
+                for states in (fit.parent, fit.plain)
+            )
+            return parent, plain
 
 
 def _apply(linear: Linear, x: Tensor) -> Tensor:
@@ -76,51 +94,67 @@ def _readers(fit: PlainFit, part: str, linear: Linear, states: States) -> Linear
     return fit.fit_linear(_INDEX, part, plain, [_apply(linear, x) for x in parent], start)
 
 
-def _dense(
-    fit: PlainFit, dense: Linear, activation: Callable[[Tensor], Tensor], states: States
-) -> tuple[Linear, tuple[int, ...]]:
-    """Returns a dense layer that Hugging Face makes as wide as the network, and which of the parent's units it has.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Units:
+    """A transform of the narrower network: which of the parent's units it has, and what both give, per batch."""
 
-    An activation follows, so that units can be chosen and not rotated: those from which the others follow best.
+    transform: Transform
+    kept: tuple[int, ...]
+    parent: list[Tensor]
+    plain: list[Tensor]
+
+
+def _units(fit: PlainFit, transform: Transform, states: States) -> _Units:
+    """Returns a transform that Hugging Face makes as wide as the network.
+
+    An activation follows its dense map, so that units can be chosen and not rotated: those from which the others follow
+    best.
     """
+    activation = ACTIVATIONS[transform.activation]
+    every = [activation(_apply(transform.dense, x)) for x in states[0]]
     count = fit.basis.shape[1]
-    if count == len(dense.weight):
-        return _readers(fit, "dense", dense, states), tuple(range(count))
-    values = torch.cat([activation(_apply(dense, x)) for x in states[0]]).double()
-    units = greedy_units(values.T @ values / len(values), count)
-    return _readers(fit, "dense", take(dense, "outputs", units), states), units
+    kept = tuple(range(len(transform.dense.weight)))
+    if count < len(kept):
+        values = torch.cat(every).double()
+        kept = greedy_units(values.T @ values / len(values), count)
+    dense = _readers(fit, "dense", take(transform.dense, "outputs", kept), states)
+    norm = None if transform.norm is None else take(transform.norm, "features", kept)
+    narrower = Transform(dense, transform.activation, norm)
+    parent = [normalized(transform.norm, values) for values in every]
+    plain = [normalized(norm, activation(_apply(dense, y))) for y in states[1]]
+    return _Units(narrower, kept, parent, plain)
 
 
-def _sequence_head(fit: PlainFit, head: SequenceHead) -> SequenceHead:
-    activation = ACTIVATIONS[head.activation]
-    parent, plain = _first_tokens(fit)
-    dense, units = _dense(fit, head.dense, activation, (parent, plain))
-    output = take(head.output, "inputs", units)
-    if len(units) < len(head.dense.weight):
-        pooled = [activation(_apply(dense, y)) for y in plain]
-        targets = [_apply(head.output, activation(_apply(head.dense, x))) for x in parent]
-        output = fit.fit_linear(_INDEX, "task head", pooled, targets, output)
-    return replace(head, dense=dense, output=output)
+def _output(fit: PlainFit, output: Linear, units: _Units) -> Linear:
+    """Returns the map after a transform, fitted to what the parent's gives unless all units are there."""
+    start = take(output, "inputs", units.kept)
+    if len(units.kept) == output.weight.shape[1]:
+        return start
+    return fit.fit_linear(_INDEX, "task head", units.plain, [_apply(output, x) for x in units.parent], start)
 
 
 def _masked_language_head(fit: PlainFit, head: MaskedLanguageHead, embeddings: Embeddings) -> MaskedLanguageHead:
     """Returns the head for fill-mask.
 
     Its hidden units are as wide as the embeddings. Where these shrink, the units are chosen, and the decoder is a matrix of
-    its own, not the word embeddings: these are in another basis than the units.
+    its own, not the word embeddings: these are in another basis than the units. Without units before it, the decoder reads
+    the states themselves.
     """
-    states, transform = _tokens(fit), head.transform
-    assert transform is not None
-    if embeddings.word.shape == head.decoder.weight.shape:
-        return replace(head, transform=replace(transform, dense=_readers(fit, "dense", transform.dense, states)))
-    activation = ACTIVATIONS[transform.activation]
-    dense, units = _dense(fit, transform.dense, activation, states)
-    norm: Norm | None = take(transform.norm, "features", units)
-    features = [normalized(norm, activation(_apply(dense, y))) for y in states[1]]
-    targets = [normalized(transform.norm, activation(_apply(transform.dense, x))) for x in states[0]]
-    hidden = len(transform.dense.weight)
-    start = torch.zeros(hidden, len(units), device=fit.device)
-    start[list(units), range(len(units))] = 1.0
-    back = fit.fit_linear(_INDEX, "decoder", features, targets, Linear(start, torch.zeros(hidden, device=fit.device)))
-    decoder = Linear(head.decoder.weight @ back.weight, head.decoder.weight @ back.constant + head.decoder.constant)
-    return replace(head, transform=replace(transform, dense=dense, norm=norm), decoder=decoder)
+    states, transform, decoder = _tokens(fit), head.transform, head.decoder
+    hidden = decoder.weight.shape[1]
+    if embeddings.word.shape == decoder.weight.shape:
+        if transform is not None:
+            transform = replace(transform, dense=_readers(fit, "dense", transform.dense, states))
+        return replace(head, transform=transform)
+    if transform is None:
+        targets, features, start = *states, fit.basis
+    else:
+        units = _units(fit, transform, states)
+        transform, targets, features = units.transform, units.parent, units.plain
+        start = torch.zeros(hidden, len(units.kept), device=fit.device)
+        start[list(units.kept), range(len(units.kept))] = 1.0
+    has_bias = decoder.bias is not None
+    first = Linear(start, start.new_zeros(hidden) if has_bias else None)
+    back = fit.fit_linear(_INDEX, "decoder", features, targets, first)
+    bias = decoder.weight @ back.constant + decoder.constant if has_bias else None
+    return replace(head, transform=transform, decoder=Linear(decoder.weight @ back.weight, bias))

@@ -17,7 +17,6 @@ from exporters.errors import UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
 from prune_export.checkpoint.weights import read_weights
-from prune_export.facts.even_layers import even_layers
 from prune_export.facts.plan import Indices
 from prune_export.families.state_dict import state_dict
 from prune_export.progress import SILENT, Progress
@@ -26,6 +25,7 @@ from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
 from prune_export.subarchitecture.hidden_basis import hidden_basis
+from prune_export.subarchitecture.inherited_layers import check_layers, inherited_layers
 from prune_export.subarchitecture.plain_config import check_parent, plain_config
 from prune_export.subarchitecture.plain_fit import PlainFit
 from prune_export.subarchitecture.plain_heads import fit_head, fit_pooler
@@ -119,7 +119,7 @@ def plain_checkpoint(
 ) -> tuple[Any, Mapping[str, Tensor]]:
     """Returns configuration and state dict of a plain network; sizes that are None are the parent's.
 
-    `layers` are the parent's layers that stay (None: at even distances). For several shapes of one parent, `inherit` with
+    `layers` are the parent's layers that stay (None: `inherited_layers`). For several shapes of one parent, `inherit` with
     one `prepare_inheritance` does the common work once.
 
     Raises:
@@ -148,39 +148,37 @@ def inherit(
 ) -> PlainNetwork:
     """Makes a network of `shape` that is as near to the parent as its configuration allows; see `PlainFit`.
 
-    `layers` are the parent's layers that stay (None: at even distances, the last one included), `units` the heads and
-    columns of each (None: those with the greatest Fisher scores, rearranged as in `prune`). Heads become
-    smaller or larger where `hidden // heads` is not the parent's head size (`resize_heads`).
+    `layers` are the parent's layers that stay (None: `inherited_layers`), `units` the heads and columns of each (None: those
+    with the greatest Fisher scores, rearranged as in `prune`; where all layers have one bias of scores by head, the same
+    heads in each). Heads become smaller or larger where `hidden // heads` is not the parent's head size (`resize_heads`).
 
     Raises:
         UsageError: the shape does not exist, has a size above the parent's or a hidden size of 1, or `layers` or `units`
-        are not as many different ones of the parent, in order.
+        are not as many different ones of the parent, in order, or cannot stand where they would.
     """
     checkpoint = inheritance.checkpoint
     encoder, parent = checkpoint.encoder, inheritance.shape
     check_shape(shape, checkpoint.family.dimensions(checkpoint.config))
     if shape.hidden < 2:
         raise UsageError(f"hidden: expected 2 or more; found {shape.hidden}")
-    chosen = even_layers(shape.depth, parent.depth) if layers is None else tuple(layers)
-    if len(chosen) != shape.depth or list(chosen) != sorted(set(chosen) & set(range(parent.depth))):
-        raise UsageError(
-            f"layers: expected {shape.depth} different ones from 0 to {parent.depth - 1}, in order; found {list(chosen)}"
-        )
+    chosen = inherited_layers(encoder, shape.depth) if layers is None else tuple(layers)
+    check_layers(chosen, encoder, shape.depth)
     if units is None:
-        units = [_kept_units(inheritance, index, shape) for index in chosen]
-    _check_units(units, shape, parent)
+        units = _kept_units(inheritance, chosen, shape)
+    _check_units(units, shape, parent, has_common_heads=bool(checkpoint.family.scores))
     kept = dict(zip(chosen, units, strict=True))
     config = plain_config(checkpoint, shape)
     progress.stage(f"Fitting {shape}", parent.depth)
     fit = PlainFit(encoder, hidden_basis(inheritance.moments, shape.hidden), inheritance.batches, inheritance.device)
-    embeddings, fitted = fit.body(chosen, kept, shape.hidden // shape.heads, progress)
+    embeddings, fitted, final_norm = fit.body(chosen, kept, shape.hidden // shape.heads, progress)
     head = fit_head(fit, encoder.head, embeddings)
     if isinstance(head, MaskedLanguageHead):
-        if getattr(config, "tie_word_embeddings", True) and head.decoder.weight.shape == embeddings.word.shape:
+        # Narrower word embeddings are in another basis than what the decoder reads.
+        if config.tie_word_embeddings and embeddings.word.shape == encoder.embeddings.word.shape:
             head = replace(head, decoder=replace(head.decoder, weight=embeddings.word))
         else:
             config.tie_word_embeddings = False
-    description = Encoder(encoder.task, embeddings, fitted, head)
+    description = Encoder(encoder.task, embeddings, fitted, head, final_norm)
     tensors = _tensors(checkpoint, config, description) | _pooler(checkpoint, fit)
     for name, value in tensors.items():
         if not value.isfinite().all():
@@ -190,7 +188,9 @@ def inherit(
     return PlainNetwork(shape, config, tensors, chosen, tuple(units), tuple(fit.fits), description)
 
 
-def _check_units(units: Sequence[tuple[Indices, Indices]], shape: Shape, parent: Shape) -> None:
+def _check_units(
+    units: Sequence[tuple[Indices, Indices]], shape: Shape, parent: Shape, *, has_common_heads: bool
+) -> None:
     if len(units) != shape.depth:
         raise UsageError(f"units: expected those of {shape.depth} layers; found those of {len(units)}")
     for of_layer in units:
@@ -201,12 +201,24 @@ def _check_units(units: Sequence[tuple[Indices, Indices]], shape: Shape, parent:
                     f"units: {name}: expected {count} different ones from 0 to {most - 1}, in order; found {list(indices)}"
                 )
 
+    if has_common_heads and len({heads for heads, _ in units}) > 1:
+        raise UsageError(
+            "units: heads: expected the same in all layers, which have one bias of scores by head; found others"
+        )
 
-def _kept_units(inheritance: Inheritance, layer: int, shape: Shape) -> tuple[Indices, Indices]:
-    gradients, scores = inheritance.gradients[layer], inheritance.scores[layer]
-    return (
-        rearrange(gradients.heads, _greatest(scores.heads, shape.heads)),
-        rearrange(gradients.columns, _greatest(scores.columns, shape.intermediate)),
+
+def _kept_units(inheritance: Inheritance, layers: Sequence[int], shape: Shape) -> tuple[tuple[Indices, Indices], ...]:
+    every = [inheritance.gradients[layer] for layer in layers]
+    if inheritance.checkpoint.family.scores:
+        # One gate for the heads of all layers: its gradient is the sum of theirs.
+        common = torch.stack([gradients.heads for gradients in every]).sum(dim=0)
+        every = [replace(gradients, heads=common) for gradients in every]
+    return tuple(
+        (
+            rearrange(gradients.heads, _greatest(scores.heads, shape.heads)),
+            rearrange(gradients.columns, _greatest(scores.columns, shape.intermediate)),
+        )
+        for gradients, scores in zip(every, fisher_scores(every), strict=True)
     )
 
 
@@ -219,11 +231,15 @@ def _tensors(checkpoint: Checkpoint, config: Any, encoder: Encoder) -> dict[str,
     family = checkpoint.family
     tensors = state_dict(family, config, encoder)
     rows = family.heads[encoder.task]
-    if isinstance(encoder.head, MaskedLanguageHead) and config.tie_word_embeddings:
+    if isinstance(encoder.head, MaskedLanguageHead):
         decoder, bias = rows["decoder.weight"], rows["decoder.bias"].name
-        del tensors[decoder.name]
-        if bias != f"{decoder.module}.bias":
-            del tensors[f"{decoder.module}.bias"]
+        second = f"{decoder.module}.bias"
+        if config.tie_word_embeddings:
+            del tensors[decoder.name]
+            if second != bias:
+                tensors.pop(second, None)
+        elif second in tensors and second != bias:
+            tensors[second] = tensors[second].clone()
     prefix = f"{family.prefix}." if SPECS[encoder.task].base_model else ""
     return {name.removeprefix(prefix): value.contiguous() for name, value in tensors.items()}
 

@@ -14,6 +14,7 @@ import torch
 
 from exporters.axes import take
 from exporters.encoder import ConstantBlock, Encoder, Layer, MaskedLanguageHead
+from prune_export.families.names import NORMS
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, BlockNetworks, without_head
 from prune_export.pruning.block_timing import open_session, time_in_turns
@@ -79,7 +80,7 @@ def measure_shapes(
     fractions: list[tuple[int, tuple[int, ...], list[float]]] = []
     wholes: list[float] = []
     for hidden in _sizes(shape.hidden for shape in every):
-        heads = _sizes(shape.heads for shape in every if not hidden % shape.heads)
+        heads = _sizes(shape.heads for shape in every if shape.hidden == hidden)
         whole, times = _measure(encoder, _networks(encoder, hidden, heads, columns), settings, f"{hidden:,}", progress)
         wholes.append(whole)
         fractions.append((hidden, heads, [time / whole for time in times]))
@@ -171,9 +172,9 @@ def _narrow(encoder: Encoder, hidden: int) -> Encoder:
             layer,
             attention=emptied,
             feed_forward=emptied,
-            attention_norm=take(layer.attention_norm, "features", kept),
-            feed_forward_norm=take(layer.feed_forward_norm, "features", kept),
+            **{name: take(norm, "features", kept) for name in NORMS if (norm := getattr(layer, name)) is not None},
         )
         for layer in encoder.layers
     )
-    return replace(encoder, embeddings=embeddings, layers=layers, head=head)
+    final_norm = None if encoder.final_norm is None else take(encoder.final_norm, "features", kept)
+    return replace(encoder, embeddings=embeddings, layers=layers, head=head, final_norm=final_norm)

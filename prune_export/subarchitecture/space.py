@@ -13,7 +13,7 @@ import msgspec
 from exporters.errors import UsageError
 from prune_export.families.names import Dimensions
 from prune_export.files.reading import ReadingError, one_line, read_text, user_path
-from prune_export.subarchitecture.shape import Shape, has_projection, shape_of
+from prune_export.subarchitecture.shape import Shape, has_head_size, has_projection, shape_of
 
 _LARGEST_FILE = 1 << 20
 _MOST_SHAPES = 100_000
@@ -43,7 +43,7 @@ class Space:
         """Enumerates the shapes that a plain network of the parent with `parent`'s sizes can have, each once.
 
         Where embeddings are projected to the hidden size (ELECTRA), that is never the embedding size: transformers then has
-        no projection.
+        no projection. Rotary heads keep their size.
 
         Raises:
             UsageError: a size is above the parent's, no shape is left, or there are more than 100,000.
@@ -56,9 +56,14 @@ class Space:
         if count > _MOST_SHAPES:
             raise UsageError(f"space: expected at most {_MOST_SHAPES:,} shapes; found {count:,}; leave out some sizes")
         every = (Shape(*values) for values in product(*sizes))
-        shapes = tuple(shape for shape in every if not shape.hidden % shape.heads and has_projection(shape, parent))
+        shapes = tuple(
+            shape
+            for shape in every
+            if not shape.hidden % shape.heads and has_head_size(shape, parent) and has_projection(shape, parent)
+        )
         if not shapes:
-            raise UsageError("space: expected numbers of heads that divide a hidden size; found none")
+            size = f", with {parent.head_size} for each head" if parent.has_rotary_heads else ""
+            raise UsageError(f"space: expected numbers of heads that divide a hidden size{size}; found none")
         return shapes
 
 
@@ -85,19 +90,25 @@ def read_space(path: str | Path) -> Space:
     )
 
 
-def default_space(parent: Shape) -> Space:
-    """Returns Bort's space, scaled to `parent`: its sizes as fractions of the largest one of each list.
+def default_space(dimensions: Dimensions) -> Space:
+    """Returns Bort's space, scaled to a parent: its sizes as fractions of the largest one of each list.
 
     The original has D of 2, 4, 6, 8, 10, 12, A of 4, 8, 12, 16, H of 512, 768, 1024, and I of 256, 512, 768, 1024, 3072 (de
-    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499).
+    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499). Rotary heads keep their size, so
+    that there are as many as the hidden size has room for.
     """
+    parent = shape_of(dimensions)
 
     def scaled(most: int, *original: int) -> tuple[int, ...]:
         return tuple(sorted({max(1, round(most * size / max(original))) for size in original}))
 
+    heads, hidden = scaled(parent.heads, 4, 8, 12, 16), scaled(parent.hidden, 512, 768, 1024)
+    if dimensions.has_rotary_heads:
+        heads = scaled(parent.heads, 512, 768, 1024)
+        hidden = tuple(count * dimensions.head_size for count in heads)
     return Space(
         depth=scaled(parent.depth, 2, 4, 6, 8, 10, 12),
-        heads=scaled(parent.heads, 4, 8, 12, 16),
-        hidden=scaled(parent.hidden, 512, 768, 1024),
+        heads=heads,
+        hidden=hidden,
         intermediate=scaled(parent.intermediate, 256, 512, 768, 1024, 3072),
     )

@@ -6,9 +6,15 @@ parameters, î the sum over layers of additions, multiplications and other opera
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from prune_export.families.names import Dimensions
+from torch import Tensor
+
+from exporters.axes import leaves
+from exporters.encoder import Attention, Encoder, RelativeBias
 from prune_export.subarchitecture.shape import Shape
 
 
@@ -24,28 +30,52 @@ class Operations(NamedTuple):
         return self.additions + self.multiplications + self.others
 
 
-def parameter_surrogate(shape: Shape, parent: Dimensions) -> int:
-    """Returns p̂, the parameters of the embeddings and layers of a network of `shape`; the task head is left out.
+def parameter_surrogate(parent: Encoder) -> Callable[[Shape], int]:
+    """Returns p̂: the parameters of the embeddings and layers of a network of a shape made of `parent`, without task head.
 
-    `parent` gives the sizes that stay: vocabulary, positions, token types, and the embedding size where embeddings are
-    projected to the hidden size (ELECTRA).
+    Each tensor of the parent counts with the sizes of the shape on its axes; those that the shape does not name stay, as the
+    embedding size does where embeddings are projected to the hidden size (ELECTRA). Layers are those at the same places. A
+    single row of token types is left out where it is added to the position rows when a checkpoint is read.
     """
-    depth, _, hidden, intermediate = shape
-    rows = parent.vocabulary + parent.positions + parent.types + 2  # 2: the norm
-    is_projected = parent.embedding != parent.hidden
-    embeddings = rows * parent.embedding + (parent.embedding + 1) * hidden if is_projected else rows * hidden
-    attention = 4 * hidden * hidden + 4 * hidden
-    feed_forward = 2 * hidden * intermediate + intermediate + hidden
-    norms = 2 * 2 * hidden
-    return embeddings + depth * (attention + feed_forward + norms)
+    is_projected = parent.embeddings.projection is not None
+    whole = _axes(parent.embeddings) + _axes(parent.final_norm)
+    blocks = (layer.attention for layer in parent.layers)
+    common = next((block.scores for block in blocks if isinstance(block, Attention)), None)
+    if isinstance(common, RelativeBias):
+        whole += _axes(common)
+    layers = [_axes(layer, without="attention.scores.") for layer in parent.layers]
+
+    def surrogate(shape: Shape) -> int:
+        head_size = shape.hidden // shape.heads
+        sizes = {
+            **dict.fromkeys(("hidden", "middle", "output", "written", "features"), shape.hidden),
+            **dict.fromkeys(("head", "original_head"), shape.heads),
+            **dict.fromkeys(("query_key", "value"), head_size),
+            "intermediate": shape.intermediate,
+            **({} if is_projected else {"embedding": shape.hidden}),
+        }
+        every = sum(layers[: shape.depth], whole)
+        return sum(count * math.prod(sizes.get(axis, size) for axis, size in axes) for axes, count in every.items())
+
+    return surrogate
 
 
-def operation_surrogate(shape: Shape, *, sequence_length: int) -> Operations:
+def _axes(part: Any, *, without: str = "…") -> Counter[tuple[tuple[str, int], ...]]:
+    """Returns how often a part has tensors with the same axes, which are pairs of name and size."""
+    return Counter(
+        tuple(zip(axes.names, value.shape, strict=True))
+        for path, value, axes in (leaves(part) if part is not None else ())
+        if isinstance(value, Tensor) and not path.startswith(without)
+    )
+
+
+def operation_surrogate(shape: Shape, *, sequence_length: int, is_gated: bool = False) -> Operations:
     """Returns î of all layers for one sequence of `sequence_length` tokens.
 
     Products of matrices are counted as written in a textbook: a sum of n terms has n - 1 additions. Softmax subtracts no
     maximum. Norms are (x - mean) / sqrt(variance + epsilon) · weight + bias. The activation counts as one operation per
-    column. Embeddings and the task head are left out: they do not depend on the depth.
+    column. A gate is a second map without activation, and a product per column. Embeddings and the task head are left out:
+    they do not depend on the depth. So are rotations of queries and keys, and biases of scores by distance.
     """
     depth, heads, hidden, intermediate = shape
     tokens, size = sequence_length, hidden // heads
@@ -61,6 +91,9 @@ def operation_surrogate(shape: Shape, *, sequence_length: int) -> Operations:
     additions += 2 * intermediate * hidden  # up and down, with their biases
     multiplications += 2 * intermediate * hidden
     others += intermediate
+    if is_gated:
+        additions += intermediate * hidden
+        multiplications += intermediate * hidden + intermediate
     additions += 2 * hidden  # residual sums
     # Two norms: mean, differences, variance and its epsilon, bias; squares and weight; mean, variance, root, quotients.
     additions += 2 * (hidden - 1 + hidden + hidden - 1 + 1 + hidden)

@@ -84,7 +84,7 @@ def space_of(checkpoint: Checkpoint, options: SearchOptions) -> Space:
     """
     dimensions = checkpoint.family.dimensions(checkpoint.config)
     parent = shape_of(dimensions)
-    space = default_space(parent) if options.space is None else read_space(options.space)
+    space = default_space(dimensions) if options.space is None else read_space(options.space)
     if options.depth is not None:
         depths = tuple(depth for depth in space.depth if depth <= options.depth)
         if not depths:

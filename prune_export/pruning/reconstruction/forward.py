@@ -16,6 +16,7 @@ from exporters.encoder import (
     ConstantBlock,
     FeedForward,
     Gated,
+    Layer,
     Linear,
     Norm,
     RelativeBias,
@@ -79,6 +80,16 @@ def feed_forward_update(block: FeedForward | ConstantBlock, x: Tensor) -> Tensor
     if isinstance(block, ConstantBlock):
         return block.bias.expand_as(x)
     return functional.linear(activations(block, x), block.down.weight, block.down.bias)
+
+
+def attention_sum(layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
+    """Returns the residual sum after the layer's attention, `[batch, sequence, hidden]`; no norm follows in it."""
+    return x + attention_update(layer.attention, normalized(layer.attention_input_norm, x), attended)
+
+
+def feed_forward_sum(layer: Layer, x: Tensor) -> Tensor:
+    """Returns the residual sum after the layer's feed-forward block, `[batch, sequence, hidden]`; no norm follows in it."""
+    return x + feed_forward_update(layer.feed_forward, normalized(layer.feed_forward_input_norm, x))
 
 
 def normalized(norm: Norm | None, x: Tensor) -> Tensor:
