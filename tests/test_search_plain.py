@@ -157,6 +157,70 @@ def test_a_parent_that_uses_half_of_its_width_is_said_exactly_by_half(tmp_path: 
     assert not same(model, saved_and_loaded(narrower, type(model), tmp_path / "plain"), 0.05)
 
 
+def wasteful_pre_norm_model(case: FamilyCase, task: Any) -> Any:
+    """A pre-norm network like `wasteful_model`, whose last layer does nothing."""
+    model = make_model(case, task)
+    body = model.model
+    writers = [(layer.attn.Wo, layer.mlp.Wo) for layer in body.layers if hasattr(layer, "attn")] or [
+        (layer.self_attn.o_proj, layer.mlp.down_proj) for layer in body.layers
+    ]
+    with torch.no_grad():
+        rows = model.get_input_embeddings().weight
+        rows[:, 12:] = rows[:, :12]
+        for attention, feed_forward in writers:
+            attention.weight[:, 6:18] = 0  # heads 1 and 2
+            for dense in (attention, feed_forward):
+                dense.weight[12:] = dense.weight[:12]
+                if attention is writers[-1][0]:
+                    dense.weight.zero_()
+        for name, value in model.named_parameters():
+            if "norm" in name:
+                value.fill_(1.0)
+        if hasattr(model, "head"):
+            model.head.dense.weight[12:] = model.head.dense.weight[:12]
+    return model
+
+
+@pytest.mark.parametrize("case", [case for case in FAMILY_CASES if str(case) in ("modernbert", "eurobert")], ids=str)
+def test_a_pre_norm_parent_that_uses_half_of_its_width_is_said_exactly_by_half(
+    case: FamilyCase, tmp_path: Path
+) -> None:
+    model = wasteful_pre_norm_model(case, case.task)
+    model.save_pretrained(tmp_path / "parent")
+    batches = batches_of(model, case.task, 4)
+    inheritance = prepare_inheritance(load_checkpoint(tmp_path / "parent", task=case.task), batches)
+    depth = inheritance.shape.depth - 1
+    network = inherit(inheritance, Shape(depth, 2, 12, 20), layers=tuple(range(depth)))
+    assert same(model, saved_and_loaded(network, type(model), tmp_path / "plain"), 2e-3)
+    narrower = inherit(inheritance, Shape(depth, 1, 6, 20), layers=tuple(range(depth)))
+    assert not same(model, saved_and_loaded(narrower, type(model), tmp_path / "plain"), 0.05)
+
+
+def test_a_narrower_decoder_is_not_tied(tmp_path: Path) -> None:
+    """A model whose word embeddings say nothing of its decoder: only the parent's own decoder is near to it."""
+    model, inheritance = made(CASES["bert"], "fill-mask", tmp_path / "parent")
+    network = inherit(inheritance, Shape(3, 4, 20, 20))
+    loaded = saved_and_loaded(network, type(model), tmp_path / "plain")
+    assert not loaded.config.tie_word_embeddings
+    inputs = example_inputs(model, seed=5)
+    [expected], [found] = outputs(model, inputs), outputs(loaded, inputs)
+    error = (found - expected).square().mean() / expected.var()
+    loaded.get_output_embeddings().weight.data = loaded.get_input_embeddings().weight.data
+    [tied] = outputs(loaded, inputs)
+    assert error < 0.5 * (tied - expected).square().mean() / expected.var()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_layers_with_and_without_windows_keep_their_places(depth: int, tmp_path: Path) -> None:
+    """The first of four layers and the last one have no window; the first one has no norm before its attention either."""
+    _, inheritance = made(CASES["modernbert"], "question-answering", tmp_path / "parent")
+    expected = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}[depth]
+    network = inherit(inheritance, inheritance.shape._replace(depth=depth))
+    assert network.layers == expected
+    with pytest.raises(UsageError, match="makes layer 0 like the parent's own; expected one of \\[0\\] there; found 3"):
+        inherit(inheritance, inheritance.shape._replace(depth=1), layers=(3,))
+
+
 def attention_of(model: Any) -> Attention:
     layer = model.bert.encoder.layer[0].attention
     read = {}

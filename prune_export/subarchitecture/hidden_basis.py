@@ -11,21 +11,23 @@ from torch import Tensor
 from exporters.encoder import Norm
 
 
-def hidden_basis(moments: Sequence[Tensor], size: int) -> Tensor:
+def hidden_basis(moments: Sequence[Tensor], size: int, *, is_centered: bool = True) -> Tensor:
     """Returns V `[hidden, size]`, by which states x of all layers become states xV of a network of hidden size `size`.
 
     `moments` are the second moments of the states after each norm, before its weight and bias, `[hidden, hidden]`; each
     counts as much as the others. V spans the `size` - 1 directions with the most of it (as in SliceGPT, Ashkboos et al.
     2024, section 3, per layer), rotated so that its columns add up to zero: LayerNorm subtracts the mean over the
     coordinates, which is then zero already. The constant part of the states counts, because it is in the deviation by which
-    LayerNorm divides. At full size V is the identity.
+    LayerNorm divides. RMSNorm is not `is_centered`: V then spans `size` directions. At full size V is the identity.
     """
     hidden = len(moments[0])
     if size == hidden:
         return torch.eye(hidden)
     mean = torch.stack([moment / moment.trace().clamp(min=1e-30) for moment in moments]).sum(dim=0)
-    directions = torch.linalg.eigh(mean).eigenvectors.flip(1)[:, : size - 1]  # [hidden, size - 1]
-    basis: Tensor = (directions @ _mean_free_rows(size)).float()
+    directions = torch.linalg.eigh(mean).eigenvectors.flip(1)  # [hidden, hidden]
+    if not is_centered:
+        return directions[:, :size].float()
+    basis: Tensor = (directions[:, : size - 1] @ _mean_free_rows(size)).float()
     return basis
 
 

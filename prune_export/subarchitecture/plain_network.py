@@ -169,7 +169,8 @@ def inherit(
     kept = dict(zip(chosen, units, strict=True))
     config = plain_config(checkpoint, shape)
     progress.stage(f"Fitting {shape}", parent.depth)
-    fit = PlainFit(encoder, hidden_basis(inheritance.moments, shape.hidden), inheritance.batches, inheritance.device)
+    basis = hidden_basis(inheritance.moments, shape.hidden, is_centered=checkpoint.family.centered_norms)
+    fit = PlainFit(encoder, basis, inheritance.batches, inheritance.device)
     embeddings, fitted, final_norm = fit.body(chosen, kept, shape.hidden // shape.heads, progress)
     head = fit_head(fit, encoder.head, embeddings)
     if isinstance(head, MaskedLanguageHead):
