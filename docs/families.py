@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.encoder import DotProduct
 from exporters.errors import WriteError
 from exporters.onnx.precision import PRECISIONS
 from exporters.onnx.targets import TARGETS
@@ -80,14 +79,8 @@ def _dtypes(family: Family, target_name: str) -> str:
 
 def _searches(family: Family) -> str:
     """What `search` may change."""
-    plain = family.scores_kind is DotProduct and not family.is_gated
-    has_own_layers = family.model_type != "albert"
-    found = ["heads and columns"]
-    if has_own_layers:
-        found.append("`--widths`")
-    if has_own_layers and plain:
-        found.append("`--uniform`")
-    return ", ".join(found)
+    shares_layers = family.model_type == "albert"
+    return "heads and columns" if shares_layers else "heads and columns, `--widths`, `--uniform`"
 
 
 def page() -> str:

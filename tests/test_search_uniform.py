@@ -47,7 +47,7 @@ from tests.tiny_training import SIZES, checkpoint_folder, questions_file
 SPACE = "depth = [1, 2]\nheads = [2, 4]\nhidden = [16, 24, 32]\nintermediate = [8, 20, 40]\n"
 SMALL: dict[str, Any] = {"max_seq_length": 24, "sequence_length": 24, "uniform": True, "evaluations": 8, "points": 2}
 CASES = {str(case): case for case in FAMILY_CASES}
-NEWER = ("mpnet", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3", "eurobert")
+NEWER = ("mpnet", "modernbert", "deberta", "deberta-v2", "nomic_bert", "gte", "jina_embeddings_v3", "eurobert")
 WORDS = [f"{first}{second}" for first in "abcdefgh" for second in "ijklmnop"]
 
 
@@ -209,7 +209,7 @@ def test_the_published_algorithm_is_brute_force_where_it_takes_every_shape(
 @pytest.mark.parametrize("options", [{"evaluations": 5, "points": 2}, {"method": "fptas", "epsilon": 0.3, "steps": 2}])
 @pytest.mark.parametrize("case", [case for case in FAMILY_CASES if str(case) in NEWER], ids=str)
 def test_newer_families_have_uniform_networks(case: FamilyCase, options: dict[str, Any], tmp_path: Path) -> None:
-    sizes = SIZES | {"num_hidden_layers": 3}
+    sizes = SIZES | {"num_hidden_layers": 3, "embedding_size": 32}
     model = save_with_tokenizer(make_model(case, "feature-extraction", **sizes), bert_tokenizer(), tmp_path / "model")
     (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"the {word} fox,{word[0]}\n" for word in WORDS))
     (tmp_path / "space.toml").write_text("depth = [1, 2]\nheads = [2, 3]\nhidden = [16, 24]\nintermediate = [8, 24]\n")

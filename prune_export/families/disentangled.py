@@ -45,6 +45,7 @@ def disentangled_dimensions(config: Any, rows: int) -> Dimensions:
     return replace(
         bert_like_dimensions(config),
         has_position_rows=bool(config.position_biased_input),
+        keeps_head_size=True,
         distance_rows=rows if is_relative else 0,
         distance_terms=len(terms_of(config)) if is_relative else 0,
     )

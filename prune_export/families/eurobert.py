@@ -46,7 +46,7 @@ def _dimensions(config: Any) -> Dimensions:
         classifier_dropout=0.0,
         pooling=_POOLING.get(config.classifier_pooling, "first"),
         has_position_rows=False,
-        has_rotary_heads=True,
+        keeps_head_size=True,
     )
 
 

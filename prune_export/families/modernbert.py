@@ -38,7 +38,7 @@ def _dimensions(config: Any) -> Dimensions:
         pooling="mean" if config.classifier_pooling == "mean" else "first",
         head_activation=config.classifier_activation,
         has_position_rows=False,
-        has_rotary_heads=True,
+        keeps_head_size=True,
     )
 
 

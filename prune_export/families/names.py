@@ -42,7 +42,7 @@ class Dimensions:
     head_activation: str | None = None  # of all task heads, where the configuration has one for them
     distance_terms: int = 0  # products of query or key with that table
     has_position_rows: bool = True  # otherwise `positions` is the greatest length that the model is meant for
-    has_rotary_heads: bool = False  # heads of another size would be rotated by other angles
+    keeps_head_size: bool = False  # what scores have by position is for heads of this size
 
     @property
     def head_size(self) -> int:

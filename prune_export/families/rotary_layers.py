@@ -30,7 +30,7 @@ ATTENTION_AND_NORMS: Table = {
 
 def rotary_dimensions(config: Any) -> Dimensions:
     """Returns the dimensions in a configuration with BERT's names, of a network without position rows."""
-    return replace(bert_like_dimensions(config), has_position_rows=False, has_rotary_heads=True)
+    return replace(bert_like_dimensions(config), has_position_rows=False, keeps_head_size=True)
 
 
 def rotary_values(config: Any, _index: int) -> dict[str, Any]:

@@ -30,13 +30,13 @@ def resize_heads(attention: Attention, size: int, states: Sequence[Tensor], atte
     projection zero. The output is the same, and every new weight gets a gradient from the first step or the second one.
     """
     old = attention.query_key_size
-    if size > old:
-        attention = _with_larger_heads(attention, size)
-    elif size < old:
-        attention = _with_smaller_heads(attention, size, states, attended)
-    scale = size**-0.5
-    if attention.scores.scale == scale:
+    if size == old:
         return attention
+    is_larger = size > old
+    attention = (
+        _with_larger_heads(attention, size) if is_larger else _with_smaller_heads(attention, size, states, attended)
+    )
+    scale = size**-0.5
     factor = attention.scores.scale / scale
     return replace(
         attention,

@@ -26,7 +26,8 @@ def hidden_basis(moments: Sequence[Tensor], size: int, *, is_centered: bool = Tr
     mean = torch.stack([moment / moment.trace().clamp(min=1e-30) for moment in moments]).sum(dim=0)
     directions = torch.linalg.eigh(mean).eigenvectors.flip(1)  # [hidden, hidden]
     if not is_centered:
-        return directions[:, :size].float()
+        narrow: Tensor = directions[:, :size].float()
+        return narrow
     basis: Tensor = (directions[:, : size - 1] @ _mean_free_rows(size)).float()
     return basis
 

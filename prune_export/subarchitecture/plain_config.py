@@ -7,18 +7,20 @@ from typing import Any
 
 import torch
 
+from exporters.distances import Distances
 from exporters.encoder import DotProduct, Gated, RelativeBias, Rotary, Ungated
-from exporters.errors import UnsupportedError
+from exporters.errors import UnsupportedError, UsageError
 from exporters.kinds import check_kinds
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
+from prune_export.families.names import Family
 from prune_export.subarchitecture.shape import Shape, check_shape
 
 # The keys of config.json for each size, under all names that the families have for it.
 _KEYS = {
     "layers": ("num_hidden_layers", "n_layers", "n_layer"),
     "heads": ("num_attention_heads", "num_key_value_heads", "n_heads", "n_head"),
-    "hidden": ("hidden_size", "dim", "n_embd"),
+    "hidden": ("hidden_size", "dim", "n_embd", "pooler_hidden_size"),
     "intermediate": ("intermediate_size", "hidden_dim", "n_inner"),
     "embedding": ("embedding_size",),
 }
@@ -31,13 +33,20 @@ def plain_config(parent: Checkpoint, shape: Shape) -> Any:
     An embedding size of its own (ELECTRA) stays, unless it is the hidden size.
 
     Raises:
-        UsageError: no such network exists, or a size is above the parent's.
+        UsageError: no such network exists, a size is above the parent's, or the network would be narrower than one whose
+            decoder is the word embeddings by name (DeBERTa's newer fill-mask head).
         UnsupportedError: see `check_parent`.
     """
     check_parent(parent)
     config = parent.config
     old = parent.family.dimensions(config)
     check_shape(shape, old)
+    decoder = parent.family.heads[parent.task].get("decoder.weight")
+    if decoder is not None and decoder.name == word_name(parent.family) and shape.hidden < old.hidden:
+        raise UsageError(
+            f"hidden: expected {old.hidden}, the parent's, because the decoder of its fill-mask head is the word embeddings "
+            f"themselves, which a narrower network has in another basis; found {shape.hidden}"
+        )
     embedding = shape.hidden if old.embedding == old.hidden else old.embedding
     sizes = {
         "layers": shape.depth,
@@ -66,12 +75,17 @@ def plain_config(parent: Checkpoint, shape: Shape) -> Any:
     return smaller
 
 
+def word_name(family: Family) -> str:
+    """Returns the name of the word embeddings in checkpoints of a family."""
+    return family.body(family.embeddings["word"].name)
+
+
 def check_parent(parent: Checkpoint) -> None:
     """Checks that a plain network can be made of `parent`.
 
     Raises:
-        UnsupportedError: its weights are not of full size, layers share their weights, scores have terms by distance, or its
-        norms are neither LayerNorm nor RMSNorm.
+        UnsupportedError: its weights are not of full size, layers share their weights, or its norms are neither
+            LayerNorm nor RMSNorm.
     """
     name, encoder = parent.source.name, parent.encoder
     if parent.form not in ("plain", "masked"):
@@ -81,12 +95,9 @@ def check_parent(parent: Checkpoint) -> None:
             f"'{name}': layers of {parent.family.model_type} share their weights; expected a parent whose layers have "
             "their own"
         )
-    if not issubclass(parent.family.scores_kind, DotProduct | RelativeBias | Rotary):
-        raise UnsupportedError(
-            f"'{name}': {parent.family.model_type} scores pairs of tokens by their distance, for which no smaller heads are "
-            "made; search without --uniform"
-        )
-    check_kinds(encoder.layers, f"--uniform, of '{name}',", known=(DotProduct, RelativeBias, Rotary, Ungated, Gated))
+    check_kinds(
+        encoder.layers, f"--uniform, of '{name}',", known=(DotProduct, RelativeBias, Rotary, Distances, Ungated, Gated)
+    )
     if norm_type(parent.config) != "layer_norm":
         raise UnsupportedError(
             f"'{name}': its norms are '{norm_type(parent.config)}'; expected a parent with LayerNorms or RMSNorms"

@@ -26,18 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporters.axes import take, to_device
-from exporters.encoder import (
-    Attention,
-    AttentionScores,
-    Embeddings,
-    Encoder,
-    FeedForward,
-    Gated,
-    Layer,
-    Linear,
-    Norm,
-    RelativeBias,
-)
+from exporters.distances import Distances
+from exporters.encoder import Attention, Embeddings, Encoder, FeedForward, Gated, Layer, Linear, Norm
 from prune_export.facts.plan import Indices
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.reconstruction.forward import (
@@ -57,6 +47,7 @@ from prune_export.pruning.reconstruction.least_squares import (
     ridge_without_constant,
 )
 from prune_export.slim_model.blocks import SlimEmbeddings
+from prune_export.subarchitecture.common_scores import CommonScores
 from prune_export.subarchitecture.head_sizes import resize_heads
 from prune_export.subarchitecture.hidden_basis import narrow_norm, norm_scales, writer_map
 from prune_export.subarchitecture.line_fit import fit_lines, is_held_out
@@ -88,7 +79,7 @@ class PlainFit:
         self.parent = self._embedded(encoder.embeddings)
         self.plain: list[Tensor] = []
         self.fits: list[BlockFit] = []
-        self._tables: dict[Indices, Tensor] = {}  # of scores by distance, one for all layers
+        self._common = CommonScores(self.basis)
 
     def body(
         self,
@@ -160,7 +151,9 @@ class PlainFit:
         attention = take(reference.attention, "head", heads)
         attention = resize_heads(attention, head_size, inputs.parent, self.attended)
         has_bias = attention.query_bias is not None
-        input_map = self._input_map(index, "attention inputs", inputs, has_constant=has_bias)
+        # Embeddings of distances that go through the same maps have other means than the states.
+        has_constant = has_bias and not isinstance(attention.scores, Distances)
+        input_map = self._input_map(index, "attention inputs", inputs, has_constant=has_constant)
         query_weight, query_bias = _composed(input_map, attention.query_weight, attention.query_bias, has_bias)
         key_weight, key_bias = _composed(input_map, attention.key_weight, attention.key_bias, has_bias)
         value_weight, value_bias = _composed(input_map, attention.value_weight, attention.value_bias, has_bias)
@@ -173,7 +166,7 @@ class PlainFit:
             key_bias=key_bias,
             value_weight=value_weight,
             value_bias=value_bias,
-            scores=self._scores(attention.scores, heads),
+            scores=self._common.narrowed(attention.scores, heads),
         )
         output, attention_norm = self._output(
             index,
@@ -207,14 +200,6 @@ class PlainFit:
             feed_forward_norm=feed_forward_norm,
             feed_forward_input_norm=between.norm,
         )
-
-    def _scores(self, scores: AttentionScores, heads: Indices) -> AttentionScores:
-        """Returns the scores of the heads that stay, which are numbered anew."""
-        if not isinstance(scores, RelativeBias):
-            return scores
-        if heads not in self._tables:
-            self._tables[heads] = scores.table[:, list(heads)].contiguous()
-        return replace(scores, table=self._tables[heads])
 
     def _feed_forward(self, index: int, block: FeedForward, inputs: Inputs) -> FeedForward:
         """Returns the block with readers of the narrower network's inputs."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exporters.encoder import Encoder, Linear, MaskedLanguageHead
+from exporters.encoder import Encoder, Linear, MaskedLanguageHead, RelativeBias
 from exporters.errors import UsageError, WeightsError
 from prune_export.checkpoint.load import Checkpoint
 from prune_export.checkpoint.reference_model import load_reference_model
@@ -26,7 +26,7 @@ from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
 from prune_export.subarchitecture.hidden_basis import hidden_basis
 from prune_export.subarchitecture.inherited_layers import check_layers, inherited_layers
-from prune_export.subarchitecture.plain_config import check_parent, plain_config
+from prune_export.subarchitecture.plain_config import check_parent, plain_config, word_name
 from prune_export.subarchitecture.plain_fit import PlainFit
 from prune_export.subarchitecture.plain_heads import fit_head, fit_pooler
 from prune_export.subarchitecture.shape import Shape, check_shape, shape_of
@@ -165,7 +165,7 @@ def inherit(
     check_layers(chosen, encoder, shape.depth)
     if units is None:
         units = _kept_units(inheritance, chosen, shape)
-    _check_units(units, shape, parent, has_common_heads=bool(checkpoint.family.scores))
+    _check_units(units, shape, parent, has_common_heads=_has_common_heads(checkpoint))
     kept = dict(zip(chosen, units, strict=True))
     config = plain_config(checkpoint, shape)
     progress.stage(f"Fitting {shape}", parent.depth)
@@ -210,7 +210,7 @@ def _check_units(
 
 def _kept_units(inheritance: Inheritance, layers: Sequence[int], shape: Shape) -> tuple[tuple[Indices, Indices], ...]:
     every = [inheritance.gradients[layer] for layer in layers]
-    if inheritance.checkpoint.family.scores:
+    if _has_common_heads(inheritance.checkpoint):
         # One gate for the heads of all layers: its gradient is the sum of theirs.
         common = torch.stack([gradients.heads for gradients in every]).sum(dim=0)
         every = [replace(gradients, heads=common) for gradients in every]
@@ -221,6 +221,11 @@ def _kept_units(inheritance: Inheritance, layers: Sequence[int], shape: Shape) -
         )
         for gradients, scores in zip(every, fisher_scores(every), strict=True)
     )
+
+
+def _has_common_heads(checkpoint: Checkpoint) -> bool:
+    """Says whether all layers have one table with a column for each head."""
+    return issubclass(checkpoint.family.scores_kind, RelativeBias)
 
 
 def _greatest(scores: Tensor, count: int) -> Indices:
@@ -236,7 +241,8 @@ def _tensors(checkpoint: Checkpoint, config: Any, encoder: Encoder) -> dict[str,
         decoder, bias = rows["decoder.weight"], rows["decoder.bias"].name
         second = f"{decoder.module}.bias"
         if config.tie_word_embeddings:
-            del tensors[decoder.name]
+            if decoder.name != word_name(family):
+                del tensors[decoder.name]
             if second != bias:
                 tensors.pop(second, None)
         elif second in tensors and second != bias:

@@ -40,17 +40,17 @@ def has_projection(shape: Shape, parent: Dimensions) -> bool:
 def has_head_size(shape: Shape, parent: Dimensions) -> bool:
     """Says whether heads of a network of `shape` have a size that those of `parent` can be given.
 
-    Rotary heads keep theirs: the angles by which pairs of dimensions are rotated follow from it.
+    Some keep theirs: the angles of rotary heads follow from it, and embeddings of distances are projected to it.
     """
-    return not parent.has_rotary_heads or shape.hidden == shape.heads * parent.head_size
+    return not parent.keeps_head_size or shape.hidden == shape.heads * parent.head_size
 
 
 def check_shape(shape: Shape, parent: Dimensions) -> None:
     """Checks that a network of `shape` exists and can be made of one with the sizes `parent`.
 
     Raises:
-        UsageError: a size is below 1 or above the parent's, heads do not divide the hidden size, rotary heads would have
-        another size, or a projection is lost.
+        UsageError: a size is below 1 or above the parent's, heads do not divide the hidden size, heads that keep their size
+        would have another one, or a projection is lost.
     """
     for name, value, most in zip(Shape._fields, shape, shape_of(parent), strict=True):
         if not 1 <= value <= most:
@@ -59,8 +59,8 @@ def check_shape(shape: Shape, parent: Dimensions) -> None:
         raise UsageError(f"hidden: expected a multiple of the {shape.heads} heads; found {shape.hidden}")
     if not has_head_size(shape, parent):
         raise UsageError(
-            f"hidden: expected {shape.heads * parent.head_size}, {parent.head_size} for each of {shape.heads} heads: rotary "
-            f"heads keep their size; found {shape.hidden}"
+            f"hidden: expected {shape.heads * parent.head_size}, {parent.head_size} for each of {shape.heads} heads: "
+            f"what their scores have by position is for that size; found {shape.hidden}"
         )
     if not has_projection(shape, parent):
         raise UsageError(

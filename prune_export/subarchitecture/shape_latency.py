@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from exporters.axes import take
-from exporters.encoder import ConstantBlock, Encoder, Layer, MaskedLanguageHead
+from exporters.encoder import AttentionScores, ConstantBlock, Encoder, Layer, MaskedLanguageHead
 from prune_export.families.names import NORMS
 from prune_export.progress import SILENT, Progress
 from prune_export.pruning.block_networks import COPIES, BlockNetworks, without_head
@@ -147,6 +147,9 @@ class _PlainBlocks(BlockNetworks):
         self._sizes |= {"hidden": hidden, "written": hidden}
         self._encoder = _narrow(encoder, hidden)
         self._body = without_head(self._encoder)
+
+    def _scores(self, heads: int) -> AttentionScores:
+        return take(super()._scores(heads), "distance_feature", range(self._sizes["hidden"]))
 
     def _layer(self, heads: int, columns: int) -> Layer:
         if heads:

@@ -43,7 +43,7 @@ class Space:
         """Enumerates the shapes that a plain network of the parent with `parent`'s sizes can have, each once.
 
         Where embeddings are projected to the hidden size (ELECTRA), that is never the embedding size: transformers then has
-        no projection. Rotary heads keep their size.
+        no projection. Heads whose scores depend on positions keep their size (`has_head_size`).
 
         Raises:
             UsageError: a size is above the parent's, no shape is left, or there are more than 100,000.
@@ -62,7 +62,7 @@ class Space:
             if not shape.hidden % shape.heads and has_head_size(shape, parent) and has_projection(shape, parent)
         )
         if not shapes:
-            size = f", with {parent.head_size} for each head" if parent.has_rotary_heads else ""
+            size = f", with {parent.head_size} for each head" if parent.keeps_head_size else ""
             raise UsageError(f"space: expected numbers of heads that divide a hidden size{size}; found none")
         return shapes
 
@@ -94,8 +94,8 @@ def default_space(dimensions: Dimensions) -> Space:
     """Returns Bort's space, scaled to a parent: its sizes as fractions of the largest one of each list.
 
     The original has D of 2, 4, 6, 8, 10, 12, A of 4, 8, 12, 16, H of 512, 768, 1024, and I of 256, 512, 768, 1024, 3072 (de
-    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499). Rotary heads keep their size, so
-    that there are as many as the hidden size has room for.
+    Wynter and Perry 2020, "Optimal Subarchitecture Extraction for BERT", arXiv 2010.10499). Heads that keep their
+    size are as many as the hidden size has room for.
     """
     parent = shape_of(dimensions)
 
@@ -103,7 +103,7 @@ def default_space(dimensions: Dimensions) -> Space:
         return tuple(sorted({max(1, round(most * size / max(original))) for size in original}))
 
     heads, hidden = scaled(parent.heads, 4, 8, 12, 16), scaled(parent.hidden, 512, 768, 1024)
-    if dimensions.has_rotary_heads:
+    if dimensions.keeps_head_size:
         heads = scaled(parent.heads, 512, 768, 1024)
         hidden = tuple(count * dimensions.head_size for count in heads)
     return Space(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from exporters.axes import to_device
-from exporters.encoder import Encoder, Norm
+from exporters.encoder import Attention, Encoder, Norm
 from prune_export.pruning.reconstruction.forward import attention_sum, feed_forward_sum, normalized
 from prune_export.slim_model.blocks import SlimEmbeddings
+from prune_export.subarchitecture.common_scores import distance_moments
 
 
 @torch.no_grad()
@@ -20,7 +21,8 @@ def state_moments(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], dev
 
     Each is `[hidden, hidden]`, float64: that of the embeddings unless they are projected, then after attention and
     feed-forward block of each layer. The norm is the one that makes the state, and before blocks (pre-norm) the first one
-    that reads it. `batches` hold int64 `input_ids` and `attention_mask`, and `token_type_ids` where the network takes them.
+    that reads it. Embeddings of distances, which go through the maps of the states, are the last one. `batches` hold int64
+    `input_ids` and `attention_mask`, and `token_type_ids` where the network takes them.
     """
     embeddings = SlimEmbeddings(encoder.embeddings, dropout=0.0).to(device)
     layers = [to_device(layer, device) for layer in encoder.layers]
@@ -42,7 +44,9 @@ def state_moments(encoder: Encoder, batches: Sequence[Mapping[str, Tensor]], dev
             rows = _undone(norm, state[mask]) if encoder.is_post_norm else _bare(norm, state[mask])
             total += (rows.T @ rows).double()
         tokens += int(mask.sum())
-    return tuple((total / max(tokens, 1)).cpu() for total in sums[is_projected:])
+    blocks = (layer.attention for layer in encoder.layers)
+    of_distances = next((distance_moments(block.scores) for block in blocks if isinstance(block, Attention)), ())
+    return (*((total / max(tokens, 1)).cpu() for total in sums[is_projected:]), *of_distances)
 
 
 def _undone(norm: Norm, states: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from exporters.axes import leaves
-from exporters.encoder import Attention, Encoder, RelativeBias
+from exporters.encoder import Encoder
 from prune_export.subarchitecture.shape import Shape
 
 
@@ -38,17 +38,14 @@ def parameter_surrogate(parent: Encoder) -> Callable[[Shape], int]:
     single row of token types is left out where it is added to the position rows when a checkpoint is read.
     """
     is_projected = parent.embeddings.projection is not None
-    whole = _axes(parent.embeddings) + _axes(parent.final_norm)
-    blocks = (layer.attention for layer in parent.layers)
-    common = next((block.scores for block in blocks if isinstance(block, Attention)), None)
-    if isinstance(common, RelativeBias):
-        whole += _axes(common)
-    layers = [_axes(layer, without="attention.scores.") for layer in parent.layers]
+    seen: set[int] = set()
+    whole = _axes(parent.embeddings, seen) + _axes(parent.final_norm, seen)
+    layers = [_axes(layer, seen) for layer in parent.layers]
 
     def surrogate(shape: Shape) -> int:
         head_size = shape.hidden // shape.heads
         sizes = {
-            **dict.fromkeys(("hidden", "middle", "output", "written", "features"), shape.hidden),
+            **dict.fromkeys(("hidden", "middle", "output", "written", "features", "distance_feature"), shape.hidden),
             **dict.fromkeys(("head", "original_head"), shape.heads),
             **dict.fromkeys(("query_key", "value"), head_size),
             "intermediate": shape.intermediate,
@@ -60,13 +57,17 @@ def parameter_surrogate(parent: Encoder) -> Callable[[Shape], int]:
     return surrogate
 
 
-def _axes(part: Any, *, without: str = "…") -> Counter[tuple[tuple[str, int], ...]]:
-    """Returns how often a part has tensors with the same axes, which are pairs of name and size."""
-    return Counter(
-        tuple(zip(axes.names, value.shape, strict=True))
-        for path, value, axes in (leaves(part) if part is not None else ())
-        if isinstance(value, Tensor) and not path.startswith(without)
-    )
+def _axes(part: Any, seen: set[int]) -> Counter[tuple[tuple[str, int], ...]]:
+    """Returns how often a part has tensors with the same axes, which are pairs of name and size.
+
+    Tensors with an identity in `seen`, to which those of the part are added, do not count: layers have them in common.
+    """
+    found: Counter[tuple[tuple[str, int], ...]] = Counter()
+    for _, value, axes in leaves(part) if part is not None else ():
+        if isinstance(value, Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            found[tuple(zip(axes.names, value.shape, strict=True))] += 1
+    return found
 
 
 def operation_surrogate(shape: Shape, *, sequence_length: int, is_gated: bool = False) -> Operations:
