@@ -39,6 +39,7 @@ class Run:
     calibration: tuple[str, ...]
     metric: str | None
     options: Mapping[str, Any]
+    name: str = ""  # of the model, where its folder says nothing
 
 
 _QA, _SST2 = TASKS["qa"], TASKS["sst2"]
@@ -49,7 +50,7 @@ RUNS: Mapping[str, Run] = {
     "qa-int8-fptas": Run(_QA.model, _QA.calibration, _QA.metric, _INT8 | {"method": "fptas", "best_w": True}),
     "qa-int8-widths": Run(_QA.model, _QA.calibration, _QA.metric, _INT8 | {"widths": True}),
     "sst2-int8": Run(_SST2.model, _SST2.calibration, _SST2.metric, _INT8),
-    "features-int8": Run("", _BANKING, None, _INT8 | {"task": "feature-extraction"}),
+    "features-int8": Run("", _BANKING, None, _INT8 | {"task": "feature-extraction"}, "all-MiniLM-L6-v2"),
     "base-int8": Run("", _QA.calibration, _QA.metric, _INT8),
 }
 
@@ -81,7 +82,7 @@ def main() -> None:
             result = search(model, calibration, folder, progress=listener, **(given | effort))
         found = {
             "run": run,
-            "model": model.name,
+            "model": RUNS[run].name or model.name,
             "metric": RUNS[run].metric,
             "options": result.record["options"],
             "calibration": [path.name for path in calibration],

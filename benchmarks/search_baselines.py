@@ -127,7 +127,7 @@ def compare(
             )
     return {
         "run": run,
-        "model": parent.name,
+        "model": RUNS[run].name or parent.name,
         "metric": RUNS[run].metric,
         "options": record["options"],
         "evaluations": finished.front.evaluations,
