@@ -42,7 +42,7 @@ from prune_export.pruning.gates import slim_layers
 from prune_export.pruning.obs import BlockMoments, block_moments, remove_all
 from prune_export.pruning.pruned_network import full_size_tensors, keep_units, unpruned
 from prune_export.pruning.reconstruction.layerwise import reconstruct
-from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
+from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression, token_weights
 from prune_export.pruning.scores import random_scores
 from prune_export.pruning.selection import Rules, select, select_counts
 from prune_export.slim_model.model import slim_module
@@ -175,6 +175,26 @@ def contexts(attention: Any, x: Array, mask: NDArray[np.bool_], heads: list[int]
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     found = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)
     return found.reshape(*x.shape[:2], -1)
+
+
+@pytest.mark.parametrize("is_centered", [True, False])
+def test_a_tokens_error_counts_as_much_as_it_is_after_the_norm(is_centered: bool) -> None:
+    """A small error across the state, and without a mean, is divided by what the norm divides by; means are large here."""
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.randn(5, 2000, generator=generator, dtype=torch.float64) * torch.tensor([[0.1], [1], [3], [9], [20]])
+    sums += torch.tensor([[5.0], [-2.0], [0.0], [30.0], [1.0]])
+    change = 1e-3 * torch.randn(5, 2000, generator=generator, dtype=torch.float64)
+    change -= change.mean(dim=1, keepdim=True)
+    along = sums - sums.mean(dim=1, keepdim=True)
+    change -= along * (change * along).sum(dim=1, keepdim=True) / along.square().sum(dim=1, keepdim=True)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(x, (2000,), eps=0) if is_centered else functional.rms_norm(x, (2000,), eps=0)
+
+    expected = (norm(sums + change) - norm(sums)).square().sum(dim=1)
+    weights = token_weights(sums, is_centered=is_centered)
+    assert torch.allclose(weights * change.square().sum(dim=1), expected, rtol=1e-3)
+    assert not torch.allclose(token_weights(sums, is_centered=not is_centered), weights, rtol=0.5)
 
 
 def test_reconstruction_is_the_walk_of_its_docstring(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from prune_export.pruning.reconstruction.forward import (
     output_of,
     with_output,
 )
-from prune_export.pruning.reconstruction.least_squares import Moments, fit, ridge_regression
+from prune_export.pruning.reconstruction.least_squares import Moments, fit, is_held_out, ridge_regression, token_weights
 from prune_export.slicing.bases import Batch
 from prune_export.slicing.formulas import (
     Point,
@@ -44,8 +44,6 @@ from prune_export.slicing.formulas import (
     written,
 )
 from prune_export.slim_model.blocks import SlimEmbeddings
-
-_HELD_OUT = 8  # one batch in so many is held out
 
 
 class Closed:
@@ -111,7 +109,7 @@ class Refit(Closed):
         train, held_out = (Moments(width, targets, self.device) for _ in range(2))
         for batch, (state, original, mask) in enumerate(zip(self.sliced, self.dense, self.attended, strict=True)):
             p, x = normalized(self.sliced_norm, state[mask]), normalized(self.dense_norm, original[mask])
-            moments = held_out if batch % _HELD_OUT == 1 else train
+            moments = held_out if is_held_out(batch) else train
             moments.add(p, x, torch.ones_like(p[:, 0]))
         start = torch.cat([reading.weight, reading.constant[:, None]], dim=1).to(self.device)
         weight = fit(train, held_out, start, ridge_regression).weight.cpu()
@@ -149,8 +147,8 @@ class Refit(Closed):
         targets, features = joined.shape
         train, held_out = (Moments(features - 1, targets, self.device) for _ in range(2))
         for batch, (z, mask) in enumerate(zip(sums, self.attended, strict=True)):
-            moments = held_out if batch % _HELD_OUT == 1 else train
-            weights = 1 / z[mask].var(dim=-1).clamp(min=1e-12)
+            moments = held_out if is_held_out(batch) else train
+            weights = token_weights(z[mask], is_centered=self.encoder.norms[0].centered)
             moments.add(self._inputs(on_device, batch)[mask], (z @ to_sum.T)[mask], weights)
         weight = fit(train, held_out, joined, ridge_regression).weight.float()
         written_sums = [self._inputs(on_device, batch) @ weight[:, :-1].T + weight[:, -1] for batch in range(len(sums))]

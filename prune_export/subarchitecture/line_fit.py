@@ -7,12 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_HELD_OUT = 8  # one batch in so many is held out
-
-
-def is_held_out(batch: int) -> bool:
-    """Says whether the batch with that index judges the fits, and is not fitted to."""
-    return batch % _HELD_OUT == 1
+from prune_export.pruning.reconstruction.least_squares import is_held_out
 
 
 def fit_lines(

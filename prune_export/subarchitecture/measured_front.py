@@ -146,10 +146,15 @@ def measure_front(
     for index, nominee in enumerate(nominees, 1):
         rows.append((f"p{index:02d}", nominee))
         found.append(measured(*rows[-1]))
-    progress.stage("Measuring latencies")
 
     def times() -> list[float]:
-        whole, others = measuring.latencies([nominee.encoder() for _, nominee in rows], progress.advance)
+        progress.stage("Making the networks that are timed", len(rows))
+        networks = []
+        for _, nominee in rows:
+            networks.append(nominee.encoder())
+            progress.advance()
+        progress.stage("Measuring latencies")
+        whole, others = measuring.latencies(networks, progress.advance)
         return [whole, *others]
 
     key = ["latencies", *(f"{name} {nominee.key}" for name, nominee in rows)]

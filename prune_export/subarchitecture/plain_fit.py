@@ -42,15 +42,18 @@ from prune_export.pruning.reconstruction.forward import (
 from prune_export.pruning.reconstruction.layerwise import BlockFit
 from prune_export.pruning.reconstruction.least_squares import (
     Moments,
+    composed,
     fit,
+    is_held_out,
     ridge_regression,
     ridge_without_constant,
+    token_weights,
 )
 from prune_export.slim_model.blocks import SlimEmbeddings
 from prune_export.subarchitecture.common_scores import CommonScores
 from prune_export.subarchitecture.head_sizes import resize_heads
 from prune_export.subarchitecture.hidden_basis import narrow_norm, norm_scales, writer_map
-from prune_export.subarchitecture.line_fit import fit_lines, is_held_out
+from prune_export.subarchitecture.line_fit import fit_lines
 
 Batch = Mapping[str, Tensor]
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -150,13 +153,12 @@ class PlainFit:
         inputs = self._inputs(index, "attention", reference.attention_input_norm)
         attention = take(reference.attention, "head", heads)
         attention = resize_heads(attention, head_size, inputs.parent, self.attended)
-        has_bias = attention.query_bias is not None
         # Embeddings of distances that go through the same maps have other means than the states.
-        has_constant = has_bias and not isinstance(attention.scores, Distances)
+        has_constant = attention.query_bias is not None and not isinstance(attention.scores, Distances)
         input_map = self._input_map(index, "attention inputs", inputs, has_constant=has_constant)
-        query_weight, query_bias = _composed(input_map, attention.query_weight, attention.query_bias, has_bias)
-        key_weight, key_bias = _composed(input_map, attention.key_weight, attention.key_bias, has_bias)
-        value_weight, value_bias = _composed(input_map, attention.value_weight, attention.value_bias, has_bias)
+        query_weight, query_bias = composed(input_map, attention.query_weight, attention.query_bias)
+        key_weight, key_bias = composed(input_map, attention.key_weight, attention.key_bias)
+        value_weight, value_bias = composed(input_map, attention.value_weight, attention.value_bias)
         read = replace(
             attention,
             heads=tuple(range(len(heads))),
@@ -203,16 +205,11 @@ class PlainFit:
 
     def _feed_forward(self, index: int, block: FeedForward, inputs: Inputs) -> FeedForward:
         """Returns the block with readers of the narrower network's inputs."""
-        has_bias = block.up.bias is not None
-        input_map = self._input_map(index, "up inputs", inputs, has_constant=has_bias)
-
-        def composed(linear: Linear) -> Linear:
-            return Linear(*_composed(input_map, linear.weight, linear.bias, has_bias))
-
+        input_map = self._input_map(index, "up inputs", inputs, has_constant=block.up.bias is not None)
         gating = block.gating
         if isinstance(gating, Gated):
-            gating = replace(gating, gate=composed(gating.gate))
-        return replace(block, up=composed(block.up), gating=gating)
+            gating = replace(gating, gate=Linear(*composed(input_map, gating.gate.weight, gating.gate.bias)))
+        return replace(block, up=Linear(*composed(input_map, block.up.weight, block.up.bias)), gating=gating)
 
     def _inputs(self, index: int, part: str, norm: Norm | None) -> Inputs:
         """Returns what a block reads, through the norm that stands before it, whose weights are fitted."""
@@ -246,7 +243,7 @@ class PlainFit:
         sums = [x + update(read, mask) for x, read, mask in zip(self.parent, inputs.parent, self.attended, strict=True)]
         moments = self._moments(start)
         for batch, (total, y, read, mask) in enumerate(zip(sums, self.plain, inputs.plain, self.attended, strict=True)):
-            weights = 1 / total[mask].var(dim=-1).clamp(min=1e-12)  # the norm divides by the deviation
+            weights = token_weights(total[mask], is_centered=self.encoder.norms[0].centered)
             moments[is_held_out(batch)].add(features(read, mask)[mask], (total @ writer.T - y)[mask], weights)
         has_bias = linear.bias is not None
         weight = self.solve(index, part, moments, start, has_constant=has_bias)
@@ -320,16 +317,3 @@ class PlainFit:
             self.fits.append(BlockFit(index, part, before, after, after < before))
         scaled = [unit * weight if bias is None else unit * weight + bias for unit in units]
         return replace(norm, weight=weight, bias=bias), scaled
-
-
-def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None, has_bias: bool) -> tuple[Tensor, Tensor | None]:
-    """Returns weight `[…, size]` and bias `[…]` of a linear map after the input map, as one linear map.
-
-    Without `has_bias` the input map has no constant, and the linear map no bias.
-    """
-    exact = weight.double()
-    mapped = (exact @ input_map[:, :-1]).float()
-    if not has_bias:
-        return mapped, None
-    shift = exact @ input_map[:, -1]
-    return mapped, (shift if bias is None else bias.double() + shift).float()

@@ -44,14 +44,15 @@ from prune_export.pruning.reconstruction.forward import (
 from prune_export.pruning.reconstruction.least_squares import (
     Fit,
     Moments,
+    composed,
     fit,
+    is_held_out,
     ridge_regression,
     ridge_without_constant,
+    token_weights,
     unit_scales,
 )
 from prune_export.slim_model.blocks import SlimEmbeddings
-
-_HELD_OUT = 8  # one batch in so many is held out
 
 Block = Attention | FeedForward | ConstantBlock
 
@@ -107,6 +108,7 @@ class _Refit:
         progress: Progress,
     ) -> None:
         self.method, self.device, self.progress = method, device, progress
+        self.is_centered = dense.norms[0].centered
         self.attended = [batch["attention_mask"].bool().to(device) for batch in batches]
         embeddings = SlimEmbeddings(dense.embeddings, dropout=0.0).to(device)
         self.dense = [
@@ -174,8 +176,10 @@ class _Refit:
         """Fits the output projection to the difference of `sums`, the dense residual sums, and the pruned states."""
         moments = self._moments(output_of(block))
         for batch, (dense_sum, x, mask) in enumerate(zip(sums, self.pruned, self.attended, strict=True)):
-            moments[_is_held_out(batch)].add(
-                features[batch][mask], (dense_sum - x)[mask], _token_weights(dense_sum[mask])
+            moments[is_held_out(batch)].add(
+                features[batch][mask],
+                (dense_sum - x)[mask],
+                token_weights(dense_sum[mask], is_centered=self.is_centered),
             )
         return self._solve_output(index, part, block, reference, moments)
 
@@ -184,9 +188,9 @@ class _Refit:
         input_map = self._fit_input_map(index, "attention inputs", inputs, has_constant=has_constant)
         if input_map is None:
             return block
-        query_weight, query_bias = _composed(input_map, block.query_weight, block.query_bias)
-        key_weight, key_bias = _composed(input_map, block.key_weight, block.key_bias)
-        value_weight, value_bias = _composed(input_map, block.value_weight, block.value_bias)
+        query_weight, query_bias = composed(input_map, block.query_weight, block.query_bias)
+        key_weight, key_bias = composed(input_map, block.key_weight, block.key_bias)
+        value_weight, value_bias = composed(input_map, block.value_weight, block.value_bias)
         if isinstance(block.scores, Distances):
             # These projections may be those of distances as well, or have no bias that could take the constant.
             return replace(block, value_weight=value_weight, value_bias=value_bias)
@@ -207,8 +211,8 @@ class _Refit:
             return block
         gating = block.gating
         if isinstance(gating, Gated):
-            gating = replace(gating, gate=Linear(*_composed(input_map, gating.gate.weight, gating.gate.bias)))
-        return replace(block, up=Linear(*_composed(input_map, block.up.weight, block.up.bias)), gating=gating)
+            gating = replace(gating, gate=Linear(*composed(input_map, gating.gate.weight, gating.gate.bias)))
+        return replace(block, up=Linear(*composed(input_map, block.up.weight, block.up.bias)), gating=gating)
 
     def _fit_input_map(self, index: int, part: str, inputs: _Inputs, *, has_constant: bool) -> Tensor | None:
         """Returns P and its constant, `[hidden, hidden + 1]`, float64; the constant is zero unless the block has biases.
@@ -220,7 +224,7 @@ class _Refit:
         hidden = self.dense[0].shape[-1]
         train, held_out = (Moments(hidden, hidden, self.device) for _ in range(2))
         for batch, (dense, x, mask) in enumerate(zip(inputs.dense, inputs.pruned, self.attended, strict=True)):
-            moments = held_out if _is_held_out(batch) else train
+            moments = held_out if is_held_out(batch) else train
             moments.add(x[mask], dense[mask], torch.ones_like(x[mask][:, 0]))
         start = torch.eye(hidden, hidden + 1, dtype=torch.float64, device=self.device)
         result = fit(train, held_out, start, ridge_regression if has_constant else ridge_without_constant)
@@ -262,17 +266,21 @@ class _Refit:
         """Adds one application of `layer` to the moments, and takes the dense network's states through `reference`."""
         after = []
         for batch, (x, mask) in enumerate(zip(self.dense, self.attended, strict=True)):
-            held_out = _is_held_out(batch)
+            held_out = is_held_out(batch)
             read = normalized(reference.attention_input_norm, x)
             update = attention_update(reference.attention, read, mask)
             features = contexts(layer.attention, read, mask) if isinstance(layer.attention, Attention) else x[..., :0]
-            of_attention[held_out].add(features[mask], update[mask], _token_weights((x + update)[mask]))
+            of_attention[held_out].add(
+                features[mask], update[mask], token_weights((x + update)[mask], is_centered=self.is_centered)
+            )
             x = normalized(reference.attention_norm, x + update)
             read = normalized(reference.feed_forward_input_norm, x)
             update = feed_forward_update(reference.feed_forward, read)
             block = layer.feed_forward
             features = activations(block, read) if isinstance(block, FeedForward) else x[..., :0]
-            of_feed_forward[held_out].add(features[mask], update[mask], _token_weights((x + update)[mask]))
+            of_feed_forward[held_out].add(
+                features[mask], update[mask], token_weights((x + update)[mask], is_centered=self.is_centered)
+            )
             after.append(normalized(reference.feed_forward_norm, x + update))
         self.dense = after
 
@@ -327,30 +335,9 @@ class _Activations(Sequence[Tensor]):
         return activations(self._block, self._states[index])
 
 
-def _is_held_out(batch: int) -> bool:
-    return batch % _HELD_OUT == 1
-
-
-def _token_weights(sums: Tensor) -> Tensor:
-    """Returns the weight of each token's error, `[tokens]` of `[tokens, hidden]`: the norm divides by the deviation."""
-    return 1 / sums.var(dim=-1).clamp(min=1e-12)
-
-
 def _has_constant(block: Attention | FeedForward | ConstantBlock) -> bool:
     """Says whether the block's output has a bias."""
     return bool(block.bias.any()) if isinstance(block, ConstantBlock) else output_of(block).bias is not None
-
-
-def _composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Returns weight `[…, hidden]` and bias `[…]` of a linear map after the input map, as one linear map.
-
-    There is no bias where neither of them has a constant.
-    """
-    exact = weight.double()
-    shift = exact @ input_map[:, -1]
-    if bias is None:
-        return (exact @ input_map[:, :-1]).float(), shift.float() if shift.any() else None
-    return (exact @ input_map[:, :-1]).float(), (bias.double() + shift).float()
 
 
 def _updates(block: Block, features: Sequence[Tensor]) -> list[Tensor]:

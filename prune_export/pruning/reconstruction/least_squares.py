@@ -15,6 +15,35 @@ _LEAST_GAIN = 1e-7
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
+_HELD_OUT = 8  # one batch in so many is held out
+
+
+def is_held_out(batch: int) -> bool:
+    """Says whether the batch with that index judges the fits, and is not fitted to."""
+    return batch % _HELD_OUT == 1
+
+
+def token_weights(sums: Tensor, *, is_centered: bool) -> Tensor:
+    """Returns the weight of each token's squared error, `[tokens]` of residual sums `[tokens, hidden]`.
+
+    The norm divides by the deviation; RMSNorm, which is not `is_centered`, by the root of the mean square.
+    """
+    return 1 / (sums.var(dim=-1) if is_centered else sums.square().mean(dim=-1)).clamp(min=1e-12)
+
+
+def composed(input_map: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns weight `[…, size]` and bias `[…]` of a linear map after an input map, as one linear map.
+
+    The input map is `[hidden, size + 1]`, float64, its last column a constant. There is no bias where neither of them has a
+    constant.
+    """
+    exact = weight.double()
+    shift = exact @ input_map[:, -1]
+    if bias is None:
+        return (exact @ input_map[:, :-1]).float(), shift.float() if shift.any() else None
+    return (exact @ input_map[:, :-1]).float(), (bias.double() + shift).float()
+
+
 class Moments:
     """Second moments of features and targets, in float64: all that a linear fit and its error depend on.
 
