@@ -12,6 +12,8 @@ import pytest
 import torch
 import transformers
 
+from exporters.axes import map_leaves
+from exporters.cost import count_parameters
 from exporters.distances import Distances
 from exporters.encoder import Attention, DotProduct, Rotary
 from exporters.errors import CheckpointError, OutputError, UnsupportedError, UsageError
@@ -20,12 +22,15 @@ from prune_export.checkpoint.reference_model import quiet_transformers
 from prune_export.families import FAMILIES
 from prune_export.pruning.reconstruction.forward import attention_update
 from prune_export.slim_model.model import slim_module
+from prune_export.subarchitecture import plain_fit
 from prune_export.subarchitecture.head_sizes import resize_heads
 from prune_export.subarchitecture.hidden_basis import greedy_units, hidden_basis
 from prune_export.subarchitecture.line_fit import fit_lines
+from prune_export.subarchitecture.plain_config import plain_shapes
 from prune_export.subarchitecture.plain_files import write_plain
 from prune_export.subarchitecture.plain_network import Inheritance, inherit, plain_checkpoint, prepare_inheritance
 from prune_export.subarchitecture.shape import Shape
+from prune_export.subarchitecture.space import Space
 from tests.comparing import largest_difference, torch_outputs
 from tests.models import FAMILY_CASES, FAMILY_TASKS, FamilyCase, example_inputs, make_model
 from tests.tiny_tokenizers import bert_tokenizer, save_with_tokenizer
@@ -116,6 +121,7 @@ def test_every_shape_loads_in_transformers_and_here(name: str, task: Any, tmp_pa
         for encoder in (network.encoder, again.encoder):
             found = torch_outputs(slim_module(again, encoder), encoder, inputs)
             assert largest_difference(expected, found) < 2e-5
+            assert count_parameters(encoder) == count_parameters(again.encoder)
 
 
 # --- parents that a smaller network can say exactly -------------------------------------------------------------------
@@ -211,6 +217,49 @@ def test_a_narrower_decoder_is_not_tied(tmp_path: Path) -> None:
     assert error < 0.5 * (tied - expected).square().mean() / expected.var()
 
 
+def test_a_norm_of_distances_that_nothing_reads_is_as_wide_as_the_network(tmp_path: Path) -> None:
+    model, inheritance = made(CASES["deberta-v2"], "question-answering", tmp_path / "parent", relative_attention=False)
+    network = inherit(inheritance, Shape(2, 3, 18, 12))
+    loaded = saved_and_loaded(network, type(model), tmp_path / "plain")
+    inputs = example_inputs(model, seed=5)
+    again = load_checkpoint(tmp_path / "plain").encoder
+    found = torch_outputs(slim_module(load_checkpoint(tmp_path / "plain"), again), again, inputs)
+    assert largest_difference(torch_outputs(loaded, again, inputs), found) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["mpnet", "deberta", "deberta-v2"])
+def test_layers_have_common_tensors_also_where_devices_copy_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copied(part: Any, _device: str) -> Any:
+        return map_leaves(part, lambda value, _: value.clone() if isinstance(value, torch.Tensor) else value)
+
+    monkeypatch.setattr(plain_fit, "to_device", copied)
+    model, inheritance = made(CASES[name], "question-answering", tmp_path / "parent")
+    network = inherit(inheritance, Shape(3, 2, 12, 12))
+    saved_and_loaded(network, type(model), tmp_path / "plain")
+    assert count_parameters(network.encoder) == count_parameters(load_checkpoint(tmp_path / "plain").encoder)
+
+
+def test_keys_that_another_version_of_transformers_reads_stay(tmp_path: Path) -> None:
+    """Version 5 takes the bases of the frequencies out of the keys that version 4 reads."""
+    model, inheritance = made(CASES["modernbert"], "question-answering", tmp_path / "parent")
+    path = tmp_path / "parent/config.json"
+    old = {"global_rope_theta": 1000.0, "local_rope_theta": 10.0, "torch_dtype": "float16"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | old))
+    checkpoint = load_checkpoint(tmp_path / "parent")
+    write_plain(checkpoint, inherit(inheritance, Shape(3, 2, 12, 12)), tmp_path / "plain")
+    written = json.loads((tmp_path / "plain/config.json").read_text())
+    assert {name: written[name] for name in old if name != "torch_dtype"} == {
+        "global_rope_theta": 1000.0,
+        "local_rope_theta": 10.0,
+    }
+    assert written.get("torch_dtype", "float32") == written.get("dtype", "float32") == "float32"
+    assert load_checkpoint(tmp_path / "plain").encoder.hidden_size == 12
+    with quiet_transformers():
+        type(model).from_pretrained(tmp_path / "plain")
+
+
 @pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 breaks this head")
 def test_a_decoder_that_is_the_word_embeddings_is_not_made_narrower(tmp_path: Path) -> None:
     model, inheritance = made(CASES["deberta-v2"], "fill-mask", tmp_path / "parent", legacy=False)
@@ -219,6 +268,10 @@ def test_a_decoder_that_is_the_word_embeddings_is_not_made_narrower(tmp_path: Pa
     assert inherit(inheritance, Shape(2, 4, 24, 12)).config.tie_word_embeddings
     with pytest.raises(UsageError, match="hidden: expected 24, the parent's, because the decoder"):
         inherit(inheritance, Shape(2, 2, 12, 12))
+    shapes = plain_shapes(inheritance.checkpoint, Space((1, 2), (2, 4), (12, 24), (20,)))
+    assert {shape[:3] for shape in shapes} == {(1, 4, 24), (2, 4, 24)}
+    with pytest.raises(UsageError, match=r"space: hidden: expected 24, the parent.s.*; found 12"):
+        plain_shapes(inheritance.checkpoint, Space((1, 2), (2,), (12,), (20,)))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from exporters.distances import Distances, Projection, normalized_embeddings
-from exporters.encoder import AttentionScores, Norm, RelativeBias
+from exporters.encoder import Attention, AttentionScores, ConstantBlock, Norm, RelativeBias
 from prune_export.facts.plan import Indices
 from prune_export.pruning.reconstruction.forward import normalized
 from prune_export.subarchitecture.hidden_basis import narrow_norm, norm_scales, writer_map
@@ -20,8 +21,7 @@ class CommonScores:
 
     def __init__(self, basis: Tensor) -> None:
         self.basis = basis
-        self._tables: dict[Indices, Tensor] = {}
-        self._embeddings: tuple[Tensor, Norm | None] | None = None
+        self._made: dict[str, Any] = {}
 
     def narrowed(self, scores: AttentionScores, heads: Indices) -> AttentionScores:
         """Returns the scores of the parent's `heads`, whose own tensors have been taken, and which are numbered anew.
@@ -30,26 +30,37 @@ class CommonScores:
         and maps of them W become W V.
         """
         if isinstance(scores, RelativeBias):
-            if heads not in self._tables:
-                self._tables[heads] = scores.table[:, list(heads)].contiguous()
-            return replace(scores, table=self._tables[heads])
-        if not isinstance(scores, Distances) or scores.embeddings is None:
+            return replace(scores, table=scores.table[:, list(heads)].contiguous())
+        if not isinstance(scores, Distances):
             return scores
-        if self._embeddings is None:
-            self._embeddings = self._narrow(scores, scores.embeddings)
-        embeddings, norm = self._embeddings
+        embeddings, norm = self._narrow(scores)
         key, query = self._projection(scores.key), self._projection(scores.query)
         return replace(scores, embeddings=embeddings, norm=norm, key=key, query=query)
+
+    def joined(self, block: Attention | ConstantBlock) -> Attention | ConstantBlock:
+        """Returns the block with what the scores of all layers have in common as the same objects, the first one's."""
+        if isinstance(block, ConstantBlock):
+            return block
+        scores = block.scores
+        names: tuple[str, ...] = ("table",) if isinstance(scores, RelativeBias) else ()
+        names = ("embeddings", "norm") if isinstance(scores, Distances) else names
+        common = {name: self._made.setdefault(name, getattr(scores, name)) for name in names}
+        return replace(block, scores=replace(scores, **common))
 
     def _projection(self, projection: Projection | None) -> Projection | None:
         return None if projection is None else replace(projection, weight=projection.weight @ self.basis)
 
-    def _narrow(self, scores: Distances, embeddings: Tensor) -> tuple[Tensor, Norm | None]:
-        norm = scores.norm
-        narrow = embeddings @ writer_map(norm, self.basis).T
-        if norm is None or self.basis.shape[1] == len(norm.weight):
-            return narrow, norm
-        unit = normalized(narrow_norm(norm, self.basis.shape[1]), narrow)
+    def _narrow(self, scores: Distances) -> tuple[Tensor | None, Norm | None]:
+        size, norm = self.basis.shape[1], scores.norm
+        if norm is not None and size == len(norm.weight):
+            return scores.embeddings, norm
+        bare = None if norm is None else narrow_norm(norm, size)
+        if scores.embeddings is None:
+            return None, bare
+        narrow = scores.embeddings @ writer_map(norm, self.basis).T
+        if norm is None or bare is None:
+            return narrow, None
+        unit = normalized(bare, narrow)
         bias = None if norm.bias is None else self.basis.T @ norm.bias
         rows, targets = (
             [unit, unit],

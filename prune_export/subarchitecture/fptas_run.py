@@ -13,6 +13,7 @@ from prune_export.subarchitecture.evaluation_journal import Journal
 from prune_export.subarchitecture.fptas import EvaluatedShape, Hyperparameters, fptas
 from prune_export.subarchitecture.front_point import FrontPoint, SearchFront
 from prune_export.subarchitecture.measured_front import Measuring, measure_front
+from prune_export.subarchitecture.plain_config import plain_shapes
 from prune_export.subarchitecture.search_data import SearchData
 from prune_export.subarchitecture.short_training import ShortTraining
 from prune_export.subarchitecture.space import Space
@@ -32,7 +33,7 @@ class FptasSearch:
         self, checkpoint: Checkpoint, data: SearchData, options: SearchOptions, journal: Journal, space: Space
     ) -> None:
         self.checkpoint, self.data, self.options, self.journal = checkpoint, data, options, journal
-        self.shapes = space.shapes(checkpoint.family.dimensions(checkpoint.config))
+        self.shapes = plain_shapes(checkpoint, space)
         self.settings = timing_settings(checkpoint.encoder, options)
         self.networks = UniformNetworks(checkpoint, data, options)
 

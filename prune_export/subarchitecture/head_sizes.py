@@ -95,7 +95,7 @@ def _with_smaller_heads(
         query_weight=mapped(query_map, attention.query_weight),
         query_bias=mapped_bias(query_map, query_bias),
         key_weight=mapped(key_map, attention.key_weight),
-        key_bias=None,
+        key_bias=None if attention.key_bias is None else zeros[:, :size],
         value_weight=mapped(value_map, attention.value_weight),
         value_bias=mapped_bias(value_map, value_bias),
         output_weight=new_output.permute(1, 0, 2).float(),

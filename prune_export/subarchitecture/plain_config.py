@@ -15,6 +15,7 @@ from prune_export.checkpoint.load import Checkpoint
 from prune_export.families.describe import norm_type
 from prune_export.families.names import Family
 from prune_export.subarchitecture.shape import Shape, check_shape
+from prune_export.subarchitecture.space import Space
 
 # The keys of config.json for each size, under all names that the families have for it.
 _KEYS = {
@@ -41,8 +42,7 @@ def plain_config(parent: Checkpoint, shape: Shape) -> Any:
     config = parent.config
     old = parent.family.dimensions(config)
     check_shape(shape, old)
-    decoder = parent.family.heads[parent.task].get("decoder.weight")
-    if decoder is not None and decoder.name == word_name(parent.family) and shape.hidden < old.hidden:
+    if shape.hidden < old.hidden and keeps_width(parent):
         raise UsageError(
             f"hidden: expected {old.hidden}, the parent's, because the decoder of its fill-mask head is the word embeddings "
             f"themselves, which a narrower network has in another basis; found {shape.hidden}"
@@ -73,6 +73,30 @@ def plain_config(parent: Checkpoint, shape: Shape) -> Any:
     )
     assert parent.family.dimensions(smaller) == expected, f"{parent.family.model_type}: a size has another key"
     return smaller
+
+
+def keeps_width(parent: Checkpoint) -> bool:
+    """Says whether the parent's decoder is the word embeddings by name."""
+    decoder = parent.family.heads[parent.task].get("decoder.weight")
+    return decoder is not None and decoder.name == word_name(parent.family)
+
+
+def plain_shapes(parent: Checkpoint, space: Space) -> tuple[Shape, ...]:
+    """Returns the shapes of a space that plain networks made of `parent` can have; see `Space.shapes`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    dimensions = parent.family.dimensions(parent.config)
+    shapes = space.shapes(dimensions)
+    if keeps_width(parent):
+        shapes = tuple(shape for shape in shapes if shape.hidden == dimensions.hidden)
+    if not shapes:
+        raise UsageError(
+            f"space: hidden: expected {dimensions.hidden}, the parent's, because the decoder of its fill-mask head is the "
+            f"word embeddings themselves; found {', '.join(map(str, space.hidden))}"
+        )
+    return shapes
 
 
 def word_name(family: Family) -> str:

@@ -65,12 +65,24 @@ def write_plain(
     )
     with transaction(place.placement) as aside:
         copy_beside(source, aside, copied)
-        network.config.to_json_file(aside / CONFIG, use_diff=False)
+        (aside / CONFIG).write_text(
+            json.dumps(_config(parent, network), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         for name, content in changed.items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         save_tensors(network.tensors, aside / SAFETENSORS)
         (aside / SUBARCHITECTURE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _config(parent: Checkpoint, network: PlainNetwork) -> dict[str, Any]:
+    """Returns config.json: the network's configuration, and keys of the parent's that transformers takes out when it reads.
+
+    These are what another version of it needs: version 5 makes `rope_parameters` of ModernBERT's `global_rope_theta`.
+    """
+    raw = read_json(parent.source.folder / CONFIG, dict[str, Any])
+    config: dict[str, Any] = json.loads(network.config.to_json_string(use_diff=False))
+    return {key: value for key, value in raw.items() if key not in config and key != "torch_dtype"} | config
 
 
 def _pooling_files(folder: Path, names: tuple[str, ...], hidden: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -100,7 +100,8 @@ class PlainFit:
         for index, layer in enumerate(self.encoder.layers):
             reference = to_device(layer, self.device)
             if index in layers:
-                fitted.append(to_device(self._layer(index, reference, *kept[index], head_size), "cpu"))
+                narrower = to_device(self._layer(index, reference, *kept[index], head_size), "cpu")
+                fitted.append(replace(narrower, attention=self._common.joined(narrower.attention)))
             else:
                 self._skip(reference)
             progress.advance()

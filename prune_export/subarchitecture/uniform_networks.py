@@ -16,6 +16,7 @@ from prune_export.options.search import SearchOptions
 from prune_export.progress import Progress
 from prune_export.subarchitecture.front_point import Costs, FrontPoint, PointShape, layers_of
 from prune_export.subarchitecture.measured_front import Nominee, as_exported
+from prune_export.subarchitecture.plain_config import plain_shapes
 from prune_export.subarchitecture.plain_files import write_plain
 from prune_export.subarchitecture.plain_network import PlainNetwork, inherit, prepare_inheritance
 from prune_export.subarchitecture.search_data import SearchData
@@ -92,7 +93,7 @@ def space_of(checkpoint: Checkpoint, options: SearchOptions) -> Space:
                 f"--depth {options.depth}: the space has depths from {min(space.depth)}; expected one of them"
             )
         space = replace(space, depth=depths)
-    if set(space.shapes(dimensions)) == {parent}:
+    if set(plain_shapes(checkpoint, space)) == {parent}:
         raise UsageError("space: holds the model's own shape alone; expected smaller ones")
     return space
 

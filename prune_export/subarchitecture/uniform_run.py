@@ -19,6 +19,7 @@ from prune_export.subarchitecture.evolution import Judged, evolve
 from prune_export.subarchitecture.front_point import Costs, FrontPoint, SearchFront
 from prune_export.subarchitecture.measured_front import Measuring, Nominee, measure_front
 from prune_export.subarchitecture.pareto import spread
+from prune_export.subarchitecture.plain_config import plain_shapes
 from prune_export.subarchitecture.search_data import SearchData
 from prune_export.subarchitecture.shape import Shape, shape_of
 from prune_export.subarchitecture.shape_latency import ShapeLatency, measure_shapes
@@ -37,9 +38,8 @@ class UniformSearch:
     ) -> None:
         self.checkpoint, self.data, self.options, self.journal = checkpoint, data, options, journal
         self.progress = options.progress
-        dimensions = checkpoint.family.dimensions(checkpoint.config)
-        self.parent = shape_of(dimensions)
-        self.shapes = tuple(shape for shape in space.shapes(dimensions) if shape != self.parent)
+        self.parent = shape_of(checkpoint.family.dimensions(checkpoint.config))
+        self.shapes = tuple(shape for shape in plain_shapes(checkpoint, space) if shape != self.parent)
         self.settings = timing_settings(checkpoint.encoder, options)
         self.latency = self._latency()
         self.networks = UniformNetworks(checkpoint, data, options)
