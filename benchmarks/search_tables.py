@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Puts the fronts of benchmarks.search into docs/search.md, between `<!-- front -->` and `<!-- /front -->`.
 
+What benchmarks.uniform_training gave goes between `<!-- trained -->` and `<!-- /trained -->`.
+
 python -m benchmarks.search_tables
 """
 
@@ -80,8 +82,7 @@ def _heading(found: Mapping[str, Any]) -> str:
 
 def _costs(costs: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
     """Return the cells of a network's costs beside the unpruned network's."""
-    cells = [f"{costs['latency_ms']:.2f}", f"{dense['latency_ms'] / costs['latency_ms']:.2f}×"]
-    cells.append(f"{costs['bytes'] / 2**20:.1f}")
+    cells = [_times(costs, dense)]
     if costs["metric"] is not None:
         cells += [f"{costs['metric']:.2f}", "" if costs is dense else f"{dense['metric'] - costs['metric']:.2f}"]
     return " | ".join([*cells, f"{costs['divergence']:.3f}"])
@@ -101,10 +102,40 @@ def _results(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def trained(found: Mapping[str, Any]) -> str:
+    """Return the table of uniform networks before and after their distillation, and the conditions."""
+    dense, metric, machine = found["unpruned"], NAMES[found["metric"]], found["machine"]
+    seeds = list(found["rows"][0]["after"])
+    lines = [
+        f"| | ms | speed-up | MiB | {metric} before | after | of each seed |",
+        "|---|---|---|---|---|---|---|",
+        f"| unpruned | {_times(dense, dense)} | {dense['before']:.2f} | | |",
+    ]
+    for row in found["rows"]:
+        sizes, after = row["shape"], list(row["after"].values())
+        shape = f"{sizes['depth']} layers, {sizes['heads']} heads, {sizes['hidden']}/{sizes['intermediate']}"
+        mean, each = f"{sum(after) / len(after):.2f}", ", ".join(f"{value:.2f}" for value in after)
+        lines.append(f"| {shape} | {_times(row['measured'], dense)} | {row['before']:.2f} | {mean} | {each} |")
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime"))
+    conditions = (
+        f"{found['model']}; fp32, batch 1, length 128, 1 thread; {found['evaluations']} candidates, then {found['steps']} "
+        f"steps of 32 by the recipe bort-search, seeds {', '.join(seeds)}; judged on all of {found['evaluation']}. "
+        f"{machine['date']}, an {machine['processor']}, {versions}. `python -m benchmarks.uniform_training` repeats it."
+    )
+    return "\n".join(lines) + f"\n\n{conditions}"
+
+
+def _times(costs: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
+    speed_up = dense["latency_ms"] / costs["latency_ms"]
+    return f"{costs['latency_ms']:.2f} | {speed_up:.2f}× | {costs['bytes'] / 2**20:.1f}"
+
+
 def contents() -> list[Content]:
     """Return the texts of the page that are made of the results that are there."""
     found = [section(result, _results(f"{run}-baselines")) for run in TITLES if (result := _results(run)) is not None]
-    return [(PAGE, "front", "\n\n".join(found))] if found else []
+    path = RESULTS / "uniform-training.json"
+    after = [(PAGE, "trained", trained(json.loads(path.read_text(encoding="utf-8"))))] if path.is_file() else []
+    return [*([(PAGE, "front", "\n\n".join(found))] if found else []), *after]
 
 
 def main() -> None:
