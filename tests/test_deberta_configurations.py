@@ -20,7 +20,6 @@ from prune_export.checkpoint.inspection import operate_on
 from prune_export.checkpoint.load import load_checkpoint
 from prune_export.families.state_dict import state_dict
 from prune_export.slim_model.model import slim_module
-from prune_export.subarchitecture.plain_config import check_parent
 from tests.comparing import largest_difference, onnx_outputs, torch_outputs
 from tests.deberta import V1, V2
 from tests.models import FamilyCase, example_inputs, make_model, save
@@ -126,8 +125,6 @@ def test_what_has_no_form_is_refused(tmp_path: Path) -> None:
         )
         with pytest.raises(WriteError, match=r"cuda-packed has no form .* Distances; expected DotProduct"):
             build(checkpoint.encoder, TARGETS["cuda-packed"], PRECISIONS["fp16"])
-        with pytest.raises(UnsupportedError, match="search without --uniform"):
-            check_parent(checkpoint)
 
 
 def test_what_a_tokenizer_returns_beside_the_inputs(tmp_path: Path) -> None:

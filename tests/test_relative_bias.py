@@ -25,7 +25,6 @@ from prune_export.checkpoint.load import load_checkpoint
 from prune_export.families.mpnet import bidirectional_buckets
 from prune_export.families.state_dict import state_dict
 from prune_export.slim_model.model import slim_module
-from prune_export.subarchitecture.plain_config import check_parent
 from prune_export.surgeon.biases import drop_key_bias, fold_value_bias
 from prune_export.surgeon.head_dimensions import remove_query_key_dimensions
 from tests.comparing import FORMS, LIMITS, largest_difference, onnx_outputs
@@ -230,8 +229,6 @@ def test_what_has_no_form_is_refused(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(folder)
     with pytest.raises(WriteError, match=r"cuda-packed has no form .* RelativeBias; expected DotProduct"):
         build(checkpoint.encoder, TARGETS["cuda-packed"], PRECISIONS["fp16"])
-    with pytest.raises(UnsupportedError, match="search without --uniform"):
-        check_parent(checkpoint)
     config = json.loads((folder / "config.json").read_text())
     for changes, words in (
         ({"pruned_heads": {"0": [1]}}, "cannot run in a network of the type mpnet"),
