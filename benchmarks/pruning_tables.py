@@ -216,7 +216,7 @@ def cost(found: Mapping[str, Any]) -> str:
     lines = ["| | samples | FLOPs kept | seconds | peak memory |", "|---|---|---|---|---|"]
     for row in found["rows"]:
         lines.append(
-            f"| {row['model']} | {row['samples']:,} | {row['flops']:g} | {row['seconds']['median']:.0f} | "
+            f"| {row['model']} | {row['samples']:,} | {row['flops']:g} | {row['seconds']['median']:,.0f} | "
             f"{row['peak_mib']['median']:,.0f} MiB |"
         )
     machine = found["machine"]
