@@ -17,7 +17,7 @@ from prune_export.subarchitecture.line_fit import fit_lines
 
 
 class CommonScores:
-    """Makes the scores of a narrower network, in the `basis` V of its hidden states; what layers share is made once."""
+    """Makes the scores of a narrower network, in the `basis` V of its hidden states, and joins what layers share."""
 
     def __init__(self, basis: Tensor) -> None:
         self.basis = basis
@@ -62,11 +62,9 @@ class CommonScores:
             return narrow, None
         unit = normalized(bare, narrow)
         bias = None if norm.bias is None else self.basis.T @ norm.bias
-        rows, targets = (
-            [unit, unit],
-            [normalized_embeddings(scores) @ self.basis] * 2,
-        )  # both are fitted to and judged by
-        weight, bias, *_ = fit_lines(rows, targets, norm_scales(norm, self.basis), bias)
+        targets = normalized_embeddings(scores) @ self.basis
+        # These rows are all that there are: they judge the fit as well, as the second batch.
+        weight, bias, *_ = fit_lines([unit] * 2, [targets] * 2, norm_scales(norm, self.basis), bias)
         return narrow, replace(norm, weight=weight, bias=bias)
 
 

@@ -23,7 +23,7 @@ from prune_export.progress import SILENT, Progress
 from prune_export.pruning.gates import hugging_face_layers
 from prune_export.pruning.rearrangement import rearrange
 from prune_export.pruning.reconstruction.layerwise import BlockFit
-from prune_export.pruning.scores import LayerGradients, LayerScores, fisher_scores, gate_gradients
+from prune_export.pruning.scores import LayerGradients, fisher_scores, gate_gradients
 from prune_export.subarchitecture.hidden_basis import hidden_basis
 from prune_export.subarchitecture.inherited_layers import check_layers, inherited_layers
 from prune_export.subarchitecture.plain_config import check_parent, plain_config, word_name
@@ -40,13 +40,12 @@ Batch = Mapping[str, Tensor]
 class Inheritance:
     """All that networks of every shape take from a parent, computed once.
 
-    `gradients` are those of each layer's gates, `scores` are made of them, and `moments` are `state_moments`.
+    `gradients` are those of each layer's gates, and `moments` are `state_moments`.
     """
 
     checkpoint: Checkpoint
     batches: Sequence[Batch]
     gradients: tuple[LayerGradients, ...]
-    scores: tuple[LayerScores, ...]
     moments: tuple[Tensor, ...]
     device: str
 
@@ -102,7 +101,7 @@ def prepare_inheritance(
         model, layers, encoder.task, encoder.inputs, batches, seed=seed, device=device, progress=progress
     )
     moments = state_moments(encoder, batches, device)
-    return Inheritance(checkpoint, batches, gradients, fisher_scores(gradients), moments, device)
+    return Inheritance(checkpoint, batches, gradients, moments, device)
 
 
 def plain_checkpoint(
